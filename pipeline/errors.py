@@ -1,0 +1,155 @@
+"""Every error raised on purpose. ``str(error)`` is one sentence that says what to do.
+
+```
+PipelineError                  everything raised on purpose
+├── ConfigError                a bad value or combination, found before any work
+│   └── DeviceError            the device is not there; names those that are
+├── OutputLockedError          another run holds the output directory
+├── StoreError                 the model store, or a weight file
+│   ├── ModelNotFoundError
+│   ├── ModelExistsError
+│   ├── ModelCorruptError      a digest, a key or a shape differs
+│   └── UntrustedModelError    loading it would execute code
+├── OutputError                the output cannot be written at all (disk full, read-only)
+├── AssetError                 one input failed
+│   ├── DecodeError
+│   ├── InferenceError
+│   ├── StageError
+│   └── SinkError
+└── JobError                   the end of a run that is not a success
+```
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class PipelineError(Exception):
+    """Base of every error that d2run raises on purpose."""
+
+    exit_status = 1
+
+
+class ConfigError(PipelineError):
+    """A bad value or combination in the configuration, found before any work.
+
+    Attributes:
+        problems: All problems that were found, one sentence each.
+    """
+
+    exit_status = 2
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+class DeviceError(ConfigError):
+    """The device asked for does not exist; the message names those that do."""
+
+
+class OutputLockedError(PipelineError):
+    """Another run holds the output directory."""
+
+    exit_status = 11
+
+
+class StoreError(PipelineError):
+    """The model store or a weight file cannot give what was asked for."""
+
+
+class ModelNotFoundError(StoreError):
+    """No model has this tag.
+
+    Attributes:
+        tag: The tag that was asked for.
+        known: The tags there are.
+    """
+
+    def __init__(self, tag: str, known: Sequence[str], where: str) -> None:
+        self.tag = tag
+        self.known = tuple(known)
+        super().__init__(f"no model '{tag}' in {where}{did_you_mean(tag, known)}")
+
+
+class ModelExistsError(StoreError):
+    """The store already holds this name and version."""
+
+
+class ModelCorruptError(StoreError):
+    """A stored file differs from its digest, or weights do not fit the model."""
+
+
+class UntrustedModelError(StoreError):
+    """Loading this file would execute code that it carries."""
+
+
+class OutputError(PipelineError):
+    """The output cannot be written at all: disk full, read-only, no rights."""
+
+
+class AssetError(PipelineError):
+    """One input failed; the run goes on without it.
+
+    Attributes:
+        asset_id: The input that failed.
+        stage: Where it failed: ``decode``, ``inference``, a stage's or a sink's name.
+    """
+
+    default_stage = ""
+
+    def __init__(self, message: str, *, asset_id: str = "", stage: str = "") -> None:
+        self.asset_id = asset_id
+        self.stage = stage or self.default_stage
+        super().__init__(message)
+
+
+class DecodeError(AssetError):
+    """The input cannot be read as an image."""
+
+    default_stage = "decode"
+
+
+class InferenceError(AssetError):
+    """The model failed on this input alone."""
+
+    default_stage = "inference"
+
+
+class StageError(AssetError):
+    """A stage raised on this input."""
+
+
+class SinkError(AssetError):
+    """A sink could not write this input's output."""
+
+
+class JobError(PipelineError):
+    """A run ended early or on failures; the message says how many, where, and what next."""
+
+    def __init__(self, message: str, *, exit_status: int = 1) -> None:
+        self.exit_status = exit_status
+        super().__init__(message)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known word, else the known words.
+
+    The result can be appended to a message as it is; it is empty when nothing is known.
+    """
+    choices = list(known)
+    near = difflib.get_close_matches(word, choices, n=3, cutoff=0.6)
+    if near:
+        return "; did you mean " + " or ".join(f"'{name}'" for name in near) + "?"
+    if not choices:
+        return ""
+    shown = ", ".join(choices[:20]) + (", ..." if len(choices) > 20 else "")
+    return f"; known: {shown}"
+
+
+def printable(text: str) -> str:
+    """Return text on one line without control characters or bytes that are no text."""
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)[:4000]

@@ -1,0 +1,138 @@
+"""What the parts must be able to do. No base classes: any object with these methods will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from pipeline.types import Categories, Frame, Predictions, Report, Result
+
+
+@runtime_checkable
+class Asset(Protocol):
+    """One file or stream: the unit of success, retry and resume.
+
+    Attributes:
+        id: Path relative to the input, ``/`` separators; unique in a run.
+        path: Where it lies.
+        fps: Frames per second; ``None`` for a still image.
+    """
+
+    id: str
+    path: Path
+    fps: float | None
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the content, in hexadecimal digits."""
+        ...
+
+    def frames(self) -> Iterator[Frame]:
+        """Open, decode frame by frame, close. Raises DecodeError."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Lists the assets of a run, in input order; may be iterated again."""
+
+    def __iter__(self) -> Iterator[Asset]:
+        """Yield the assets; decodes nothing."""
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What ``model=`` describes: known without torch, loaded on request.
+
+    Attributes:
+        name: The model's name, for people.
+        categories: What it can tell apart.
+    """
+
+    name: str
+    categories: Categories
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this model from any other, for the record and the fingerprint."""
+        ...
+
+    def load(self, device: str) -> tuple[Any, Any]:
+        """Return Detectron2's ``CfgNode`` and the module in eval mode on ``device``."""
+        ...
+
+
+@runtime_checkable
+class Runnable(Protocol):
+    """A model on a device. Entering loads the weights, leaving frees them.
+
+    Attributes:
+        class_names: Names by class id; one tuple shared by all predictions.
+    """
+
+    class_names: tuple[str, ...]
+
+    def __enter__(self) -> Runnable:
+        """Load the weights onto the device."""
+        ...
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Free them."""
+        ...
+
+    def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
+        """Return the predictions of each frame, in order."""
+        ...
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """Changes, or drops, one frame's result.
+
+    A stage sees one asset's frames in order on one thread, so it may keep state. It may also have
+    a method ``check(categories: Categories) -> None``, called before any work, that raises
+    ConfigError when the stage does not fit the model.
+    """
+
+    def __call__(self, result: Result, /) -> Result | None:
+        """Return the result to go on with; ``None`` drops the frame."""
+        ...
+
+
+@runtime_checkable
+class Sink(AbstractContextManager[Any], Protocol):
+    """Writes results. Entering makes what it needs, leaving closes it.
+
+    Like a stage it may have ``check(categories)``, called before any work.
+    """
+
+    def write(self, result: Result) -> None:
+        """Take one frame's result; nothing need be visible yet."""
+        ...
+
+    def flush(self, asset: Asset) -> None:
+        """Make the asset's outputs durable under their final names."""
+        ...
+
+    def discard(self, asset: Asset) -> None:
+        """Remove what was written of an asset that failed."""
+        ...
+
+
+@runtime_checkable
+class Aggregate(Protocol):
+    """A file over the whole run, derived from predictions.jsonl by streaming when the run ends."""
+
+    def build(self, predictions: Path, categories: Categories) -> None:
+        """Read ``predictions.jsonl`` and replace the aggregate's file atomically."""
+        ...
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """Decides how often the work is done, and what is remembered between times."""
+
+    def run(self, job: Any) -> Report:
+        """Carry out the job and say how it ended."""
+        ...

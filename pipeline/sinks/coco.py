@@ -1,0 +1,138 @@
+"""COCO files, derived from ``predictions.jsonl`` line by line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from pipeline.files import replaced
+from pipeline.sinks.coco_format import coco_image, dump_list
+from pipeline.sinks.coco_panoptic import write_panoptic
+from pipeline.sinks.predictions import records
+from pipeline.types import Categories
+
+
+class CocoJson:
+    """Writes ``coco.json``, ``coco_results.json`` and, for panoptic models, ``panoptic.json``.
+
+    ``coco.json`` is a data set of its own (images, annotations with scores, categories);
+    ``coco_results.json`` is the plain list that pycocotools' ``loadRes`` reads. Ids of categories
+    are the data set's; boxes are x, y, width, height; masks are compressed RLE. An instance whose
+    box or score is not finite is left out, since no COCO tool reads null.
+
+    Keypoints are shifted by -0.5 px in both files, as Detectron2's evaluator does
+    (``instances_to_coco_json``): COCO's keypoints are indices of pixels, Detectron2's are
+    continuous coordinates in which the middle of the first pixel is 0.5. In ``coco.json`` the
+    third number is COCO's visibility (2, or 0 for a point that is not finite); in
+    ``coco_results.json`` it is the keypoint's score, which ``COCOeval`` does not look at.
+
+    The lines are read twice and never held, so memory does not grow with their number. Equal
+    lines give byte-identical files.
+
+    Args:
+        directory: Where the files go: the run directory.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+
+    def build(self, predictions: Path, categories: Categories) -> None:
+        """Read ``predictions`` and replace the files, each atomically.
+
+        Raises:
+            OutputError: A line is not whole.
+        """
+        with (
+            replaced(self.directory / "coco.json") as dataset,
+            replaced(self.directory / "coco_results.json") as results,
+        ):
+            dataset.write(b'{"info": {"description": "Predictions of d2run"}, "licenses": [],\n')
+            dataset.write(b'"images": ')
+            dump_list(dataset, (coco_image(record) for record in records(predictions)))
+            dataset.write(b',\n"annotations": ')
+            dump_list(dataset, _annotations(predictions, categories, results))
+            dataset.write(b',\n"categories": ')
+            dump_list(dataset, _categories(categories))
+            dataset.write(b"}\n")
+        if any("panoptic_seg" in record for record in records(predictions)):
+            write_panoptic(self.directory / "panoptic.json", predictions, categories)
+
+
+def _annotations(
+    predictions: Path, categories: Categories, results: BinaryIO
+) -> Iterator[dict[str, Any]]:
+    """Yield the annotations; write the same instances to ``results`` on the way."""
+    number = 0
+    results.write(b"[")
+    for record in records(predictions):
+        for instance in record["instances"]:
+            if None in instance["box"] or instance["score"] is None:
+                continue
+            number += 1
+            annotation, result = _instance(instance, record["image_id"], categories)
+            results.write(b"\n" if number == 1 else b",\n")
+            results.write(json.dumps(result).encode("ascii"))
+            yield {"id": number} | annotation
+    results.write(b"]\n")
+
+
+def _instance(
+    instance: dict[str, Any], image_id: int, categories: Categories
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    x1, y1, x2, y2 = (np.float32(value) for value in instance["box"])
+    w, h = x2 - x1, y2 - y1  # in float32, as Detectron2 converts boxes
+    annotation: dict[str, Any] = {
+        "image_id": image_id,
+        "category_id": categories.thing_ids[instance["class_id"]],
+        "bbox": [_short(value) for value in (x1, y1, w, h)],
+    }
+    result = annotation | {"score": instance["score"]}
+    annotation |= {
+        "area": max(_short(w * h), 0.0),
+        "segmentation": [],
+        "iscrowd": 0,
+        "score": instance["score"],
+    }
+    if "mask" in instance:
+        mask = instance["mask"]
+        annotation |= {"area": int(coco_mask.area(mask)), "segmentation": mask}
+        result["segmentation"] = mask
+    if "keypoints" in instance:
+        annotation["keypoints"], result["keypoints"] = _keypoints(instance["keypoints"])
+        annotation["num_keypoints"] = sum(v > 0 for v in annotation["keypoints"][2::3])
+    if "track_id" in instance:
+        annotation["track_id"] = instance["track_id"]
+    return annotation, result
+
+
+def _keypoints(points: list[list[float | None]]) -> tuple[list[float], list[float]]:
+    labelled: list[float] = []
+    scored: list[float] = []
+    half = np.float32(0.5)
+    for x, y, score in points:
+        if x is None or y is None or score is None:
+            labelled += [0, 0, 0]
+            scored += [0, 0, 0]
+            continue
+        xy = [_short(np.float32(x) - half), _short(np.float32(y) - half)]
+        labelled += [*xy, 2]
+        scored += [*xy, score]
+    return labelled, scored
+
+
+def _categories(categories: Categories) -> Iterator[dict[str, Any]]:
+    for category_id, name in zip(categories.thing_ids, categories.thing_names, strict=True):
+        category: dict[str, Any] = {"id": category_id, "name": name}
+        if categories.keypoint_names:
+            category["keypoints"] = list(categories.keypoint_names)
+            category["skeleton"] = [[a + 1, b + 1] for a, b in categories.skeleton]
+        yield category
+
+
+def _short(value: np.float32) -> float:
+    return float(str(value))

@@ -1,0 +1,97 @@
+"""COCO's panoptic file, for models that give panoptic maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import OutputError
+from pipeline.files import replaced
+from pipeline.sinks.coco_format import coco_image, dump_list
+from pipeline.sinks.predictions import records
+from pipeline.types import Categories
+
+
+def write_panoptic(path: Path, predictions: Path, categories: Categories) -> None:
+    """Replace ``path`` with COCO's panoptic JSON, read from ``predictions`` line by line.
+
+    File names are relative to the folder ``panoptic`` beside ``predictions``, as COCO's tools
+    want it. Things and stuff share one space of category ids, the data set's own; where the two
+    overlap, as in data sets without ids of their own, stuff ids come after the things'.
+
+    Raises:
+        OutputError: A line is not whole, or a label map cannot be read.
+    """
+    stuff_ids = _stuff_ids(categories)
+    with replaced(path) as file:
+        file.write(b'{"info": {"description": "Predictions of d2run"}, "licenses": [],\n')
+        file.write(b'"images": ')
+        dump_list(file, (coco_image(record) for record in _panoptic(predictions)))
+        file.write(b',\n"annotations": ')
+        found = _panoptic(predictions)
+        dump_list(
+            file,
+            (_annotation(record, predictions.parent, categories, stuff_ids) for record in found),
+        )
+        file.write(b',\n"categories": ')
+        dump_list(file, _categories(categories, stuff_ids))
+        file.write(b"}\n")
+
+
+def _panoptic(predictions: Path) -> Iterator[dict[str, Any]]:
+    return (record for record in records(predictions) if "panoptic_seg" in record)
+
+
+def _stuff_ids(categories: Categories) -> list[int]:
+    overlap = set(categories.thing_ids) & set(categories.stuff_ids)
+    shift = max(categories.thing_ids) + 1 - min(categories.stuff_ids) if overlap else 0
+    return [stuff_id + shift for stuff_id in categories.stuff_ids]
+
+
+def _annotation(
+    record: dict[str, Any], directory: Path, categories: Categories, stuff_ids: list[int]
+) -> dict[str, Any]:
+    panoptic = record["panoptic_seg"]
+    boxes = _boxes(directory / panoptic["file"])
+    infos = []
+    for segment in panoptic["segments"]:
+        ids = categories.thing_ids if segment["is_thing"] else stuff_ids
+        info = {
+            "id": segment["id"],
+            "category_id": ids[segment["class_id"]],
+            "area": segment["area"],
+            "bbox": boxes.get(segment["id"], [0, 0, 0, 0]),
+            "iscrowd": 0,
+        }
+        if segment.get("score") is not None:
+            info["score"] = segment["score"]
+        infos.append(info)
+    return {
+        "image_id": record["image_id"],
+        "file_name": panoptic["file"].removeprefix("panoptic/"),
+        "segments_info": infos,
+    }
+
+
+def _boxes(png: Path) -> dict[int, list[int]]:
+    """Return x, y, width, height in whole pixels of each segment of a label map."""
+    data = np.fromfile(png, np.uint8) if png.exists() else np.zeros(0, np.uint8)
+    colours = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if colours is None:
+        raise OutputError(f"'{png}' cannot be read; run again with the same output to write it")
+    ids: NDArray[np.int64] = colours @ np.array([1 << 16, 1 << 8, 1])  # OpenCV's order is BGR
+    return {
+        int(i): list(cv2.boundingRect((ids == i).astype(np.uint8))) for i in np.unique(ids) if i
+    }
+
+
+def _categories(categories: Categories, stuff_ids: list[int]) -> Iterator[dict[str, Any]]:
+    for category_id, name in zip(categories.thing_ids, categories.thing_names, strict=True):
+        yield {"id": category_id, "name": name, "isthing": 1}
+    for category_id, name in zip(stuff_ids, categories.stuff_names, strict=True):
+        yield {"id": category_id, "name": name, "isthing": 0}

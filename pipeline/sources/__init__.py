@@ -1,0 +1,10 @@
+"""Sources list the assets of a run: images in files, folders, globs and lists."""
+
+from __future__ import annotations
+
+from pipeline.sources.asset import ImageAsset, Skipped
+from pipeline.sources.decode import decode_image
+from pipeline.sources.images import Images
+from pipeline.sources.manifest import Manifest
+
+__all__ = ["ImageAsset", "Images", "Manifest", "Skipped", "decode_image"]

@@ -1,0 +1,179 @@
+"""Bytes to pixels: one image file, whole and sound, or a DecodeError that says why not.
+
+Pillow decides whether an image is sound, because OpenCV fills what a truncated file lacks with a
+constant and says nothing. For 8-bit images the pixels are those of Detectron2's ``read_image``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import re
+import warnings
+from io import BytesIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, _imaging
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from pipeline.errors import DecodeError
+
+MAX_PIXELS = 64_000_000
+
+# What is read. Nothing else is tried: EPS would start Ghostscript, TGA and DIB have no signature,
+# and the rest of Pillow's formats are not photographs. MPO is found by its first JPEG.
+_READ = (
+    JpegImageFile,
+    PngImageFile,
+    WebPImageFile,
+    AvifImageFile,
+    BmpImageFile,
+    TiffImageFile,
+    GifImageFile,
+    PpmImageFile,
+    Jpeg2KImageFile,
+)
+FORMATS = tuple(str(reader.format) for reader in _READ)
+
+_TRANSPOSE = {  # EXIF 2.32, tag 274: how the stored picture must be turned to stand upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 274
+_CUT_SHORT = re.compile(r"truncated|unexpected end|not enough|buffer of \d+ bytes", re.IGNORECASE)
+_IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+# Of a broken TIFF Pillow speaks on its logger, and its libtiff on standard error, before it raises;
+# the error says enough. OpenCV has a libtiff of its own, which is left alone.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with contextlib.suppress(AttributeError, OSError):  # a Pillow that is linked in another way
+    _libtiff = ctypes.CDLL(_imaging.__file__)
+    _libtiff.TIFFSetErrorHandler(None)
+    _libtiff.TIFFSetWarningHandler(None)
+
+
+def decode_image(
+    data: bytes, *, exif: bool = True, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Return the first picture in an image file. Safe to call on several threads at once.
+
+    Alpha is dropped and the colour under it kept; palettes are looked up; CMYK becomes RGB without
+    its ICC profile; grey is repeated three times; 16-bit values keep their high byte.
+
+    Args:
+        data: The whole file.
+        exif: Turn the picture upright as its EXIF orientation says. A TIFF's own orientation tag
+            says how its rows lie and is always obeyed.
+        max_pixels: Refuse a larger picture, by its header, before memory is taken for it.
+
+    Returns:
+        uint8 ``(H, W, 3)``, BGR, contiguous and writable.
+
+    Raises:
+        DecodeError: The data is not an image that is read here, is truncated or broken, is too
+            large, or has values whose range is not known; the message says which.
+    """
+    if not data:
+        raise DecodeError("empty file")
+    kind = _kind(data[:16])
+    if kind is None:
+        raise DecodeError(f"not an image that d2run reads ({', '.join(FORMATS)})")
+    _silence_pillow()
+    try:
+        image = _open(kind, data)
+        _check_size(image.size, max_pixels)
+        image.load()
+        method = _TRANSPOSE.get(_orientation(image)) if exif else None
+        rgb = _to_rgb(image)
+        if method is not None:
+            rgb = rgb.transpose(method)
+        return np.asarray(cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR), np.uint8)
+    except DecodeError:
+        raise
+    except MemoryError as exc:
+        raise DecodeError(f"not enough memory to decode this {kind}") from exc
+    except Exception as exc:  # Pillow raises a dozen classes for broken files, TypeError included
+        raise DecodeError(_reason(kind, exc)) from exc
+
+
+def _kind(prefix: bytes) -> str | None:
+    for name in FORMATS:
+        accepts = Image.OPEN[name][1]
+        if accepts is not None and accepts(prefix) is True:  # a str says that support is missing
+            return name
+    return None
+
+
+def _open(kind: str, data: bytes) -> ImageFile:
+    # Image.open would do the same and then apply Image.MAX_IMAGE_PIXELS, a limit of the process;
+    # ours is an option, and must be able to be higher.
+    return Image.OPEN[kind][0](BytesIO(data), "")
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height < 1:
+        raise DecodeError(f"image of {width}x{height} has no pixels")
+    if width * height > max_pixels:
+        raise DecodeError(
+            f"image of {width}x{height} = {width * height / 1e6:.9g} megapixels is over the limit "
+            f"of {max_pixels / 1e6:.9g} (raise source.max_pixels)"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    # Asked after load(), which turns a TIFF upright itself and forgets the tag.
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # broken metadata does not make the picture unsound
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise DecodeError(
+            "floating-point image: what is black and what is white is not stated in it "
+            "(convert it to 8 or 16 bit)"
+        )
+    if image.mode.startswith("I"):  # I;16 and its byte orders; I, which holds 16-bit PGM
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise DecodeError(
+                f"32-bit image with values {values.min()}..{values.max()}, outside 0..65535 "
+                "(convert it to 8 or 16 bit)"
+            )
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _reason(kind: str, exc: Exception) -> str:
+    detail = " ".join(str(exc).split()) or type(exc).__name__
+    if isinstance(exc, Image.DecompressionBombError):
+        return f"{kind} over the size that Pillow decodes ({detail})"
+    if isinstance(exc, EOFError) or _CUT_SHORT.search(detail):
+        return f"truncated {kind} ({detail})"
+    return f"broken {kind} ({detail})"
+
+
+def _silence_pillow() -> None:
+    # catch_warnings would swap the filters of all threads back and forth. One filter for Pillow's
+    # own modules, put in front once, is the same for everybody and leaves other warnings alone.
+    if list(warnings.filters[:1]) != [_IGNORED]:
+        warnings.filterwarnings("ignore", module=r"PIL\.")

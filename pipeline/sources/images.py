@@ -1,0 +1,116 @@
+"""The source for images on disk: one file, a folder, or a glob."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path, why
+from pipeline.sources.decode import MAX_PIXELS
+from pipeline.sources.scan import Scan, scan
+
+_MAGIC = re.compile(r"[*?[]")
+
+
+class Images:
+    """Images on disk, in natural order of their ids.
+
+    Hidden and temporary files are left out, and so are other kinds of file, told by their
+    extension; ``skipped()`` names them all. A file that is named itself is always taken.
+
+    Args:
+        input: A file, a folder, or a glob, where ``**`` stands for any number of folders.
+            Something that exists under this very name is never a glob.
+        exif: Turn pictures upright as their EXIF orientation says.
+        max_pixels: Refuse larger pictures.
+        recursive: Go into the sub-folders of a folder; a glob says so itself.
+
+    Raises:
+        ConfigError: An argument is not of its kind. That ``input`` exists is for ``check()``.
+    """
+
+    def __init__(
+        self,
+        input: str,
+        exif: bool = True,
+        max_pixels: int = MAX_PIXELS,
+        recursive: bool = True,
+    ) -> None:
+        self.input = check_options(input, max_pixels)
+        self.exif = exif
+        self.max_pixels = max_pixels
+        self.recursive = recursive
+        self._last: Scan | None = None
+
+    def check(self) -> None:
+        """Look whether the input is there.
+
+        Raises:
+            ConfigError: It is not, or cannot be looked at; names the absolute path.
+        """
+        self._resolve()
+
+    def __iter__(self) -> Iterator[ImageAsset]:
+        """Look through the input anew, and yield its assets.
+
+        Ids are relative to the folder, or to the part of a glob before its first wildcard; the
+        id of a single file is its name.
+
+        Raises:
+            ConfigError: As ``check()``.
+        """
+        self._last = self._scan()
+        for asset_id, path in self._last.images:
+            yield ImageAsset(asset_id, path, exif=self.exif, max_pixels=self.max_pixels)
+
+    def skipped(self) -> list[Skipped]:
+        """Return what the last look through the input left out, and why."""
+        if self._last is None:
+            self._last = self._scan()
+        return self._last.skipped
+
+    def _scan(self) -> Scan:
+        base, pattern = self._resolve()
+        try:
+            if pattern:
+                depth = None if "**" in pattern else len(pattern)
+                return scan(base, depth=depth, wanted=lambda id: _matches(id.split("/"), pattern))
+            if base.is_dir():
+                return scan(base, depth=None if self.recursive else 1)
+        except OSError as exc:
+            raise ConfigError(f"input: cannot list '{base.absolute()}': {why(exc)}") from exc
+        return Scan([(base.name, base)])
+
+    def _resolve(self) -> tuple[Path, Sequence[str]]:
+        """Return the existing file or folder, and what a glob says below it."""
+        path = user_path(self.input)
+        if _exists(path):
+            return path, ()
+        base, names = Path(), list(path.parts)
+        while names and (not _MAGIC.search(names[0]) or _exists(base / names[0])):
+            base /= names.pop(0)
+        if not names:
+            raise ConfigError(f"input: no file or folder '{path.absolute()}'")
+        if not (_exists(base) and base.is_dir()):
+            raise ConfigError(f"input: no folder '{base.absolute()}' to look for '{path}' in")
+        if ".." in names:
+            raise ConfigError(f"input: '..' cannot follow a wildcard, as it does in '{path}'")
+        return base, names
+
+
+def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not names
+    if pattern[0] == "**":
+        return _matches(names, pattern[1:]) or (bool(names) and _matches(names[1:], pattern))
+    return bool(names) and fnmatchcase(names[0], pattern[0]) and _matches(names[1:], pattern[1:])
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as exc:
+        raise ConfigError(f"input: cannot look at '{path.absolute()}': {why(exc)}") from exc

@@ -1,0 +1,147 @@
+"""The source for a list of images: a text file, a table, or standard input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import ConfigError, did_you_mean
+from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path, why
+from pipeline.sources.decode import MAX_PIXELS
+
+_UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+class Manifest:
+    """The images of a list, in its order. Each entry is an asset, whether its file exists or not.
+
+    Args:
+        input: ``.csv``: a table with a column ``path``. ``-``: standard input, a path a line, or
+            paths ended by NUL if there is one. Any other file: a path a line, where empty lines
+            and those that begin with ``#`` do not count (``./#1.jpg`` is a file). UTF-8; other
+            bytes in names are kept as they are. A relative path is relative to the working
+            directory or, if nothing is there, to the list's folder.
+        exif: Turn pictures upright as their EXIF orientation says.
+        max_pixels: Refuse larger pictures.
+
+    Raises:
+        ConfigError: An argument is not of its kind. That the list is there is for ``check()``.
+    """
+
+    def __init__(self, input: str, exif: bool = True, max_pixels: int = MAX_PIXELS) -> None:
+        self.input = check_options(input, max_pixels)
+        self.exif = exif
+        self.max_pixels = max_pixels
+        self._stdin: bytes | None = None
+        self._skipped: list[Skipped] | None = None
+
+    def check(self) -> None:
+        """Read the list; standard input is read once and kept.
+
+        Raises:
+            ConfigError: It cannot be read, is not UTF-8 text, or has no column ``path``.
+        """
+        self._entries()
+
+    def __iter__(self) -> Iterator[ImageAsset]:
+        """Read the list anew, and yield its assets.
+
+        The id is the path as written, made plain (``a//./b`` is ``a/b``); that of an absolute
+        path, or of one that leads out of the working directory, is the absolute path without its
+        first ``/``. A path that is listed again is no second asset.
+
+        Raises:
+            ConfigError: As ``check()``.
+        """
+        yield from self._assets()
+
+    def skipped(self) -> list[Skipped]:
+        """Return the entries that the last reading left out, and why."""
+        if self._skipped is None:
+            self._assets()
+        return self._skipped or []
+
+    def _assets(self) -> list[ImageAsset]:
+        assets: list[ImageAsset] = []
+        skipped: list[Skipped] = []
+        ids: dict[str, str] = {}  # absolute path -> id
+        taken: set[str] = set()
+        for entry in self._entries():
+            path = self._find(entry)
+            absolute = os.path.normpath(path)
+            if absolute in ids:
+                skipped.append(Skipped(ids[absolute], "listed twice"))
+                continue
+            asset_id = os.path.normpath(entry)
+            if asset_id.startswith(("/", "../")) or asset_id == "..":
+                asset_id = absolute.lstrip("/") or "."
+            while asset_id in taken:  # data/x.jpg and /data/x.jpg
+                asset_id = f"_/{asset_id}"
+            ids[absolute] = asset_id
+            taken.add(asset_id)
+            assets.append(ImageAsset(asset_id, path, exif=self.exif, max_pixels=self.max_pixels))
+        self._skipped = skipped
+        return assets
+
+    def _find(self, entry: str) -> Path:
+        here = Path.cwd() / entry
+        if self.input == "-" or Path(entry).is_absolute() or os.path.lexists(here):
+            return here
+        beside = user_path(self.input).absolute().parent / entry
+        return beside if os.path.lexists(beside) else here
+
+    def _entries(self) -> list[str]:
+        data = self._read()
+        if data.startswith(_UTF16_MARKS):
+            raise ConfigError(f"input: the list {self._name} is UTF-16; save it as UTF-8")
+        text = data.removeprefix(_UTF8_MARK).decode("utf-8", "surrogateescape")
+        if self.input == "-" and "\0" in text:
+            return [entry for entry in text.split("\0") if entry]
+        if self.input.lower().endswith(".csv"):
+            return self._column(text)
+        lines = (line.removesuffix("\r") for line in text.split("\n"))
+        comment = "\0" if self.input == "-" else "#"  # a program's output has no comments
+        return [line for line in lines if line.strip() and not line.startswith(comment)]
+
+    def _column(self, text: str) -> list[str]:
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        try:
+            columns = [name.strip() for name in next(rows, [])]
+            if "path" not in columns:
+                raise ConfigError(
+                    f"input: the table {self._name} has no column 'path'"
+                    + (did_you_mean("path", columns) or "; it is empty")
+                )
+            at = columns.index("path")
+            entries = []
+            for row in rows:
+                if len(row) > at and row[at].strip():
+                    entries.append(row[at])
+                elif any(row):  # lines of empty cells are what spreadsheets leave at the end
+                    raise csv.Error("its path is empty")
+            return entries
+        except csv.Error as exc:
+            raise ConfigError(
+                f"input: the table {self._name} cannot be read at line {rows.line_num}: {exc}"
+            ) from exc
+
+    def _read(self) -> bytes:
+        if self.input != "-":
+            try:
+                return user_path(self.input).read_bytes()
+            except (OSError, ValueError) as exc:
+                raise ConfigError(f"input: cannot read the list {self._name}: {why(exc)}") from exc
+        if self._stdin is None:
+            if sys.stdin is None:
+                raise ConfigError("input=-: there is no standard input")
+            self._stdin = sys.stdin.buffer.read()
+        return self._stdin
+
+    @property
+    def _name(self) -> str:
+        return "on standard input" if self.input == "-" else f"'{user_path(self.input).absolute()}'"

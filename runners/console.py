@@ -1,0 +1,114 @@
+"""What a person sees: progress on standard error, the summary on standard output."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from pipeline.errors import printable
+from pipeline.types import Report
+
+_LINE_EVERY_S = 30.0
+_STEPS = ("decode", "forward", "stages", "sinks", "waiting")  # they overlap; load comes before
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print one line on standard error."""
+    print(printable(text), file=file or sys.stderr, flush=True)
+
+
+@dataclass
+class Progress:
+    """A bar with rate and ETA on a terminal; elsewhere a line every 30 seconds.
+
+    Attributes:
+        total: Number of assets.
+        done: Assets finished so far.
+    """
+
+    total: int
+    done: int = 0
+    _started: float = field(default_factory=time.monotonic)
+    _said: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def shown(self) -> Iterator[Progress]:
+        """Show it while the block runs."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        console = Console(stderr=True)
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+        )
+        with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+            self._bar, self._console = bar, console
+            self._task = bar.add_task("", total=self.total, rate="")
+            yield self
+
+    def advance(self) -> None:
+        """Count one asset."""
+        self.done += 1
+        now = time.monotonic()
+        rate = self.done / max(now - self._started, 1e-9)
+        text = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+        if not self._bar.disable:
+            self._bar.update(self._task, advance=1, rate=text)
+        elif now - self._said >= _LINE_EVERY_S:
+            self._said = now
+            left_s = (self.total - self.done) / rate
+            say(f"{self.done}/{self.total} inputs, {text}, {left_s:.0f} s to go")
+
+    def say(self, text: str) -> None:
+        """Print one line above the bar."""
+        if self._bar.disable:
+            say(text)
+        else:
+            self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    """Print a table on standard output; numbers are right-aligned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(printable(_number(cell)) for cell in row))
+    width = None if sys.stdout.isatty() else 100  # a log has no width of its own
+    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
+
+
+def print_summary(report: Report) -> None:
+    """Print what was found, and where the time went."""
+    found = sorted(report.detections.items(), key=lambda item: (-item[1], item[0]))
+    print_table("Detections", ("class", "count"), [*found, ("all", sum(dict(found).values()))])
+    rows = [(step, *_share(report.timings, step, report.wall_s)) for step in _STEPS]
+    rows += [("wall", report.wall_s, 100.0)]
+    print_table("Time", ("step", "seconds", "% of wall"), rows)
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in report.counts.items() if n) or "no input"
+    rate = report.counts.get("done", 0) / report.wall_s if report.wall_s else 0.0
+    load_s = report.timings.get("load", 0.0)
+    print(f"{counts}; {rate:.2f} inputs/s after {load_s:.1f} s of loading the model")
+    print(f"results in {printable(str(report.output))}", flush=True)
+
+
+def _share(timings: Mapping[str, float], step: str, wall_s: float) -> tuple[float, float]:
+    seconds = timings.get(step, 0.0)
+    return seconds, 100 * seconds / wall_s if wall_s else 0.0
+
+
+def _number(cell: object) -> str:
+    return f"{cell:.2f}" if isinstance(cell, float) else str(cell)

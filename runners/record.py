@@ -1,0 +1,189 @@
+"""The record of a run: enough to explain it and to repeat it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+from pipeline import __version__
+from pipeline.config import Job
+from pipeline.errors import PipelineError
+from pipeline.files import write_whole
+from pipeline.types import Outcome, Report
+
+_PACKAGES = (
+    "torch", "torchvision", "detectron2", "numpy", "opencv-python", "pillow", "pycocotools",
+    "hydra-core", "omegaconf", "supervision",
+)  # fmt: skip
+_SECRET_KEY = re.compile(
+    r"(^|[_.])(token|secret|password|passwd|credentials?|(api|access|private)_?key)$", re.I
+)
+_SECRET_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.I)
+
+
+@dataclass
+class Record:
+    """Writes ``run.json``, ``inputs.jsonl``, ``failures.jsonl`` and ``.hydra/`` of a job.
+
+    Entered once the lock is held and the model is loaded, so that a run that could not start
+    leaves the record of an earlier one as it was.
+
+    Attributes:
+        job: The job.
+        warnings: Sentences for people that belong to the results.
+    """
+
+    job: Job
+    warnings: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> Record:
+        """Write the start of the record."""
+        output = self.job.output
+        for name, text in self.job.hydra_files.items():
+            write_whole(output / ".hydra" / name, redacted_text(text))
+        self._content = self._start()
+        self._save()
+        self._inputs = (output / "inputs.jsonl").open("w", encoding="ascii")
+        self._failures = (output / "failures.jsonl").open("w", encoding="ascii")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close the files."""
+        self._inputs.close()
+        self._failures.close()
+
+    def add(self, outcome: Outcome) -> None:
+        """Append one input's outcome."""
+        asset, error = outcome.asset, outcome.error
+        line: dict[str, Any] = {"asset": asset.id, "size": getattr(asset, "size_bytes", None)}
+        try:
+            line["sha256"] = asset.fingerprint()
+        except (OSError, PipelineError):
+            line["sha256"] = None  # it could not be read; failures.jsonl says why
+        line |= {"outcome": "failed" if error else "done", "frames": outcome.n_frames}
+        line |= {"dropped": outcome.n_dropped}
+        _append(self._inputs, line)
+        if error is not None:
+            _append(
+                self._failures,
+                {
+                    "asset": asset.id,
+                    "stage": getattr(error, "stage", ""),
+                    "error": type(error).__name__,
+                    "message": str(error),
+                    "attempts": 1,
+                },
+            )
+
+    def finish(self, report: Report) -> None:
+        """Write the end of the record."""
+        seconds = {step: round(value, 6) for step, value in report.timings.items()}
+        done = report.counts.get("done", 0)
+        self._content |= {
+            "end": _now(),
+            "exit_status": report.exit_status,
+            "message": redacted_text(report.message),
+            "counts": dict(report.counts),
+            "detections": dict(report.detections),
+            "seconds": seconds | {"wall": round(report.wall_s, 6)},
+            "inputs_per_s": round(done / report.wall_s, 3) if report.wall_s else None,
+        }
+        self._save()
+
+    def _save(self) -> None:
+        write_whole(self.job.output / "run.json", json.dumps(self._content, indent=1) + "\n")
+
+    def _start(self) -> dict[str, Any]:
+        job, config = self.job, redacted(dict(self.job.config))
+        describe = getattr(job.runnable, "describe", dict)
+        return {
+            "d2run": {"version": __version__, "git_commit": _git_commit()},
+            "start": _now(),
+            "end": None,
+            "exit_status": None,
+            "command": redacted_text(shlex.join(sys.orig_argv)),
+            "fingerprint": job.fingerprint(),
+            "config": config,
+            "model": job.model.identity()
+            | {"class_names": list(job.model.categories.thing_names)}
+            | {"stuff_names": list(job.model.categories.stuff_names)},
+            "device": describe(),
+            "seed": job.config["seed"],
+            "versions": _versions(),
+            "warnings": self.warnings,
+        }
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """Return a copy without secrets: values of keys that name one, passwords in URLs."""
+    if isinstance(value, Mapping):
+        return {str(name): redacted(item, str(name)) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(item) for item in value]
+    if value is not None and _SECRET_KEY.search(key):
+        return "***"
+    return redacted_text(value) if isinstance(value, str) else value
+
+
+def redacted_text(text: str) -> str:
+    """Return text without passwords in URLs and without values of keys that name a secret."""
+    text = _SECRET_URL.sub(r"\1***@", text)
+    return re.sub(
+        r"([\w.]+)(\s*[=:]\s*)(\S+)",
+        lambda m: f"{m[1]}{m[2]}***" if _SECRET_KEY.search(m[1]) else m[0],
+        text,
+    )
+
+
+def _append(file: TextIO, line: dict[str, Any]) -> None:
+    file.write(json.dumps(line) + "\n")
+    file.flush()
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, Any]:
+    versions: dict[str, Any] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    versions["detectron2_from"] = detectron2_origin()
+    torch = sys.modules.get("torch")  # only if the run has loaded it
+    versions["cuda"] = torch.version.cuda if torch else None
+    return versions
+
+
+def detectron2_origin() -> str | None:
+    """Say which Detectron2 is installed: the in-tree distribution, or another build."""
+    try:
+        found = metadata.distribution("detectron2")
+    except metadata.PackageNotFoundError:
+        return None
+    summary = found.metadata.get("Summary") or "another build"
+    return f"{found.version}: {summary}"

@@ -1,0 +1,197 @@
+"""Lists of images: how they are written, what their entries are called, what is wrong with them."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.errors import ConfigError, DecodeError
+from pipeline.protocols import Source
+from pipeline.sources import Manifest
+
+PNG = cv2.imencode(".png", np.zeros((2, 3, 3), np.uint8))[1].tobytes()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory; the lists lie in another."""
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+
+
+def ids(source: Manifest) -> list[str]:
+    return [asset.id for asset in source]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        pytest.param("x.txt", b"b.jpg\na.jpg\n", ["b.jpg", "a.jpg"], id="order-kept"),
+        pytest.param("x.txt", b"a.jpg", ["a.jpg"], id="no-newline-at-the-end"),
+        pytest.param("x.txt", b"a.jpg\r\nb.jpg\r\n", ["a.jpg", "b.jpg"], id="windows"),
+        pytest.param("x.txt", b"\n  \na.jpg\n\n", ["a.jpg"], id="empty-lines"),
+        pytest.param("x.txt", b"# mine\na.jpg\n./#1.jpg\n", ["a.jpg", "#1.jpg"], id="comments"),
+        pytest.param("x.txt", b"\xef\xbb\xbfa.jpg\n", ["a.jpg"], id="byte-order-mark"),
+        pytest.param("x.txt", b"caf\xe9.jpg\n", [os.fsdecode(b"caf\xe9.jpg")], id="not-utf-8"),
+        pytest.param("x.txt", "日\u2028\x85.jpg\n".encode(), ["日\u2028\x85.jpg"], id="unicode"),
+        pytest.param("x.txt", b" a b .jpg \n", [" a b .jpg "], id="spaces"),
+        pytest.param("x.txt", b"", [], id="empty"),
+        pytest.param("x.lst", b"a.jpg\n", ["a.jpg"], id="any-extension"),
+        pytest.param("x.csv", b"path\nb.jpg\na.jpg\n", ["b.jpg", "a.jpg"], id="csv"),
+        pytest.param("X.CSV", b"id, path\r\n1,a.jpg\r\n", ["a.jpg"], id="csv-column"),
+        pytest.param("x.csv", b'\xef\xbb\xbfpath,n\n"a,""b"".jpg",1\n', ['a,"b".jpg'], id="quoted"),
+        pytest.param("x.csv", b'path\n"a\nb.jpg"\n', ["a\nb.jpg"], id="csv-newline"),
+        pytest.param("x.csv", b"path\n#1.jpg\n", ["#1.jpg"], id="csv-has-no-comments"),
+        pytest.param("x.csv", b"path,n\na.jpg,1\n\n,\n", ["a.jpg"], id="csv-empty-lines"),
+        pytest.param("-", b"b.jpg\na.jpg\n", ["b.jpg", "a.jpg"], id="stdin"),
+        pytest.param("-", b"#1.jpg\n", ["#1.jpg"], id="stdin-has-no-comments"),
+        pytest.param("-", b"a\nb.jpg\0c.jpg\0", ["a\nb.jpg", "c.jpg"], id="stdin-nul"),
+        pytest.param("-", b"", [], id="stdin-empty"),
+    ],
+)  # fmt: skip
+def test_lists(
+    here: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, expected: list[str]
+) -> None:
+    stdin(monkeypatch, data)
+    (here.parent / "lists" / name).write_bytes(data)
+    source = Manifest("-" if name == "-" else f"../lists/{name}")
+    assert isinstance(source, Source)
+    source.check()
+    assert ids(source) == expected
+    assert ids(source) == expected  # may be iterated again, standard input too
+    assert source.skipped() == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("a.jpg", "a.jpg"),
+        ("./a//b/./c.jpg", "a/b/c.jpg"),
+        ("a/../b.jpg", "b.jpg"),
+        ("..a.jpg", "..a.jpg"),
+        ("/srv/x.jpg", "srv/x.jpg"),
+        ("//srv/x.jpg", "srv/x.jpg"),
+        ("/srv/../../x.jpg", "x.jpg"),
+        ("../x.jpg", "{parent}/x.jpg"),
+        ("a/../../x.jpg", "{parent}/x.jpg"),
+        ("..", "{parent}"),
+        (".", "."),
+        ("/", "."),
+    ],
+)
+def test_ids(here: Path, entry: str, expected: str) -> None:
+    (here / "x.txt").write_text(entry)
+    assert ids(Manifest("x.txt")) == [expected.format(parent=str(here.parent).lstrip("/"))]
+
+
+def test_where_relative_entries_lie(here: Path) -> None:
+    lists = here.parent / "lists"
+    for path in (here / "both.png", lists / "both.png", lists / "beside.png"):
+        path.write_bytes(PNG)
+    (lists / "x.txt").write_text("both.png\nbeside.png\ngone.png\n")
+    paths = [asset.path for asset in Manifest("../lists/x.txt")]
+    assert paths == [here / "both.png", here / "../lists/beside.png", here / "gone.png"]
+    assert paths[1].is_file()
+
+
+def test_what_is_not_there_fails_when_it_is_decoded(here: Path) -> None:
+    (here / "good.png").write_bytes(PNG)
+    (here / "folder").mkdir()
+    (here / "x.txt").write_text("gone.png\nfolder\ngood.png\nhttp://host/x.jpg\n")
+    gone, folder, good, url = Manifest("x.txt", exif=False, max_pixels=9)
+    assert (good.exif, good.max_pixels) == (False, 9)
+    assert next(good.frames()).size == (2, 3)
+    for asset, message in [(gone, "no such file"), (folder, "is a folder"), (url, "no such file")]:
+        with pytest.raises(DecodeError, match=message) as caught:
+            next(asset.frames())
+        assert caught.value.asset_id == asset.id
+
+
+def test_a_path_listed_twice_is_one_asset(here: Path) -> None:
+    (here / "x.txt").write_text(f"a.jpg\n./a.jpg\nb.jpg\n{here}/a.jpg\n")
+    source = Manifest("x.txt")
+    assert [(entry.path, entry.reason) for entry in source.skipped()] == [
+        ("a.jpg", "listed twice"),
+        ("a.jpg", "listed twice"),
+    ]
+    assert ids(source) == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_files_never_share_an_id(here: Path, order: int) -> None:
+    (here / "x.txt").write_text("\n".join(["data/x.jpg", "/data/x.jpg"][::order]))
+    assets = list(Manifest("x.txt"))
+    assert [asset.id for asset in assets] == ["data/x.jpg", "_/data/x.jpg"]
+    assert assets[0].path != assets[1].path
+
+
+def test_a_list_that_grew(here: Path) -> None:
+    (here / "x.txt").write_text("a.jpg\n")
+    source = Manifest("x.txt")
+    assert ids(source) == ["a.jpg"]
+    (here / "x.txt").write_text("a.jpg\nb.jpg\n")
+    assert ids(source) == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        pytest.param("x.txt", None, r"cannot read the list '/.*/x\.txt': no such file$", id="gone"),
+        pytest.param("x.csv", b"", "has no column 'path'; it is empty$", id="csv-empty"),
+        pytest.param("x.csv", b"id,file\n", "no column 'path'; known: id, file$", id="csv-column"),
+        pytest.param("x.csv", b"id,Path\n", "did you mean 'Path'?", id="csv-case"),
+        pytest.param("x.csv", b"path;id\na;1\n", "did you mean 'path;id'?", id="csv-semicolon"),
+        pytest.param("x.csv", b"path,n\na,1\n,2\n", "at line 3: its path is empty", id="csv-hole"),
+        pytest.param("x.csv", b'path\n"a"b\n', "cannot be read at line 2: ", id="csv-quotes"),
+        pytest.param("x.txt", "a.jpg".encode("utf-16"), "is UTF-16; save it as UTF-8", id="utf-16"),
+    ],
+)
+def test_a_list_that_cannot_be_read(
+    here: Path, name: str, data: bytes | None, message: str
+) -> None:
+    if data is not None:
+        (here / name).write_bytes(data)
+    source = Manifest(name)  # a constructor only stores
+    for look in (source.check, source.skipped, lambda: list(source)):
+        with pytest.raises(ConfigError, match=message):
+            look()
+
+
+def test_no_rights(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(ConfigError, match="no permission"):
+        Manifest("x.txt").check()
+
+
+def test_a_folder_is_no_list(here: Path) -> None:
+    with pytest.raises(ConfigError, match="is a directory"):
+        Manifest(".").check()
+
+
+def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ConfigError, match="there is no standard input"):
+        Manifest("-").check()
+
+
+def test_arguments() -> None:
+    with pytest.raises(ConfigError, match="input is missing"):
+        Manifest("")
+    with pytest.raises(ConfigError, match="max_pixels"):
+        Manifest("x.txt", max_pixels=-1)
