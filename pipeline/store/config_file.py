@@ -1,0 +1,219 @@
+"""Detectron2's YAML configs, read so that no file can run code or reach outside its folder.
+
+Detectron2's own reader falls back to ``yaml.unsafe_load`` and follows ``_BASE_`` to any path or
+address. This one knows plain YAML only, and ``_BASE_`` only within the config's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from pipeline.errors import ConfigError, UntrustedModelError, did_you_mean
+from pipeline.store.zoo import zoo_names, zoo_root
+
+_BASE = "_BASE_"
+_EVAL = "tag:yaml.org,2002:python/object/apply:eval"
+# The one expression that the zoo has Python evaluate (Base-RetinaNet.yaml), known here by its text.
+_ANCHORS = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Plain YAML, and the zoo's one expression."""
+
+
+def _retinanet_anchors(loader: _Loader, node: Any) -> list[list[float]]:
+    if isinstance(node, yaml.SequenceNode) and [n.value for n in node.value] == [_ANCHORS]:
+        return [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in (32, 64, 128, 256, 512)]
+    found: list[list[float]] = loader.construct_undefined(node)  # raises, as for any other tag
+    return found
+
+
+_Loader.add_constructor(_EVAL, _retinanet_anchors)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """A config and its bases, merged.
+
+    Attributes:
+        name: The name in the zoo, or the file's name.
+        data: Nested plain values.
+        in_zoo: Whether it is one of the zoo's.
+    """
+
+    name: str
+    data: dict[str, Any]
+    in_zoo: bool
+
+    def get(self, key: str) -> Any:
+        """Return the value of a dotted key; ``None`` where the file does not set it."""
+        node: Any = self.data
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        return node
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the merged content, in hexadecimal digits."""
+        text = json.dumps(self.data, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_config(config: str) -> ConfigFile:
+    """Read a config of the zoo, by name, or a YAML file, by path.
+
+    Raises:
+        ConfigError: There is none, it is not YAML, or its ``_BASE_`` leads out of its folder.
+        UntrustedModelError: It has a tag that would run code.
+    """
+    name = config.removesuffix(".yaml")
+    if name in zoo_names():
+        root = zoo_root().resolve()
+        return ConfigFile(name, _read(root / f"{name}.yaml", root, ()), in_zoo=True)
+    path = Path(config).expanduser()
+    if path.suffix == ".py":
+        raise ConfigError(
+            f"config '{config}' is Python code, which is never run; give a Detectron2 YAML config"
+        )
+    if not path.is_file():
+        hint = did_you_mean(name, zoo_names())
+        hint = hint if "did you mean" in hint else "; docs/models.md lists the usual ones"
+        raise ConfigError(f"config '{config}' is neither a file nor in the model zoo{hint}")
+    path = path.resolve()
+    return ConfigFile(path.name, _read(path, path.parent, ()), in_zoo=False)
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Return the mapping that a text of plain YAML holds.
+
+    Raises:
+        ConfigError: It is not YAML, or no mapping with text keys.
+        UntrustedModelError: It has a Python tag.
+    """
+    try:
+        data = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.constructor.ConstructorError as exc:
+        problem = str(exc.problem)
+        line = exc.problem_mark.line + 1 if exc.problem_mark else "?"
+        if "python/" in problem:
+            tag = "!!" + problem[problem.index("python/") :].rstrip("'")
+            raise UntrustedModelError(
+                f"{where}, line {line}: the tag {tag} would run code; write a plain value instead"
+            ) from exc
+        raise ConfigError(f"{where}, line {line}: {problem}") from exc
+    except (yaml.YAMLError, RecursionError, ValueError) as exc:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(exc).split())}") from exc
+    _text_keys(data, where)
+    return dict(data)
+
+
+def _text_keys(data: Any, where: str) -> None:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} holds no settings: expected 'KEY: value' lines")
+    for key, value in data.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{where}: the key {key!r} is not text")
+        if isinstance(value, dict) and value:
+            _text_keys(value, where)
+
+
+def _read(path: Path, root: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"cannot read the config '{path}': {exc}") from exc
+    data = parse_yaml(text, str(path))
+    bases = data.pop(_BASE, [])
+    merged: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        target = _base_path(base, path, root)
+        if target in (*trail, path):
+            raise ConfigError(f"{path}: _BASE_ '{base}' leads back to itself")
+        _merge(_read(target, root, (*trail, path)), merged, path)
+    _merge(data, merged, path)
+    return merged
+
+
+def _base_path(base: Any, path: Path, root: Path) -> Path:
+    if isinstance(base, str) and "://" not in base and not base.startswith(("/", "~")):
+        target = (path.parent / base).resolve()  # through links too
+        if target.is_relative_to(root) and target.is_file():
+            return target
+    raise ConfigError(
+        f"{path}: _BASE_ {base!r} must be the relative path of a file within '{root}'; copy the "
+        "base there"
+    )
+
+
+def _merge(new: dict[str, Any], into: dict[str, Any], path: Path) -> None:
+    for key, value in new.items():
+        old = into.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            _merge(value, old, path)
+        elif isinstance(value, dict) and key in into:
+            raise ConfigError(f"{path}: '{key}' is a group of settings, but a value in its _BASE_")
+        else:
+            into[key] = value
+
+
+def make_cfg(config: ConfigFile) -> Any:
+    """Return Detectron2's defaults, as a ``CfgNode``, with a config merged onto them.
+
+    Raises:
+        ConfigError: Keys that Detectron2 does not know, or values of another type; lists them all.
+    """
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    version = config.data.get("VERSION", cfg.VERSION)
+    if version != cfg.VERSION:
+        raise ConfigError(
+            f"config '{config.name}' is of version {version}; convert it to version {cfg.VERSION} "
+            "with detectron2.config.upgrade_config"
+        )
+    set_keys(cfg, dict(_leaves(config.data)), f"config '{config.name}'")
+    return cfg
+
+
+def _leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def set_keys(cfg: Any, values: Mapping[str, Any], where: str) -> None:
+    """Set dotted keys of a ``CfgNode`` in place.
+
+    Raises:
+        ConfigError: Keys that it does not have, or values of another type; lists them all.
+    """
+    problems = [problem for key, value in values.items() if (problem := _set(cfg, key, value))]
+    if problems:
+        raise ConfigError(*(f"{where}: {problem}" for problem in problems))
+
+
+def _set(cfg: Any, key: str, value: Any) -> str | None:
+    node, above = cfg, ""
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            known = [above + name for name in node] if isinstance(node, Mapping) else []
+            return f"Detectron2 has no key '{above}{part}'{did_you_mean(above + part, known)}"
+        node, above = node[part], f"{above}{part}."
+    if isinstance(node, Mapping):
+        return None if value == {} else f"'{key}' is a group of settings, not a value"
+    if isinstance(node, float) and type(value) is int:
+        value = float(value)  # yacs itself takes no 1 for 1.0
+    try:
+        cfg.merge_from_list([key, value])
+    except (ValueError, TypeError, AssertionError, RecursionError, MemoryError):
+        return f"'{key}' takes a value like {node!r} ({type(node).__name__}), got {value!r}"
+    return None
