@@ -17,11 +17,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import build_job
-from pipeline.errors import ConfigError, PipelineError, printable
+from pipeline.errors import PipelineError, printable
 
 _PLAIN = re.compile(r"[\w/.:@%?*+-]*", re.ASCII)
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
+_OVERRIDE = re.compile(r"~|\+{0,2}[\w/@$][\w/.@:$-]*=", re.ASCII)
 _NOISE = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
+_NOT_FOUND = re.compile(r"Could not load '(\w+)/")
+_CONF = Path(__file__).parent / "conf"
 _MULTIRUN = {"-m", "--multirun"}
 
 
@@ -105,11 +108,15 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
         if key == "output" and value and "${" not in value and not (multirun and "," in value):
             directory = quoted(value)
             prepared.append(f"hydra.{'sweep' if multirun else 'run'}.dir={directory}")
-            argument = "" if multirun else f"output={directory}"
+            if multirun:
+                continue
+            argument = f"output={directory}"
         elif key == "input" and value and not multirun:
             argument = f"input={quoted(value)}"
         prepared.append(argument)
-    return [argument for argument in prepared if argument]
+    # argparse takes overrides only in one piece, so the flags and their values go first
+    flags = [argument for argument in prepared if not _OVERRIDE.match(argument)]
+    return [*flags, *(argument for argument in prepared if _OVERRIDE.match(argument))]
 
 
 def quoted(value: str) -> str:
@@ -123,10 +130,13 @@ def quoted(value: str) -> str:
 
 def _explained(exc: Exception) -> str:
     """Return Hydra's message and its cause's, with the choices where there are some."""
-    texts = [str(exc)]
+    texts = [str(exc).split("\nConfig search path:")[0]]
     if exc.__cause__ is not None and str(exc.__cause__) not in texts[0]:
         texts.append(str(exc.__cause__))
-    text = "\n".join(texts).split("\nConfig search path:")[0].expandtabs(4)
+    if lost := _NOT_FOUND.search(texts[0]):  # of a list of options; Hydra gives no choices there
+        options = sorted(path.stem for path in (_CONF / lost[1]).glob("*.yaml"))
+        texts += [f"Available options in '{lost[1]}':", *(f"    {name}" for name in options)]
+    text = "\n".join(texts).expandtabs(4)
     return "\n".join(line for line in text.splitlines() if line.strip() and not _NOISE.match(line))
 
 

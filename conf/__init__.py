@@ -1,0 +1,1 @@
+"""The configuration tree; a package so that an installed d2run finds it."""

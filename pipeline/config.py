@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.protocols import Aggregate, Model, Runnable, Runner, Sink, Source, Stage
+from pipeline.protocols import Aggregate, Runnable, Runner, Sink, Source, Stage
 from pipeline.sinks.predictions import PredictionsJsonl
-from pipeline.store.model import Model as Detectron2Model
+from pipeline.store.local import ModelStore
+from pipeline.store.model import Model
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -85,7 +86,7 @@ class Job:
 
     source: Source | None
     model: Model
-    store: Any
+    store: ModelStore
     runnable: Runnable
     stages: dict[str, Stage]
     sinks: dict[str, Sink]
@@ -129,7 +130,8 @@ def build_job(cfg: DictConfig) -> Job:
 
     store = build("store")
     wanted = {key: value for key, value in config["model"].items() if key != "variant"}
-    model = Detectron2Model(**wanted, store=store, seed=config["seed"])
+    model = Model(**wanted, store=store, seed=config["seed"])
+    model.check()  # first, for the other parts are checked against its classes
     stages = {name: build(f"stage.{name}") for name in config["stage"]}
     written = {name: build(f"sink.{name}") for name in config["sink"]}
     aggregates = {name: sink for name, sink in written.items() if isinstance(sink, Aggregate)}
@@ -197,7 +199,7 @@ def _untrusted(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _targets(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    items = node.items() if isinstance(node, Mapping) else ()
+    items: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, Mapping) else ()
     items = enumerate(node) if isinstance(node, list) else items
     for name, value in items:
         if name == "_target_":
@@ -221,7 +223,7 @@ def _instantiate(node: Any, key: str, wiring: Mapping[str, Any]) -> Any:
 def _check(job: Job) -> None:
     """Ask every part that can tell whether it fits, and raise all problems together."""
     problems: list[str] = []
-    parts: list[tuple[str, Any, tuple[Any, ...]]] = [("model", job.model, ())]
+    parts: list[tuple[str, Any, tuple[Any, ...]]] = []
     if job.source is not None:
         parts.append(("source", job.source, ()))
     parts += [(f"stage.{name}", part, (job.model.categories,)) for name, part in job.stages.items()]
@@ -231,7 +233,7 @@ def _check(job: Job) -> None:
         try:
             getattr(part, "check", lambda *_: None)(*arguments)
         except ConfigError as exc:
-            prefix = f"{key}: " if "." in key else ""  # the source and the model name their keys
+            prefix = f"{key}: " if "." in key else ""  # the source names its keys
             problems += [prefix + problem for problem in exc.problems]
     if problems:
         raise ConfigError(*problems)
@@ -240,8 +242,8 @@ def _check(job: Job) -> None:
 def _hydra_files(cfg: DictConfig) -> dict[str, str]:
     if not HydraConfig.initialized():
         return {}
-    hydra = HydraConfig.instance().cfg
-    overrides = OmegaConf.select(hydra, "hydra.overrides.task") if hydra is not None else []
+    hydra: Any = HydraConfig.instance().cfg
+    overrides = OmegaConf.select(hydra, "hydra.overrides.task")
     return {
         "config.yaml": OmegaConf.to_yaml(cfg),
         "hydra.yaml": OmegaConf.to_yaml(hydra),

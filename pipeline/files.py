@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 from collections.abc import Iterator
@@ -82,6 +83,18 @@ def _is_utf8(raw: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def asset_keys(asset_id: str) -> dict[str, str]:
+    """Return an asset's keys in a JSON record.
+
+    A name that is not UTF-8 is escaped under ``asset``, and its bytes stand under ``asset_b64``.
+    """
+    raw = os.fsencode(asset_id)
+    shown = raw.decode(errors="backslashreplace")
+    if shown == asset_id:
+        return {"asset": asset_id}
+    return {"asset": shown, "asset_b64": base64.b64encode(raw).decode("ascii")}
 
 
 def sha256_file(path: Path) -> str:

@@ -44,15 +44,12 @@ class Source(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """What ``model=`` describes: known without torch, loaded on request.
+    """What ``model=`` describes: known without torch, loaded on request."""
 
-    Attributes:
-        name: The model's name, for people.
-        categories: What it can tell apart.
-    """
-
-    name: str
-    categories: Categories
+    @property
+    def categories(self) -> Categories:
+        """What it can tell apart."""
+        ...
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this model from any other, for the record and the fingerprint."""

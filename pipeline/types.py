@@ -174,7 +174,7 @@ class Predictions:
             value = getattr(self, name)
             if value is not None and not _fits(value.shape, shape):
                 raise ValueError(f"Predictions.{name}: expected shape {shape}, got {value.shape}")
-        if n and int(self.classes.max()) >= len(self.class_names) or n and self.classes.min() < 0:
+        if n and not 0 <= self.classes.min() <= self.classes.max() < len(self.class_names):
             raise ValueError(
                 f"Predictions.classes: expected ids in 0..{len(self.class_names) - 1}, "
                 f"got {self.classes.min()}..{self.classes.max()}"
@@ -292,5 +292,3 @@ class Report:
     timings: Mapping[str, float] = field(default_factory=dict)
     wall_s: float = 0.0
     message: str = ""
-
-

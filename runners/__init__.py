@@ -1,0 +1,1 @@
+"""How often a job is done, and what is remembered between times."""

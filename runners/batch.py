@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Job
 from pipeline.engine import Pipeline
-from pipeline.errors import AssetError, ConfigError, JobError, OutputError, PipelineError
+from pipeline.errors import AssetError, ConfigError, OutputError, PipelineError
 from pipeline.types import Outcome, Report
 from runners.console import Progress, print_summary, say
 from runners.lock import locked
@@ -55,6 +56,9 @@ class Batch:
         total = sum(1 for _ in job.source)
         with locked(job.output), _logged(job.output / "run.log"), ExitStack() as stack:
             warnings = list(getattr(job.model, "warnings", []))
+            left_out: list[Any] = getattr(job.source, "skipped", list)()
+            lost = [entry for entry in left_out if entry.reason == "no permission"]
+            warnings += [f"left out for want of permission: {entry.path}" for entry in lost]
             started = time.monotonic()
             if total:  # an empty folder needs no model
                 stack.enter_context(job.runnable)
@@ -100,7 +104,7 @@ class _Run:
                 raise
             self.record.finish(report)
         if not job.config["quiet"]:
-            print_summary(report)
+            print_summary(report, self.record.ran_on())
         return report
 
     def _each_input(self, progress: Progress) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TextIO
 
 from pipeline.errors import printable
 from pipeline.types import Report
@@ -16,9 +15,14 @@ _LINE_EVERY_S = 30.0
 _STEPS = ("decode", "forward", "stages", "sinks", "waiting")  # they overlap; load comes before
 
 
-def say(text: str, file: TextIO | None = None) -> None:
+def say(text: str) -> None:
     """Print one line on standard error."""
-    print(printable(text), file=file or sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def tell(text: str) -> None:
+    """Print one line on standard output."""
+    print(printable(text), flush=True)
 
 
 @dataclass
@@ -76,7 +80,7 @@ class Progress:
             self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
-def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
     """Print a table on standard output; numbers are right-aligned."""
     from rich.console import Console
     from rich.table import Table
@@ -91,8 +95,8 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[object, .
     Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
 
 
-def print_summary(report: Report) -> None:
-    """Print what was found, and where the time went."""
+def print_summary(report: Report, ran_on: str) -> None:
+    """Print what was found, where the time went, and with what it was done."""
     found = sorted(report.detections.items(), key=lambda item: (-item[1], item[0]))
     print_table("Detections", ("class", "count"), [*found, ("all", sum(dict(found).values()))])
     rows = [(step, *_share(report.timings, step, report.wall_s)) for step in _STEPS]
@@ -101,8 +105,9 @@ def print_summary(report: Report) -> None:
     counts = ", ".join(f"{n} {outcome}" for outcome, n in report.counts.items() if n) or "no input"
     rate = report.counts.get("done", 0) / report.wall_s if report.wall_s else 0.0
     load_s = report.timings.get("load", 0.0)
-    print(f"{counts}; {rate:.2f} inputs/s after {load_s:.1f} s of loading the model")
-    print(f"results in {printable(str(report.output))}", flush=True)
+    tell(f"{counts}; {rate:.2f} inputs/s after {load_s:.1f} s of loading the model")
+    tell(f"ran on {ran_on}")
+    tell(f"results in {report.output}")
 
 
 def _share(timings: Mapping[str, float], step: str, wall_s: float) -> tuple[float, float]:

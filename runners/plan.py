@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -48,23 +48,19 @@ class Plan:
         ]
         total: tuple[object, ...] = ("all", kinds.total(), round(sizes.total() / 1e6, 2))
         print_table("To do", ("kind", "inputs", "MB"), [*rows, total])
-        reasons = Counter(reason for _, reason in skipped + unreadable)
-        if reasons:
-            print_table("Not done", ("reason", "count", "for example"), _examples(reasons, skipped + unreadable))
+        if skipped or unreadable:
+            print_table("Not done", ("reason", "count", "for example"), _why(skipped + unreadable))
         clashes = list(name_clashes(ids))
         if clashes:
-            print_table("Clashing names", ("inputs whose outputs clash",), [(c,) for c in clashes[:_SHOWN]])
-        model = job.model.identity()
-        rows = [("model", str(model.get("tag") or model.get("name"))), ("device", job.config["device"])]
-        rows += [("stages", " -> ".join(job.stages) or "none")]
-        rows += [("sinks", ", ".join([*job.sinks, *job.aggregates])), ("output", str(job.output))]
-        print_table("With", ("what", "which"), rows)
+            shown = [(clash,) for clash in clashes[:_SHOWN]]
+            print_table("Clashing names", (f"{len(clashes)} clashes of outputs",), shown)
+        print_table("With", ("what", "which"), list(_settings(job)))
         for warning in getattr(job.model, "warnings", []):
             say(f"warning: {warning}")
         return Report(exit_status=0, counts={"planned": len(ids), "skipped": len(skipped)})
 
 
-def name_clashes(ids: Iterable[str]) -> Iterable[str]:
+def name_clashes(ids: Iterable[str]) -> Iterator[str]:
     """Yield groups of inputs whose outputs would share a name, or a name with a folder.
 
     Names are compared without case: some file systems (exFAT, SMB, APFS) know none.
@@ -84,8 +80,16 @@ def name_clashes(ids: Iterable[str]) -> Iterable[str]:
                 yield f"{sharing[0]}, {folders[name + suffix]}"
 
 
-def _examples(
-    reasons: Counter[str], entries: list[tuple[str, str]]
-) -> list[tuple[object, ...]]:
+def _why(entries: list[tuple[str, str]]) -> list[tuple[object, ...]]:
     example = {reason: path for path, reason in reversed(entries)}
+    reasons = Counter(reason for _, reason in entries)
     return [(reason, n, example[reason]) for reason, n in reasons.most_common()]
+
+
+def _settings(job: Job) -> Iterator[tuple[object, ...]]:
+    model = job.model.identity()
+    yield "model", model.get("tag") or model.get("name")
+    yield "device", job.config["device"]
+    yield "stages", " -> ".join(job.stages) or "none"
+    yield "sinks", ", ".join([*job.sinks, *job.aggregates])
+    yield "output", job.output

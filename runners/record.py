@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline import __version__
 from pipeline.config import Job
 from pipeline.errors import PipelineError
-from pipeline.files import write_whole
+from pipeline.files import asset_keys, write_whole
 from pipeline.types import Outcome, Report
 
 _PACKAGES = (
@@ -26,7 +27,7 @@ _PACKAGES = (
     "hydra-core", "omegaconf", "supervision",
 )  # fmt: skip
 _SECRET_KEY = re.compile(
-    r"(^|[_.])(token|secret|password|passwd|credentials?|(api|access|private)_?key)$", re.I
+    r"(^|[_.])(token|secret|password|passwd|credentials?|(api|access|private|secret)_?key)$", re.I
 )
 _SECRET_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.I)
 
@@ -65,7 +66,7 @@ class Record:
     def add(self, outcome: Outcome) -> None:
         """Append one input's outcome."""
         asset, error = outcome.asset, outcome.error
-        line: dict[str, Any] = {"asset": asset.id, "size": getattr(asset, "size_bytes", None)}
+        line: dict[str, Any] = {**asset_keys(asset.id), "size": getattr(asset, "size_bytes", None)}
         try:
             line["sha256"] = asset.fingerprint()
         except (OSError, PipelineError):
@@ -76,8 +77,8 @@ class Record:
         if error is not None:
             _append(
                 self._failures,
-                {
-                    "asset": asset.id,
+                asset_keys(asset.id)
+                | {
                     "stage": getattr(error, "stage", ""),
                     "error": type(error).__name__,
                     "message": str(error),
@@ -99,6 +100,12 @@ class Record:
             "inputs_per_s": round(done / report.wall_s, 3) if report.wall_s else None,
         }
         self._save()
+
+    def ran_on(self) -> str:
+        """Say in one line on which device and with which libraries it ran."""
+        device, versions = self._content["device"], self._content["versions"]
+        where = " ".join(str(part) for part in device.values()) or "no device"
+        return f"{where}, torch {versions['torch']}, Detectron2 {versions['detectron2_from']}"
 
     def _save(self) -> None:
         write_whole(self.job.output / "run.json", json.dumps(self._content, indent=1) + "\n")
@@ -145,7 +152,7 @@ def redacted_text(text: str) -> str:
     )
 
 
-def _append(file: TextIO, line: dict[str, Any]) -> None:
+def _append(file: TextIO, line: Mapping[str, Any]) -> None:
     file.write(json.dumps(line) + "\n")
     file.flush()
 
@@ -184,6 +191,5 @@ def detectron2_origin() -> str | None:
     try:
         found = metadata.distribution("detectron2")
     except metadata.PackageNotFoundError:
-        return None
-    summary = found.metadata.get("Summary") or "another build"
-    return f"{found.version}: {summary}"
+        return "without metadata" if find_spec("detectron2") else None
+    return f"{found.version} ({found.metadata['Summary'] or 'another build'})"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Job
 from pipeline.types import Report
+from runners.console import tell
 
 
 @dataclass
@@ -18,8 +19,6 @@ class Save:
         Raises:
             StoreError: The weights cannot be had, do not fit, or the store cannot be written.
         """
-        from pipeline.store.model import save_model
-
-        stored = save_model(job.model, job.store)
-        print(f"saved {stored.tag} in {stored.path}", flush=True)
+        stored = job.model.save()
+        tell(f"saved {stored.tag} in {stored.path}")
         return Report(exit_status=0)

@@ -7,6 +7,7 @@ are pasted into their box crops, never into full frames, with the same pixels as
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -53,7 +54,10 @@ class Detectron2:
             DeviceError: The device does not exist; names those that do.
             StoreError: The weights cannot be had or do not fit.
         """
+        import torch  # noqa: F401 - it sets up its logging when it is imported
+
         self.device = resolve_device(self.device)
+        _to_the_log("torch")
         self._cfg, self._module = self.model.load(self.device)
         if self._cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ConfigError(f"INPUT.FORMAT is {self._cfg.INPUT.FORMAT}; RGB or BGR is supported")
@@ -131,9 +135,7 @@ class Detectron2:
         for instances, sem_seg, item in zip(raw, sem_segs, inputs, strict=True):
             height, width = item["height"], item["width"]
             output = _postprocessed(instances, item)
-            output["sem_seg"] = sem_seg_postprocess(
-                sem_seg, item["image"].shape[1:], height, width
-            )
+            output["sem_seg"] = sem_seg_postprocess(sem_seg, item["image"].shape[1:], height, width)
             output["panoptic_seg"] = self._combined(output)
             outputs.append(output)
         return outputs
@@ -206,6 +208,14 @@ def resolve_device(device: str) -> str:
     return wanted
 
 
+def _to_the_log(name: str) -> None:
+    """Keep what a library says of itself off the terminal; errors still show."""
+    logger = logging.getLogger(name)
+    logger.propagate = True
+    for handler in logger.handlers:
+        handler.setLevel(logging.ERROR)
+
+
 def _postprocessed(instances: Any, item: dict[str, Any]) -> dict[str, Any]:
     """Scale to the frame's pixels as Detectron2 does, and paste the masks into crops.
 
@@ -226,23 +236,22 @@ def _postprocessed(instances: Any, item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pasted(instances: Any) -> InstanceMasks:
-    """Paste each mask into its box crop: the CPU path of ``paste_masks_in_image``, pixel for pixel.
+    """Paste each mask into its box crop, as ``paste_masks_in_image`` does on the CPU.
 
-    The same function at the same sample points gives the same float32 values, so the pixels are
-    equal to those of the full-frame bitmap and nothing is computed outside the crop.
+    The same function at the same sample points gives the same float32 values, so on either device
+    the pixels are those of the full-frame bitmap, and nothing is computed outside the crop.
     """
     from detectron2.layers.mask_ops import _do_paste_mask
 
     height, width = instances.image_size
-    probs = instances.mask_probs.cpu()
-    boxes = instances.pred_boxes.tensor.cpu()
+    probs, boxes = instances.mask_probs, instances.pred_boxes.tensor
     crops: list[NDArray[np.bool_]] = []
     corners: list[tuple[int, int]] = []
     for i in range(len(boxes)):
         values, (rows, columns) = _do_paste_mask(
             probs[i : i + 1], boxes[i : i + 1], height, width, skip_empty=True
         )
-        crops.append((values[0] >= _MASK_THRESHOLD).numpy())
+        crops.append(_array(values[0] >= _MASK_THRESHOLD))
         corners.append((int(columns.start), int(rows.start)))
     return InstanceMasks.from_crops(crops, corners, (height, width))
 

@@ -56,7 +56,7 @@ class Painter:
             predictions: What to draw; instances whose box is not finite are left out.
 
         Returns:
-            uint8 ``(f * H, f * W, 3)``, BGR; ``f`` is 1 for pictures of 240 px and more.
+            uint8 ``(f * H, f * W, 3)``, BGR; ``f`` is 1 above 240 px.
         """
         p = predictions[np.asarray(np.isfinite(predictions.boxes).all(axis=1))]
         factor = max(1, _ENLARGED_PX // max(image.shape[:2]))

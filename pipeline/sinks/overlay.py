@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Overlay:
     """Writes ``<directory>/<asset id>.jpg``; of a video ``<asset id>/<frame>.jpg``.
 
-    Pictures have the frame's size; frames whose longer side is below 240 px are enlarged by a
+    Pictures have the frame's size; frames whose longer side is 240 px or less are enlarged by a
     whole number first, so that labels can be read. A class has the same colour in every picture
     and run. Each picture is whole and under its final name as soon as its frame is written.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import OutputError, SinkError
-from pipeline.files import output_name, write_whole
+from pipeline.files import asset_keys, output_name, write_whole
 from pipeline.protocols import Asset
 from pipeline.types import Frame, Predictions, Result
 
@@ -84,7 +83,7 @@ class PredictionsJsonl:
         frame, predictions = result.frame, result.predictions
         pending = self._pending.setdefault(frame.asset_id, _Pending())
         height, width = predictions.image_size
-        head = _name(frame.asset_id) | {
+        head = asset_keys(frame.asset_id) | {
             "frame": frame.index,
             "time_s": frame.time_s,
             "width": width,
@@ -210,17 +209,9 @@ def _dumps(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _name(asset_id: str) -> dict[str, Any]:
-    raw = os.fsencode(asset_id)
-    shown = raw.decode(errors="backslashreplace")
-    if shown == asset_id:
-        return {"asset": asset_id}
-    return {"asset": shown, "asset_b64": base64.b64encode(raw).decode("ascii")}
-
-
 def _printable(asset_id: str) -> str:
     """Return the id, or for one that is not UTF-8 a name that a JSON string can hold exactly."""
-    name = _name(asset_id)
+    name = asset_keys(asset_id)
     if "asset_b64" not in name:
         return asset_id
     mark = sha256(os.fsencode(asset_id)).hexdigest()[:12]

@@ -1,0 +1,39 @@
+"""The command line as a user has it: subprocesses with next to no environment."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import Run, command, environment, write_picture
+
+
+@pytest.fixture
+def d2run(tmp_path: Path) -> Run:
+    """Run ``run.py`` with these arguments in a fresh working directory."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        options = {"cwd": cwd, "env": environment(tmp_path), "timeout": 100, **options}
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            command(*arguments), capture_output=True, text=True, errors="surrogateescape", **options
+        )
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of six sound pictures, one broken, and a file of another kind."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(("a1.jpg", "a2.jpg", "a10.jpg", "b.png", "sub/b.png", "sub/c.jpg")):
+        write_picture(folder / name, rng.integers(0, 256, (40 + i, 60, 3), np.uint8))
+    whole = (folder / "a1.jpg").read_bytes()
+    (folder / "broken.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("not a picture")
+    return folder

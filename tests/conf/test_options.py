@@ -1,0 +1,166 @@
+"""Every option of every group composes and builds, and the rules of the conf tree hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import pipeline.config  # registers the schema
+from pipeline import protocols
+from pipeline.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
+OPTIONS = sorted(
+    path.relative_to(CONF).with_suffix("").as_posix()
+    for path in CONF.rglob("*.yaml")
+    if path != CONF / "config.yaml"
+)
+# what an option needs before it can be built; without it the error names it
+NEEDS = {
+    "model/custom": [
+        "model.config=COCO-Detection/faster_rcnn_R_50_FPN_3x",
+        "model.weights=random",
+        "model.class_names=[crack]",
+    ],
+    "model/semantic_fpn": ["model.weights=random"],
+    "model/stored": ["model.tag=shapes"],
+    "stage/keep_classes": ["stage.keep_classes.names=[circle]"],
+    "source/manifest": ["input={root}/list.txt"],
+}
+
+
+def composed(tmp_path: Path, *overrides: str) -> Any:
+    (tmp_path / "list.txt").write_text("")
+    base = ["model=shapes", f"input={tmp_path}", f"output={tmp_path}/run"]
+    given = [override.replace("{root}", str(tmp_path)) for override in overrides]
+    base = [item for item in base if item.split("=")[0] not in {g.split("=")[0] for g in given}]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", [*base, *given])
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("D2RUN_HOME", str(tmp_path / "home"))
+
+
+def overrides_for(option: str) -> list[str]:
+    group, name = option.split("/")
+    multiple = group in ("stage", "sink")
+    return [f"{group}=[{name}]" if multiple else f"{group}={name}", *NEEDS.get(option, [])]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_builds(option: str, tmp_path: Path) -> None:
+    job = pipeline.config.build_job(composed(tmp_path, *overrides_for(option)))
+    assert isinstance(job.runnable, protocols.Runnable)
+    assert isinstance(job.source, protocols.Source)
+    assert isinstance(job.runner, protocols.Runner)
+    assert all(callable(stage) for stage in job.stages.values())
+    assert all(isinstance(sink, protocols.Sink) for sink in job.sinks.values())
+    assert list(job.sinks)[-1] == "predictions"
+    group, name = option.split("/")
+    if group == "stage":
+        assert list(job.stages) == [name]
+    if group == "sink":
+        assert name in {**job.sinks, **job.aggregates}
+    if group == "model":
+        assert job.model.categories.thing_names or job.model.categories.stuff_names
+
+
+def test_every_option_is_seen() -> None:
+    groups = {"model", "store", "runnable", "source", "stage", "sink", "runner"}
+    assert {option.split("/")[0] for option in OPTIONS} == groups
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} - {"__pycache__"} == groups
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_are_short_and_say_how_they_are_used(option: str) -> None:
+    text = (CONF / f"{option}.yaml").read_text()
+    assert text.startswith("# ")
+    assert "python run.py" in text.splitlines()[0]
+    assert len(text.splitlines()) <= 15
+    content = yaml.safe_load(text)
+    group, name = option.split("/")
+    if group in ("stage", "sink"):
+        assert list(content) == [name]
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o in NEEDS and o != "source/manifest"])
+def test_what_an_option_needs_is_named(option: str, tmp_path: Path) -> None:
+    if option == "stage/keep_classes":
+        needed = "did you mean|known: circle"
+    else:
+        needed = "|".join(item.split("=")[0].removeprefix("model.") for item in NEEDS[option])
+    with pytest.raises(ConfigError, match=needed):
+        pipeline.config.build_job(composed(tmp_path, overrides_for(option)[0]))
+
+
+def test_building_leaves_the_configuration_as_it_was(tmp_path: Path) -> None:
+    cfg = composed(tmp_path)
+    before = OmegaConf.to_yaml(cfg)
+    pipeline.config.build_job(cfg)
+    assert OmegaConf.to_yaml(cfg) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stages"),
+    [
+        pytest.param(["stage=[nms,min_score]"], ["nms", "min_score"], id="order is kept"),
+        pytest.param(["stage=top_k"], ["top_k"], id="one"),
+        pytest.param(["stage=[]"], [], id="none"),
+        pytest.param(["~stage.min_score"], [], id="removed"),
+        pytest.param(
+            ["+stage.mine={_target_:pipeline.stages.top_k.TopK,k:1}"],
+            ["min_score", "mine"],
+            id="appended",
+        ),
+    ],
+)
+def test_the_choice_of_stages(tmp_path: Path, overrides: list[str], stages: list[str]) -> None:
+    assert list(pipeline.config.build_job(composed(tmp_path, *overrides)).stages) == stages
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("os.system", "'os'"),
+        ("logging.os.system", "'logging'"),
+        ("pipeline.files.os.system", "'posix'"),
+        ("pipeline.files.os.unlink", "'posix'"),
+        ("pipeline.config.get_object", "'hydra'"),
+        ("builtins.open", "'builtins'"),
+        ("shutil.rmtree", "'shutil'"),
+        ("functools.partial", "'functools'"),
+        ("subprocess.run", "'subprocess'"),
+        ("plant.stages.NotAtEdge", "'plant'"),
+        ("pipeline.nothing.Here", "cannot import"),
+    ],
+)
+@pytest.mark.parametrize("where", ["+stage.mine={_target_:%s}", "+sink.mine={_target_:%s}",
+                                   "+stage.min_score.deep=[{x:{_target_:%s}}]"])  # fmt: skip
+def test_code_of_other_packages_is_refused(
+    tmp_path: Path, where: str, target: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"not trusted; to trust it add|cannot import") as caught:
+        pipeline.config.build_job(composed(tmp_path, where % target))
+    assert says in str(caught.value)
+
+
+def test_fingerprint_changes_with_what_changes_results(tmp_path: Path) -> None:
+    def print_of(*overrides: str) -> str:
+        return pipeline.config.build_job(composed(tmp_path, *overrides)).fingerprint()
+
+    (tmp_path / "other").mkdir()
+    same = [[], ["quiet=true"], [f"input={tmp_path}/other"], [f"output={tmp_path}/elsewhere"]]
+    other = [
+        ["stage.min_score.threshold=0.6"], ["stage=[]"], ["sink=[]"], ["exif=false"], ["seed=1"],
+        ["model.score_threshold=0.2"], ["batch_size=2"], ["runnable=fake"], ["device=cuda:0"],
+    ]  # fmt: skip
+    assert len({print_of(*overrides) for overrides in same}) == 1
+    assert len({print_of(*overrides) for overrides in [[], *other]}) == 1 + len(other)
