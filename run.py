@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import build_job
-from pipeline.errors import PipelineError, printable
+from pipeline.errors import ConfigError, PipelineError, printable
 
 _PLAIN = re.compile(r"[\w/.:@%?*+-]*", re.ASCII)
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
@@ -40,12 +40,14 @@ def run_job(cfg: DictConfig) -> int:
     Returns:
         The exit status (formats.md). Raising would end in Hydra's hands, exiting would end a sweep.
     """
+    job = None
     try:
         job = build_job(cfg)
         report = job.runner.run(job)
         status, message = report.exit_status, report.message
     except PipelineError as exc:
-        status, message = exc.exit_status, str(exc)
+        # what is found while building is the configuration's fault: nothing was started
+        status, message = exc.exit_status if job else ConfigError.exit_status, str(exc)
     except Exception as exc:
         status, message = 1, f"unexpected {type(exc).__name__}: {exc} (see run.log in the output)"
     if message:

@@ -268,6 +268,7 @@ def _failed(kind: type[AssetError], exc: Exception, asset: Asset, stage: str) ->
         exc.stage = exc.stage or stage
         return exc
     text = str(exc) if isinstance(exc, PipelineError) else f"{type(exc).__name__}: {exc}"
+    text = text.removesuffix(": ")  # an assertion without words
     error = kind(text, asset_id=asset.id, stage=stage)
     error.__cause__ = exc
     return error

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -160,6 +159,8 @@ class PredictionsJsonl:
                 self._file.truncate(start)
 
     def _write_map(self, folder: str, frame: Frame, pixels: NDArray[Any], pending: _Pending) -> str:
+        import cv2  # a tenth of a second that most commands do not need
+
         index = None if frame.time_s is None else frame.index
         name = f"{folder}/{output_name(_printable(frame.asset_id), '.png', index)}"
         # level 1: label maps have few edges, and higher levels cost more than they save

@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata as packages
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +159,8 @@ def _lists(value: Any) -> Any:
 
 def context() -> dict[str, Any]:
     """Return the versions of what made the model; ``None`` for what is not a distribution."""
+    from importlib import metadata as packages
+
     versions: dict[str, str | None] = {"python": sys.version.split()[0]}
     for package in ("d2run", "detectron2", "torch", "torchvision"):
         try:

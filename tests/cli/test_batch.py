@@ -126,6 +126,9 @@ def test_an_empty_folder_is_no_failure(d2run: Run, tmp_path: Path) -> None:
         ),
         pytest.param(["input=.", "model.weights=gone.pth"], 2, "gone.pth", id="no weights"),
         pytest.param(["input=.", "--nonsense"], 2, "", id="unknown flag"),
+        pytest.param(
+            ["input=.", "model=stored", "model.tag=shape"], 2, "did you mean", id="unknown tag"
+        ),
     ],
 )
 def test_wrong_configurations(
@@ -136,6 +139,15 @@ def test_wrong_configurations(
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert list((tmp_path / "cwd").iterdir()) == []
+
+
+def test_a_config_that_would_run_code_is_refused(d2run: Run, tmp_path: Path) -> None:
+    evil = tmp_path / "evil.yaml"
+    evil.write_text(f"MODEL: !!python/object/apply:os.system ['touch {tmp_path}/ran']\n")
+    done = d2run("model=mask_rcnn", f"model.config={evil}", "model.weights=random", "input=.")
+    assert done.returncode == 2
+    assert "evil.yaml" in done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.detectron2
