@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, DeviceError
+from pipeline.errors import ConfigError
 from pipeline.masks import InstanceMasks
 from pipeline.protocols import Model
+from pipeline.runnables.devices import device_name, resolve_device
 from pipeline.types import Categories, Frame, Predictions, Segment
 
 _MASK_THRESHOLD = 0.5  # of detectron2.modeling.postprocessing.detector_postprocess
@@ -73,11 +74,7 @@ class Detectron2:
 
     def describe(self) -> dict[str, Any]:
         """Return the device in use and its name, for the record."""
-        if self.device.startswith("cuda"):
-            import torch
-
-            return {"device": self.device, "name": torch.cuda.get_device_name(self.device)}
-        return {"device": self.device, "name": _cpu_name()}
+        return {"device": self.device, "name": device_name(self.device)}
 
     def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
         """Return the predictions of each frame, in the frame's own pixels.
@@ -141,22 +138,20 @@ class Detectron2:
         return outputs
 
     def _combined(self, output: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
-        import torch
         from detectron2.modeling.meta_arch.panoptic_fpn import (
             combine_semantic_and_instance_outputs,
         )
         from detectron2.structures import Instances
 
-        module, instances = self._module, output["instances"]
-        # those below the threshold are never looked at, so their bitmaps need not exist
-        kept = instances.scores >= module.combine_instances_score_thresh
-        fields = {
-            "scores": instances.scores[kept],
-            "pred_classes": instances.pred_classes[kept],
-            "pred_masks": torch.from_numpy(output["masks"][_array(kept)].dense()),
-        }
+        module, found = self._module, output["instances"]
+        instances = Instances(
+            found.image_size,
+            scores=found.scores,
+            pred_classes=found.pred_classes,
+            pred_masks=_Bitmaps(output["masks"]),
+        )
         combined: tuple[Any, list[dict[str, Any]]] = combine_semantic_and_instance_outputs(
-            Instances(instances.image_size, **fields),
+            instances,
             output["sem_seg"].argmax(dim=0),
             module.combine_overlap_thresh,
             module.combine_stuff_area_thresh,
@@ -188,24 +183,23 @@ class Detectron2:
         return Predictions.empty(size, self.class_names).replace(**fields)
 
 
-def resolve_device(device: str) -> str:
-    """Return the torch device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+@dataclass
+class _Bitmaps:
+    """Full-frame masks as a tensor gives them, each made only when it is looked at."""
 
-    Raises:
-        DeviceError: It does not exist here; names those that do.
-    """
-    if device == "cpu":
-        return device
-    import torch
+    masks: InstanceMasks
+    device: Any = "cpu"
 
-    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if device == "auto":
-        return cuda[0] if cuda else "cpu"
-    wanted = "cuda:0" if device == "cuda" else device
-    if wanted not in cuda:
-        there = ", ".join(["cpu", *cuda])
-        raise DeviceError(f"device '{device}' does not exist here; there is: {there}")
-    return wanted
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, i: Any) -> Any:
+        import torch
+
+        return torch.from_numpy(self.masks[[int(i)]].dense()[0]).to(self.device)
+
+    def to(self, *, dtype: Any, device: Any) -> _Bitmaps:
+        return _Bitmaps(self.masks, device)
 
 
 def _to_the_log(name: str) -> None:
@@ -279,15 +273,3 @@ def _segments(
 
 def _array(tensor: Any) -> NDArray[Any]:
     return np.asarray(tensor.cpu().numpy())
-
-
-def _cpu_name() -> str:
-    import platform
-    from pathlib import Path
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

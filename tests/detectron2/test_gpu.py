@@ -6,7 +6,8 @@ import pytest
 from random_model import ARCHITECTURES, PHOTOS, RandomModel, assert_equal, photo, reference
 
 from pipeline.errors import DeviceError
-from pipeline.runnables.detectron2 import Detectron2, resolve_device
+from pipeline.runnables.detectron2 import Detectron2
+from pipeline.runnables.devices import resolve_device
 from pipeline.types import Frame
 
 torch = pytest.importorskip("torch")

@@ -70,3 +70,13 @@ def test_options(opts: tuple[Any, ...]) -> None:
     with Detectron2(model, "cpu") as runnable:
         got = runnable.predict([Frame(image, "x")])[0]
     assert_equal(got, reference(model, [image])[0], box_px=1e-3)
+
+
+def test_a_panoptic_map_with_equal_scores() -> None:
+    model = RandomModel(ARCHITECTURES["panoptic_fpn"], spread=5000)
+    image = photo("coffee")
+    with Detectron2(model, "cpu") as runnable:
+        got = runnable.predict([Frame(image, "x")])[0]
+    assert len(set(got.scores.tolist())) < len(got) - 10
+    assert len([segment for segment in got.segments if segment.is_thing]) > 1
+    assert_equal(got, reference(model, [image])[0], box_px=1e-3)

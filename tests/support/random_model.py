@@ -29,6 +29,7 @@ class RandomModel:
 
     config: str
     opts: tuple[Any, ...] = ()
+    spread: float = 20  # of the logits; large ones saturate the scores
     name: str = "random"
     _loaded: dict[str, Any] = field(default_factory=dict)
 
@@ -88,7 +89,9 @@ class RandomModel:
                     if ".conv3.weight" in name:  # residual sums must not grow from block to block
                         parameter.mul_(0.2)
                     elif "cls_score" in name or "mask_head.predictor" in name:
-                        parameter.mul_(20)  # spread the logits: scores must not all be the same
+                        parameter.mul_(
+                            self.spread
+                        )  # spread the logits: scores must not all be the same
         cfg.MODEL.DEVICE = device
         return cfg, module.to(device)
 
