@@ -13,13 +13,13 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import build_job
 from pipeline.errors import ConfigError, PipelineError, printable
 
-_PLAIN = re.compile(r"[\w/.:@%?*+-]*", re.ASCII)
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
 _OVERRIDE = re.compile(r"~|\+{0,2}[\w/@$][\w/.@:$-]*=", re.ASCII)
 _NOISE = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
@@ -49,9 +49,11 @@ def run_job(cfg: DictConfig) -> int:
         # what is found while building is the configuration's fault: nothing was started
         status, message = exc.exit_status if job else ConfigError.exit_status, str(exc)
     except Exception as exc:
-        status, message = 1, f"unexpected {type(exc).__name__}: {exc} (see run.log in the output)"
+        status, message = 1, f"unexpected {type(exc).__name__}: {exc}"
+        if job and (job.output / "run.log").exists():
+            message += f"; the traceback is in {job.output / 'run.log'}"
     if message:
-        _complain(message)
+        _complain(_job_name() + printable(message))
     _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
     return status
 
@@ -108,7 +110,7 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key == "output" and value and "${" not in value and not (multirun and "," in value):
-            directory = quoted(value)
+            directory = quoted(os.path.expanduser(value))  # noqa: PTH111 - keeps ./ and //
             prepared.append(f"hydra.{'sweep' if multirun else 'run'}.dir={directory}")
             if multirun:
                 continue
@@ -122,8 +124,8 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
 
 
 def quoted(value: str) -> str:
-    """Quote a value for Hydra's grammar, unless it is plain or quoted already."""
-    if _PLAIN.fullmatch(value) or _QUOTED.fullmatch(value):
+    """Quote a value for Hydra's grammar, which would take 1e5 or true for more than a name."""
+    if _QUOTED.fullmatch(value):
         return value
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # backslashes count only before a quote
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
@@ -145,6 +147,11 @@ def _explained(exc: Exception) -> str:
 def _complain(message: str) -> None:
     for i, line in enumerate(message.splitlines()):
         print(f"error: {printable(line)}" if not i else printable(line), file=sys.stderr)
+
+
+def _job_name() -> str:
+    cfg = HydraConfig.get()
+    return f"job {cfg.job.num}: " if cfg.mode == RunMode.MULTIRUN else ""
 
 
 def _remove_if_empty(directory: Path) -> None:

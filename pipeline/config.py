@@ -26,6 +26,7 @@ from pipeline.sinks.predictions import PredictionsJsonl
 from pipeline.store.local import ModelStore
 from pipeline.store.model import Model
 
+_LIBRARIES = ("torch", "torchvision", "detectron2", "numpy", "opencv-python", "pillow")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -81,7 +82,7 @@ class Job:
         aggregates: By name.
         output: The run directory, absolute.
         config: The resolved configuration, plain containers.
-        hydra_files: Text of the files of ``.hydra/`` by name; empty outside ``run.py``.
+        hydra_files: Content of the files of ``.hydra/`` by name; empty outside ``run.py``.
     """
 
     source: Source | None
@@ -94,19 +95,38 @@ class Job:
     runner: Runner
     output: Path
     config: dict[str, Any]
-    hydra_files: dict[str, str] = field(default_factory=dict)
+    hydra_files: dict[str, Any] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of all that decides what the results are."""
-        from pipeline import __version__
-
-        parts = {key: self.config[key] for key in ("batch_size", "runnable", "source", "stage")}
-        parts["source"] = {k: v for k, v in parts["source"].items() if k != "input"}
-        parts |= {"seed": self.config["seed"], "device": getattr(self.runnable, "device", None)}
-        parts |= {"model": self.model.identity(), "sinks": sorted(self.config["sink"])}
-        parts |= {"version": __version__}
+        config = self.config
+        parts = {
+            "model": self.model.identity(),
+            "source": {k: v for k, v in config["source"].items() if k != "input"},
+            "runnable": config["runnable"],
+            "numerics": [config["batch_size"], config["seed"]],
+            "device": getattr(self.runnable, "device", None),
+            "stages": list(config["stage"].items()),  # a list, for their order counts
+            "sinks": sorted(config["sink"]),
+            "versions": library_versions(),
+        }
         text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def library_versions() -> dict[str, str | None]:
+    """Return the versions of d2run and of the libraries that results depend on."""
+    from importlib import metadata
+
+    from pipeline import __version__
+
+    versions: dict[str, str | None] = {"d2run": __version__}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
 
 
 def build_job(cfg: DictConfig) -> Job:
@@ -217,6 +237,8 @@ def _instantiate(node: Any, key: str, wiring: Mapping[str, Any]) -> Any:
         if isinstance(cause, PipelineError):
             raise cause from exc
         text = str(cause) if cause is not None else str(exc).splitlines()[0]
+        if isinstance(cause, TypeError):  # a comparison of a text with a number, mostly
+            text = f"a value is of the wrong type ({text})"
         raise ConfigError(f"{key}: {text}") from exc
 
 
@@ -235,17 +257,18 @@ def _check(job: Job) -> None:
         except ConfigError as exc:
             prefix = f"{key}: " if "." in key else ""  # the source names its keys
             problems += [prefix + problem for problem in exc.problems]
+        except PipelineError:
+            raise
+        except Exception as exc:
+            problems.append(f"{key}: its check failed with {type(exc).__name__}: {exc}")
     if problems:
         raise ConfigError(*problems)
 
 
-def _hydra_files(cfg: DictConfig) -> dict[str, str]:
+def _hydra_files(cfg: DictConfig) -> dict[str, Any]:
     if not HydraConfig.initialized():
         return {}
     hydra: Any = HydraConfig.instance().cfg
     overrides = OmegaConf.select(hydra, "hydra.overrides.task")
-    return {
-        "config.yaml": OmegaConf.to_yaml(cfg),
-        "hydra.yaml": OmegaConf.to_yaml(hydra),
-        "overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(overrides)),
-    }
+    nodes = {"config.yaml": cfg, "hydra.yaml": hydra, "overrides.yaml": overrides}
+    return {name: OmegaConf.to_container(node, enum_to_str=True) for name, node in nodes.items()}

@@ -10,7 +10,6 @@ assets; order is kept; one asset's failure is its own.
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,24 +18,16 @@ from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from time import perf_counter
+from traceback import clear_frames
 from typing import TypeVar
 
-from pipeline.errors import (
-    AssetError,
-    DecodeError,
-    InferenceError,
-    OutputError,
-    PipelineError,
-    SinkError,
-    StageError,
-)
+from pipeline.errors import DecodeError, InferenceError, OutputError, PipelineError, StageError
+from pipeline.failures import failed, sink_failed
 from pipeline.protocols import Asset, Runnable, Sink, Stage
 from pipeline.types import Frame, Outcome, Predictions, Result
 
 T = TypeVar("T")
 
-# what makes every further write fail too, so that going on would only fail every input
-_OUTPUT_IS_GONE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO}
 _POLL_S = 0.1  # how soon a thread that waits on a queue notices that it should stop
 
 
@@ -63,6 +54,16 @@ class _Tally:
 
     def spend(self, step: str, seconds: float) -> None:
         self.seconds[step] = self.seconds.get(step, 0.0) + seconds
+
+    def outcome(self, asset: Asset) -> Outcome:
+        return Outcome(
+            asset,
+            n_frames=self.n_frames,
+            n_dropped=self.n_dropped,
+            timings=self.seconds,
+            detections={} if self.error else self.detections,
+            error=self.error,
+        )
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -122,19 +123,23 @@ class Pipeline:
     def _decoded(self, assets: Iterable[Asset], stop: Event) -> Generator[_Item, None, None]:
         waiting = iter(assets)
         window: deque[Queue[_Item]] = deque()
+        halt = Event()  # whatever ends this generator ends its decoders, or the pool would wait
         with ThreadPoolExecutor(self.decode_threads, "decode") as pool:
-            while not stop.is_set():
-                while len(window) <= self.decode_threads and (asset := next(waiting, None)):
-                    queue: Queue[_Item] = Queue(self.batch_size + 1)
-                    pool.submit(_decode, asset, queue, stop)
-                    window.append(queue)
-                if not window:
-                    return
-                queue = window.popleft()
-                while (item := _get(queue, stop)) is not None:
-                    yield item
-                    if item.frame is None:
-                        break
+            try:
+                while not stop.is_set():
+                    while len(window) <= self.decode_threads and (asset := next(waiting, None)):
+                        queue: Queue[_Item] = Queue(self.batch_size + 1)
+                        pool.submit(_decode, asset, queue, halt)
+                        window.append(queue)
+                    if not window:
+                        return
+                    queue = window.popleft()
+                    while (item := _get(queue, stop)) is not None:
+                        yield item
+                        if item.frame is None:
+                            break
+            finally:
+                halt.set()
 
     def _predicted(self, items: Iterator[_Item]) -> Iterator[_Item]:
         batch: list[_Item] = []
@@ -152,54 +157,64 @@ class Pipeline:
         if not items:
             return batch
         started = perf_counter()
-        try:
-            self._predict(items)
-        except Exception as exc:
+        failure = self._predict(items)
+        if failure is not None:
             for item in items:  # split, so that only the guilty one fails
-                try:
-                    if len(items) == 1:
-                        raise exc
-                    self._predict([item])
-                except Exception as single:
-                    item.error = _failed(InferenceError, single, item.asset, "inference")
+                single = failure if len(items) == 1 else self._predict([item])
+                if single is not None:
+                    item.error = failed(InferenceError, single, item.asset, "inference")
         for item in items:
             item.seconds["forward"] = (perf_counter() - started) / len(items)
         return batch
 
-    def _predict(self, items: Sequence[_Item]) -> None:
-        predictions = self.runnable.predict([item.frame for item in items if item.frame])
-        if len(predictions) != len(items):
-            raise ValueError(f"the runnable gave {len(predictions)} results for {len(items)}")
+    def _predict(self, items: Sequence[_Item]) -> Exception | None:
+        frames = [item.frame for item in items if item.frame is not None]
+        try:
+            predictions = self.runnable.predict(frames)
+            if [getattr(p, "image_size", None) for p in predictions] != [f.size for f in frames]:
+                raise ValueError(
+                    f"the runnable gave {len(predictions)} results for {len(frames)} frames, "
+                    "or results of other sizes"
+                )
+        except Exception as exc:
+            clear_frames(exc.__traceback__)  # what it computed must not outlive the next attempt
+            return exc
         for item, prediction in zip(items, predictions, strict=True):
             item.predictions = prediction
+        return None
 
     def _finished(self, items: Queue[_Item | BaseException | None]) -> Iterator[Outcome]:
         tally = _Tally()
-        while True:
-            with tally.timed("waiting"):
-                item = items.get()
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            for step, seconds in item.seconds.items():
-                tally.spend(step, seconds)
-            tally.error = tally.error or item.error
-            if item.frame is not None:
-                tally.n_frames += 1
-                if tally.error is None:
-                    self._write(item, tally)
-                continue
-            self._commit(item.asset, tally)
-            yield Outcome(
-                item.asset,
-                n_frames=tally.n_frames,
-                n_dropped=tally.n_dropped,
-                timings=tally.seconds,
-                detections={} if tally.error else tally.detections,
-                error=tally.error,
-            )
-            tally = _Tally()
+        asset: Asset | None = None  # the one in work
+        try:
+            while True:
+                with tally.timed("waiting"):
+                    item = items.get()
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                asset = item.asset
+                for step, seconds in item.seconds.items():
+                    tally.spend(step, seconds)
+                tally.error = tally.error or item.error
+                if item.frame is not None:
+                    tally.n_frames += 1
+                    if tally.error is None:
+                        self._write(item, tally)
+                    continue
+                self._commit(asset, tally)
+                done, asset = tally.outcome(asset), None
+                tally = _Tally()
+                yield done
+        finally:
+            if asset is not None:  # the run ends in the middle of it
+                self._discard(asset)
+
+    def _discard(self, asset: Asset) -> None:
+        for sink in self.sinks.values():
+            with suppress(Exception):  # what led here is the error to tell
+                sink.discard(asset)
 
     def _write(self, item: _Item, tally: _Tally) -> None:
         if item.frame is None or item.predictions is None:
@@ -209,8 +224,10 @@ class Pipeline:
             for name, stage in self.stages.items():
                 try:
                     kept = stage(result)
+                    if not isinstance(kept, Result | None):
+                        raise TypeError(f"it returned {type(kept).__name__}, not a Result or None")
                 except Exception as exc:
-                    tally.error = _failed(StageError, exc, item.asset, name)
+                    tally.error = failed(StageError, exc, item.asset, name)
                     return
                 if kept is None:
                     tally.n_dropped += 1
@@ -224,7 +241,7 @@ class Pipeline:
                 try:
                     sink.write(result)
                 except Exception as exc:
-                    tally.error = _sink_failed(exc, item.asset, name)
+                    tally.error = sink_failed(exc, item.asset, name)
                     return
 
     def _commit(self, asset: Asset, tally: _Tally) -> None:
@@ -234,16 +251,14 @@ class Pipeline:
                     if tally.error is None:
                         sink.flush(asset)
                 except Exception as exc:
-                    tally.error = _sink_failed(exc, asset, name)
+                    tally.error = sink_failed(exc, asset, name)
             if tally.error is not None:
-                for sink in self.sinks.values():
-                    with suppress(Exception):  # the first error is the one to tell
-                        sink.discard(asset)
+                self._discard(asset)
         if isinstance(tally.error, OutputError):
             raise tally.error
 
 
-def _decode(asset: Asset, queue: Queue[_Item], stop: Event) -> None:
+def _decode(asset: Asset, queue: Queue[_Item], halt: Event) -> None:
     error: PipelineError | None = None
     n_frames = 0
     started = perf_counter()
@@ -251,36 +266,14 @@ def _decode(asset: Asset, queue: Queue[_Item], stop: Event) -> None:
         for frame in asset.frames():
             item = _Item(asset, frame, seconds={"decode": perf_counter() - started})
             n_frames += 1
-            if not _put(queue, item, stop):
+            if not _put(queue, item, halt):
                 return
             started = perf_counter()
         if not n_frames:
             error = DecodeError("it holds no frame", asset_id=asset.id)
     except Exception as exc:
-        error = _failed(DecodeError, exc, asset, "decode")
-    _put(queue, _Item(asset, error=error, seconds={"decode": perf_counter() - started}), stop)
-
-
-def _failed(kind: type[AssetError], exc: Exception, asset: Asset, stage: str) -> AssetError:
-    """Translate whatever a part raised into the asset's own error; the one place that does."""
-    if isinstance(exc, AssetError):
-        exc.asset_id = exc.asset_id or asset.id
-        exc.stage = exc.stage or stage
-        return exc
-    text = str(exc) if isinstance(exc, PipelineError) else f"{type(exc).__name__}: {exc}"
-    text = text.removesuffix(": ")  # an assertion without words
-    error = kind(text, asset_id=asset.id, stage=stage)
-    error.__cause__ = exc
-    return error
-
-
-def _sink_failed(exc: Exception, asset: Asset, name: str) -> PipelineError:
-    if isinstance(exc, OSError) and exc.errno in _OUTPUT_IS_GONE:
-        where = f" ({exc.filename})" if exc.filename else ""
-        error = OutputError(f"cannot write the output: {exc.strerror}{where}, at sink '{name}'")
-        error.__cause__ = exc
-        return error
-    return _failed(SinkError, exc, asset, name)
+        error = failed(DecodeError, exc, asset, "decode")
+    _put(queue, _Item(asset, error=error, seconds={"decode": perf_counter() - started}), halt)
 
 
 def _put(queue: Queue[T], item: T, stop: Event) -> bool:

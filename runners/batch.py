@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from runners.console import Progress, print_summary, say
 from runners.lock import locked
 from runners.record import Record
 
+_FILES = ("predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json")
+_FOLDERS = ("overlay", "sem_seg", "panoptic")
 _log = logging.getLogger("d2run")
 
 
@@ -55,23 +58,32 @@ class Batch:
             )
         total = sum(1 for _ in job.source)
         with locked(job.output), _logged(job.output / "run.log"), ExitStack() as stack:
-            warnings = list(getattr(job.model, "warnings", []))
-            left_out: list[Any] = getattr(job.source, "skipped", list)()
-            lost = [entry for entry in left_out if entry.reason == "no permission"]
-            warnings += [f"left out for want of permission: {entry.path}" for entry in lost]
             started = time.monotonic()
+            device: dict[str, Any] = {"device": job.config["device"]}
             if total:  # an empty folder needs no model
                 stack.enter_context(job.runnable)
-            else:
-                warnings.append(f"there is no image in {job.config['input']}")
+                device = getattr(job.runnable, "describe", lambda: device)()
+            warnings = list(_warnings(job, total))
             for warning in warnings:
                 say(f"warning: {warning}")
             seconds = {"load": time.monotonic() - started}
-            run = _Run(job, self, total, Record(job, warnings), seconds)
+            run = _Run(job, self, total, Record(job, device, warnings), seconds)
             try:
-                return run.carry_out()
+                report = run.carry_out()
             except OSError as exc:
                 raise OutputError(f"cannot write the output {job.output}: {exc}") from exc
+        if not job.config["quiet"]:
+            print_summary(report, run.record.ran_on())
+        return report
+
+
+def _warnings(job: Job, total: int) -> Iterator[str]:
+    yield from getattr(job.model, "warnings", [])
+    for entry in getattr(job.source, "skipped", list)():
+        if getattr(entry, "lost", False):
+            yield f"left out: {entry.path}: {entry.reason}"
+    if not total:
+        yield f"there is no image in {job.config['input']}"
 
 
 @dataclass
@@ -89,8 +101,9 @@ class _Run:
 
     def carry_out(self) -> Report:
         job = self.job
-        with self.record, ExitStack() as sinks:
-            try:
+        try:
+            _clear(job.output)
+            with self.record, ExitStack() as sinks:
                 for sink in job.sinks.values():
                     sinks.enter_context(sink)
                 with Progress(self.total).shown() as progress:
@@ -99,12 +112,10 @@ class _Run:
                 for aggregate in job.aggregates.values():
                     aggregate.build(job.output / "predictions.jsonl", job.model.categories)
                 report = self._report()
-            except BaseException as exc:
-                self._interrupted(exc)
-                raise
-            self.record.finish(report)
-        if not job.config["quiet"]:
-            print_summary(report, self.record.ran_on())
+                self.record.finish(report)
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
         return report
 
     def _each_input(self, progress: Progress) -> None:
@@ -163,16 +174,28 @@ class _Run:
     def _interrupted(self, exc: BaseException) -> None:
         """Leave a record that tells the truth, if it can still be written."""
         status = getattr(exc, "exit_status", 130 if isinstance(exc, KeyboardInterrupt) else 1)
-        try:
+        with suppress(OSError):  # the disk may be what ended it
             self.record.finish(self._as_report(status, f"{type(exc).__name__}: {exc}"))
-        except OSError:
-            _log.exception("run.json could not be written")
+
+
+def _clear(output: Path) -> None:
+    """Remove an earlier run's results, so that none of them can be taken for this one's."""
+    if not (output / "run.json").exists():
+        return  # whatever lies there is not a run's
+    for name in _FILES:
+        (output / name).unlink(missing_ok=True)
+    for name in _FOLDERS:
+        if not (output / name).is_symlink():
+            shutil.rmtree(output / name, ignore_errors=True)
 
 
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Send the log, warnings and tracebacks to ``run.log`` while the block runs."""
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as exc:
+        raise OutputError(f"cannot write the output {path}: {exc.strerror}") from exc
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,6 +96,16 @@ def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[objec
     Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
 
 
+@contextmanager
+def _unless_closed() -> Iterator[None]:
+    """Print, unless nobody reads standard output any more: the results are on the disk."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit):  # rich turns the one into the other
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@_unless_closed()
 def print_summary(report: Report, ran_on: str) -> None:
     """Print what was found, where the time went, and with what it was done."""
     found = sorted(report.detections.items(), key=lambda item: (-item[1], item[0]))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import OutputError, OutputLockedError
+from pipeline.errors import ConfigError, OutputError, OutputLockedError
 
 
 @contextmanager
@@ -31,6 +31,19 @@ def locked(output: Path) -> Iterator[None]:
             raise OutputLockedError(
                 f"another run holds {output}; wait for it or choose another output"
             ) from exc
-        yield
+        try:
+            yield
+        except ConfigError:  # nothing was started: leave nothing
+            _remove_traces(output)
+            raise
     finally:
         os.close(lock)
+
+
+def _remove_traces(output: Path) -> None:
+    log = output / "run.log"
+    if {path.name for path in output.iterdir()} <= {".lock", log.name} and (
+        not log.exists() or not log.stat().st_size
+    ):
+        log.unlink(missing_ok=True)
+        (output / ".lock").unlink()

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -16,20 +17,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml  # type: ignore[import-untyped]
+
 from pipeline import __version__
-from pipeline.config import Job
+from pipeline.config import Job, library_versions
 from pipeline.errors import PipelineError
 from pipeline.files import asset_keys, write_whole
 from pipeline.types import Outcome, Report
 
-_PACKAGES = (
-    "torch", "torchvision", "detectron2", "numpy", "opencv-python", "pillow", "pycocotools",
-    "hydra-core", "omegaconf", "supervision",
-)  # fmt: skip
-_SECRET_KEY = re.compile(
-    r"(^|[_.])(token|secret|password|passwd|credentials?|(api|access|private|secret)_?key)$", re.I
-)
-_SECRET_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.I)
+_SECRET = r"(?:token|secret|password|passwd|credentials?|(?:api|access|private|secret)_?key)"
+_SECRET_KEY = re.compile(rf"(?:^|[_.]){_SECRET}$", re.IGNORECASE)
+_SECRET_VALUE = re.compile(rf"({_SECRET}[\"']?\s*[=:]\s*)[^\n]*", re.IGNORECASE)
+_URL_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
+_URL_QUERY = re.compile(r"(\bhttps?://[^\s?'\"]+\?)[^\s'\"]+", re.IGNORECASE)
 
 
 @dataclass
@@ -41,17 +41,23 @@ class Record:
 
     Attributes:
         job: The job.
+        device: The device in use and its name.
         warnings: Sentences for people that belong to the results.
     """
 
     job: Job
+    device: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._content: dict[str, Any] = {}
 
     def __enter__(self) -> Record:
         """Write the start of the record."""
         output = self.job.output
-        for name, text in self.job.hydra_files.items():
-            write_whole(output / ".hydra" / name, redacted_text(text))
+        for name, content in self.job.hydra_files.items():
+            text = yaml.safe_dump(redacted(content), sort_keys=False, allow_unicode=True)
+            write_whole(output / ".hydra" / name, text.encode(errors="surrogateescape"))
         self._content = self._start()
         self._save()
         self._inputs = (output / "inputs.jsonl").open("w", encoding="ascii")
@@ -66,11 +72,11 @@ class Record:
     def add(self, outcome: Outcome) -> None:
         """Append one input's outcome."""
         asset, error = outcome.asset, outcome.error
-        line: dict[str, Any] = {**asset_keys(asset.id), "size": getattr(asset, "size_bytes", None)}
-        try:
-            line["sha256"] = asset.fingerprint()
-        except (OSError, PipelineError):
-            line["sha256"] = None  # it could not be read; failures.jsonl says why
+        line: dict[str, Any] = {**asset_keys(asset.id), "size": None, "sha256": None}
+        with suppress(OSError, PipelineError):  # failures.jsonl says why
+            line["size"] = asset.path.stat().st_size
+            if getattr(asset, "size_bytes", 0) is not None:  # not for what was never read
+                line["sha256"] = asset.fingerprint()
         line |= {"outcome": "failed" if error else "done", "frames": outcome.n_frames}
         line |= {"dropped": outcome.n_dropped}
         _append(self._inputs, line)
@@ -87,7 +93,9 @@ class Record:
             )
 
     def finish(self, report: Report) -> None:
-        """Write the end of the record."""
+        """Write the end of the record, if its start was written."""
+        if not self._content:
+            return
         seconds = {step: round(value, 6) for step, value in report.timings.items()}
         done = report.counts.get("done", 0)
         self._content |= {
@@ -97,7 +105,11 @@ class Record:
             "counts": dict(report.counts),
             "detections": dict(report.detections),
             "seconds": seconds | {"wall": round(report.wall_s, 6)},
-            "inputs_per_s": round(done / report.wall_s, 3) if report.wall_s else None,
+            "inputs_per_s": {
+                step: round(done / value, 3)
+                for step, value in (seconds | {"wall": report.wall_s}).items()
+                if value > 0 and step != "load"
+            },
         }
         self._save()
 
@@ -112,19 +124,18 @@ class Record:
 
     def _start(self) -> dict[str, Any]:
         job, config = self.job, redacted(dict(self.job.config))
-        describe = getattr(job.runnable, "describe", dict)
         return {
             "d2run": {"version": __version__, "git_commit": _git_commit()},
             "start": _now(),
             "end": None,
             "exit_status": None,
-            "command": redacted_text(shlex.join(sys.orig_argv)),
+            "command": " ".join(redacted_text(shlex.quote(argument)) for argument in sys.orig_argv),
             "fingerprint": job.fingerprint(),
             "config": config,
             "model": job.model.identity()
             | {"class_names": list(job.model.categories.thing_names)}
             | {"stuff_names": list(job.model.categories.stuff_names)},
-            "device": describe(),
+            "device": self.device,
             "seed": job.config["seed"],
             "versions": _versions(),
             "warnings": self.warnings,
@@ -132,24 +143,21 @@ class Record:
 
 
 def redacted(value: Any, key: str = "") -> Any:
-    """Return a copy without secrets: values of keys that name one, passwords in URLs."""
+    """Return a copy without secrets: values of keys that name one, user and query of URLs."""
+    if value is not None and _SECRET_KEY.search(key):
+        return "***"
     if isinstance(value, Mapping):
         return {str(name): redacted(item, str(name)) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [redacted(item) for item in value]
-    if value is not None and _SECRET_KEY.search(key):
-        return "***"
     return redacted_text(value) if isinstance(value, str) else value
 
 
 def redacted_text(text: str) -> str:
-    """Return text without passwords in URLs and without values of keys that name a secret."""
-    text = _SECRET_URL.sub(r"\1***@", text)
-    return re.sub(
-        r"([\w.]+)(\s*[=:]\s*)(\S+)",
-        lambda m: f"{m[1]}{m[2]}***" if _SECRET_KEY.search(m[1]) else m[0],
-        text,
-    )
+    """Return text without user and query of URLs; after a key that names a secret, no more."""
+    text = _URL_USER.sub(r"\1***@", text)
+    text = _URL_QUERY.sub(r"\1***", text)
+    return _SECRET_VALUE.sub(r"\1***", text)
 
 
 def _append(file: TextIO, line: Mapping[str, Any]) -> None:
@@ -174,12 +182,7 @@ def _git_commit() -> str | None:
 
 
 def _versions() -> dict[str, Any]:
-    versions: dict[str, Any] = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
+    versions: dict[str, Any] = {"python": platform.python_version(), **library_versions()}
     versions["detectron2_from"] = detectron2_origin()
     torch = sys.modules.get("torch")  # only if the run has loaded it
     versions["cuda"] = torch.version.cuda if torch else None

@@ -107,7 +107,7 @@ def _draw_shapes(rng: np.random.Generator, canvas: np.ndarray) -> list[Annotatio
         if len(classes) == wanted:
             break
         kind = CLASS_NAMES[rng.integers(len(CLASS_NAMES))]
-        size = np.exp(rng.uniform(np.log(16), np.log(min(110, 0.45 * min(height, width)))))
+        size = np.exp(rng.uniform(np.log(12), np.log(min(110, 0.45 * min(height, width)))))
         x, y = rng.uniform(0, width), rng.uniform(0, height)
         left, top, distance = _distance(rng, kind, x, y, size)
         inside = distance < 0

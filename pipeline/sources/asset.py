@@ -28,10 +28,12 @@ class Skipped:
     Attributes:
         path: Like an asset's id; a folder that was left out stands for all that is in it.
         reason: In words: ``video``, ``hidden``, ``dangling link``, ``no permission``, ...
+        lost: A folder that could not be read: a person must be told.
     """
 
     path: str
     reason: str
+    lost: bool = False
 
 
 @dataclass(slots=True)

@@ -7,7 +7,9 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path, why
@@ -37,7 +39,6 @@ class Manifest:
         self.input = check_options(input, max_pixels)
         self.exif = exif
         self.max_pixels = max_pixels
-        self._stdin: bytes | None = None
         self._skipped: list[Skipped] | None = None
 
     def check(self) -> None:
@@ -136,12 +137,15 @@ class Manifest:
                 return user_path(self.input).read_bytes()
             except (OSError, ValueError) as exc:
                 raise ConfigError(f"input: cannot read the list {self._name}: {why(exc)}") from exc
-        if self._stdin is None:
-            if sys.stdin is None:
-                raise ConfigError("input=-: there is no standard input")
-            self._stdin = sys.stdin.buffer.read()
-        return self._stdin
+        if sys.stdin is None:
+            raise ConfigError("input=-: there is no standard input")
+        return _all_of(sys.stdin.buffer)
 
     @property
     def _name(self) -> str:
         return "on standard input" if self.input == "-" else f"'{user_path(self.input).absolute()}'"
+
+
+@lru_cache(maxsize=1)  # every job of a sweep, and every look at the list, gets the same
+def _all_of(stream: BinaryIO) -> bytes:
+    return stream.read()

@@ -131,7 +131,7 @@ class _Walk:
             except OSError as exc:
                 if not folder_id:
                     raise
-                self.found.skipped.append(Skipped(folder_id, why(exc)))
+                self.found.skipped.append(Skipped(folder_id, why(exc), lost=True))
         self.found.images.sort(key=lambda image: natural_key(image[0]))
         self.found.skipped.sort(key=lambda entry: natural_key(entry.path))
         return self.found

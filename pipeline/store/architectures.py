@@ -76,6 +76,8 @@ def class_problems(
         default: Whether an open key stands for Detectron2's default.
     """
     problems = []
+    if architecture == "ProposalNetwork":
+        problems.append("a ProposalNetwork finds no classes; choose a config with ROI heads")
     for key, names in class_counts(architecture, categories).items():
         expected = said(key) or (_DEFAULTS[key] if default else None)
         kind = "stuff classes" if key == _STUFF else "classes"

@@ -152,6 +152,7 @@ class Model:
             "config_sha256": self._config.sha256,
             "weights": self._origin.kind,
             "weights_sha256": self._origin.sha256,
+            "digest": self._stored.digest if self._stored else None,
             "seed": self.seed if self.weights == "random" else None,
             "score_threshold": self.score_threshold,
             "nms_threshold": self.nms_threshold,

@@ -96,7 +96,7 @@ def test_relative_input_is_relative_to_the_caller(d2run: Run, photos: Path) -> N
 def test_an_empty_folder_is_no_failure(d2run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     # a zoo model whose weights are not there: they are not needed
-    done = d2run("model=mask_rcnn", f"input={tmp_path / 'empty'}", "output=run")
+    done = d2run("model=mask_rcnn", "device=cuda:0", f"input={tmp_path}/empty", "output=run")
     assert done.returncode == 0
     assert done.stderr == f"warning: there is no image in {tmp_path / 'empty'}\n"
     assert (tmp_path / "cwd/run/predictions.jsonl").read_bytes() == b""
@@ -151,11 +151,12 @@ def test_a_config_that_would_run_code_is_refused(d2run: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.detectron2
-def test_a_device_that_is_not_there(d2run: Run, photos: Path) -> None:
+def test_a_device_that_is_not_there(d2run: Run, photos: Path, tmp_path: Path) -> None:
     done = d2run("model=shapes", "device=cuda:77", f"input={photos}", "output=run")
     assert done.returncode == 2
     assert done.stderr.startswith("error: device 'cuda:77' does not exist here; there is: cpu")
     assert "Traceback" not in done.stderr
+    assert list((tmp_path / "cwd/run").iterdir()) == []
 
 
 def test_all_problems_are_told_at_once(d2run: Run) -> None:
@@ -192,16 +193,19 @@ AWKWARD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", AWKWARD)
-def test_awkward_input_names(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [*AWKWARD, "1_000", "0x1f", "007", "1e-3", "nan"])
+@pytest.mark.parametrize("parent", ["", "/d/"])
+def test_awkward_input_names(parent: str, name: str) -> None:
     from hydra import compose, initialize_config_dir
 
     import run
 
-    arguments = run.hydra_arguments(["model=mask_rcnn", f"input=/d/{name}", f"output=/o/{name}"])
+    arguments = run.hydra_arguments(
+        ["model=mask_rcnn", f"input={parent}{name}", f"output=/o/{name}"]
+    )
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", arguments, return_hydra_config=True)
-    assert cfg.input == f"/d/{name}"
+    assert cfg.input == f"{parent}{name}"
     assert cfg.output == f"/o/{name}"
     assert cfg.hydra.run.dir == f"/o/{name}"
 
@@ -266,7 +270,8 @@ def test_signals(tmp_path: Path, number: signal.Signals, status: int) -> None:
         text=True,
     )
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(list((out / "overlay").glob("*"))) < 20:
+    while len(list((out / "overlay").glob("*"))) < 20:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
@@ -275,29 +280,77 @@ def test_signals(tmp_path: Path, number: signal.Signals, status: int) -> None:
     assert "Traceback" not in stderr
     assert json.loads((out / "run.json").read_text())["exit_status"] == status
     records = lines(out / "predictions.jsonl")
-    assert 19 <= len(records) < 3000  # the last picture's line may be yet to come
+    assert 19 <= len(records) < 3000
+    assert len(records) == len(list((out / "overlay").iterdir()))
     assert not list(out.rglob("*.part"))
 
 
-def test_a_full_disk(tmp_path: Path, photos: Path) -> None:
-    out = tmp_path / "run"
-    limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500));"
-    limit += f"sys.argv = {[str(ROOT / 'run.py'), *FAKE, f'input={photos}', f'output={out}']!r};"
-    limit += "runpy.run_path(sys.argv[0], run_name='__main__')"
+def test_a_full_disk(tmp_path: Path) -> None:
+    folder, out = tmp_path / "flat", tmp_path / "run"
+    for i in range(400):
+        write_picture(folder / f"{i}.png", np.full((64, 64, 3), i % 251, np.uint8))
+    # no file may grow over 90 kB, which pictures and records do not, but predictions.jsonl does
+    code = (
+        "import resource, runpy, signal, sys; sys.path.insert(0, sys.argv[1]); del sys.argv[0]\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.argv[0] += '/run.py'\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
     done = subprocess.run(
-        [*command()[:1], "-c", limit],
+        [sys.executable, "-c", code, str(ROOT), *FAKE, f"input={folder}", f"output={out}"],
         env=environment(tmp_path),
         capture_output=True,
         text=True,
         timeout=100,
     )
     assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith(f"error: cannot write the output {out}: ")
+    assert done.stderr == (
+        "error: cannot write the output: File too large, at sink 'predictions'\n"
+    )
+    whole = lines(out / "predictions.jsonl")
+    assert 20 < len(whole) < 400
+    assert len(list((out / "overlay").iterdir())) == len(whole)
+    assert json.loads((out / "run.json").read_text())["exit_status"] == 1
     assert not list(out.rglob("*.part"))
-    for picture in out.glob("overlay/**/*.jpg"):
-        assert picture.read_bytes()[-2:] == b"\xff\xd9"
+
+
+def test_nothing_of_an_earlier_run_is_left(d2run: Run, photos: Path, tmp_path: Path) -> None:
+    d2run(*FAKE, f"input={photos}", "output=run")
+    out = tmp_path / "cwd" / "run"
+    (out / "notes.txt").write_text("the user's own")
+    d2run(*FAKE, f"input={photos}/b.png", "output=run", "sink=[overlay]")
+    assert [path.name for path in (out / "overlay").iterdir()] == ["b.png.jpg"]
+    assert not (out / "coco.json").exists()
+    assert (out / "notes.txt").exists()
+
+
+def test_a_folder_that_is_no_runs_is_not_cleared(d2run: Run, photos: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "cwd" / "run" / "overlay" / "mine.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("the user's own")
+    d2run(*FAKE, f"input={photos}/b.png", "output=run")
+    assert mine.exists()
+
+
+def test_a_sweep_over_standard_input(d2run: Run, photos: Path, tmp_path: Path) -> None:
+    done = d2run(
+        "-m", "model=mask_rcnn,retinanet", "runnable=fake", "input=-", "output=sweep",
+        input=f"{photos}/b.png\n{photos}/a1.jpg\n",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for job in ("0", "1"):
+        assert len(lines(tmp_path / "cwd/sweep" / job / "predictions.jsonl")) == 2
+
+
+def test_a_closed_standard_output_is_no_failure(photos: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(*FAKE, f"input={photos}/b.png", f"output={tmp_path}/run"),
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.slow

@@ -160,6 +160,7 @@ def test_fingerprint_changes_with_what_changes_results(tmp_path: Path) -> None:
     same = [[], ["quiet=true"], [f"input={tmp_path}/other"], [f"output={tmp_path}/elsewhere"]]
     other = [
         ["stage.min_score.threshold=0.6"], ["stage=[]"], ["sink=[]"], ["exif=false"], ["seed=1"],
+        ["stage=[top_k,min_score]"], ["stage=[min_score,top_k]"],
         ["model.score_threshold=0.2"], ["batch_size=2"], ["runnable=fake"], ["device=cuda:0"],
     ]  # fmt: skip
     assert len({print_of(*overrides) for overrides in same}) == 1

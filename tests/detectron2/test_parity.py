@@ -9,7 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from random_model import ARCHITECTURES, PHOTOS, RandomModel, assert_equal, photo, reference
+from random_model import (
+    ARCHITECTURES,
+    PHOTOS,
+    RandomModel,
+    assert_equal,
+    assert_near,
+    photo,
+    reference,
+)
 
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.types import Frame
@@ -40,6 +48,15 @@ def test_four_frames_at_once(model: RandomModel) -> None:
         got = runnable.predict([Frame(image, "x") for image in images])
     for predictions, want in zip(got, reference(model, images), strict=True):
         assert_equal(predictions, want, box_px=1e-3)
+
+
+def test_four_frames_share_a_forward(model: RandomModel) -> None:
+    image = photo("coffee")
+    images = [image, image[:, ::-1].copy(), image[::-1].copy(), image[::-1, ::-1].copy()]
+    with Detectron2(model, "cpu", exact=False) as runnable:
+        got = runnable.predict([Frame(image, "x") for image in images])
+    for predictions, want in zip(got, reference(model, images), strict=True):
+        assert_near(predictions, want)
 
 
 def test_shapes_do_not_share_a_forward() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +136,7 @@ def test_only_the_guilty_asset_fails_in_the_model(batch_size: int) -> None:
     assert (error.asset_id, error.stage) == ("2", "inference")
 
 
-def raising(exc: Exception, asset_id: str) -> Callable[[Result], Result | None]:
+def raising(exc: BaseException, asset_id: str) -> Callable[[Result], Result | None]:
     def stage(result: Result) -> Result | None:
         if result.frame.asset_id == asset_id:
             raise exc
@@ -177,6 +178,13 @@ def raising(exc: Exception, asset_id: str) -> Callable[[Result], Result | None]:
             StageError,
             "mine",
             id="stage raises StopIteration",
+        ),
+        pytest.param(
+            [ListedAsset("0"), ListedAsset("1")],
+            {"stages": {"mine": lambda r: r if r.frame.asset_id != "1" else r.predictions}},
+            StageError,
+            "mine",
+            id="stage returns something else",
         ),
         pytest.param(
             [ListedAsset("0"), ListedAsset("1")],
@@ -243,9 +251,10 @@ def test_a_consumer_that_stops_leaves_no_thread(n_frames: int) -> None:
 
 
 @pytest.mark.timeout(20)
-def test_a_source_that_raises_ends_the_run() -> None:
+@pytest.mark.parametrize("n_frames", [1, 50])
+def test_a_source_that_raises_ends_the_run(n_frames: int) -> None:
     def listing() -> Iterator[ListedAsset]:
-        yield ListedAsset("0")
+        yield ListedAsset("0", n_frames)
         raise OSError("the folder went away")
 
     outcomes = Pipeline(Scripted(), {}, {}).run(listing())
@@ -265,13 +274,50 @@ def test_a_runnable_that_exits_ends_the_run() -> None:
     assert engine_threads() == []
 
 
-def test_a_runnable_that_loses_frames_is_told_so() -> None:
-    class Loses(Scripted):
+@pytest.mark.parametrize(
+    "results",
+    [
+        pytest.param([], id="too few"),
+        pytest.param([None], id="nothing"),
+        pytest.param([make_predictions(1, size=(9, 9))], id="another size"),
+    ],
+)
+def test_a_runnable_with_other_results_is_told_so(results: list[Any]) -> None:
+    class Wrong(Scripted):
         def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
-            return []
+            return results
 
-    outcome = run([ListedAsset("0")], runnable=Loses())[0]
-    assert "0 results for 1" in str(outcome.error)
+    outcome = run([ListedAsset("0")], runnable=Wrong())[0]
+    assert f"{len(results)} results for 1 frames" in str(outcome.error)
+
+
+def test_a_failed_batch_does_not_outlive_its_retry() -> None:
+    alive: list[weakref.ref[Any]] = []
+
+    class Heavy:
+        pass
+
+    class Failing(Scripted):
+        def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
+            if len(frames) == 1:
+                assert [ref() for ref in alive] == [None]
+                return super().predict(frames)
+            heavy = Heavy()
+            alive.append(weakref.ref(heavy))
+            raise RuntimeError("out of memory")
+
+    outcomes = run([ListedAsset("0"), ListedAsset("1")], runnable=Failing(), batch_size=2)
+    assert [outcome.error for outcome in outcomes] == [None, None]
+
+
+def test_what_is_in_work_when_the_run_ends_is_discarded() -> None:
+    sink = Recording()
+    outcomes = Pipeline(Scripted(), {"s": raising(KeyboardInterrupt(), "1")}, {"s": sink}).run(
+        [ListedAsset("0"), ListedAsset("1")]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        list(outcomes)
+    assert (list(sink.flushed), sink.discarded) == (["0"], ["1"])
 
 
 def test_memory_is_bounded_by_what_is_ahead() -> None:

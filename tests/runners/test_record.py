@@ -16,6 +16,12 @@ from runners.record import redacted, redacted_text
         ),
         ("+sink.s3.secret_key=abc", "+sink.s3.secret_key=***"),
         ("hf_token: abc", "hf_token: ***"),
+        ("w=https://h/m.pth?token=S&x=1", "w=https://h/m.pth?***"),
+        ("w=https://h/m.pth?X-Amz-Signature=S b", "w=https://h/m.pth?*** b"),
+        ("password: my secret phrase", "password: ***"),
+        ('{"api_key": "S"}', '{"api_key": ***'),
+        ("+a={endpoint:https://h,secret_key:S}", "+a={endpoint:https://h,secret_key:***"),
+        ("input=d/*?.jpg", "input=d/*?.jpg"),
         ("keypoints=3 tokens=4 input=a@b", "keypoints=3 tokens=4 input=a@b"),
     ],
 )
@@ -25,6 +31,10 @@ def test_text_is_redacted(text: str, expected: str) -> None:
 
 def test_values_are_redacted() -> None:
     config = {"sink": {"s3": {"api_key": "k", "path": "s3://k:s@b"}}, "names": ["a"], "token": None}
+    assert redacted({"token": ["S"], "credentials": {"x": "S"}}) == {
+        "token": "***",
+        "credentials": "***",
+    }
     assert redacted(config) == {
         "sink": {"s3": {"api_key": "***", "path": "s3://***@b"}},
         "names": ["a"],

@@ -1,0 +1,35 @@
+"""Where foreign exceptions become errors of one's own: the only place that does it for assets."""
+
+from __future__ import annotations
+
+import errno
+
+from pipeline.errors import AssetError, OutputError, PipelineError, SinkError
+from pipeline.protocols import Asset
+
+# what makes every further write fail too, so that going on would only fail every input
+_OUTPUT_IS_GONE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO}
+_OUTPUT_IS_GONE |= {errno.EFBIG, errno.EMFILE, errno.ENFILE}
+
+
+def failed(kind: type[AssetError], exc: Exception, asset: Asset, stage: str) -> AssetError:
+    """Translate whatever a part raised into the asset's own error."""
+    if isinstance(exc, AssetError):
+        exc.asset_id = exc.asset_id or asset.id
+        exc.stage = exc.stage or stage
+        return exc
+    text = str(exc) if isinstance(exc, PipelineError) else f"{type(exc).__name__}: {exc}"
+    text = text.removesuffix(": ")  # an assertion without words
+    error = kind(text, asset_id=asset.id, stage=stage)
+    error.__cause__ = exc
+    return error
+
+
+def sink_failed(exc: Exception, asset: Asset, name: str) -> PipelineError:
+    """Translate what a sink raised: OutputError where no other input could be written either."""
+    if isinstance(exc, OSError) and exc.errno in _OUTPUT_IS_GONE:
+        where = f" ({exc.filename})" if exc.filename else ""
+        error = OutputError(f"cannot write the output: {exc.strerror}{where}, at sink '{name}'")
+        error.__cause__ = exc
+        return error
+    return failed(SinkError, exc, asset, name)
