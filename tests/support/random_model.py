@@ -31,7 +31,7 @@ class RandomModel:
     opts: tuple[Any, ...] = ()
     spread: float = 20  # of the logits; large ones saturate the scores
     name: str = "random"
-    _loaded: dict[str, Any] = field(default_factory=dict)
+    _loaded: dict[Any, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         things = 1 if "Keypoints" in self.config else 80
@@ -108,9 +108,12 @@ def reference(
     """What DefaultPredictor says, with the same weights; on the host."""
     from detectron2.engine import DefaultPredictor
 
-    cfg, module = model.load(device)
-    predictor = DefaultPredictor(cfg)
-    predictor.model.load_state_dict(module.state_dict())
+    if ("predictor", device) not in model._loaded:
+        cfg, module = model.load(device)
+        predictor = DefaultPredictor(cfg)
+        predictor.model = module  # the very weights, rather than a second model of random ones
+        model._loaded["predictor", device] = predictor
+    predictor = model._loaded["predictor", device]
     return [_on_host(predictor(image)) for image in images]
 
 
@@ -157,18 +160,18 @@ def assert_equal(got: Predictions, want: dict[str, Any], box_px: float) -> None:
             assert segment.area_px == int((got.panoptic_seg == segment.id).sum())
 
 
-def assert_near(got: Predictions, want: dict[str, Any]) -> None:
-    """Compare after pairing instances: near scores may change places in a shared forward."""
+def assert_near(got: Predictions, want: dict[str, Any], share: float = 1.0) -> None:
+    """Compare after pairing instances: near scores may change places in a shared forward.
+
+    ``share`` of the instances must be within 1e-2 px and 1e-4 in score of their pair.
+    """
     if "instances" in want:
         instances = want["instances"]
-        boxes = instances.pred_boxes.tensor.numpy()
-        classes, scores = instances.pred_classes.numpy(), instances.scores.numpy()
-        assert len(got) == len(boxes)
-        far = np.abs(got.boxes[:, None] - boxes).max(axis=2)
-        far += 1e6 * (got.classes[:, None] != classes) + np.abs(got.scores[:, None] - scores)
-        pairs = far.argmin(axis=1)
-        assert sorted(pairs) == list(range(len(boxes)))
-        np.testing.assert_allclose(got.boxes, boxes[pairs], rtol=0, atol=1e-2)
-        np.testing.assert_allclose(got.scores, scores[pairs], rtol=0, atol=1e-4)
+        assert len(got) == len(instances)
+        boxes = np.abs(got.boxes[:, None] - instances.pred_boxes.tensor.numpy()).max(axis=2)
+        scores = np.abs(got.scores[:, None] - instances.scores.numpy())
+        same = got.classes[:, None] == instances.pred_classes.numpy()
+        paired = (same & (boxes <= 1e-2) & (scores <= 1e-4)).any(axis=1)
+        assert paired.mean() >= share
     if "sem_seg" in want:
         assert (got.sem_seg != want["sem_seg"].argmax(dim=0).numpy()).mean() < 1e-3
