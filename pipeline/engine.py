@@ -92,7 +92,7 @@ class Pipeline:
     batch_size: int = 1
     decode_threads: int = 2
 
-    def run(self, assets: Iterable[Asset]) -> Iterator[Outcome]:
+    def run(self, assets: Iterable[Asset]) -> Generator[Outcome, None, None]:
         """Yield each asset's outcome in input order, after every sink has flushed it.
 
         Raises:

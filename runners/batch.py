@@ -134,7 +134,7 @@ class _Run:
                     if self._is_over():
                         break
         finally:
-            outcomes.close()  # type: ignore[attr-defined]
+            outcomes.close()
 
     def _count(self, outcome: Outcome) -> None:
         self.counts["failed" if outcome.error else "done"] += 1

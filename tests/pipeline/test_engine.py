@@ -246,7 +246,7 @@ def engine_threads() -> list[str]:
 def test_a_consumer_that_stops_leaves_no_thread(n_frames: int) -> None:
     outcomes = Pipeline(Scripted(), {}, {}).run(ListedAsset(f"{i}", n_frames) for i in range(1000))
     next(outcomes)
-    outcomes.close()  # type: ignore[attr-defined]
+    outcomes.close()
     assert engine_threads() == []
 
 
