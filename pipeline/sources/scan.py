@@ -37,6 +37,9 @@ _SYSTEM = frozenset((
 _NOWHERE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 _DIGITS = re.compile(r"([0-9]+)")
 
+# an output below the input: its overlays must not become inputs of the next run
+_OF_A_RUN = (".lock", "run.json")
+
 
 @dataclass(frozen=True, slots=True)
 class Scan:
@@ -142,6 +145,9 @@ class _Walk:
             self.found.skipped.append(Skipped(folder_id, "link to a folder that is taken already"))
             return
         self.seen.add(identity)
+        if folder_id and all(os.path.exists(os.path.join(path, name)) for name in _OF_A_RUN):  # noqa: PTH110, PTH118
+            self.found.skipped.append(Skipped(folder_id, "results of a run"))
+            return
         with os.scandir(path) as entries:
             for entry in entries:
                 entry_id = f"{folder_id}/{entry.name}" if folder_id else entry.name

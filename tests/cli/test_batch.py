@@ -332,6 +332,12 @@ def test_a_folder_that_is_no_runs_is_not_cleared(d2run: Run, photos: Path, tmp_p
     assert mine.exists()
 
 
+def test_an_output_below_the_input_is_no_input(d2run: Run, photos: Path) -> None:
+    for _ in range(2):
+        done = d2run(*FAKE, f"input={photos}", f"output={photos}/results")
+        assert "6 done, 1 failed" in done.stdout
+
+
 def test_a_sweep_over_standard_input(d2run: Run, photos: Path, tmp_path: Path) -> None:
     done = d2run(
         "-m", "model=mask_rcnn,retinanet", "runnable=fake", "input=-", "output=sweep",
