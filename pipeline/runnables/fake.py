@@ -81,7 +81,8 @@ class FakeRunnable:
         return [self._invent(frame) for frame in frames]
 
     def _invent(self, frame: Frame) -> Predictions:
-        n, (height, width) = self.n_instances, frame.size
+        n = self.n_instances if self.class_names else 0  # a semantic model finds no instances
+        height, width = frame.size
         pixels = zlib.crc32(np.ascontiguousarray(frame.image).data)
         rng = np.random.default_rng([pixels, height, width])
         frame_px = np.array([width, height])
