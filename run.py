@@ -109,7 +109,7 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
     prepared = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key == "output" and value and "${" not in value and not (multirun and "," in value):
+        if key == "output" and "${" not in value and not (multirun and "," in value):
             directory = quoted(os.path.expanduser(value))  # noqa: PTH111 - keeps ./ and //
             prepared.append(f"hydra.{'sweep' if multirun else 'run'}.dir={directory}")
             if multirun:

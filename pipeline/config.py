@@ -144,6 +144,7 @@ def build_job(cfg: DictConfig) -> Job:
     if problems:
         raise ConfigError(*problems)
     output = Path(config["output"]).expanduser().absolute()
+    _refuse_foreign(output, config["input"])
 
     def build(key: str, **wiring: Any) -> Any:
         return _instantiate(OmegaConf.select(cfg, key), key, wiring)
@@ -173,6 +174,18 @@ def build_job(cfg: DictConfig) -> Job:
     return job
 
 
+def _refuse_foreign(output: Path, source: str | None) -> None:
+    """Refuse an output where a run would overwrite a user's files or read its own results."""
+    if source not in (None, "-") and Path(str(source)).expanduser().absolute() == output:
+        raise ConfigError(f"output is the input {output}; its results would be the next inputs")
+    if not (output / "run.json").exists():
+        for name in ("predictions.jsonl", "coco.json", "coco_results.json"):
+            if (output / name).exists():
+                raise ConfigError(
+                    f"{output} holds a {name} that no run of d2run wrote; choose another output"
+                )
+
+
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
     try:
         config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -185,6 +198,8 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 def _bad_values(config: Mapping[str, Any]) -> Iterator[str]:
     if not _DEVICE.fullmatch(config["device"]):
         yield f"device '{config['device']}' is none of auto, cpu, cuda, cuda:N"
+    if not config["output"].strip():
+        yield "output is empty; leave it out for a new directory under outputs/"
     if config["batch_size"] < 1:
         yield f"batch_size is {config['batch_size']}; it must be at least 1"
     for group in ("stage", "sink"):

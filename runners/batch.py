@@ -199,6 +199,8 @@ def _logged(path: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level
+    # a full disk: the run says so itself, once
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
@@ -212,7 +214,8 @@ def _logged(path: Path) -> Iterator[None]:
         logging.captureWarnings(False)
         root.removeHandler(handler)
         root.setLevel(level)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
 
 
 def _where(error: PipelineError) -> str:

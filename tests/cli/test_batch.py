@@ -332,6 +332,25 @@ def test_a_folder_that_is_no_runs_is_not_cleared(d2run: Run, photos: Path, tmp_p
     assert mine.exists()
 
 
+def test_a_users_own_files_are_not_overwritten(d2run: Run, photos: Path) -> None:
+    done = d2run(*FAKE, f"input={photos}", f"output={photos}")
+    assert done.returncode == 2
+    assert "output is the input" in done.stderr
+    own = photos / "sub" / "coco.json"
+    own.write_text("annotations")
+    done = d2run(*FAKE, f"input={photos}/b.png", f"output={photos}/sub")
+    assert done.returncode == 2
+    assert "holds a coco.json" in done.stderr
+    assert own.read_text() == "annotations"
+
+
+def test_an_empty_output_is_refused(d2run: Run, photos: Path, tmp_path: Path) -> None:
+    done = d2run(*FAKE, f"input={photos}/b.png", "output=")
+    assert done.returncode == 2
+    assert "output is empty" in done.stderr
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
 def test_an_output_below_the_input_is_no_input(d2run: Run, photos: Path) -> None:
     for _ in range(2):
         done = d2run(*FAKE, f"input={photos}", f"output={photos}/results")
