@@ -8,7 +8,6 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -65,7 +64,8 @@ def main() -> int:
         The exit status: the largest of the jobs', 2 if the configuration does not compose.
     """
     statuses: list[int] = []
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     sys.argv[1:] = hydra_arguments(sys.argv[1:])
     # Hydra would print a traceback and leave with 1: have it raise instead
     debug = "HYDRA_FULL_ERROR" in os.environ
@@ -76,7 +76,11 @@ def main() -> int:
         statuses.append(run_job(cfg))
 
     try:
-        entry()
+        try:
+            entry()
+        finally:  # all is written: a signal now could only spoil the status
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
     except KeyboardInterrupt:
         _complain("interrupted; what was finished is kept")
         return 130
@@ -166,8 +170,13 @@ def _remove_if_empty(directory: Path) -> None:
             return
 
 
-def _terminate(signum: int, frame: FrameType | None) -> Any:
-    raise Terminated
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """End the run in order at the first signal; at the second, at once."""
+    first: type[BaseException] = KeyboardInterrupt if signum == signal.SIGINT else Terminated
+    status = 128 + signum
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(status))
+    raise first
 
 
 if __name__ == "__main__":

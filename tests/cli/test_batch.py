@@ -253,11 +253,12 @@ def test_an_output_that_cannot_be(d2run: Run, photos: Path, tmp_path: Path) -> N
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
 @pytest.mark.parametrize(
     ("number", "status"),
     [pytest.param(signal.SIGINT, 130, id="INT"), pytest.param(signal.SIGTERM, 143, id="TERM")],
 )
-def test_signals(tmp_path: Path, number: signal.Signals, status: int) -> None:
+def test_signals(tmp_path: Path, number: signal.Signals, status: int, again: bool) -> None:
     folder = tmp_path / "many"
     for i in range(3000):
         write_picture(folder / f"{i}.png", np.full((64, 64, 3), i % 251, np.uint8))
@@ -270,12 +271,18 @@ def test_signals(tmp_path: Path, number: signal.Signals, status: int) -> None:
         text=True,
     )
     deadline = time.monotonic() + 60
-    while len(list((out / "overlay").glob("*"))) < 20:
+    while len(list((out / "overlay").glob("*.jpg"))) < 20:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(number)
+    if again:
+        time.sleep(0.03)
+        process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
+    if again:  # it left at once: no more is promised than whole lines
+        assert len(lines(out / "predictions.jsonl")) >= 19
+        return
     assert stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in stderr
     assert json.loads((out / "run.json").read_text())["exit_status"] == status
