@@ -64,6 +64,7 @@ def main() -> int:
         The exit status: the largest of the jobs', 2 if the configuration does not compose.
     """
     statuses: list[int] = []
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - closed by the caller
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     sys.argv[1:] = hydra_arguments(sys.argv[1:])
@@ -87,7 +88,7 @@ def main() -> int:
     except Terminated as exc:
         _complain("terminated; what was finished is kept")
         return exc.exit_status
-    except (HydraException, OmegaConfBaseException) as exc:
+    except (HydraException, OmegaConfBaseException, ValueError) as exc:
         if debug:
             raise
         _complain(_explained(exc))

@@ -105,7 +105,7 @@ class Job:
             "source": {k: v for k, v in config["source"].items() if k != "input"},
             "runnable": config["runnable"],
             "numerics": [config["batch_size"], config["seed"]],
-            "device": getattr(self.runnable, "device", None),
+            "device": [getattr(self.runnable, key, None) for key in ("device", "threads")],
             "stages": list(config["stage"].items()),  # a list, for their order counts
             "sinks": sorted(config["sink"]),
             "versions": library_versions(),

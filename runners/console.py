@@ -98,10 +98,11 @@ def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[objec
 
 @contextmanager
 def _unless_closed() -> Iterator[None]:
-    """Print, unless nobody reads standard output any more: the results are on the disk."""
+    """Print, unless standard output takes nothing any more: the results are on the disk."""
     try:
         yield
-    except (BrokenPipeError, SystemExit):  # rich turns the one into the other
+        sys.stdout.flush()
+    except (OSError, SystemExit):  # a closed pipe, which rich makes a SystemExit; a full device
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

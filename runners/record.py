@@ -116,7 +116,7 @@ class Record:
     def ran_on(self) -> str:
         """Say in one line on which device and with which libraries it ran."""
         device, versions = self._content["device"], self._content["versions"]
-        where = " ".join(str(part) for part in device.values()) or "no device"
+        where = " ".join(str(device[key]) for key in ("device", "name") if key in device)
         return f"{where}, torch {versions['torch']}, Detectron2 {versions['detectron2_from']}"
 
     def _save(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Job
 from pipeline.types import Report
-from runners.console import tell
+from runners.console import say, tell
 
 
 @dataclass
@@ -19,6 +19,8 @@ class Save:
         Raises:
             StoreError: The weights cannot be had, do not fit, or the store cannot be written.
         """
+        for warning in job.model.warnings:
+            say(f"warning: {warning}")
         stored = job.model.save()
         tell(f"saved {stored.tag} in {stored.path}")
         return Report(exit_status=0)

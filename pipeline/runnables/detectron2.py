@@ -37,12 +37,14 @@ class Detectron2:
             bit. By default so on the CPU, where several frames a forward gain nothing; elsewhere
             frames share a forward, and the heads' other row counts move the last digits.
         class_names: Names by class id.
+        threads: Of torch on the CPU, once entered; their number moves the last digits.
     """
 
     model: Model
     device: str = "auto"
     exact: bool | None = None
     class_names: tuple[str, ...] = field(init=False)
+    threads: int | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.class_names = self.model.categories.thing_names
@@ -55,9 +57,10 @@ class Detectron2:
             DeviceError: The device does not exist; names those that do.
             StoreError: The weights cannot be had or do not fit.
         """
-        import torch  # noqa: F401 - it sets up its logging when it is imported
+        import torch
 
         self.device = resolve_device(self.device)
+        self.threads = torch.get_num_threads() if self.device == "cpu" else None
         _to_the_log("torch")
         self._cfg, self._module = self.model.load(self.device)
         if self._cfg.INPUT.FORMAT not in ("RGB", "BGR"):
@@ -74,7 +77,8 @@ class Detectron2:
 
     def describe(self) -> dict[str, Any]:
         """Return the device in use and its name, for the record."""
-        return {"device": self.device, "name": device_name(self.device)}
+        name = device_name(self.device)
+        return {"device": self.device, "name": name, "threads": self.threads}
 
     def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
         """Return the predictions of each frame, in the frame's own pixels.
