@@ -44,6 +44,9 @@ class ModelConfig:
     nms_threshold: float | None = None
     opts: list[Any] = field(default_factory=list)
     tag: str | None = None
+    trust: bool = False
+    verify: bool = True
+    ema: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 

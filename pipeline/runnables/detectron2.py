@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.devices import device_name, resolve_device
 from pipeline.errors import ConfigError
 from pipeline.masks import InstanceMasks
 from pipeline.protocols import Model
-from pipeline.runnables.devices import device_name, resolve_device
 from pipeline.types import Categories, Frame, Predictions, Segment
 
 _MASK_THRESHOLD = 0.5  # of detectron2.modeling.postprocessing.detector_postprocess

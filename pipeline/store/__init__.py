@@ -1,12 +1,52 @@
 """Models: their configs, weights and classes, and the store that keeps them under tags.
 
-Importing this imports neither torch nor Detectron2; loading a model does.
+The functions are those that users know from ``bentoml.detectron`` and ``bentoml.models``; they work
+on the store in ``$D2RUN_HOME`` unless ``store=ModelStore(...)`` says another. Importing this
+imports neither torch nor Detectron2; saving or loading a model does.
 """
 
 from __future__ import annotations
 
+import builtins
+from collections.abc import Mapping
+
 from pipeline.store.entry import StoredModel
 from pipeline.store.local import ModelStore
 from pipeline.store.model import Model
+from pipeline.store.predictor import load_model, save_model
+from pipeline.store.runnable import get_runnable
+from pipeline.store.transfer import export_model, import_model
 
-__all__ = ["Model", "ModelStore", "StoredModel"]
+__all__ = [
+    "Model",
+    "ModelStore",
+    "StoredModel",
+    "delete",
+    "export_model",
+    "get",
+    "get_runnable",
+    "import_model",
+    "list",
+    "load_model",
+    "save_model",
+]
+
+
+def get(tag: str, *, trust: bool = False, store: ModelStore | None = None) -> StoredModel:
+    """Find a stored model; see ``ModelStore.get``."""
+    return (store or ModelStore()).get(tag, trust=trust)
+
+
+def list(
+    name: str | None = None,
+    *,
+    labels: Mapping[str, str] | None = None,
+    store: ModelStore | None = None,
+) -> builtins.list[StoredModel]:
+    """Return the stored models; see ``ModelStore.list``."""
+    return (store or ModelStore()).list(name, labels=labels)
+
+
+def delete(tag: str, *, store: ModelStore | None = None) -> builtins.list[str]:
+    """Delete one version, or with a bare name all of them; see ``ModelStore.delete``."""
+    return (store or ModelStore()).delete(tag)

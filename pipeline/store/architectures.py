@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
@@ -95,6 +98,56 @@ def class_problems(
     if points and points != (said(_KEYPOINTS) or _DEFAULTS[_KEYPOINTS]):
         problems.append(f"there are names for {points} keypoints, but {_KEYPOINTS} differs")
     return problems
+
+
+def counts_in(cfg: Any) -> tuple[int, int]:
+    """Return the numbers of things and of stuff classes that a whole ``CfgNode`` says."""
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    node = instance_node(architecture)
+    things = _value(cfg, f"{node}.NUM_CLASSES") if node else 0
+    return int(things or 0), _value(cfg, _STUFF) if architecture in _SEMANTIC else 0
+
+
+def relevant(cfg: Any, categories: Categories) -> Categories:
+    """Leave out the kinds of names that a model of a config has no head for."""
+    things, stuff = counts_in(cfg)
+    keypoints = cfg.MODEL.KEYPOINT_ON
+    return Categories(
+        thing_names=categories.thing_names if things else (),
+        thing_ids=categories.thing_ids if things else (),
+        stuff_names=categories.stuff_names if stuff else (),
+        stuff_ids=categories.stuff_ids if stuff else (),
+        keypoint_names=categories.keypoint_names if keypoints else (),
+        skeleton=categories.skeleton if keypoints else (),
+    )
+
+
+def count_problems(cfg: Any, categories: Categories) -> list[str]:
+    """Compare the numbers of names with those of a whole ``CfgNode``."""
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    return class_problems(architecture, categories, lambda key: _value(cfg, key), default=False)
+
+
+def _value(cfg: Any, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg.get(part) if cfg is not None else None
+    return cfg
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide what Detectron2 and torch say to their own developers when a model is built."""
+    import torch  # noqa: F401 - it sets its logger's level when it is imported
+
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def build(cfg: Any, seed: int) -> nn.Module:

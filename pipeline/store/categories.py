@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,9 @@ def named(class_names: Sequence[str] | str, *, semantic: bool = False) -> Catego
     """Return the categories that a user names.
 
     Args:
-        class_names: Names by class id, or the path of a text file with a name a line, or of a COCO
-            ``.json``, whose ``categories`` are taken in the order of their ids, as Detectron2 does.
+        class_names: Names by class id, or the path of a text file with a name a line, or of a
+            ``.json``: a list of names, what ``MetadataCatalog.get(...).as_dict()`` says, or a COCO
+            file, whose ``categories`` are taken in the order of their ids, as Detectron2 does.
             Those with ``isthing: 0`` are stuff; class 0 of the stuff is then "things", as in
             Detectron2's separated panoptic data sets.
         semantic: A plain list names stuff, because the model has no instances.
@@ -67,8 +68,12 @@ def named(class_names: Sequence[str] | str, *, semantic: bool = False) -> Catego
         path = Path(class_names).expanduser()
         text = _text(path)
         if path.suffix.lower() == ".json":
-            return _from_coco(text, path)
-        class_names = [line.strip() for line in text.splitlines() if line.strip()]
+            data = _json(text, path)
+            if isinstance(data, dict):
+                return _from_mapping(data, path)
+            class_names = data
+        else:
+            class_names = [line.strip() for line in text.splitlines() if line.strip()]
     names = tuple(str(name) for name in class_names)
     _distinct(names, "class_names")
     return Categories(stuff_names=names) if semantic else Categories(thing_names=names)
@@ -85,9 +90,60 @@ def _text(path: Path) -> str:
         ) from exc
 
 
-def _from_coco(text: str, path: Path) -> Categories:
+def _json(text: str, path: Path) -> Any:
     try:
-        rows = sorted(json.loads(text)["categories"], key=lambda row: row["id"])
+        data = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"class_names: '{path}' is not JSON ({exc})") from exc
+    if not isinstance(data, (dict, list)) or not all(isinstance(item, str) for item in data):
+        raise ConfigError(
+            f"class_names: '{path}' is neither a COCO file, nor a data set's metadata, nor a list "
+            "of names"
+        )
+    return data
+
+
+def _from_mapping(data: dict[str, Any], path: Path) -> Categories:
+    if "thing_classes" not in data and "stuff_classes" not in data:
+        return _from_coco(data, path)
+    try:
+        categories = from_metadata(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ConfigError(
+            f"class_names: '{path}' is not what MetadataCatalog.get(...).as_dict() says "
+            f"({type(exc).__name__}: {exc})"
+        ) from exc
+    _distinct(categories.thing_names + categories.stuff_names, f"class_names: '{path}'")
+    return categories
+
+
+def from_metadata(metadata: Mapping[str, Any]) -> Categories:
+    """Return the categories that a data set's metadata in Detectron2 names.
+
+    Args:
+        metadata: ``MetadataCatalog.get(...).as_dict()``, or the same read from JSON.
+    """
+    fields: dict[str, Any] = {}
+    for kind in ("thing", "stuff"):
+        names = tuple(str(name) for name in metadata.get(f"{kind}_classes") or ())
+        by_id = metadata.get(f"{kind}_dataset_id_to_contiguous_id") or {}
+        ids = {int(class_id): int(id_) for id_, class_id in by_id.items()}
+        fields[f"{kind}_names"] = names
+        # a data set's own ids only if every class has one
+        if set(range(len(names))) <= set(ids):
+            fields[f"{kind}_ids"] = tuple(ids[i] for i in range(len(names)))
+    points = tuple(str(name) for name in metadata.get("keypoint_names") or ())
+    rules = metadata.get("keypoint_connection_rules") or ()
+    return Categories(
+        **fields,
+        keypoint_names=points,
+        skeleton=tuple((points.index(a), points.index(b)) for a, b, *_ in rules if points),
+    )
+
+
+def _from_coco(data: dict[str, Any], path: Path) -> Categories:
+    try:
+        rows = sorted(data["categories"], key=lambda row: row["id"])
         things = [row for row in rows if row.get("isthing", 1)]
         stuff = [row for row in rows if not row.get("isthing", 1)]
         if stuff:

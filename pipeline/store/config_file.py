@@ -90,6 +90,16 @@ def read_config(config: str) -> ConfigFile:
     return ConfigFile(path.name, _read(path, path.parent, ()), in_zoo=False)
 
 
+def read_plain(path: Path) -> dict[str, Any]:
+    """Read a whole config, as a ``CfgNode`` dumps it: it has no ``_BASE_``.
+
+    Raises:
+        ConfigError: It cannot be read, or is not YAML.
+        UntrustedModelError: It has a tag that would run code.
+    """
+    return _read(path, path.parent, ())
+
+
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """Return the mapping that a text of plain YAML holds.
 
@@ -163,8 +173,13 @@ def _merge(new: dict[str, Any], into: dict[str, Any], path: Path) -> None:
             into[key] = value
 
 
-def make_cfg(config: ConfigFile) -> Any:
+def make_cfg(config: ConfigFile, *, strict: bool = True) -> Any:
     """Return Detectron2's defaults, as a ``CfgNode``, with a config merged onto them.
+
+    Args:
+        config: The config.
+        strict: Refuse keys that Detectron2 does not know; for what a person wrote. What a program
+            has dumped may hold the keys of a project of its own.
 
     Raises:
         ConfigError: Keys that Detectron2 does not know, or values of another type; lists them all.
@@ -178,8 +193,21 @@ def make_cfg(config: ConfigFile) -> Any:
             f"config '{config.name}' is of version {version}; convert it to version {cfg.VERSION} "
             "with detectron2.config.upgrade_config"
         )
-    set_keys(cfg, dict(_leaves(config.data)), f"config '{config.name}'")
+    leaves = dict(_leaves(config.data))
+    if not strict:
+        _add_missing(cfg, leaves)
+    set_keys(cfg, leaves, f"config '{config.name}'")
     return cfg
+
+
+def _add_missing(cfg: Any, leaves: Mapping[str, Any]) -> None:
+    for key, value in leaves.items():
+        *groups, name = key.split(".")
+        node: Any = cfg
+        for group in groups:
+            node = node.setdefault(group, type(cfg)()) if isinstance(node, dict) else None
+        if isinstance(node, dict) and name not in node:
+            node[name] = type(cfg)() if value == {} else value
 
 
 def _leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,29 +6,32 @@ every other file; so one digest covers everything.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml  # type: ignore[import-untyped]
-
-from pipeline.errors import ConfigError, ModelCorruptError, StoreError
+from pipeline.errors import ModelCorruptError, StoreError
 from pipeline.files import sha256_file
-from pipeline.store.config_file import parse_yaml
+from pipeline.store.info import ModelInfo, sealed
 from pipeline.types import Categories
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from detectron2.engine import DefaultPredictor
+    from torch import Tensor, nn
+
+    from pipeline.store.runnable import LocalRunner
 
 INFO = "model.yaml"
 CONFIG = "config.yaml"
 WEIGHTS = "weights.safetensors"
-_SEALED = re.compile(rb"(?P<body>.*\n)digest: (?P<digest>[0-9a-f]{64})\n", re.DOTALL)
+SELFTEST = "selftest.npz"
+CUSTOM_OBJECTS = "custom_objects.pkl"
+EXTERNAL_MODULES = "external_modules.zip"
+_FILE = re.compile(r"[a-z][a-z0-9_.]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +41,24 @@ class StoredModel:
     Attributes:
         tag: ``name:version``.
         path: Its directory.
-        info: The content of its ``model.yaml``.
+        info: The content of its ``model.yaml``, as a mapping and as attributes.
+        trust: Whether its custom objects and modules may run their code here.
     """
 
     tag: str
     path: Path
-    info: dict[str, Any]
+    info: ModelInfo
+    trust: bool = field(default=False, compare=False)
 
     @property
     def digest(self) -> str:
         """SHA-256 over everything in it, in hexadecimal digits."""
         return str(self.info["digest"])
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(int(file["size"]) for file in self.info["files"].values())
 
     @property
     def categories(self) -> Categories:
@@ -57,6 +67,36 @@ class StoredModel:
         fields = {name: tuple(values) for name, values in stored.items() if name != "skeleton"}
         return Categories(**fields, skeleton=tuple((a, b) for a, b in stored["skeleton"]))
 
+    @property
+    def custom_objects(self) -> dict[str, Any]:
+        """The objects that were saved with it; empty if there are none.
+
+        Raises:
+            UntrustedModelError: It was not got with ``trust=True``; says what would run.
+            ModelCorruptError: The file differs from what was saved.
+        """
+        from pipeline.store.custom import load_custom_objects
+
+        return load_custom_objects(self)
+
+    def load_model(self, device_id: str = "cpu") -> DefaultPredictor | nn.Module:
+        """Return the model on a device; see ``pipeline.store.load_model``."""
+        from pipeline.store.predictor import load_model
+
+        return load_model(self, device_id, trust=self.trust)
+
+    def to_runnable(self) -> type:
+        """Return a class with one method a signature; see ``pipeline.store.get_runnable``."""
+        from pipeline.store.runnable import get_runnable
+
+        return get_runnable(self)
+
+    def to_runner(self, name: str = "") -> LocalRunner:
+        """Return the model as BentoML's users call it: ``init_local()``, then ``run(image)``."""
+        from pipeline.store.runnable import LocalRunner
+
+        return LocalRunner(self, name or str(self.info["name"]))
+
     def verify(self) -> None:
         """Compare every file with its size and SHA-256 as saved.
 
@@ -64,6 +104,8 @@ class StoredModel:
             ModelCorruptError: A file differs, is missing, or does not belong there.
         """
         files = self.info["files"]
+        if strange := [name for name in files if not _FILE.fullmatch(name)]:
+            raise ModelCorruptError(f"'{INFO}' of '{self.tag}' names a file {strange[0]!r}")
         present = {entry.name for entry in self.path.iterdir()} - {INFO}
         for problem, names in (
             ("lacks", set(files) - present),
@@ -85,7 +127,7 @@ class StoredModel:
         """
         path, saved = self.path / name, self.info["files"][name]
         # the size first: it is free, and tells the commonest damage
-        whole = path.is_file() and path.stat().st_size == saved["size"]
+        whole = path.is_file() and not path.is_symlink() and path.stat().st_size == saved["size"]
         if not whole or sha256_file(path) != saved["sha256"]:
             raise ModelCorruptError(
                 f"'{name}' of the stored model '{self.tag}' differs from what was saved; "
@@ -94,26 +136,26 @@ class StoredModel:
         return path
 
 
-def open_entry(path: Path) -> StoredModel:
+def open_entry(path: Path, *, trust: bool = False) -> StoredModel:
     """Read the ``model.yaml`` of a version's directory.
 
     Raises:
-        ModelCorruptError: It differs from what was saved.
+        ModelCorruptError: It differs from what was saved, or lies under another name.
         StoreError: It cannot be read.
     """
-    tag = f"{path.parent.name}:{path.name}"
+    entry = read_entry(path, trust=trust)
+    if entry.tag != f"{path.parent.name}:{path.name}":
+        raise ModelCorruptError(f"{path} holds the model '{entry.tag}'")
+    return entry
+
+
+def read_entry(path: Path, *, trust: bool = False) -> StoredModel:
+    """Read the ``model.yaml`` of a directory that may have any name."""
     try:
-        sealed = _SEALED.fullmatch((path / INFO).read_bytes())
+        info = ModelInfo((path / INFO).read_bytes(), f"'{path / INFO}'")
     except OSError as exc:
-        raise StoreError(f"cannot read '{tag}' in the store: {exc}") from exc
-    if not sealed or hashlib.sha256(sealed["body"]).hexdigest().encode() != sealed["digest"]:
-        raise ModelCorruptError(f"'{INFO}' of the stored model '{tag}' is damaged ({path})")
-    info = parse_yaml(sealed[0].decode(), str(path / INFO))
-    if tag != f"{info.get('name')}:{info.get('version')}":
-        raise ModelCorruptError(
-            f"{path} holds the model '{info.get('name')}:{info.get('version')}'"
-        )
-    return StoredModel(tag, path, info)
+        raise StoreError(f"cannot read '{path / INFO}': {exc.strerror or exc}") from exc
+    return StoredModel(info.tag, path, info, trust)
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -130,22 +172,18 @@ def seal(folder: Path, info: Mapping[str, Any]) -> None:
     """Write ``model.yaml`` over the files that are in the folder, and sync them all to the disk."""
     paths = sorted(folder.iterdir())
     files = {p.name: {"size": p.stat().st_size, "sha256": sha256_file(p)} for p in paths}
-    try:
-        body = yaml.safe_dump({**info, "files": files}, sort_keys=False, allow_unicode=True)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"labels, metadata and signatures must be plain values: {exc}") from exc
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    (folder / INFO).write_bytes(f"{body}digest: {digest}\n".encode())
-    for path in (*paths, folder / INFO, folder):
-        _sync(path)
+    (folder / INFO).write_bytes(sealed({**info, "files": files}))
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync(folder: Path) -> None:
+    """Have the disk keep a folder and the files in it."""
+    for path in (*sorted(folder.iterdir()), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def plain(categories: Categories) -> dict[str, Any]:

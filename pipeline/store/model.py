@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +14,12 @@ from pipeline.errors import ConfigError
 from pipeline.store import architectures
 from pipeline.store.categories import named, table
 from pipeline.store.config_file import ConfigFile, make_cfg, read_config, set_keys
+from pipeline.store.custom import import_modules
 from pipeline.store.entry import CONFIG, WEIGHTS, StoredModel
 from pipeline.store.local import ModelStore
 from pipeline.store.origin import Origin, origin
+from pipeline.store.predictor import build_stored
+from pipeline.store.saving import put
 from pipeline.store.weights import load_weights, read_weights
 from pipeline.types import Categories
 
@@ -46,6 +47,9 @@ class Model:
         nms_threshold: Largest overlap of two instances of a class; by default the config's.
         opts: Detectron2's own ``[KEY, VALUE, ...]``; the last word on any key.
         tag: A stored model, which brings its config, weights and classes.
+        trust: Import the Python modules that a stored model brings; they may run any code.
+        verify: Compare the files of a stored model with their SHA-256 before loading it.
+        ema: Take the averaged weights (``ema_state``) of a training checkpoint.
         labels: Words to find it by, when it is saved.
         metadata: Plain values to keep with it, when it is saved.
         store: Where stored models and downloads lie.
@@ -68,6 +72,9 @@ class Model:
         nms_threshold: float | None = None,
         opts: Sequence[Any] = (),
         tag: str | None = None,
+        trust: bool = False,
+        verify: bool = True,
+        ema: bool = False,
         labels: Mapping[str, str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         store: ModelStore | None = None,
@@ -83,6 +90,9 @@ class Model:
         self.nms_threshold = nms_threshold
         self.opts = list(opts)
         self.tag = tag
+        self.trust = trust
+        self.verify = verify
+        self.ema = ema
         self.labels = dict(labels or {})
         self.metadata = dict(metadata or {})
         self.store = store or ModelStore()
@@ -135,7 +145,7 @@ class Model:
             StoreError: It cannot be had.
             ModelCorruptError: It is not what was saved or downloaded.
         """
-        if self._stored:
+        if self._stored and self.verify:
             self._stored.verify()
         return self._origin.fetch(self.store.downloads)
 
@@ -157,6 +167,7 @@ class Model:
             "score_threshold": self.score_threshold,
             "nms_threshold": self.nms_threshold,
             "opts": list(self.opts),
+            "ema": self.ema,
             "class_names_sha256": _sha256(asdict(self.categories)),
         }
 
@@ -172,11 +183,15 @@ class Model:
         """
         self.check()
         path = self.fetch()
-        with _quiet():
+        with architectures.quiet():
+            if self._stored and self.trust:
+                import_modules(self._stored)
             cfg = self._cfg()
-            module = architectures.build(cfg, self.seed)
+            module = build_stored(self._stored, cfg) if self._stored else None
+            module = module or architectures.build(cfg, self.seed)
         if path is not None:
-            load_weights(module, read_weights(path), f"the weights of '{path.name}'")
+            tensors = read_weights(path, ema=self.ema)
+            load_weights(module, tensors, f"the weights of '{path.name}'")
         cfg.MODEL.DEVICE = device
         return cfg, module.eval().to(device)
 
@@ -188,19 +203,19 @@ class Model:
             StoreError: The weights cannot be had or do not fit, or the store cannot be written.
         """
         cfg, module = self.load("cpu")
-        return self.store.save(
-            self.name,
-            config_yaml=cfg.dump(),
-            weights=module.state_dict(),
-            categories=self.categories,
+        return put(
+            self.store,
+            self.name if version is None else f"{self.name}:{version}",
+            cfg,
+            module.state_dict(),
+            self.categories,
             labels=self.labels,
             metadata=self.metadata,
-            version=version,
         )
 
     @cached_property
     def _stored(self) -> StoredModel | None:
-        return self.store.get(self.tag) if self.tag is not None else None
+        return self.store.get(self.tag, trust=self.trust) if self.tag is not None else None
 
     @cached_property
     def _config(self) -> ConfigFile:
@@ -226,7 +241,7 @@ class Model:
         return origin(self.weights or "", self._config, self.store.downloads, mirror)
 
     def _cfg(self) -> Any:
-        cfg = make_cfg(self._config)
+        cfg = make_cfg(self._config, strict=not self._stored)
         keys = architectures.threshold_keys(
             self._architecture, self.score_threshold, self.nms_threshold
         )
@@ -239,14 +254,14 @@ class Model:
         return cfg
 
     def _missing(self) -> Iterator[str]:
-        own = {"config": self.config, "weights": self.weights}
+        own = {"config": self.config, "weights": self.weights, "ema": self.ema or None}
         names = {"class_names": self.class_names, "categories": self.table}
         if self.tag is not None:
             given = [key for key, value in (own | names).items() if value is not None]
             if given:
                 yield f"the stored model '{self.tag}' has its own {', '.join(given)}; leave out"
             return
-        lacking = [f"model.{key}" for key, value in own.items() if value is None]
+        lacking = [f"model.{key}" for key in ("config", "weights") if own[key] is None]
         if self.class_names is None and self.table is None:
             lacking.append("model.class_names")
         if lacking:
@@ -274,17 +289,11 @@ class Model:
                 yield f"{key} is {value}; it must be between 0 and 1"
         if len(self.opts) % 2 or not all(isinstance(key, str) for key in self.opts[::2]):
             yield f"opts must be KEY, VALUE, KEY, VALUE, ...; got {self.opts}"
+        if self.ema and self.weights == "random":
+            yield "ema: random weights have no averages; give the checkpoint of a training"
         for key, place in _ELSEWHERE.items():
             if key in self._opts:
                 yield f"opts: set {place}=... instead of {key}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what Detectron2 says to its own developers when it is imported and builds."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _sha256(value: Any) -> str:

@@ -32,11 +32,16 @@ _NAMED = re.compile(
 _SHOWN = 10
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a weight file, by name, on the CPU.
 
     Takes ``.safetensors``, PyTorch's ``.pth``, ``.pt`` and ``.bin``, and the zoo's ``.pkl``. What
     stands under ``model`` or ``state_dict`` is found, and a prefix ``module.`` is dropped.
+
+    Args:
+        path: The file.
+        ema: Take the exponential moving averages (``ema_state``) that training kept beside the
+            weights; what has no average, as buffers have none, is the model's own.
 
     Raises:
         UntrustedModelError: Reading it would run code; names what it asks for.
@@ -55,7 +60,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise StoreError(f"'{path}': weights are read from {', '.join(SUFFIXES)}")
     except OSError as exc:
         raise StoreError(f"cannot read the weights '{path}': {exc.strerror or exc}") from exc
-    return _tensors(_weights_in(data, path), path)
+    tensors = _tensors(_weights_in(data, path), path)
+    return tensors | _averages(data, path, tensors) if ema else tensors
+
+
+def _averages(data: Any, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    averages = data.get("ema_state") if isinstance(data, Mapping) else None
+    for key in ("state", "shadow", "module"):  # as different trainers nest them
+        if isinstance(averages, Mapping) and isinstance(averages.get(key), Mapping):
+            averages = averages[key]
+    if not isinstance(averages, Mapping) or not averages:
+        raise ModelCorruptError(f"'{path}' has no averaged weights (ema_state); leave out ema")
+    found = _tensors(averages, path)
+    if strange := [name for name in found if name not in tensors]:
+        raise ModelCorruptError(
+            f"'{path}': the averaged weights name what the model lacks: {_some(strange)}"
+        )
+    return found
 
 
 def _safetensors(path: Path) -> Any:
@@ -124,9 +145,14 @@ def _tensors(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
             raise ModelCorruptError(
                 f"'{path}' holds a {type(value).__name__} under '{name}': expected tensors by name"
             )
-    if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    return tensors
+    return without_prefix(tensors)
+
+
+def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the ``module.`` that training on several devices puts before every name."""
+    if not all(name.startswith("module.") for name in tensors):
+        return dict(tensors)
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from random_model import ARCHITECTURES, PHOTOS, RandomModel, assert_equal, photo, reference
 
+from pipeline.devices import resolve_device
 from pipeline.errors import DeviceError
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.runnables.devices import resolve_device
 from pipeline.types import Frame
 
 torch = pytest.importorskip("torch")

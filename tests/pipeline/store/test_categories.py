@@ -83,6 +83,30 @@ def test_coco_with_stuff_and_keypoints(tmp_path):
     assert (found.keypoint_names, found.skeleton) == (("x", "y"), ((0, 1),))
 
 
+def test_list_in_json(tmp_path):
+    path = tmp_path / "names.json"
+    path.write_text('["a", "b, c"]')
+    assert named(str(path)).thing_names == ("a", "b, c")
+
+
+def test_metadata_of_a_data_set(tmp_path):
+    """As ``json.dump(MetadataCatalog.get(name).as_dict(), file)`` writes it."""
+    path = tmp_path / "metadata.json"
+    metadata = {
+        "name": "mine",
+        "thing_classes": ["p", "q"],
+        "thing_dataset_id_to_contiguous_id": {"7": 1, "3": 0},
+        "stuff_classes": ["sky"],
+        "keypoint_names": ["x", "y"],
+        "keypoint_connection_rules": [["x", "y", [1, 2, 3]]],
+    }
+    path.write_text(json.dumps(metadata))
+    found = named(str(path))
+    assert (found.thing_names, found.thing_ids) == (("p", "q"), (3, 7))
+    assert (found.stuff_names, found.stuff_ids) == (("sky",), (1,))
+    assert (found.keypoint_names, found.skeleton) == (("x", "y"), ((0, 1),))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -90,8 +114,13 @@ def test_coco_with_stuff_and_keypoints(tmp_path):
         pytest.param("a.txt", b"\xff\xfe", "not UTF-8", id="binary"),
         pytest.param("a.txt", b"\n\n", "no names", id="empty"),
         pytest.param("a.txt", b"a\nb\na\n", "a name twice: a", id="twice"),
-        pytest.param("a.json", b"{", "not a COCO file", id="broken"),
-        pytest.param("a.json", b"[]", "not a COCO file", id="list"),
+        pytest.param("a.json", b"{", "is not JSON", id="broken"),
+        pytest.param("a.json", b"[]", "no names", id="empty-list"),
+        pytest.param("a.json", b"[1, 2]", "neither a COCO file", id="list-of-numbers"),
+        pytest.param("a.json", b"3", "neither a COCO file", id="number"),
+        pytest.param("a.json", b"{}", "not a COCO file", id="nothing"),
+        pytest.param("a.json", b'{"thing_classes": 3}', "MetadataCatalog", id="metadata"),
+        pytest.param("a.json", b'{"thing_classes": ["a", "a"]}', "twice: a", id="metadata-twice"),
         pytest.param("a.json", b'{"categories": [{"id": 1}]}', "not a COCO file", id="no-name"),
         pytest.param(
             "a.json",

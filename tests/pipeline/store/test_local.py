@@ -13,7 +13,7 @@ from pipeline.errors import (
     StoreError,
     UntrustedModelError,
 )
-from pipeline.store import entry as entry_module
+from pipeline.store import info as info_module
 from pipeline.store import local
 from pipeline.store.local import ModelStore
 from pipeline.store.weights import read_weights
@@ -38,9 +38,10 @@ def weights():
     return {"a": shared, "b": shared, "c": torch.eye(3).t(), "n": torch.tensor(7)}
 
 
-def save(store, name="crack", **more):
+def save(store, name="crack", version=None, **more):
+    tag = name if version is None else f"{name}:{version}"
     given = {"config_yaml": "MODEL: {MASK_ON: true}\n", "weights": weights()}
-    return store.save(name, **(given | {"categories": CATEGORIES} | more))
+    return store.save(tag, **(given | {"categories": CATEGORIES} | more))
 
 
 def test_round_trip(store):
@@ -144,7 +145,7 @@ def test_one_of_many_wins(store):
     assert sorted(path.name for path in (store.root / "crack").iterdir()) == ["latest", "v1"]
 
 
-@pytest.mark.parametrize("step", ["write_weights", "seal", "write_whole", "_publish"])
+@pytest.mark.parametrize("step", ["write_weights", "seal", "write_whole", "open_entry"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
 def test_failed_save_leaves_nothing_half(store, monkeypatch, step, error):
     old = save(store, version="v1")
@@ -170,8 +171,8 @@ import os, pathlib, torch
 from pipeline.store.local import ModelStore
 from pipeline.types import Categories
 store = ModelStore({str(tmp_path)!r})
-def save(version): store.save("crack", config_yaml="A: 1", weights={{"a": torch.zeros(2)}},
-                              categories=Categories(thing_names=("x",)), version=version)
+def save(version): store.save(f"crack:{{version}}", config_yaml="A: 1",
+                   weights={{"a": torch.zeros(2)}}, categories=Categories(thing_names=("x",)))
 save("v1")
 def die(*args): os._exit(9)
 if {step!r} == "fsync": os.fsync = die
@@ -233,12 +234,12 @@ def test_entry_under_another_name(store):
 
 
 def test_python_tags_in_model_yaml(store):
-    path = save(store).path / "model.yaml"
-    body = b"a: !!python/object/apply:os.getpid []\n"
-    digest = entry_module.hashlib.sha256(body).hexdigest()
+    path = save(store, version="v1").path / "model.yaml"
+    body = b"name: crack\nversion: v1\nlabels: !!python/object/apply:os.getpid []\n"
+    digest = info_module.hashlib.sha256(body).hexdigest()
     path.write_bytes(body + f"digest: {digest}\n".encode())
     with pytest.raises(UntrustedModelError):
-        store.get("crack")
+        _ = store.get("crack").info.labels
 
 
 @pytest.mark.parametrize(

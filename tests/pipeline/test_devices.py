@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.devices import device_name, resolve_device
 from pipeline.errors import DeviceError
-from pipeline.runnables.devices import device_name, resolve_device
 
 torch = pytest.importorskip("torch")
 

@@ -1,0 +1,91 @@
+"""What the store's commands print: tables and sentences for people, JSON and YAML for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from pipeline.errors import printable
+from pipeline.store.entry import StoredModel
+from pipeline.store.local import ModelStore
+from pipeline.store.pointers import latest_of, versions_in
+
+OUTPUTS = ("table", "json", "yaml", "path")
+
+
+def rows_of(store: ModelStore, entries: Sequence[StoredModel]) -> list[dict[str, Any]]:
+    """Return what a list says of models, in plain values."""
+    found = []
+    also: dict[str, dict[str, list[str]]] = {}
+    for entry in entries:
+        name, home = entry.info["name"], entry.path.parent
+        if name not in also:
+            also[name] = {}
+            for alias, version in store.aliases(name).items():
+                also[name].setdefault(f"{name}:{version}", []).append(alias)
+            latest = f"{name}:{latest_of(home, versions_in(home))}"
+            also[name].setdefault(latest, []).insert(0, "latest")
+        found.append(
+            {
+                "tag": entry.tag,
+                "aliases": also[name].get(entry.tag, []),
+                "kind": entry.info["kind"],
+                "labels": entry.info["labels"],
+                "size": entry.size,
+                "created": entry.info["created"],
+                "path": str(entry.path),
+            }
+        )
+    return found
+
+
+def show(rows: Any, output: str) -> None:
+    """Print rows, or any plain values as JSON or YAML."""
+    if output == "json":
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif output == "yaml":
+        print(yaml.safe_dump(rows, sort_keys=False, allow_unicode=True), end="")
+    elif output == "path":
+        for row in rows:
+            tell(row["path"])
+    else:
+        _table(rows)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("tag", "also", "labels", "size", "created"):
+        table.add_column(column, no_wrap=column != "labels", justify="left")
+    for row in rows:
+        labels = ", ".join(f"{key}={value}" for key, value in row["labels"].items())
+        created = row["created"][:16].replace("T", " ")
+        cells = (row["tag"], ", ".join(row["aliases"]), labels, size(row["size"]), created)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    # a pipe has no width, and a tag that is cut names nothing
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def size(n_bytes: int) -> str:
+    """Return a size as people write it."""
+    value, units = float(n_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if value >= 9.95 else f"{value:.1f} {units[0]}"
+
+
+def tell(text: str) -> None:
+    """Print one line on standard output."""
+    print(printable(text))
+
+
+def say(text: str) -> None:
+    """Print one line on standard error."""
+    print(printable(text), file=sys.stderr)
