@@ -84,6 +84,35 @@ class Runnable(Protocol):
 
 
 @runtime_checkable
+class SteppedRunnable(Runnable, Protocol):
+    """A runnable whose work on the host can run beside the device.
+
+    ``predict(frames)`` is ``finish`` of what ``forward`` gives for what ``prepare`` gives.
+    """
+
+    def prepare(self, frame: Frame) -> Prepared:
+        """Do what the model's input needs, such as resizing; on any thread."""
+        ...
+
+    def forward(self, prepared: Sequence[Any]) -> list[Any]:
+        """Run the model; on one thread only. The outputs stay valid until ``finish``."""
+        ...
+
+    def finish(self, frame: Frame, output: Any) -> Predictions:
+        """Make predictions of one frame's output, masks included; on any thread."""
+        ...
+
+
+class Prepared(Protocol):
+    """A model's input."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Inputs of equal shape may share a forward without padding."""
+        ...
+
+
+@runtime_checkable
 class Stage(Protocol):
     """Changes, or drops, one frame's result.
 
