@@ -64,6 +64,13 @@ class Model(Protocol):
 class Runnable(Protocol):
     """A model on a device. Entering loads the weights, leaving frees them.
 
+    It may also have, once entered, ``batch_size: int`` (how many frames it takes at once; by
+    default the configuration's), ``batch_by_shape: bool`` (whether frames of other shapes may lie
+    between those that it takes at once) and ``numerics``, which goes into the fingerprint: all
+    that moves its results' digits. Its constructor may take ``least_score: float`` and
+    ``most: int``: of each frame, instances below that score and all but the best ``most`` are not
+    needed; see ``Stage``.
+
     Attributes:
         class_names: Names by class id; one tuple shared by all predictions.
     """
@@ -104,7 +111,7 @@ class SteppedRunnable(Runnable, Protocol):
 
 
 class Prepared(Protocol):
-    """A model's input."""
+    """A model's input. It may also have ``nbytes: int``, which then counts towards ``queue_mb``."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -118,7 +125,10 @@ class Stage(Protocol):
 
     A stage sees one asset's frames in order on one thread, so it may keep state. It may also have
     a method ``check(categories: Categories) -> None``, called before any work, that raises
-    ConfigError when the stage does not fit the model.
+    ConfigError when the stage does not fit the model; and ``pushdown() -> dict[str, float]`` that
+    says what it drops, if that is all it does: instances below ``least_score``, all but the best
+    ``most`` of each frame. The model is told what the leading stages say, so that it can leave
+    out work; the stages run all the same.
     """
 
     def __call__(self, result: Result, /) -> Result | None:

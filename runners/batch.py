@@ -120,7 +120,8 @@ class _Run:
 
     def _each_input(self, progress: Progress) -> None:
         job = self.job
-        pipeline = Pipeline(job.runnable, job.stages, job.sinks, job.config["batch_size"])
+        options = {key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")}
+        pipeline = Pipeline(job.runnable, job.stages, job.sinks, **options)
         self.started = time.monotonic()
         outcomes = pipeline.run(job.source or ())
         try:

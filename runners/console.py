@@ -13,7 +13,8 @@ from pipeline.errors import printable
 from pipeline.types import Report
 
 _LINE_EVERY_S = 30.0
-_STEPS = ("decode", "forward", "stages", "sinks", "waiting")  # they overlap; load comes before
+# they overlap; load comes before
+_STEPS = ("decode", "prepare", "forward", "finish", "stages", "sinks", "waiting")
 
 
 def say(text: str) -> None:
@@ -111,15 +112,21 @@ def print_summary(report: Report, ran_on: str) -> None:
     """Print what was found, where the time went, and with what it was done."""
     found = sorted(report.detections.items(), key=lambda item: (-item[1], item[0]))
     print_table("Detections", ("class", "count"), [*found, ("all", sum(dict(found).values()))])
-    rows = [(step, *_share(report.timings, step, report.wall_s)) for step in _STEPS]
+    steps = [step for step in _STEPS if step in report.timings]
+    rows = [(step, *_share(report.timings, step, report.wall_s)) for step in steps]
     rows += [("wall", report.wall_s, 100.0)]
     print_table("Time", ("step", "seconds", "% of wall"), rows)
     counts = ", ".join(f"{n} {outcome}" for outcome, n in report.counts.items() if n) or "no input"
     rate = report.counts.get("done", 0) / report.wall_s if report.wall_s else 0.0
     load_s = report.timings.get("load", 0.0)
     tell(f"{counts}; {rate:.2f} inputs/s after {load_s:.1f} s of loading the model")
-    tell(f"ran on {ran_on}")
+    tell(f"ran on {ran_on}, busy {100 * busy(report):.0f} % of the time")
     tell(f"results in {report.output}")
+
+
+def busy(report: Report) -> float:
+    """Return the share of the wall in which the device's thread was in the model's forward."""
+    return report.timings.get("forward", 0.0) / report.wall_s if report.wall_s else 0.0
 
 
 def _share(timings: Mapping[str, float], step: str, wall_s: float) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from pipeline.config import Job, library_versions
 from pipeline.errors import PipelineError
 from pipeline.files import asset_keys, write_whole
 from pipeline.types import Outcome, Report
+from runners.console import busy
 
 _SECRET = r"(?:token|secret|password|passwd|credentials?|(?:api|access|private|secret)_?key)"
 _SECRET_KEY = re.compile(rf"(?:^|[_.]){_SECRET}$", re.IGNORECASE)
@@ -104,6 +105,7 @@ class Record:
             "message": redacted_text(report.message),
             "counts": dict(report.counts),
             "detections": dict(report.detections),
+            "busy": round(busy(report), 4),
             "seconds": seconds | {"wall": round(report.wall_s, 6)},
             "inputs_per_s": {
                 step: round(done / value, 3)

@@ -32,6 +32,8 @@ class FakeRunnable:
             class, ``object``.
         n_instances: Instances in each frame.
         masks: Whether they have masks.
+        least_score: Leaves out instances below it, as a model does that was asked for less.
+        most: Leaves out all but the best.
         fail_on: Ids of assets whose frames make ``predict`` raise, alone or in a batch.
 
     Raises:
@@ -46,6 +48,8 @@ class FakeRunnable:
         class_names: Sequence[str] | None = None,
         n_instances: int = 3,
         masks: bool = True,
+        least_score: float = 0.0,
+        most: int | None = None,
         fail_on: Sequence[str] = (),
     ) -> None:
         if n_instances < 0:
@@ -55,6 +59,7 @@ class FakeRunnable:
         self.device = device
         self.n_instances = n_instances
         self.masks = masks
+        self.least_score, self.most = least_score, most
         self.fail_on = frozenset(fail_on)
         self._entered = False
 
@@ -78,7 +83,13 @@ class FakeRunnable:
         for frame in frames:
             if frame.asset_id in self.fail_on:
                 raise RuntimeError(f"'{frame.asset_id}' fails, as fail_on says")
-        return [self._invent(frame) for frame in frames]
+        return [self._wanted(self._invent(frame)) for frame in frames]
+
+    def _wanted(self, predictions: Predictions) -> Predictions:
+        if not self.least_score and self.most is None:
+            return predictions
+        kept = predictions[predictions.scores >= np.float32(self.least_score)]
+        return kept[: self.most]  # they are sorted, the best first
 
     def _invent(self, frame: Frame) -> Predictions:
         n = self.n_instances if self.class_names else 0  # a semantic model finds no instances

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -80,6 +79,8 @@ def _annotation(
 
 def _boxes(png: Path) -> dict[int, list[int]]:
     """Return x, y, width, height in whole pixels of each segment of a label map."""
+    import cv2  # a tenth of a second that most commands do not need
+
     data = np.fromfile(png, np.uint8) if png.exists() else np.zeros(0, np.uint8)
     colours = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if colours is None:

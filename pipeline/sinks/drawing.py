@@ -141,18 +141,28 @@ def _draw_maps(scene: Image, p: Predictions, factor: int, opacity: float) -> Non
 
 
 def _draw_masks(scene: Image, p: Predictions, factor: int, opacity: float) -> None:
-    # supervision's MaskAnnotator does the same with NumPy, three times as slowly
+    # supervision's MaskAnnotator does the same with NumPy, more than three times as slowly
     if p.masks is None:
         return
     palette = _colours(p)
     for i in np.argsort(-p.masks.area_px, kind="stable").tolist():  # the small ones on top
         crop, (x, y) = p.masks.crop(i)
         if crop.size:
-            mask = np.ascontiguousarray(_enlarged(crop, factor)).view(np.uint8)
+            # crops lie column by column, and OpenCV turns them faster than NumPy
+            mask = cv2.transpose(_enlarged(crop.T.view(np.uint8), factor))
             height, width = mask.shape
             part = scene[y * factor : y * factor + height, x * factor : x * factor + width]
-            colour = np.array(palette.by_idx(int(p.classes[i])).as_bgr(), np.uint8)
-            _blend(part, np.broadcast_to(colour, part.shape).copy(), mask, opacity)
+            colour = palette.by_idx(int(p.classes[i])).as_bgr()
+            mixed = cv2.LUT(part, _mixture(colour, opacity))
+            cv2.copyTo(mixed, mask, part)
+
+
+@lru_cache(maxsize=1024)
+def _mixture(colour: tuple[int, int, int], opacity: float) -> Image:
+    """Return what each level of each channel becomes below a colour: uint8 ``(256, 1, 3)``."""
+    levels = np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, axis=2)
+    painted = np.broadcast_to(np.array(colour, np.uint8), levels.shape).copy()
+    return np.asarray(cv2.addWeighted(painted, opacity, levels, 1 - opacity, 0), np.uint8)
 
 
 def _blend(part: Image, painted: Image, mask: Image, opacity: float) -> None:

@@ -6,8 +6,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import cv2
-
 from pipeline.errors import ConfigError, SinkError
 from pipeline.files import output_name, write_whole
 from pipeline.protocols import Asset
@@ -92,6 +90,8 @@ class Overlay:
         if self._painter is None:
             raise RuntimeError("Overlay.write: enter the sink first")
         frame = result.frame
+        import cv2  # a tenth of a second that most commands do not need
+
         picture = self._painter.draw(frame.image, result.predictions)
         try:
             done, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, self.quality])

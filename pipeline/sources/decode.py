@@ -13,7 +13,6 @@ import re
 import warnings
 from io import BytesIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, _imaging
@@ -90,6 +89,8 @@ def decode_image(
         DecodeError: The data is not an image that is read here, is truncated or broken, is too
             large, or has values whose range is not known; the message says which.
     """
+    import cv2  # a tenth of a second that most commands do not need
+
     if not data:
         raise DecodeError("empty file")
     kind = _kind(data[:16])

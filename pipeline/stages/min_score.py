@@ -27,6 +27,10 @@ class MinScore:
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold: expected a number in [0, 1], got {self.threshold}")
 
+    def pushdown(self) -> dict[str, float]:
+        """Say that the model may leave out what is below the threshold."""
+        return {"least_score": self.threshold}
+
     def __call__(self, result: Result) -> Result:
         """Return the result without the instances below the threshold."""
         keep = result.predictions.scores >= np.float32(self.threshold)

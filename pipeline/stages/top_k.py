@@ -27,6 +27,10 @@ class TopK:
         if not isinstance(self.k, int) or self.k < 0:
             raise ConfigError(f"k: expected a whole number of at least 0, got {self.k}")
 
+    def pushdown(self) -> dict[str, float]:
+        """Say that the model need not find more than the ``k`` best."""
+        return {"most": self.k}
+
     def __call__(self, result: Result) -> Result:
         """Return the result with at most ``k`` instances."""
         if len(result.predictions) <= self.k:

@@ -46,6 +46,8 @@ def test_the_main_job(d2run: Run, photos: Path, tmp_path: Path) -> None:
     record = json.loads((out / "run.json").read_text())
     assert record["exit_status"] == 3
     assert record["counts"] == {"done": 6, "failed": 1}
+    assert 0 < record["busy"] <= 1
+    assert "% of the time" in done.stdout
     assert len(record["fingerprint"]) == 64
     assert {p.name for p in (out / ".hydra").iterdir()} == {
         "config.yaml", "hydra.yaml", "overrides.yaml",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import ROOT, Run
@@ -24,29 +25,61 @@ def test_cfg_job(d2run: Run) -> None:
         assert f"\n{line}\n" in "\n" + done.stdout
 
 
+HEAVY = ("torch", "torchvision", "detectron2", "openvino", "supervision", "matplotlib")
+HEAVY += ("pyarrow", "bentoml")
+LIGHT = [
+    ["--help"],
+    ["--cfg", "job"],
+    ["runner=plan", "input=examples/shapes/scenes"],
+    ["model=nonsense"],
+    ["nonsense=1"],
+    ["input=gone"],
+    [],
+    ["input=.", "batch_size=0"],
+    ["input=.", "decode_threads=0"],
+    ["input=.", "device=gpu"],
+    ["input=.", "stage.min_score.threshold=2"],
+    ["input=.", "stage=[keep_classes]", "stage.keep_classes.names=[persn]"],
+    ["input=.", "runnable.precision=fp8"],
+    ["input=.", "model.weights=gone.pth"],
+    ["input=.", "model=stored", "model.tag=shape"],
+    ["input=.", "sink.overlay.quality=200"],
+]
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("options", "heavy"),
     [
-        pytest.param(["--help"], id="help"),
-        pytest.param(["--cfg", "job"], id="cfg"),
-        pytest.param(["model=nonsense"], id="wrong option"),
-        pytest.param(["input=gone"], id="wrong input"),
-        pytest.param(["runner=plan", "input=."], id="plan"),
+        pytest.param([], (*HEAVY, "cv2"), id="default sinks"),
+        pytest.param(["sink=[]"], (*HEAVY, "cv2"), id="no sink"),
     ],
 )
-def test_torch_is_not_imported(arguments: list[str], tmp_path: object) -> None:
-    code = (
-        f"import runpy, sys; sys.argv = {[str(ROOT / 'run.py'), *arguments]!r}\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'detectron2', 'supervision', 'matplotlib'} & set(sys.modules)\n"
-        "print(heavy or '', file=sys.stderr); sys.exit(bool(heavy))"
+def test_what_needs_no_model_imports_nothing_heavy(
+    tmp_path: Path, options: list[str], heavy: tuple[str, ...]
+) -> None:
+    script = tmp_path / "all_of_them.py"
+    script.write_text(
+        f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+import run
+
+for arguments in {LIGHT!r}:
+    sys.argv = ["run.py", *arguments, *{options!r}]
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # set by the run before
+    try:
+        status = run.main()
+    except SystemExit as exc:
+        status = exc.code or 0
+    print(">", status, sorted(set({heavy!r}) & set(sys.modules)), arguments, flush=True)
+"""
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=str(tmp_path), capture_output=True, text=True, timeout=60
+        [sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line.startswith("> ")]
+    wanted = [f"> {0 if i < 3 else 2} [] {arguments}" for i, arguments in enumerate(LIGHT)]
+    assert told == wanted, done.stderr
 
 
 def test_import_of_the_library_is_light() -> None:

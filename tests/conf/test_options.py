@@ -152,12 +152,30 @@ def test_code_of_other_packages_is_refused(
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("batch_size=0", "batch_size is 0; it must be auto, or"),
+        ("batch_size=1.5", "batch_size is 1.5"),
+        ("batch_size=all", "batch_size is 'all'"),
+        ("batch_size=true", "batch_size is True"),
+        ("batch_size=null", "batch_size is None"),
+        ("decode_threads=0", "decode_threads is 0; it must be at least 1"),
+        ("queue_mb=0", "queue_mb is 0; it must be at least 1"),
+    ],
+)
+def test_values_that_no_job_can_have(tmp_path: Path, override: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        pipeline.config.build_job(composed(tmp_path, override, "runnable=fake"))
+
+
 def test_fingerprint_changes_with_what_changes_results(tmp_path: Path) -> None:
     def print_of(*overrides: str) -> str:
         return pipeline.config.build_job(composed(tmp_path, *overrides)).fingerprint()
 
     (tmp_path / "other").mkdir()
-    same = [[], ["quiet=true"], [f"input={tmp_path}/other"], [f"output={tmp_path}/elsewhere"]]
+    same = [[], ["quiet=true"], [f"input={tmp_path}/other"], [f"output={tmp_path}/elsewhere"],
+            ["decode_threads=4"], ["queue_mb=1"]]  # fmt: skip
     other = [
         ["stage.min_score.threshold=0.6"], ["stage=[]"], ["sink=[]"], ["exif=false"], ["seed=1"],
         ["stage=[top_k,min_score]"], ["stage=[min_score,top_k]"],

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 from random_model import ARCHITECTURES, PHOTOS, RandomModel, assert_equal, photo, reference
 
 from pipeline.devices import resolve_device
 from pipeline.errors import DeviceError
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.types import Frame
+from pipeline.store.model import Model
+from pipeline.types import Frame, Predictions
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -19,14 +27,56 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_parity(architecture: str) -> None:
+def test_exact(architecture: str) -> None:
     model = RandomModel(ARCHITECTURES[architecture])
     images = [photo(name) for name in PHOTOS]
-    with Detectron2(model, "cuda:0") as runnable:
-        got = [runnable.predict([Frame(image, "x")])[0] for image in images]
+    with Detectron2(model, "cuda:0", exact=True) as runnable:
+        got = runnable.predict([Frame(image, "x") for image in images])
         expected = reference(model, images, device="cuda:0")
     for predictions, want in zip(got, expected, strict=True):
         assert_equal(predictions, want, box_px=1e-3)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"precision": "bf16"},
+    {"precision": "fp16"},
+    {"resize_on_device": True},
+    {"engine": "compile"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_on_a_trained_model(options: dict[str, Any]) -> None:
+    paths = sorted((Path(__file__).parents[2] / "examples" / "shapes" / "scenes").glob("*.jpg"))
+    frames = [Frame(cv2.imread(str(path)), path.name) for path in paths]
+
+    def found(**options: Any) -> list[Predictions]:
+        with Detectron2(Model("shapes", tag="shapes"), "cuda:0", **options) as runnable:
+            return [each[each.scores > 0.5] for each in runnable.predict(frames)]
+
+    want, got = found(exact=True), found(**options)
+    assert sum(map(len, want)) >= 20
+    for one, two in zip(got, want, strict=True):
+        overlap = coco_mask.iou(one.masks.rle(), two.masks.rle(), [0] * len(two))
+        assert len(one) == len(two)
+        assert overlap.max(axis=1).min() > 0.9
+
+
+def test_batches_on_many_threads_are_those_of_one() -> None:
+    model = RandomModel(ARCHITECTURES["mask_rcnn"])
+    frames = [Frame(np.roll(photo("coffee"), 10 * i, axis=1).copy(), str(i)) for i in range(12)]
+    with (
+        Detectron2(model, "cuda:0", batch_size="auto") as runnable,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        assert runnable.batch_size in (1, 2, 4, 8, 16)
+        want = runnable.predict(frames)
+        outputs = runnable.forward(list(pool.map(runnable.prepare, frames)))
+        got = list(pool.map(runnable.finish, frames, outputs))
+    for one, two in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one.boxes, two.boxes)
+        assert one.masks.rle() == two.masks.rle()
 
 
 def test_memory_is_given_back() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline.masks import InstanceMasks, crop_edges
+from pipeline.masks import InstanceMasks, crop_edges, paste
 
 
 def coco(bitmap):
@@ -173,3 +173,77 @@ def test_no_masks():
 def test_crops_and_corners_must_be_as_many():
     with pytest.raises(ValueError, match="argument"):
         InstanceMasks.from_crops([RING], [], RING.shape)
+
+
+def pasted(probs, boxes, size):
+    """What paste() gives with the arithmetic of Detectron2, and Detectron2's own bitmaps."""
+    torch = pytest.importorskip("torch")
+    from detectron2.layers.mask_ops import _do_paste_mask, paste_masks_in_image
+
+    probs, boxes = torch.as_tensor(probs).float(), torch.as_tensor(boxes).float()
+
+    def sample(mask, x, y):
+        values = []
+        for i in range(len(boxes)):
+            if not (mask == i).any():
+                continue
+            bitmap = _do_paste_mask(probs[i : i + 1, None], boxes[i : i + 1], *size, False)[0][0]
+            values.append(bitmap.numpy()[y[mask == i], x[mask == i]])
+        asked.append(len(mask))
+        return np.concatenate(values) if values else np.zeros(0, np.float32)
+
+    asked = []
+    masks = paste(probs.numpy(), boxes.numpy(), size, sample)
+    return masks, paste_masks_in_image(probs, boxes, size, threshold=0.5).numpy(), sum(asked)
+
+
+HALF = np.full((28, 28), 0.5)
+HEADS = {
+    "noise": RNG.random((28, 28)),
+    "blob": np.hypot(*np.mgrid[-1:1:28j, -1:1:28j]) < 0.9,
+    "soft blob": np.exp(-2 * np.square(np.mgrid[-1:1:28j, -1:1:28j]).sum(0)),
+    "all": np.ones((28, 28)),
+    "none": np.zeros((28, 28)),
+    "half": HALF,
+    "half but for the last digit": HALF + RNG.uniform(-1e-7, 1e-7, (28, 28)),
+    "half in the middle": np.where(np.indices((28, 28)).sum(0) % 9 < 3, 0.5, RNG.random((28, 28))),
+    "not a number": np.full((28, 28), np.nan),
+    "14 cells": RNG.random((14, 14)),
+    "56 cells": RNG.random((56, 56)),
+}
+BOXES = np.array(
+    [
+        [10.3, 20.6, 70.1, 90.2],
+        [0, 0, 160, 120],  # the frame
+        [30, 40, 58, 68],  # a cell a pixel
+        [5.2, 5.9, 5.3, 110],  # thin
+        [7, 50.4, 150, 50.6],  # flat
+        [70.4, 3.3, 70.9, 3.8],  # within a pixel
+        [100.5, 80.5, 159.99, 119.99],  # up to the last pixel
+        [-30.5, -20, 60, 170],  # beyond the frame
+    ],
+    np.float32,
+)
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+def test_paste_has_the_pixels_of_detectron2(head):
+    masks, bitmaps, _ = pasted(np.repeat(head[None], len(BOXES), 0), BOXES, (120, 160))
+    np.testing.assert_array_equal(masks.dense(), bitmaps)
+    assert masks.rle() == [coco(bitmap) for bitmap in bitmaps]
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("size", [(33, 47), (480, 640), (1080, 1920)], ids=str)
+def test_paste_asks_for_few_pixels(size):
+    rng = np.random.default_rng(1)
+    boxes = np.sort(rng.uniform(0, 1, (40, 2, 2)) * size[::-1], axis=1).reshape(40, 4)
+    masks, bitmaps, asked = pasted(rng.random((40, 28, 28)), boxes, size)
+    assert masks.rle() == [coco(bitmap) for bitmap in bitmaps]
+    assert asked < bitmaps.sum() / 100
+
+
+def test_paste_of_nothing():
+    masks = paste(np.zeros((0, 28, 28), np.float32), np.zeros((0, 4), np.float32), (8, 9), None)
+    assert (len(masks), masks.size) == (0, (8, 9))

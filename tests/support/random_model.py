@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,11 @@ class RandomModel:
         return cfg
 
     def load(self, device: str) -> tuple[Any, Any]:
+        """A module of the caller's own each time, as from the store."""
+        cfg, module = self.shared(device)
+        return cfg.clone(), deepcopy(module)
+
+    def shared(self, device: str) -> tuple[Any, Any]:
         if device not in self._loaded:
             self._loaded[device] = self._load(device)
         return self._loaded[device]
@@ -109,7 +115,7 @@ def reference(
     from detectron2.engine import DefaultPredictor
 
     if ("predictor", device) not in model._loaded:
-        cfg, module = model.load(device)
+        cfg, module = model.shared(device)
         predictor = DefaultPredictor(cfg)
         predictor.model = module  # the very weights, rather than a second model of random ones
         model._loaded["predictor", device] = predictor

@@ -157,3 +157,21 @@ def test_option_builds_with_what_build_job_wires():
     assert isinstance(runnable, FakeRunnable)
     assert runnable.class_names == ("circle", "square")
     assert runnable.device == "auto"
+
+
+@pytest.mark.parametrize(
+    ("asked", "n"),
+    [({}, 9), ({"most": 4}, 4), ({"most": 0}, 0), ({"least_score": 1.0}, 0), ({"most": 20}, 9)],
+)
+def test_finds_no_more_than_is_asked_for(asked, n):
+    frame = make_frame()
+    (everything,) = predict(frame, n_instances=9)
+    (found,) = predict(frame, n_instances=9, **asked)
+    assert as_lists(found) == as_lists(everything[:n])
+
+
+def test_least_score_is_inclusive():
+    frame = make_frame()
+    (everything,) = predict(frame)
+    (found,) = predict(frame, least_score=float(everything.scores[1]))
+    assert as_lists(found) == as_lists(everything[:2])

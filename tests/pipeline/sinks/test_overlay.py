@@ -88,6 +88,21 @@ def test_masks_are_blended_where_they_are() -> None:
     np.testing.assert_array_equal(changed(picture, image), expected)
 
 
+@pytest.mark.parametrize("opacity", [0, 0.3, 0.45, 1])
+@pytest.mark.parametrize("size", [(120, 160), (300, 400)], ids=["enlarged", "as it is"])
+def test_masks_are_mixed_by_their_opacity(size: tuple[int, int], opacity: float) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    ring = np.zeros(size, bool)
+    ring[20:80, 30:90], ring[40:60, 50:70] = True, False
+    p = predictions(size).replace(masks=InstanceMasks.from_dense(ring[None]))
+    picture = Painter(boxes=False, labels=False, opacity=opacity).draw(image, p)
+    colour = Painter(boxes=False, labels=False, opacity=1).draw(image, p)
+    factor = picture.shape[0] // size[0]
+    image, ring = (x.repeat(factor, 0).repeat(factor, 1) for x in (image, ring))
+    mixed = np.where(ring[..., None], opacity * colour.astype(float) + (1 - opacity) * image, image)
+    assert np.abs(picture - mixed).max() <= 0.51
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -1,110 +1,37 @@
-"""The engine: order, isolation of one asset's failure, and that nothing ever hangs."""
+"""The engine: order, and isolation of one asset's failure."""
 
 from __future__ import annotations
 
 import errno
-import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from scripted import Halved, ListedAsset, Recording, Scripted, Stepped, run
 
 from pipeline.engine import Pipeline
 from pipeline.errors import DecodeError, InferenceError, OutputError, SinkError, StageError
-from pipeline.testing import make_frame, make_predictions
-from pipeline.types import Frame, Outcome, Predictions, Result
+from pipeline.testing import make_predictions
+from pipeline.types import Frame, Predictions, Result
 
-
-@dataclass
-class ListedAsset:
-    id: str
-    n_frames: int = 1
-    error: Exception | None = None
-    path: Path = Path("x")
-    fps: float | None = None
-
-    def fingerprint(self) -> str:
-        return self.id
-
-    def frames(self) -> Iterator[Frame]:
-        for i in range(self.n_frames):
-            yield make_frame(8, 8, asset_id=self.id, index=i)
-        if self.error is not None:
-            raise self.error
-
-
-@dataclass
-class Scripted:
-    """Fails when a frame of ``guilty`` is in the batch; remembers the batches."""
-
-    guilty: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ("cat", "dog", "bird")
-    batches: list[list[str]] = field(default_factory=list)
-
-    def __enter__(self) -> Scripted:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
-
-    def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
-        self.batches.append([frame.asset_id for frame in frames])
-        if any(frame.asset_id in self.guilty for frame in frames):
-            raise RuntimeError("out of luck")
-        return [make_predictions(2, size=frame.size) for frame in frames]
-
-
-@dataclass
-class Recording:
-    """A sink that keeps what it is told; raises where the script says so."""
-
-    fail: dict[tuple[str, str], Exception] = field(default_factory=dict)
-    pending: dict[str, list[int]] = field(default_factory=dict)
-    flushed: dict[str, list[int]] = field(default_factory=dict)
-    discarded: list[str] = field(default_factory=list)
-
-    def __enter__(self) -> Recording:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
-
-    def _maybe(self, what: str, asset_id: str) -> None:
-        if (what, asset_id) in self.fail:
-            raise self.fail[what, asset_id]
-
-    def write(self, result: Result) -> None:
-        self._maybe("write", result.frame.asset_id)
-        self.pending.setdefault(result.frame.asset_id, []).append(result.frame.index)
-
-    def flush(self, asset: Any) -> None:
-        self._maybe("flush", asset.id)
-        self.flushed[asset.id] = self.pending.pop(asset.id, [])
-
-    def discard(self, asset: Any) -> None:
-        self.pending.pop(asset.id, None)
-        self.flushed.pop(asset.id, None)
-        self.discarded.append(asset.id)
-
-
-def run(
-    assets: Sequence[ListedAsset], *, runnable: Any = None, sinks: Any = None, **options: Any
-) -> list[Outcome]:
-    pipeline = Pipeline(
-        runnable or Scripted(), options.pop("stages", {}), sinks or {"s": Recording()}, **options
-    )
-    return list(pipeline.run(assets))
+KINDS = [pytest.param(Scripted, id="plain"), pytest.param(Stepped, id="stepped")]
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_order_is_kept(threads: int, batch_size: int) -> None:
-    assets = [ListedAsset(f"{i}", n_frames=i % 4 + 1) for i in range(30)]
+@pytest.mark.parametrize("kind", KINDS)
+def test_order_is_kept(kind: type[Scripted], threads: int, batch_size: int) -> None:
+    assets = [ListedAsset(f"{i}", n_frames=i % 4 + 1, size=(8 + 2 * (i % 3), 8)) for i in range(30)]
     sink = Recording()
-    outcomes = run(assets, sinks={"s": sink}, batch_size=batch_size, decode_threads=threads)
+    outcomes = run(
+        assets,
+        runnable=kind(batch_size=batch_size, batch_by_shape=True),
+        sinks={"s": sink},
+        decode_threads=threads,
+    )
     assert [outcome.asset.id for outcome in outcomes] == [asset.id for asset in assets]
     assert list(sink.flushed) == [asset.id for asset in assets]
     assert [outcome.n_frames for outcome in outcomes] == [asset.n_frames for asset in assets]
@@ -119,8 +46,9 @@ def test_batches_are_full() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
-def test_only_the_guilty_asset_fails_in_the_model(batch_size: int) -> None:
-    runnable, sink = Scripted(guilty=("2", "5")), Recording()
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_guilty_asset_fails_in_the_model(kind: type[Scripted], batch_size: int) -> None:
+    runnable, sink = kind(guilty=("2", "5")), Recording()
     outcomes = run(
         [ListedAsset(f"{i}") for i in range(8)],
         runnable=runnable,
@@ -134,6 +62,28 @@ def test_only_the_guilty_asset_fails_in_the_model(batch_size: int) -> None:
     assert isinstance(error, InferenceError)
     assert str(error) == "RuntimeError: out of luck"
     assert (error.asset_id, error.stage) == ("2", "inference")
+
+
+@dataclass
+class FailsAt(Stepped):
+    """Raises for one asset, in one step."""
+
+    step: str = ""
+    asset_id: str = ""
+
+    def __init__(self, step: str, asset_id: str) -> None:
+        super().__init__()
+        self.step, self.asset_id = step, asset_id
+
+    def prepare(self, frame: Frame) -> Halved:
+        if (self.step, self.asset_id) == ("prepare", frame.asset_id):
+            raise ValueError("cannot")
+        return super().prepare(frame)
+
+    def finish(self, frame: Frame, output: float) -> Predictions:
+        if (self.step, self.asset_id) == ("finish", frame.asset_id):
+            raise ValueError("cannot")
+        return super().finish(frame, output)
 
 
 def raising(exc: BaseException, asset_id: str) -> Callable[[Result], Result | None]:
@@ -164,6 +114,20 @@ def raising(exc: BaseException, asset_id: str) -> Callable[[Result], Result | No
         ),
         pytest.param(
             [ListedAsset("0"), ListedAsset("1", n_frames=0)], {}, DecodeError, "decode", id="empty"
+        ),
+        pytest.param(
+            [ListedAsset("0"), ListedAsset("1")],
+            {"runnable": FailsAt("prepare", "1")},
+            InferenceError,
+            "inference",
+            id="prepare raises",
+        ),
+        pytest.param(
+            [ListedAsset("0"), ListedAsset("1")],
+            {"runnable": FailsAt("finish", "1")},
+            InferenceError,
+            "inference",
+            id="finish raises",
         ),
         pytest.param(
             [ListedAsset("0"), ListedAsset("1")],
@@ -236,59 +200,25 @@ def test_a_lost_output_ends_the_run(code: int, when: str) -> None:
     assert list(first.flushed) == ["0"]
 
 
-def engine_threads() -> list[str]:
-    names = ("predict", "decode")
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
-
-
-@pytest.mark.timeout(20)
-@pytest.mark.parametrize("n_frames", [1, 50])
-def test_a_consumer_that_stops_leaves_no_thread(n_frames: int) -> None:
-    outcomes = Pipeline(Scripted(), {}, {}).run(ListedAsset(f"{i}", n_frames) for i in range(1000))
-    next(outcomes)
-    outcomes.close()
-    assert engine_threads() == []
-
-
-@pytest.mark.timeout(20)
-@pytest.mark.parametrize("n_frames", [1, 50])
-def test_a_source_that_raises_ends_the_run(n_frames: int) -> None:
-    def listing() -> Iterator[ListedAsset]:
-        yield ListedAsset("0", n_frames)
-        raise OSError("the folder went away")
-
-    outcomes = Pipeline(Scripted(), {}, {}).run(listing())
-    with pytest.raises(OSError, match="went away"):
-        list(outcomes)
-    assert engine_threads() == []
-
-
-@pytest.mark.timeout(20)
-def test_a_runnable_that_exits_ends_the_run() -> None:
-    class Exits(Scripted):
-        def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
-            raise SystemExit(9)
-
-    with pytest.raises(SystemExit):
-        run([ListedAsset(f"{i}", 20) for i in range(20)], runnable=Exits())
-    assert engine_threads() == []
-
-
 @pytest.mark.parametrize(
-    "results",
+    ("results", "says"),
     [
-        pytest.param([], id="too few"),
-        pytest.param([None], id="nothing"),
-        pytest.param([make_predictions(1, size=(9, 9))], id="another size"),
+        pytest.param([], "0 results for 1 frames", id="too few"),
+        pytest.param([None], "NoneType of size None for a frame of size (8, 8)", id="nothing"),
+        pytest.param(
+            [make_predictions(1, size=(9, 9))],
+            "Predictions of size (9, 9) for a frame of size (8, 8)",
+            id="another size",
+        ),
     ],
 )
-def test_a_runnable_with_other_results_is_told_so(results: list[Any]) -> None:
+def test_a_runnable_with_other_results_is_told_so(results: list[Any], says: str) -> None:
     class Wrong(Scripted):
         def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
             return results
 
     outcome = run([ListedAsset("0")], runnable=Wrong())[0]
-    assert f"{len(results)} results for 1 frames" in str(outcome.error)
+    assert says in str(outcome.error)
 
 
 def test_a_failed_batch_does_not_outlive_its_retry() -> None:
@@ -320,22 +250,23 @@ def test_what_is_in_work_when_the_run_ends_is_discarded() -> None:
     assert (list(sink.flushed), sink.discarded) == (["0"], ["1"])
 
 
-def test_memory_is_bounded_by_what_is_ahead() -> None:
-    decoded = 0
-
-    class Counting(ListedAsset):
-        def frames(self) -> Iterator[Frame]:
-            nonlocal decoded
-            decoded += 1
-            return super().frames()
-
-    pipeline = Pipeline(Scripted(), {}, {}, batch_size=2, decode_threads=2)
-    outcomes = pipeline.run(Counting(f"{i}") for i in range(500))
-    for done, _ in enumerate(outcomes, start=1):
-        assert decoded <= done + 12
-
-
 def test_timings_are_told() -> None:
     outcome = run([ListedAsset("0")])[0]
     assert set(outcome.timings) == {"decode", "forward", "stages", "sinks", "waiting"}
     assert all(seconds >= 0 for seconds in outcome.timings.values())
+
+
+def test_timings_of_steps_are_told() -> None:
+    outcome = run([ListedAsset("0")], runnable=Stepped())[0]
+    steps = {"decode", "prepare", "forward", "finish", "stages", "sinks", "waiting"}
+    assert set(outcome.timings) == steps
+
+
+def test_forward_seconds_are_those_of_the_device() -> None:
+    class Slow(Stepped):
+        def forward(self, prepared: Sequence[Halved]) -> list[float]:
+            time.sleep(0.02)
+            return super().forward(prepared)
+
+    outcomes = run([ListedAsset(f"{i}") for i in range(6)], runnable=Slow(batch_size=3))
+    assert 0.04 <= sum(outcome.timings["forward"] for outcome in outcomes) < 0.08

@@ -1,0 +1,106 @@
+"""What can be told of a configuration before any work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object
+
+from pipeline.errors import ConfigError, PipelineError
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+def refuse_foreign(output: Path, source: str | None) -> None:
+    """Refuse an output where a run would overwrite a user's files or read its own results.
+
+    Raises:
+        ConfigError: It would.
+    """
+    if source not in (None, "-") and Path(str(source)).expanduser().absolute() == output:
+        raise ConfigError(f"output is the input {output}; its results would be the next inputs")
+    if not (output / "run.json").exists():
+        for name in ("predictions.jsonl", "coco.json", "coco_results.json"):
+            if (output / name).exists():
+                raise ConfigError(
+                    f"{output} holds a {name} that no run of d2run wrote; choose another output"
+                )
+
+
+def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name each value that no job can have."""
+    if not _DEVICE.fullmatch(config["device"]):
+        yield f"device '{config['device']}' is none of auto, cpu, cuda, cuda:N"
+    if not config["output"].strip():
+        yield "output is empty; leave it out for a new directory under outputs/"
+    size = config["batch_size"]
+    if size != "auto" and not (type(size) is int and size >= 1):  # bool is an int, too
+        yield f"batch_size is {size!r}; it must be auto, or a whole number of at least 1"
+    for key in ("decode_threads", "queue_mb"):
+        if config[key] is not None and config[key] < 1:
+            yield f"{key} is {config[key]}; it must be at least 1"
+    for group in ("stage", "sink"):
+        for name, node in config[group].items():
+            if not isinstance(node, dict) or "_target_" not in node:
+                yield f"{group}.{name} has no _target_: it names no class to build"
+    if "predictions" in config["sink"]:
+        yield "sink.predictions: predictions.jsonl is always written; choose another name"
+
+
+def untrusted(config: Mapping[str, Any]) -> Iterator[str]:
+    """Name each ``_target_`` whose code does not come from a trusted package.
+
+    The object's own module counts too: ``pipeline.x.os.system`` is not the package's code.
+    """
+    trusted = tuple(config["trusted_packages"])
+    for key, target in _targets(config, ""):
+        package = str(target).split(".")[0]
+        if package in trusted:
+            try:
+                found = get_object(str(target))
+            except Exception as exc:
+                yield f"{key}: cannot import '{target}': {exc}"
+                continue
+            package = str(getattr(found, "__module__", None) or "?").split(".")[0]
+        if package not in trusted:
+            allowed = ",".join([*trusted, package])
+            yield (
+                f"{key} would run code of the package '{package}' ({target}), which is not "
+                f"trusted; to trust it add 'trusted_packages=[{allowed}]'"
+            )
+
+
+def _targets(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    items: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, Mapping) else ()
+    items = enumerate(node) if isinstance(node, list) else items
+    for name, value in items:
+        if name == "_target_":
+            yield key, value
+        yield from _targets(value, f"{key}.{name}" if key else str(name))
+
+
+def check_parts(parts: Iterable[tuple[str, Any, tuple[Any, ...]]]) -> None:
+    """Ask every part that can tell whether it fits, and raise all problems together.
+
+    Args:
+        parts: Their keys, the parts, and what to give to their ``check``.
+
+    Raises:
+        ConfigError: Some do not fit.
+    """
+    problems: list[str] = []
+    for key, part, arguments in parts:
+        try:
+            getattr(part, "check", lambda *_: None)(*arguments)
+        except ConfigError as exc:
+            prefix = f"{key}: " if "." in key else ""  # the source names its keys
+            problems += [prefix + problem for problem in exc.problems]
+        except PipelineError:
+            raise
+        except Exception as exc:
+            problems.append(f"{key}: its check failed with {type(exc).__name__}: {exc}")
+    if problems:
+        raise ConfigError(*problems)

@@ -1,0 +1,181 @@
+"""The convolutional parts of a model through OpenVINO, on the CPU.
+
+Each part is traced, taking maps of any size and any number of regions, and compared with torch on
+its first call. Nothing is kept on disk: to convert and compile a Mask R-CNN takes half a second of
+processor time, less than to find out that a file fits the weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+
+from pipeline.runnables.rearrange import Call, Part, parts
+
+_LOG = logging.getLogger(__name__)
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}  # of the largest value; measured: 3e-6 and 0.02
+
+
+def compile_parts(module: Any, precision: str, threads: int | None) -> dict[str, str]:
+    """Let OpenVINO compute a model's parts from now on.
+
+    Args:
+        module: A Detectron2 model in eval mode on the CPU, its parameters without gradients.
+        precision: ``fp32`` or ``bf16``.
+        threads: As many as torch uses, for they take turns.
+
+    Returns:
+        What computes each part: ``openvino``, or ``torch`` where OpenVINO cannot.
+    """
+    import openvino
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads or 0,
+        "ENABLE_CPU_PINNING": False,  # other processes' threads may be pinned to the same cores
+    }
+    core = openvino.Core()
+    compiled: dict[str, Compiled] = {}
+
+    def through_openvino(part: Part, call: Call) -> Call:
+        compiled[part.name] = Compiled(part, call, core, settings, _TOLERANCE[precision])
+        return compiled[part.name]
+
+    for part in parts(module):
+        part.replace(through_openvino)
+    _call_each(module)
+    return {name: "torch" if part.in_torch else "openvino" for name, part in compiled.items()}
+
+
+def _call_each(module: Any) -> None:
+    """Call every part on a small picture, so that all are compiled before the first frame."""
+    import torch
+    from detectron2.modeling import GeneralizedRCNN
+    from detectron2.structures import Boxes, Instances
+
+    size = (64, 96)
+    picture = torch.linspace(0, 255, 3 * 64 * 96).reshape(3, *size)
+    item = {"image": picture, "height": size[0], "width": size[1]}
+    with torch.inference_mode():
+        if not isinstance(module, GeneralizedRCNN):
+            module([item])
+            return
+        module.inference([item], do_postprocess=False)
+        box = Boxes(torch.tensor([[8.0, 8.0, 56.0, 40.0]]))
+        one = Instances(size, pred_boxes=box, pred_classes=torch.zeros(1, dtype=torch.int64))
+        # whether or not the model found anything, here is an instance for its mask head
+        GeneralizedRCNN.inference(module, [item], [one], do_postprocess=False)
+
+
+class Compiled:
+    """A part's call, computed by OpenVINO.
+
+    Its results lie in OpenVINO's memory and are valid until the next call, as what lies between
+    the parts of Detectron2's models makes tensors of its own.
+
+    Args:
+        part: What it is.
+        call: Computes it in torch.
+        core: OpenVINO's.
+        settings: For compiling.
+        tolerance: Largest difference to torch's result, as a share of the largest value.
+    """
+
+    def __init__(
+        self, part: Part, call: Call, core: Any, settings: dict[str, Any], tolerance: float
+    ) -> None:
+        self.part = part
+        self.call = call
+        self.core = core
+        self.settings = settings
+        self.tolerance = tolerance
+        self._request: Any = None
+        self._spec: Any = None
+        self.in_torch = False  # for good, when OpenVINO cannot do it
+
+    def __call__(self, *args: Any) -> Any:
+        """Return what the part's call returns."""
+        from torch.utils._pytree import tree_flatten, tree_unflatten
+
+        tensors, _ = tree_flatten(args)
+        empty = any(not tensor.numel() for tensor in tensors)
+        if self._request is None and not (self.in_torch or empty):
+            self._start(args)
+        if self.in_torch or empty:
+            return self.call(*args)
+        return tree_unflatten(self._infer(tensors), self._spec)
+
+    def _infer(self, tensors: list[Any]) -> list[Any]:
+        import torch
+
+        arrays = [tensor.contiguous().numpy() for tensor in tensors]
+        found = self._request.infer(arrays, share_inputs=True, share_outputs=True)
+        return [torch.from_numpy(array) for array in found.values()]
+
+    def _start(self, args: tuple[Any, ...]) -> None:
+        """Compile, and compare with torch on the first rows."""
+        from torch.utils._pytree import tree_flatten, tree_map
+
+        few = tree_map(lambda tensor: tensor[:2].clone(), args)
+        expected, self._spec = tree_flatten(self.call(*few))
+        try:
+            model = converted(self.part, self.call, few)
+            compiled = self.core.compile_model(model, "CPU", self.settings)
+            self._request = compiled.create_infer_request()
+            found = self._infer(tree_flatten(few)[0])
+            for got, want in zip(found, expected, strict=True):
+                _compare(got.numpy(), want.numpy(), self.tolerance)
+        except Exception as exc:  # of many kinds: it is torch's tracer, OpenVINO or the comparison
+            _LOG.warning("%s stays in torch: OpenVINO fails with %s", self.part.name, exc)
+            self.in_torch = True
+
+
+def _compare(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any], tolerance: float) -> None:
+    difference = float(np.abs(got - want).max()) if got.shape == want.shape else np.inf
+    if not difference <= tolerance * max(float(np.abs(want).max()), 1e-6):
+        raise ValueError(f"its result differs from torch's by {difference}")
+
+
+def converted(part: Part, call: Call, args: tuple[Any, ...]) -> Any:
+    """Return a part as an ``openvino.Model`` of maps of any size, or of any number of regions."""
+    import openvino
+    import torch
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+
+    tensors, spec = tree_flatten(args)
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.owner = part.owner  # so that the tracer knows the weights
+
+        def forward(self, *flat: Any) -> Any:
+            return tuple(tree_flatten(call(*tree_unflatten(list(flat), spec)))[0])
+
+    with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
+        warnings.simplefilter("ignore")  # that tracing is to be replaced, for each module
+        example = tuple(tensor.clone() for tensor in tensors)  # inference mode's cannot be traced
+        tracer: Any = torch.jit.trace
+        traced = tracer(Flat().eval(), example, check_trace=False)
+        model = _imported(traced)
+    for port, tensor in zip(model.inputs, tensors, strict=True):
+        _, channels, *rest = tensor.shape
+        rest = rest if part.per_roi else [-1] * len(rest)
+        port.get_node().set_partial_shape(openvino.PartialShape([-1, channels, *rest]))
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def _imported(traced: Any) -> Any:
+    """Do what ``openvino.convert_model`` does for a traced module, without its telemetry."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(traced)  # in a name, for it must outlive ``load``
+    return frontend.convert(frontend.load(decoder))

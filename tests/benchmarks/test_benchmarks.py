@@ -1,0 +1,158 @@
+"""The benchmarks run end to end, and what they save holds what it should; no time is judged."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return os.environ | {"D2RUN_HOME": str(folder / "home"), "TMPDIR": str(folder)}
+
+
+def report(tmp_path: Path, script: str, *arguments: str) -> dict[str, Any]:
+    saved = tmp_path / "report.json"
+    command = [sys.executable, str(BENCHMARKS / script), *arguments, "--json", str(saved)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(tmp_path.glob("d2run-bench-*"))
+    found: dict[str, Any] = json.loads(saved.read_text())
+    assert found["machine"]["cores"] >= 1
+    return found
+
+
+def assert_spread(value: dict[str, float]) -> None:
+    assert 0 < value["min"] <= value["median"] <= value["max"]
+
+
+@pytest.mark.detectron2
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # six processes that import torch
+def test_compare(tmp_path: Path) -> None:
+    arguments = ["--case", "shapes", "--images", "2", "--pairs", "1", "--device", "cpu"]
+    found = report(tmp_path, "compare.py", *arguments, "--variant", "runnable=exact")
+    case = found["cases"]["shapes"]
+    name = "d2run runnable=exact"
+    peers = {"naive", "predictor", "forward", name, f"floor of {name}"}
+    assert set(case["contenders"]) == peers
+    for contender in case["contenders"].values():
+        assert all(value[0] > 0 for value in contender.values())
+        assert {len(value) for value in contender.values()} == {1}
+    variant = case["variants"][name]
+    for key in ("naive", "predictor", "busy", "forward_share"):
+        assert_spread(variant[key])
+    assert variant["agreement"]["line"] == "exact"
+    assert variant["agreement"]["detections"] > 0
+    assert variant["agreement"]["paired"] == variant["agreement"]["same_masks"] == 1
+    assert variant["agreement"]["holds"]
+
+
+def test_an_interrupted_comparison_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "compare.py"), "--case", "shapes"]
+    with subprocess.Popen(command, env=environment(tmp_path), stderr=subprocess.DEVNULL) as bench:
+        until = monotonic() + 60
+        while not list(tmp_path.glob("d2run-bench-*/log")) and monotonic() < until:
+            sleep(0.05)
+        bench.send_signal(signal.SIGINT)
+    assert bench.returncode == 130
+    assert not list(tmp_path.glob("d2run-bench-*"))
+
+
+def test_engine(tmp_path: Path) -> None:
+    found = report(tmp_path, "engine.py", "--frames", "20", "--runs", "1")
+    assert found["frames"] == 20
+    for value in found["results"].values():
+        assert_spread(value)
+
+
+def test_memory(tmp_path: Path) -> None:
+    found = report(tmp_path, "engine.py", "--frames", "20", "--memory")
+    first, last = found["resident_mb"]
+    assert found["growth_mb"] == last - first
+
+
+@pytest.mark.detectron2
+def test_masks(tmp_path: Path) -> None:
+    found = report(tmp_path, "masks.py", "--masks", "3", "--drawn", "2", "--pairs", "1")
+    assert len(found["results"]) == 4
+    for value in found["results"].values():
+        assert_spread(value["ratio"])
+
+
+@pytest.fixture
+def agreement() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield importlib.import_module("agreement")
+
+
+def instance(box: list[float], score: float = 0.9, class_id: int = 1, mask: str = "a") -> Any:
+    return {"box": box, "score": score, "class_id": class_id, "mask": {"counts": mask}}
+
+
+BOX = [10.0, 10.0, 50.0, 50.0]
+
+
+@pytest.mark.parametrize(
+    ("ours", "holds"),
+    [
+        pytest.param([instance(BOX)], {"exact", "fp32", "half"}, id="same"),
+        pytest.param([instance(BOX, mask="b")], {"fp32", "half"}, id="another mask"),
+        pytest.param([instance([10.04, *BOX[1:]])], {"fp32", "half"}, id="a little off"),
+        pytest.param([instance([10.5, *BOX[1:]])], {"half"}, id="half a pixel off"),
+        pytest.param([instance(BOX, 0.91)], {"half"}, id="another score"),
+        pytest.param([instance(BOX, class_id=2)], set(), id="another class"),
+        pytest.param([], set(), id="none"),
+        pytest.param([instance(BOX), instance([0, 0, 5, 5])], set(), id="one too many"),
+        pytest.param(
+            [instance(BOX), instance([0, 0, 5, 5], 0.04)], {"exact", "fp32", "half"}, id="too low"
+        ),
+    ],
+)
+def test_agreement(agreement: ModuleType, ours: list[Any], holds: set[str]) -> None:
+    want = {"x.jpg": [instance(BOX)]}
+    found = {
+        line for line in agreement.LINES if agreement.compare({"x.jpg": ours}, want, line).holds
+    }
+    assert found == holds
+
+
+@pytest.mark.parametrize(
+    ("runnable", "line"),
+    [
+        pytest.param({}, "fp32", id="default"),
+        pytest.param({"exact": True, "precision": "fp32"}, "exact", id="exact"),
+        pytest.param({"exact": False, "precision": "bf16"}, "half", id="bf16"),
+    ],
+)
+def test_a_run_says_which_line_it_is_held_to(
+    agreement: ModuleType, runnable: dict[str, Any], line: str
+) -> None:
+    assert agreement.line_of({"config": {"runnable": runnable}}) == line
+
+
+def test_results_that_differ_end_the_comparison(agreement: ModuleType, tmp_path: Path) -> None:
+    compare = importlib.import_module("compare")
+    for folder, name, content in (
+        ("naive", "results.json", [instance(BOX) | {"image": "x"}]),
+        ("d2run", "predictions.jsonl", {"asset": "x", "instances": []}),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(json.dumps(content))
+    bench = compare.Bench("r50", tmp_path, "cpu", 1, [])
+    run = compare.Run({"config": {"runnable": {}}}, process_s=1.0, peak_mb=1.0)
+    with pytest.raises(SystemExit, match="the results of d2run differ"):
+        bench._agreement([], run)

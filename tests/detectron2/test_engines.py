@@ -1,0 +1,200 @@
+"""The faster ways to compute, each against DefaultPredictor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from random_model import ARCHITECTURES, PHOTOS, RandomModel, photo, reference
+
+from pipeline.runnables.detectron2 import Detectron2
+from pipeline.stages.min_score import MinScore
+from pipeline.stages.top_k import TopK
+from pipeline.types import Frame, Predictions, Result
+
+pytestmark = pytest.mark.detectron2
+
+SMALL = (
+    "INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 144,
+    "MODEL.RPN.POST_NMS_TOPK_TEST", 50, "TEST.DETECTIONS_PER_IMAGE", 20,
+)  # fmt: skip
+
+
+def assert_close(got: Predictions, want: dict[str, Any], share: float = 0.999) -> None:
+    """Performance.md's second line: each of ``share`` has one within 0.05 px and 1e-3 in score."""
+    if "instances" in want:
+        instances = want["instances"]
+        boxes, scores = instances.pred_boxes.tensor.numpy(), instances.scores.numpy()
+        near = np.abs(got.boxes[:, None] - boxes).max(axis=2) <= 0.05
+        near &= np.abs(got.scores[:, None] - scores) <= 1e-3
+        near &= got.classes[:, None] == instances.pred_classes.numpy()
+        assert abs(len(got) - len(boxes)) <= len(boxes) * (1 - share)
+        assert near.any(axis=0).mean() >= share
+        assert near.any(axis=1).mean() >= share
+        assert (got.masks is not None) == instances.has("pred_masks")
+        if got.masks is not None:
+            pairs = np.argwhere(near)
+            bitmaps = instances.pred_masks.numpy()[pairs[:, 1]]
+            differ = (got.masks[pairs[:, 0]].dense() != bitmaps).mean(axis=(1, 2))
+            assert np.median(differ) < 1e-4
+        if got.keypoints is not None:
+            assert got.keypoints.shape == instances.pred_keypoints.shape
+    if "sem_seg" in want:
+        assert (got.sem_seg != want["sem_seg"].argmax(dim=0).numpy()).mean() < 1e-3
+    if "panoptic_seg" in want:
+        assert (got.panoptic_seg != want["panoptic_seg"][0].numpy()).mean() < 1e-2
+
+
+def needs_openvino(engine: str) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_rearranged(model: RandomModel, expected: list[dict[str, Any]], engine: str) -> None:
+    needs_openvino(engine)
+    images = [photo(name) for name in PHOTOS]
+    with Detectron2(model, "cpu", engine=engine) as runnable:
+        if engine == "openvino":
+            assert not [part for part in runnable.describe()["parts"].values() if part == "torch"]
+        for image, want in zip(images, expected, strict=True):
+            assert_close(runnable.predict([Frame(image, "x")])[0], want)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("architecture", ["mask_rcnn", "retinanet"])
+def test_four_frames_share_a_forward(architecture: str, engine: str) -> None:
+    needs_openvino(engine)
+    model = RandomModel(ARCHITECTURES[architecture], SMALL, spread=3)
+    image = photo("coffee")
+    images = [image, image[:, ::-1].copy(), image[::-1].copy(), image[::-1, ::-1].copy()]
+    with Detectron2(model, "cpu", engine=engine) as runnable:
+        got = runnable.predict([Frame(image, "x") for image in images])
+    for predictions, want in zip(got, reference(model, images), strict=True):
+        assert_close(predictions, want)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_nothing_found(engine: str) -> None:
+    needs_openvino(engine)
+    model = RandomModel(
+        ARCHITECTURES["mask_rcnn"], (*SMALL, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1.0)
+    )
+    with Detectron2(model, "cpu", engine=engine) as runnable:
+        assert len(runnable.predict([Frame(photo("coffee"), "x")])[0]) == 0
+
+
+def test_what_openvino_cannot_do_stays_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    from pipeline.runnables import openvino
+
+    def wrong(part: Any, *args: Any) -> Any:
+        raise ValueError("no such operation")
+
+    warnings: list[str] = []
+    monkeypatch.setattr(openvino, "converted", wrong)
+    monkeypatch.setattr(openvino._LOG, "warning", lambda text, *args: warnings.append(text % args))
+    model = RandomModel(ARCHITECTURES["retinanet"], SMALL, spread=3)
+    image = photo("coffee")
+    with Detectron2(model, "cpu", engine="openvino") as runnable:
+        assert_close(runnable.predict([Frame(image, "x")])[0], reference(model, [image])[0])
+        assert runnable.describe()["parts"] == {"backbone": "torch", "head": "torch"}
+    assert warnings[0] == "backbone stays in torch: OpenVINO fails with no such operation"
+
+
+def test_the_steps_are_predict() -> None:
+    model = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL)
+    frames = [Frame(photo(name), name) for name in ("chelsea", "astronaut", "chelsea")]
+    with Detectron2(model, "cpu", engine="torch") as runnable:
+        prepared = [runnable.prepare(frame) for frame in frames]
+        assert [item.shape for item in prepared] == [(96, 144), (96, 96), (96, 144)]
+        assert {str(item.image.dtype) for item in prepared} == {"torch.uint8"}
+        outputs = runnable.forward(prepared)
+        got = [runnable.finish(*pair) for pair in zip(frames, outputs, strict=True)]
+        again = [runnable.finish(*pair) for pair in zip(frames, outputs, strict=True)]
+        for one, two, three in zip(got, again, runnable.predict(frames), strict=True):
+            assert_same(one, two)
+            assert_same(one, three)
+    assert len(got[0])
+
+
+def assert_same(one: Predictions, two: Predictions) -> None:
+    for name in ("boxes", "scores", "classes"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert one.masks is not None
+    assert two.masks is not None
+    assert one.masks.rle() == two.masks.rle()
+
+
+LESS = ["mask_rcnn", "mask_rcnn_c4", "cascade_mask_rcnn", "retinanet", "panoptic_fpn"]
+
+
+@pytest.mark.parametrize("architecture", LESS)
+def test_asking_for_less_changes_no_result(architecture: str) -> None:
+    model = RandomModel(ARCHITECTURES[architecture], SMALL, spread=3)
+    frame = Frame(photo("coffee"), "x")
+
+    def found(**less: Any) -> Predictions:
+        with Detectron2(model, "cpu", engine="torch", **less) as runnable:
+            return runnable.predict([frame])[0]
+
+    everything = found()
+    score = float(np.sort(everything.scores)[len(everything) // 3])  # as high as one of them
+    for most in (None, 5):
+        stages = [MinScore(score), TopK(most or 1000)]
+        want, got = Result(frame, everything), Result(frame, found(least_score=score, most=most))
+        if architecture != "panoptic_fpn":  # whose map needs more
+            assert len(got.predictions) == min(most or 1000, (everything.scores >= score).sum())
+        for stage in stages:
+            want, got = stage(want), stage(got)
+        assert 0 < len(want.predictions) < len(everything)
+        assert_kept(got.predictions, want.predictions)
+
+
+def assert_kept(got: Predictions, want: Predictions) -> None:
+    np.testing.assert_allclose(got.boxes, want.boxes, atol=1e-2)
+    np.testing.assert_allclose(got.scores, want.scores, atol=1e-5)
+    np.testing.assert_array_equal(got.classes, want.classes)
+    if want.masks is not None:
+        assert got.masks is not None
+        assert (got.masks.dense() != want.masks.dense()).mean(axis=(1, 2)).max() < 1e-3
+    if want.panoptic_seg is not None:
+        assert (got.panoptic_seg != want.panoptic_seg).mean() < 1e-3
+
+
+def test_exact_asks_for_all() -> None:
+    model = RandomModel(ARCHITECTURES["faster_rcnn"], SMALL)
+    frame = Frame(photo("coffee"), "x")
+    with Detectron2(model, "cpu", exact=True, least_score=0.9, most=1) as runnable:
+        assert len(runnable.predict([frame])[0]) == 20
+
+
+def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    model = RandomModel(ARCHITECTURES["faster_rcnn"], SMALL)
+    frames = [Frame(photo("coffee"), str(i)) for i in range(5)]
+    sizes = []
+    with Detectron2(model, "cpu", engine="torch") as runnable:
+        whole = runnable._module.inference
+
+        def small(inputs: list[Any], **options: Any) -> Any:
+            sizes.append(len(inputs))
+            if len(inputs) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return whole(inputs, **options)
+
+        monkeypatch.setattr(runnable._module, "inference", small)
+        limit = 2
+        assert len(runnable.predict(frames)) == 5
+        assert sizes == [5, 2, 2, 1]
+        limit = 0
+        with pytest.raises(torch.OutOfMemoryError):
+            runnable.predict(frames[:1])
+
+
+def test_the_batch_on_the_cpu_is_one_frame() -> None:
+    model = RandomModel(ARCHITECTURES["faster_rcnn"], SMALL)
+    with Detectron2(model, "cpu", engine="torch", batch_size="auto") as runnable:
+        assert runnable.batch_size == 1

@@ -1,0 +1,138 @@
+"""Parts to drive the engine with: they do what the test's script says, and remember it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.engine import Pipeline
+from pipeline.testing import make_frame, make_predictions
+from pipeline.types import Frame, Outcome, Predictions, Result
+
+
+@dataclass
+class ListedAsset:
+    id: str
+    n_frames: int = 1
+    error: Exception | None = None
+    size: tuple[int, int] = (8, 8)
+    path: Path = Path("x")
+    fps: float | None = None
+
+    def fingerprint(self) -> str:
+        return self.id
+
+    def frames(self) -> Iterator[Frame]:
+        for i in range(self.n_frames):
+            yield make_frame(*self.size, asset_id=self.id, index=i)
+        if self.error is not None:
+            raise self.error
+
+
+@dataclass
+class Scripted:
+    """Fails when a frame of ``guilty`` is in the batch; remembers the batches."""
+
+    guilty: tuple[str, ...] = ()
+    batch_size: int | str | None = None
+    batch_by_shape: bool = False
+    class_names: tuple[str, ...] = ("cat", "dog", "bird")
+    batches: list[list[str]] = field(default_factory=list)
+
+    def __enter__(self) -> Scripted:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
+        self.batches.append([frame.asset_id for frame in frames])
+        if any(frame.asset_id in self.guilty for frame in frames):
+            raise RuntimeError("out of luck")
+        return [make_predictions(2, size=frame.size) for frame in frames]
+
+
+@dataclass
+class Halved:
+    """A model's input: every second pixel."""
+
+    asset_id: str
+    pixels: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.pixels.shape[:2])
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.pixels.nbytes)
+
+
+@dataclass
+class Stepped(Scripted):
+    """Does the same in steps; what it predicts tells with whom a frame shared its forward."""
+
+    finished_on: set[str] = field(default_factory=set)
+
+    def prepare(self, frame: Frame) -> Halved:
+        return Halved(frame.asset_id, frame.image[::2, ::2].copy())
+
+    def forward(self, prepared: Sequence[Halved]) -> list[float]:
+        self.batches.append([item.asset_id for item in prepared])
+        if any(item.asset_id in self.guilty for item in prepared):
+            raise RuntimeError("out of luck")
+        together = sum(float(np.mean(item.pixels)) for item in prepared)
+        return [together / 1e4 for _ in prepared]
+
+    def finish(self, frame: Frame, output: float) -> Predictions:
+        self.finished_on.add(threading.current_thread().name)
+        return make_predictions(scores=[output, output / 2], size=frame.size)
+
+
+@dataclass
+class Recording:
+    """A sink that keeps what it is told; raises where the script says so."""
+
+    fail: dict[tuple[str, str], Exception] = field(default_factory=dict)
+    pending: dict[str, list[int]] = field(default_factory=dict)
+    flushed: dict[str, list[int]] = field(default_factory=dict)
+    discarded: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def _maybe(self, what: str, asset_id: str) -> None:
+        if (what, asset_id) in self.fail:
+            raise self.fail[what, asset_id]
+
+    def write(self, result: Result) -> None:
+        self._maybe("write", result.frame.asset_id)
+        self.pending.setdefault(result.frame.asset_id, []).append(result.frame.index)
+
+    def flush(self, asset: Any) -> None:
+        self._maybe("flush", asset.id)
+        self.flushed[asset.id] = self.pending.pop(asset.id, [])
+
+    def discard(self, asset: Any) -> None:
+        self.pending.pop(asset.id, None)
+        self.flushed.pop(asset.id, None)
+        self.discarded.append(asset.id)
+
+
+def run(assets: Any, *, runnable: Any = None, sinks: Any = None, **options: Any) -> list[Outcome]:
+    stages = options.pop("stages", {})
+    pipeline = Pipeline(runnable or Scripted(), stages, sinks or {"s": Recording()}, **options)
+    return list(pipeline.run(assets))
+
+
+def engine_threads() -> list[str]:
+    names = ("device", "decode", "finish")
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
