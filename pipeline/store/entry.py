@@ -31,7 +31,7 @@ WEIGHTS = "weights.safetensors"
 SELFTEST = "selftest.npz"
 CUSTOM_OBJECTS = "custom_objects.pkl"
 EXTERNAL_MODULES = "external_modules.zip"
-_FILE = re.compile(r"[a-z][a-z0-9_.]{0,62}")
+FILE_NAME = re.compile(r"[a-z][a-z0-9_.]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class StoredModel:
             ModelCorruptError: A file differs, is missing, or does not belong there.
         """
         files = self.info["files"]
-        if strange := [name for name in files if not _FILE.fullmatch(name)]:
+        if strange := [name for name in files if not FILE_NAME.fullmatch(name)]:
             raise ModelCorruptError(f"'{INFO}' of '{self.tag}' names a file {strange[0]!r}")
         present = {entry.name for entry in self.path.iterdir()} - {INFO}
         for problem, names in (
@@ -127,8 +127,13 @@ class StoredModel:
         """
         path, saved = self.path / name, self.info["files"][name]
         # the size first: it is free, and tells the commonest damage
-        whole = path.is_file() and not path.is_symlink() and path.stat().st_size == saved["size"]
-        if not whole or sha256_file(path) != saved["sha256"]:
+        try:
+            whole = path.is_file() and not path.is_symlink()
+            whole = whole and path.stat().st_size == saved["size"]
+            whole = whole and sha256_file(path) == saved["sha256"]
+        except OSError as exc:
+            raise StoreError(f"cannot read '{path}': {exc.strerror or exc}") from exc
+        if not whole:
             raise ModelCorruptError(
                 f"'{name}' of the stored model '{self.tag}' differs from what was saved; "
                 f"delete {self.path} and save the model again"

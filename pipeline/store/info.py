@@ -37,7 +37,11 @@ class ModelInfo(Mapping[str, Any]):
         if not sealed or hashlib.sha256(sealed["body"]).hexdigest().encode() != sealed["digest"]:
             raise ModelCorruptError(f"{where} is damaged")
         self._where = where
-        starts = [*_KEY.finditer(decoded := sealed[0].decode())]
+        try:
+            decoded = sealed[0].decode()
+        except UnicodeDecodeError as exc:
+            raise ModelCorruptError(f"{where} is not UTF-8 text") from exc
+        starts = [*_KEY.finditer(decoded)]
         ends = [match.start() for match in starts[1:]] + [len(decoded)]
         self._sections = {
             match[1]: decoded[match.start() : end] for match, end in zip(starts, ends, strict=True)
@@ -59,7 +63,9 @@ class ModelInfo(Mapping[str, Any]):
         return len(self._sections)
 
     def __getattr__(self, key: str) -> Any:
-        if key.startswith("_") or key not in self._sections:
+        if "_sections" not in self.__dict__:  # while it is being copied
+            raise AttributeError(key)
+        if key not in self._sections:
             raise AttributeError(f"{self._where} has no '{key}'; it has {', '.join(self)}")
         return self[key]
 
@@ -77,6 +83,15 @@ class ModelInfo(Mapping[str, Any]):
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     def ignore_aliases(self, data: Any) -> bool:
         return True  # a reference would tie one key to another
+
+
+def _text(dumper: _Dumper, text: str) -> Any:
+    # in any other style PyYAML reads them back as a line's end
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def sealed(info: Mapping[str, Any]) -> bytes:

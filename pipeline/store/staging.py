@@ -60,7 +60,8 @@ def removed(folder: Path) -> Path:
 def left_over(root: Path) -> list[Path]:
     """Delete what processes that are gone have left in a store, and return what it was."""
     found: list[Path] = []
-    for parent in [root, *(path for path in root.rglob("*/") if path.is_dir())]:
+    links = [path for path in root.glob("*/") if path.is_symlink()]  # a model on another disk
+    for parent in (Path(place) for top in (root, *links) for place, _, _ in os.walk(top)):
         try:
             with locked(parent, wait=False):
                 found += _swept(parent)

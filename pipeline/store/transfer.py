@@ -12,11 +12,13 @@ from typing import Any
 
 from pipeline.errors import ConfigError, ModelExistsError, StoreError
 from pipeline.store import archive, bento, training
-from pipeline.store.entry import INFO, WEIGHTS, StoredModel, plain, read_entry, sync
+from pipeline.store.download import redacted
+from pipeline.store.entry import CONFIG, INFO, WEIGHTS, StoredModel, plain, read_entry, sync
 from pipeline.store.local import ModelStore
 from pipeline.store.predictor import stored_cfg
+from pipeline.store.schema import check_info
 from pipeline.store.staging import staged
-from pipeline.store.tags import LATEST, check_name, check_version
+from pipeline.store.tags import LATEST, check_version
 from pipeline.store.weights import SUFFIXES, read_weights
 
 FORMATS = (*archive.FORMATS, "dir", "bentoml")
@@ -98,7 +100,8 @@ def export_model(
             else:
                 archive.pack(folder, Path(target).expanduser(), _packing(format))
     except OSError as exc:
-        raise StoreError(f"cannot export '{entry.tag}' to '{target}': {exc}") from exc
+        reason = exc.strerror or exc
+        raise StoreError(f"cannot export '{entry.tag}' to '{_shown(target)}': {reason}") from exc
     return target
 
 
@@ -150,22 +153,18 @@ def take(store: ModelStore, path: str, wanted: Wanted) -> tuple[StoredModel, boo
             if (asked := asdict(wanted)) != asdict(Wanted(trust=wanted.trust)):
                 options = [key for key, value in asked.items() if value and key != "trust"]
                 raise ConfigError(
-                    f"'{path}' is a whole model of d2run, which keeps its {', '.join(options)}; "
-                    "leave the option out"
+                    f"'{_shown(path)}' is a whole model of d2run, which keeps its "
+                    f"{', '.join(options)}; leave the option out"
                 )
             return _take_own(store, folder, scratch)
     except OSError as exc:
-        raise StoreError(f"cannot import '{path}': {exc}") from exc
+        raise StoreError(f"cannot import '{_shown(path)}': {exc.strerror or exc}") from exc
 
 
 def _take_own(store: ModelStore, folder: Path, scratch: Path) -> tuple[StoredModel, bool]:
     entry = read_entry(folder)
-    name, version = str(entry.info.get("name")), str(entry.info.get("version"))
-    try:
-        check_name(name)
-        check_version(version)
-    except ConfigError as exc:
-        raise StoreError(f"'{INFO}' is refused: {exc}") from exc
+    check_info(entry.info)
+    name, version = entry.info["name"], entry.info["version"]
     entry.verify()
     for there in store.list(name):
         if there.tag == entry.tag:
@@ -236,10 +235,16 @@ def _packing(format: str) -> str:
 def _named(target: str, format: str, entry: StoredModel) -> str:
     """Complete a path: with the model's name in a folder, with the format's suffix elsewhere."""
     suffix = _SUFFIX.get(format, f".{format}")
-    in_folder = "://" not in target and Path(target).expanduser().is_dir()
+    place = Path(target).expanduser()
+    in_folder = "://" not in target and place.is_dir() and not (place / INFO).is_file()
     if target.endswith("/") or in_folder:
         return f"{target.rstrip('/')}/{entry.tag.replace(':', '-')}{suffix}"
     return target if archive.format_of(target) or not suffix else target + suffix
+
+
+def _shown(path: str) -> str:
+    """Return a path as messages may show it: an address without its password."""
+    return redacted(path) if "://" in path else path
 
 
 def _copied(folder: Path, target: str, overwrite: bool) -> None:
@@ -296,6 +301,6 @@ def _model_folder(folder: Path, path: str) -> Path:
             break
         folder = below[0]
     raise StoreError(
-        f"'{path}' holds no model: expected {INFO}, as d2run and BentoML write it, or config.yaml "
-        "beside a checkpoint, as Detectron2's training does"
+        f"'{_shown(path)}' holds no model: expected {INFO}, as d2run and BentoML write it, or "
+        f"{CONFIG} beside a checkpoint, as Detectron2's training writes them"
     )
