@@ -22,8 +22,9 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.store import checks
 from pipeline.store.display import OUTPUTS, rows_of, say, show, size, tell
 from pipeline.store.entry import StoredModel
+from pipeline.store.exchange.incoming import Wanted, take
+from pipeline.store.exchange.outgoing import FORMATS, export_model
 from pipeline.store.local import ModelStore
-from pipeline.store.transfer import FORMATS, Wanted, export_model, take
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -169,7 +170,9 @@ def _alias(store: ModelStore, args: argparse.Namespace) -> None:
         if args.alias:
             raise ConfigError("alias --delete takes one tag: name:alias")
         store.unalias(args.tag)
-        return tell(f"removed the alias {args.tag}")
+        if args.output in (None, "table"):
+            return tell(f"removed the alias {args.tag}")
+        return show([{"tag": args.tag, "path": str(store.root)}], args.output)
     if not args.alias:
         raise ConfigError("alias takes a tag and a name, as in: alias crack_finder:2026 production")
     entry = store.alias(args.tag, args.alias)

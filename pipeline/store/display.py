@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from pipeline.errors import printable
 from pipeline.store.entry import StoredModel
 from pipeline.store.local import ModelStore
+from pipeline.store.pointers import meant_by, versions_in
 
 OUTPUTS = ("table", "json", "yaml", "path")
 
@@ -23,7 +24,10 @@ def rows_of(store: ModelStore, entries: Sequence[StoredModel]) -> list[dict[str,
     found = []
     also: dict[str, list[str]] = {}
     for name in dict.fromkeys(entry.info["name"] for entry in entries):
-        also.setdefault(store.get(name).tag, []).append("latest")
+        home = store.root / name
+        if not versions_in(home):  # it comes with d2run
+            home = next(entry.path.parent for entry in entries if entry.info["name"] == name)
+        also.setdefault(f"{name}:{meant_by(name, home)}", []).append("latest")
         for alias, version in store.aliases(name).items():
             also.setdefault(f"{name}:{version}", []).append(alias)
     for entry in entries:
@@ -44,10 +48,8 @@ def rows_of(store: ModelStore, entries: Sequence[StoredModel]) -> list[dict[str,
 def show(rows: Any, output: str) -> None:
     """Print rows, or any plain values as JSON or YAML."""
     if output == "json":
-        text = json.dumps(rows, indent=2, ensure_ascii=False)
-        print(
-            text.encode(errors="backslashreplace").decode()
-        )  # bytes that are no text, as JSON has
+        # DEL is the only control character that json leaves as it is
+        print(json.dumps(rows, indent=2).replace("\x7f", "\\u007f"))
     elif output == "yaml":
         print(yaml.safe_dump(rows, sort_keys=False, allow_unicode=True), end="")
     elif output == "path":

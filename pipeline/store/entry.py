@@ -63,9 +63,7 @@ class StoredModel:
     @property
     def categories(self) -> Categories:
         """What it can tell apart."""
-        stored = self.info["categories"]
-        fields = {name: tuple(values) for name, values in stored.items() if name != "skeleton"}
-        return Categories(**fields, skeleton=tuple((a, b) for a, b in stored["skeleton"]))
+        return read_categories(self.info["categories"])
 
     @property
     def custom_objects(self) -> dict[str, Any]:
@@ -194,6 +192,12 @@ def sync(folder: Path) -> None:
 def plain(categories: Categories) -> dict[str, Any]:
     """Return categories as ``model.yaml`` holds them."""
     return {name: _lists(value) for name, value in asdict(categories).items()}
+
+
+def read_categories(stored: Mapping[str, Any]) -> Categories:
+    """Return what ``plain`` wrote."""
+    fields = {name: tuple(values) for name, values in stored.items() if name != "skeleton"}
+    return Categories(**fields, skeleton=tuple((a, b) for a, b in stored["skeleton"]))
 
 
 def _lists(value: Any) -> Any:

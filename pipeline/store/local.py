@@ -38,11 +38,13 @@ from pipeline.store.entry import (
     context,
     open_entry,
     plain,
+    read_entry,
     seal,
     write_weights,
 )
 from pipeline.store.plain import plain_labels, plain_metadata, plain_signatures
 from pipeline.store.pointers import (
+    LONG_AGO,
     aliases_in,
     folders_in,
     latest_of,
@@ -128,7 +130,7 @@ class ModelStore:
             "name": name,
             "version": version,
             "module": "pipeline.store",
-            "created": (created or now).isoformat(timespec="microseconds"),
+            "created": _in_utc(created or now).isoformat(timespec="microseconds"),
             "kind": kind,
             "labels": plain_labels(labels),
             "metadata": plain_metadata(metadata),
@@ -157,17 +159,18 @@ class ModelStore:
         """
         home = self.root / name
         home.mkdir(parents=True, exist_ok=True)
-        with locked(home) as descriptor:
+        with locked(home):
             self.refuse_existing(f"{name}:{version}")
             before = versions_in(home)
-            folder.rename(home / version)
-            os.fsync(descriptor)
-            entry = open_entry(home / version)
-            newest = created_at(home / latest_of(home, before)) if before else ""
-            if entry.info["created"] >= newest:
+            newest = created_at(home / latest_of(home, before)) if before else LONG_AGO
+            # the pointer first: while it names what is not there yet, the newest counts
+            if read_entry(folder).info.creation_time >= newest:
                 write_whole(home / LATEST, version)
-                os.fsync(descriptor)
-        return entry
+            try:
+                folder.rename(home / version)
+            finally:  # whatever happened, Ctrl-C too
+                point_to_latest(home)
+        return open_entry(home / version)
 
     def get(self, tag: str, *, trust: bool = False) -> StoredModel:
         """Find ``name``, ``name:latest``, an alias, a version or a version's unique beginning.
@@ -209,7 +212,7 @@ class ModelStore:
                         found.setdefault(entry.tag, entry)
         wanted = dict(labels or {}).items()
         chosen = [entry for entry in found.values() if wanted <= entry.info["labels"].items()]
-        return sorted(chosen, key=lambda e: (e.info["name"], e.info["created"]))
+        return sorted(chosen, key=lambda e: (e.info["name"], e.info.creation_time))
 
     def tags(self) -> builtins.list[str]:
         """Return the tags of all versions, of the damaged too."""
@@ -350,6 +353,10 @@ class ModelStore:
         yield self.root
         if self.root != BUNDLED:
             yield BUNDLED
+
+
+def _in_utc(when: datetime) -> datetime:
+    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
 
 
 def _refuse_aliased(home: Path, places: list[Path]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime, timezone
 from pathlib import Path
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.files import write_whole
 from pipeline.store.entry import INFO, open_entry
 from pipeline.store.tags import LATEST, is_name, parse_tag
+
+LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
 def folders_in(parent: Path) -> list[Path]:
@@ -43,12 +46,12 @@ def latest_of(home: Path, versions: list[str]) -> str:
     return max(versions, key=lambda name: created(home / name))
 
 
-def created(version: Path) -> str:
-    """Return when a version was made, as ISO text; one that is damaged is the oldest."""
+def created(version: Path) -> datetime:
+    """Return when a version was made; one that is damaged is the oldest."""
     try:
-        return str(open_entry(version).info.get("created", ""))
-    except (StoreError, ConfigError):
-        return ""
+        return open_entry(version).info.creation_time
+    except (StoreError, ConfigError, KeyError, TypeError, ValueError):
+        return LONG_AGO
 
 
 def meant_by(tag: str, home: Path) -> str | None:

@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.errors import ConfigError, ModelCorruptError
-from pipeline.store.entry import CONFIG, FILE_NAME, INFO, WEIGHTS
+from pipeline.store.entry import CONFIG, FILE_NAME, INFO, WEIGHTS, read_categories
 from pipeline.store.info import ModelInfo
 from pipeline.store.plain import plain_labels, plain_metadata, plain_signatures
 from pipeline.store.tags import check_name, check_version
-from pipeline.types import Categories
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -60,8 +59,6 @@ _CHECKS: dict[str, Any] = {
     "metadata": lambda metadata: plain_metadata(dict(metadata.items())),
     "signatures": lambda signatures: plain_signatures(dict(signatures.items())),
     "context": lambda context: dict(context.items()),
-    "categories": lambda fields: Categories(
-        **{name: tuple(values) for name, values in fields.items()}
-    ),
+    "categories": read_categories,
     "files": _files,
 }

@@ -79,6 +79,18 @@ def _swept(parent: Path) -> Iterator[Path]:
             except BlockingIOError:
                 continue
             yield folder
-    for part in sorted(parent.glob(_PARTS)):  # its writer would hold the parent's lock
-        part.unlink()
-        yield part
+    for part in sorted(parent.glob(_PARTS)):
+        if not _is_alive(part.suffixes[-2:-1]):
+            part.unlink(missing_ok=True)
+            yield part
+
+
+def _is_alive(suffixes: list[str]) -> bool:
+    """Tell whether the process lives whose number is in a file's name, ``.<mark>.<pid>.part``."""
+    try:
+        os.kill(int(suffixes[0][1:]), 0)
+    except (IndexError, ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True

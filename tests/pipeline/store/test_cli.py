@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -319,6 +320,23 @@ def test_list(cli, put, store):
         "crack:v2",
     ]
     assert cli("list", "crac").out.startswith("no such model")
+
+
+@pytest.mark.parametrize("first", ["tokyo", "utc"])
+def test_order_is_by_time_whatever_the_zone(cli, put, first):
+    tokyo = timezone(timedelta(hours=9))
+    times = {
+        "tokyo": datetime(2026, 1, 2, 3, 0, tzinfo=tokyo),  # 18:00 of the day before in UTC
+        "utc": datetime(2026, 1, 1, 20, 0, tzinfo=timezone.utc),
+    }
+    for version in sorted(times, key=lambda version: version != first):
+        put(f"crack:{version}", created=times[version])
+    rows = cli("list", "-o", "json").rows
+    assert [(row["tag"], row["aliases"]) for row in rows] == [
+        ("crack:tokyo", []),
+        ("crack:utc", ["latest"]),
+    ]
+    assert cli("get", "crack", "-o", "json").rows["version"] == "utc"
 
 
 @pytest.mark.parametrize(
@@ -841,6 +859,9 @@ HOSTILE = {
     "a number for a time": {"created": 5},
     "no categories": {"categories": None},
     "other categories": {"categories": {"colour": ["red"], "skeleton": []}},
+    "categories without a skeleton": {"categories": {"thing_names": ["x"]}},
+    "a skeleton of no pairs": {"categories": {"thing_names": ["x"], "skeleton": [[0, 1, 2]]}},
+    "a time without a zone": {"created": "2026-01-02T03:04:05"},
     "no signatures": {"signatures": None},
 }
 

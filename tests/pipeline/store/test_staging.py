@@ -142,10 +142,10 @@ def test_removed_is_out_of_sight_but_whole(model):
         ".staging-1",
         "crack/.staging-1",
         "crack/.deleting-1",
-        "crack/.0123456789abcdef.77.part",
-        ".downloads/.0.1.part",
-        ".downloads/host/deep/path/.0.1.part",
-        ".selftests/.0.1.part",
+        "crack/.0123456789abcdef.99999998.part",
+        ".downloads/.0.99999999.part",
+        ".downloads/host/deep/path/.0.99999999.part",
+        ".selftests/.0.99999999.part",
     ],
 )
 def test_left_over_removes_what_is_dead_and_nothing_else(model, place):
@@ -191,7 +191,7 @@ def test_left_over_leaves_what_is_in_use(model, name):
 
 
 def test_left_over_leaves_the_parts_of_a_locked_folder(model):
-    part = dead(model.parent / ".0.1.part")
+    part = dead(model.parent / ".0.99999999.part")
     with held(model.parent):
         assert left_over(model.parents[1]) == []
         assert part.exists()
@@ -200,7 +200,7 @@ def test_left_over_leaves_the_parts_of_a_locked_folder(model):
 
 def test_left_over_leaves_what_lies_in_a_staged_folder(model):
     with staged(model.parents[1]) as folder:
-        part = dead(folder / ".0.1.part")
+        part = dead(folder / ".0.99999999.part")
         assert left_over(model.parents[1]) == []
         assert part.exists()
 
