@@ -116,7 +116,7 @@ def _export(store: ModelStore, args: argparse.Namespace) -> None:
         if args.format == "bentoml" or place.endswith(".bentomodel"):
             tell(f"take it with: bentoml models import {Path(place).absolute()}")
     else:
-        show([{"tag": entry.tag, "path": place}], args.output)
+        show([{"tag": str(entry.tag), "path": place}], args.output)
 
 
 def _delete(store: ModelStore, args: argparse.Namespace) -> None:
@@ -137,7 +137,7 @@ def _delete(store: ModelStore, args: argparse.Namespace) -> None:
             tell(f"deleted {tag}")
     else:
         pairs = zip(tags, places, strict=True)
-        show([{"tag": tag, "path": str(place)} for tag, place in pairs], args.output)
+        show([{"tag": str(tag), "path": str(place)} for tag, place in pairs], args.output)
 
 
 def _verify(store: ModelStore, args: argparse.Namespace) -> None:
@@ -146,7 +146,9 @@ def _verify(store: ModelStore, args: argparse.Namespace) -> None:
         try:
             entry = store.get(tag, trust=args.trust)
             said = checks.verified(store, entry, device=args.device, force=args.selftest)
-            rows.append({"tag": entry.tag, "ok": True, "result": said, "path": str(entry.path)})
+            rows.append(
+                {"tag": str(entry.tag), "ok": True, "result": said, "path": str(entry.path)}
+            )
         except PipelineError as exc:
             args.status = max(args.status, exc.exit_status)
             rows.append({"tag": tag, "ok": False, "result": str(exc), "path": ""})

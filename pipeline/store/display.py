@@ -33,7 +33,7 @@ def rows_of(store: ModelStore, entries: Sequence[StoredModel]) -> list[dict[str,
     for entry in entries:
         found.append(
             {
-                "tag": entry.tag,
+                "tag": str(entry.tag),
                 "aliases": also.get(entry.tag, []),
                 "kind": entry.info["kind"],
                 "labels": entry.info["labels"],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ModelCorruptError, StoreError
 from pipeline.files import sha256_file
 from pipeline.store.info import ModelInfo, sealed
+from pipeline.store.tags import Tag
 from pipeline.types import Categories
 
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ class StoredModel:
     """One version of a model in the store.
 
     Attributes:
-        tag: ``name:version``.
+        tag: ``name:version``; a text with the attributes ``name`` and ``version``.
         path: Its directory.
         info: The content of its ``model.yaml``, as a mapping and as attributes.
         trust: Whether its custom objects and modules may run their code here.
     """
 
-    tag: str
+    tag: Tag
     path: Path
     info: ModelInfo
     trust: bool = field(default=False, compare=False)

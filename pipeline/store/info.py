@@ -17,6 +17,7 @@ import yaml  # type: ignore[import-untyped]
 
 from pipeline.errors import ConfigError, ModelCorruptError
 from pipeline.store.config_file import parse_yaml
+from pipeline.store.tags import Tag
 
 _SEALED = re.compile(rb"(?P<body>.*\n)digest: (?P<digest>[0-9a-f]{64})\n", re.DOTALL)
 _SMALL = 4096  # libyaml is 8 times faster, but deep nesting, some 20,000 levels, ends the process
@@ -72,9 +73,9 @@ class ModelInfo(Mapping[str, Any]):
         return self[key]
 
     @property
-    def tag(self) -> str:
+    def tag(self) -> Tag:
         """``name:version``."""
-        return f"{self.get('name')}:{self.get('version')}"
+        return Tag(f"{self.get('name')}:{self.get('version')}")
 
     @property
     def creation_time(self) -> datetime:

@@ -157,7 +157,7 @@ class Model:
         """
         return {
             "name": self.name,
-            "tag": self._stored.tag if self._stored else None,
+            "tag": str(self._stored.tag) if self._stored else None,
             "config": self._config.name,
             "config_sha256": self._config.sha256,
             "weights": self._origin.kind,
