@@ -11,11 +11,12 @@ import builtins
 from collections.abc import Mapping
 
 from pipeline.store.entry import StoredModel
+from pipeline.store.exchange.incoming import import_model
+from pipeline.store.exchange.outgoing import export_model
 from pipeline.store.local import ModelStore
 from pipeline.store.model import Model
 from pipeline.store.predictor import load_model, save_model
 from pipeline.store.runnable import get_runnable
-from pipeline.store.transfer import export_model, import_model
 
 __all__ = [
     "Model",

@@ -6,6 +6,7 @@ Exit status: 0 done, 1 the store or a model is at fault, 2 the command is, 130 C
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -21,12 +22,18 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.store import checks
 from pipeline.store.display import OUTPUTS, rows_of, say, show, size, tell
 from pipeline.store.entry import StoredModel
+from pipeline.store.exchange.incoming import Wanted, take
+from pipeline.store.exchange.outgoing import FORMATS, export_model
 from pipeline.store.local import ModelStore
-from pipeline.store.transfer import FORMATS, Wanted, export_model, take
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; return the exit status."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path that is not UTF-8 stays itself
     args = _parser().parse_args(arguments)
     warnings.simplefilter("ignore")  # what libraries say to their own developers
     handler = logging.StreamHandler()
@@ -80,6 +87,7 @@ def _save(store: ModelStore, args: argparse.Namespace) -> None:
         metadata=_values(args.metadata),
         store=store,
     )
+    store.refuse_existing(args.name)
     model.check()
     for warning in model.warnings:
         say(f"warning: {warning}")
@@ -108,26 +116,28 @@ def _export(store: ModelStore, args: argparse.Namespace) -> None:
         if args.format == "bentoml" or place.endswith(".bentomodel"):
             tell(f"take it with: bentoml models import {Path(place).absolute()}")
     else:
-        show([{"tag": entry.tag, "path": place}], args.output)
+        show([{"tag": str(entry.tag), "path": place}], args.output)
 
 
 def _delete(store: ModelStore, args: argparse.Namespace) -> None:
-    entries = [entry for tag in args.tag for entry in store.meant(tag)]
+    places = store.meant(*args.tag)
     if not args.yes:
-        for entry in entries:
-            say(f"{entry.tag}  {size(entry.size)}  {entry.path}")
+        for place in places:
+            n_bytes = sum(file.stat().st_size for file in place.iterdir())
+            say(f"{place.parent.name}:{place.name}  {size(n_bytes)}  {place}")
         if not sys.stdin.isatty():
             raise ConfigError("delete asks before it deletes; without a terminal, say --yes")
         print("delete for good? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             say("nothing was deleted")
             return
-    rows = [{"tag": tag} for entry in entries for tag in store.delete(entry.tag)]
+    tags = store.delete(*args.tag)
     if args.output in (None, "table"):
-        for row in rows:
-            tell(f"deleted {row['tag']}")
+        for tag in tags:
+            tell(f"deleted {tag}")
     else:
-        show(rows, args.output)
+        pairs = zip(tags, places, strict=True)
+        show([{"tag": str(tag), "path": str(place)} for tag, place in pairs], args.output)
 
 
 def _verify(store: ModelStore, args: argparse.Namespace) -> None:
@@ -136,7 +146,9 @@ def _verify(store: ModelStore, args: argparse.Namespace) -> None:
         try:
             entry = store.get(tag, trust=args.trust)
             said = checks.verified(store, entry, device=args.device, force=args.selftest)
-            rows.append({"tag": entry.tag, "ok": True, "result": said, "path": str(entry.path)})
+            rows.append(
+                {"tag": str(entry.tag), "ok": True, "result": said, "path": str(entry.path)}
+            )
         except PipelineError as exc:
             args.status = max(args.status, exc.exit_status)
             rows.append({"tag": tag, "ok": False, "result": str(exc), "path": ""})
@@ -160,12 +172,29 @@ def _alias(store: ModelStore, args: argparse.Namespace) -> None:
         if args.alias:
             raise ConfigError("alias --delete takes one tag: name:alias")
         store.unalias(args.tag)
-        return tell(f"removed the alias {args.tag}")
+        if args.output in (None, "table"):
+            return tell(f"removed the alias {args.tag}")
+        return show([{"tag": args.tag, "path": str(store.root)}], args.output)
     if not args.alias:
         raise ConfigError("alias takes a tag and a name, as in: alias crack_finder:2026 production")
     entry = store.alias(args.tag, args.alias)
     name = entry.info["name"]
     return _done(store, entry, f"{name}:{args.alias} is {{tag}} now", args)
+
+
+class _Command(argparse.ArgumentParser):
+    """Takes options before, between and after its arguments."""
+
+    _within = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._within:
+            return super().parse_known_args(args, namespace)
+        self._within = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._within = False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -176,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--root", help="by default $D2RUN_HOME/models")
     parser.set_defaults(status=0)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
 
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from pipeline.errors import printable
 from pipeline.store.entry import StoredModel
 from pipeline.store.local import ModelStore
-from pipeline.store.pointers import latest_of, versions_in
+from pipeline.store.pointers import meant_by, versions_in
 
 OUTPUTS = ("table", "json", "yaml", "path")
 
@@ -20,19 +22,19 @@ OUTPUTS = ("table", "json", "yaml", "path")
 def rows_of(store: ModelStore, entries: Sequence[StoredModel]) -> list[dict[str, Any]]:
     """Return what a list says of models, in plain values."""
     found = []
-    also: dict[str, dict[str, list[str]]] = {}
+    also: dict[str, list[str]] = {}
+    for name in dict.fromkeys(entry.info["name"] for entry in entries):
+        home = store.root / name
+        if not versions_in(home):  # it comes with d2run
+            home = next(entry.path.parent for entry in entries if entry.info["name"] == name)
+        also.setdefault(f"{name}:{meant_by(name, home)}", []).append("latest")
+        for alias, version in store.aliases(name).items():
+            also.setdefault(f"{name}:{version}", []).append(alias)
     for entry in entries:
-        name, home = entry.info["name"], entry.path.parent
-        if name not in also:
-            also[name] = {}
-            for alias, version in store.aliases(name).items():
-                also[name].setdefault(f"{name}:{version}", []).append(alias)
-            latest = f"{name}:{latest_of(home, versions_in(home))}"
-            also[name].setdefault(latest, []).insert(0, "latest")
         found.append(
             {
-                "tag": entry.tag,
-                "aliases": also[name].get(entry.tag, []),
+                "tag": str(entry.tag),
+                "aliases": also.get(entry.tag, []),
                 "kind": entry.info["kind"],
                 "labels": entry.info["labels"],
                 "size": entry.size,
@@ -46,12 +48,13 @@ def rows_of(store: ModelStore, entries: Sequence[StoredModel]) -> list[dict[str,
 def show(rows: Any, output: str) -> None:
     """Print rows, or any plain values as JSON or YAML."""
     if output == "json":
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        # DEL is the only control character that json leaves as it is
+        print(json.dumps(rows, indent=2).replace("\x7f", "\\u007f"))
     elif output == "yaml":
         print(yaml.safe_dump(rows, sort_keys=False, allow_unicode=True), end="")
     elif output == "path":
         for row in rows:
-            tell(row["path"])
+            print(row["path"])  # as it is, for a program to open
     else:
         _table(rows)
 
@@ -69,8 +72,13 @@ def _table(rows: Sequence[dict[str, Any]]) -> None:
         created = row["created"][:16].replace("T", " ")
         cells = (row["tag"], ", ".join(row["aliases"]), labels, size(row["size"]), created)
         table.add_row(*(Text(printable(cell)) for cell in cells))
+    terminal = sys.stdout.isatty()
     # a pipe has no width, and a tag that is cut names nothing
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+    width = shutil.get_terminal_size().columns if terminal else 1000
+    # not straight to the terminal, as rich exits in its own way when the reader has gone
+    text = io.StringIO()
+    Console(file=text, force_terminal=terminal, width=width).print(table)
+    print(text.getvalue(), end="")
 
 
 def size(n_bytes: int) -> str:

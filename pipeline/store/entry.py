@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ModelCorruptError, StoreError
 from pipeline.files import sha256_file
 from pipeline.store.info import ModelInfo, sealed
+from pipeline.store.tags import Tag
 from pipeline.types import Categories
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ WEIGHTS = "weights.safetensors"
 SELFTEST = "selftest.npz"
 CUSTOM_OBJECTS = "custom_objects.pkl"
 EXTERNAL_MODULES = "external_modules.zip"
-_FILE = re.compile(r"[a-z][a-z0-9_.]{0,62}")
+FILE_NAME = re.compile(r"[a-z][a-z0-9_.]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,13 @@ class StoredModel:
     """One version of a model in the store.
 
     Attributes:
-        tag: ``name:version``.
+        tag: ``name:version``; a text with the attributes ``name`` and ``version``.
         path: Its directory.
         info: The content of its ``model.yaml``, as a mapping and as attributes.
         trust: Whether its custom objects and modules may run their code here.
     """
 
-    tag: str
+    tag: Tag
     path: Path
     info: ModelInfo
     trust: bool = field(default=False, compare=False)
@@ -63,9 +64,7 @@ class StoredModel:
     @property
     def categories(self) -> Categories:
         """What it can tell apart."""
-        stored = self.info["categories"]
-        fields = {name: tuple(values) for name, values in stored.items() if name != "skeleton"}
-        return Categories(**fields, skeleton=tuple((a, b) for a, b in stored["skeleton"]))
+        return read_categories(self.info["categories"])
 
     @property
     def custom_objects(self) -> dict[str, Any]:
@@ -104,7 +103,7 @@ class StoredModel:
             ModelCorruptError: A file differs, is missing, or does not belong there.
         """
         files = self.info["files"]
-        if strange := [name for name in files if not _FILE.fullmatch(name)]:
+        if strange := [name for name in files if not FILE_NAME.fullmatch(name)]:
             raise ModelCorruptError(f"'{INFO}' of '{self.tag}' names a file {strange[0]!r}")
         present = {entry.name for entry in self.path.iterdir()} - {INFO}
         for problem, names in (
@@ -127,8 +126,13 @@ class StoredModel:
         """
         path, saved = self.path / name, self.info["files"][name]
         # the size first: it is free, and tells the commonest damage
-        whole = path.is_file() and not path.is_symlink() and path.stat().st_size == saved["size"]
-        if not whole or sha256_file(path) != saved["sha256"]:
+        try:
+            whole = path.is_file() and not path.is_symlink()
+            whole = whole and path.stat().st_size == saved["size"]
+            whole = whole and sha256_file(path) == saved["sha256"]
+        except OSError as exc:
+            raise StoreError(f"cannot read '{path}': {exc.strerror or exc}") from exc
+        if not whole:
             raise ModelCorruptError(
                 f"'{name}' of the stored model '{self.tag}' differs from what was saved; "
                 f"delete {self.path} and save the model again"
@@ -189,6 +193,12 @@ def sync(folder: Path) -> None:
 def plain(categories: Categories) -> dict[str, Any]:
     """Return categories as ``model.yaml`` holds them."""
     return {name: _lists(value) for name, value in asdict(categories).items()}
+
+
+def read_categories(stored: Mapping[str, Any]) -> Categories:
+    """Return what ``plain`` wrote."""
+    fields = {name: tuple(values) for name, values in stored.items() if name != "skeleton"}
+    return Categories(**fields, skeleton=tuple((a, b) for a, b in stored["skeleton"]))
 
 
 def _lists(value: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -16,8 +17,10 @@ import yaml  # type: ignore[import-untyped]
 
 from pipeline.errors import ConfigError, ModelCorruptError
 from pipeline.store.config_file import parse_yaml
+from pipeline.store.tags import Tag
 
 _SEALED = re.compile(rb"(?P<body>.*\n)digest: (?P<digest>[0-9a-f]{64})\n", re.DOTALL)
+_SMALL = 4096  # libyaml is 8 times faster, but deep nesting, some 20,000 levels, ends the process
 _KEY = re.compile(r"^([a-z_]+):", re.MULTILINE)  # what is below a key is indented
 
 
@@ -37,7 +40,11 @@ class ModelInfo(Mapping[str, Any]):
         if not sealed or hashlib.sha256(sealed["body"]).hexdigest().encode() != sealed["digest"]:
             raise ModelCorruptError(f"{where} is damaged")
         self._where = where
-        starts = [*_KEY.finditer(decoded := sealed[0].decode())]
+        try:
+            decoded = sealed[0].decode()
+        except UnicodeDecodeError as exc:
+            raise ModelCorruptError(f"{where} is not UTF-8 text") from exc
+        starts = [*_KEY.finditer(decoded)]
         ends = [match.start() for match in starts[1:]] + [len(decoded)]
         self._sections = {
             match[1]: decoded[match.start() : end] for match, end in zip(starts, ends, strict=True)
@@ -46,7 +53,7 @@ class ModelInfo(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
-            section = parse_yaml(self._sections[key], self._where)
+            section = _parsed(self._sections[key], self._where)
             if set(section) != {key}:
                 raise ModelCorruptError(f"{self._where}: '{key}' is not what d2run writes")
             self._values[key] = section[key]
@@ -59,14 +66,16 @@ class ModelInfo(Mapping[str, Any]):
         return len(self._sections)
 
     def __getattr__(self, key: str) -> Any:
-        if key.startswith("_") or key not in self._sections:
+        if "_sections" not in self.__dict__:  # while it is being copied
+            raise AttributeError(key)
+        if key not in self._sections:
             raise AttributeError(f"{self._where} has no '{key}'; it has {', '.join(self)}")
         return self[key]
 
     @property
-    def tag(self) -> str:
+    def tag(self) -> Tag:
         """``name:version``."""
-        return f"{self.get('name')}:{self.get('version')}"
+        return Tag(f"{self.get('name')}:{self.get('version')}")
 
     @property
     def creation_time(self) -> datetime:
@@ -74,9 +83,26 @@ class ModelInfo(Mapping[str, Any]):
         return datetime.fromisoformat(self["created"])
 
 
+def _parsed(section: str, where: str) -> dict[str, Any]:
+    if yaml.__with_libyaml__ and len(section) <= _SMALL:
+        with suppress(yaml.YAMLError):  # whose message the other reader gives better
+            if isinstance(data := yaml.load(section, Loader=yaml.CSafeLoader), dict):
+                return data
+    return parse_yaml(section, where)
+
+
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     def ignore_aliases(self, data: Any) -> bool:
         return True  # a reference would tie one key to another
+
+
+def _text(dumper: _Dumper, text: str) -> Any:
+    # in any other style PyYAML reads them back as a line's end
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def sealed(info: Mapping[str, Any]) -> bytes:

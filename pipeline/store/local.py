@@ -18,6 +18,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +38,23 @@ from pipeline.store.entry import (
     context,
     open_entry,
     plain,
+    read_entry,
     seal,
     write_weights,
 )
 from pipeline.store.plain import plain_labels, plain_metadata, plain_signatures
-from pipeline.store.pointers import aliases_in, latest_of, versions_in
+from pipeline.store.pointers import (
+    LONG_AGO,
+    aliases_in,
+    folders_in,
+    latest_of,
+    meant_by,
+    point_to_latest,
+    versions_in,
+)
+from pipeline.store.pointers import created as created_at
 from pipeline.store.staging import left_over, locked, removed, staged
-from pipeline.store.tags import LATEST, check_name, check_version, is_name, parse_tag
+from pipeline.store.tags import LATEST, check_version, is_name, parse_tag
 from pipeline.types import Categories
 
 if TYPE_CHECKING:
@@ -109,6 +120,7 @@ class ModelStore:
             ModelExistsError: The name has this version.
             StoreError: The disk refuses.
         """
+        self.refuse_existing(tag)
         name, version = parse_tag(tag)
         now = datetime.now(timezone.utc)
         version = version or f"{now:%Y%m%dt%H%M%S%f}-{secrets.token_hex(3)}"
@@ -118,7 +130,7 @@ class ModelStore:
             "name": name,
             "version": version,
             "module": "pipeline.store",
-            "created": (created or now).isoformat(timespec="microseconds"),
+            "created": _in_utc(created or now).isoformat(timespec="microseconds"),
             "kind": kind,
             "labels": plain_labels(labels),
             "metadata": plain_metadata(metadata),
@@ -128,7 +140,6 @@ class ModelStore:
             **(more or {}),
         }
         try:
-            self._refuse_existing(name, version)
             with staged(self.root / name) as folder:
                 (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
                 write_weights(folder / WEIGHTS, weights)
@@ -148,17 +159,18 @@ class ModelStore:
         """
         home = self.root / name
         home.mkdir(parents=True, exist_ok=True)
-        with locked(home) as descriptor:
-            self._refuse_existing(name, version)
+        with locked(home):
+            self.refuse_existing(f"{name}:{version}")
             before = versions_in(home)
-            folder.rename(home / version)
-            os.fsync(descriptor)
-            entry = open_entry(home / version)
-            latest = open_entry(home / latest_of(home, before)) if before else entry
-            if entry.info["created"] >= latest.info["created"]:
+            newest = created_at(home / latest_of(home, before)) if before else LONG_AGO
+            # the pointer first: while it names what is not there yet, the newest counts
+            if read_entry(folder).info.creation_time >= newest:
                 write_whole(home / LATEST, version)
-                os.fsync(descriptor)
-        return entry
+            try:
+                folder.rename(home / version)
+            finally:  # whatever happened, Ctrl-C too
+                point_to_latest(home)
+        return open_entry(home / version)
 
     def get(self, tag: str, *, trust: bool = False) -> StoredModel:
         """Find ``name``, ``name:latest``, an alias, a version or a version's unique beginning.
@@ -175,25 +187,11 @@ class ModelStore:
             StoreError: The beginning is that of several versions.
             ModelCorruptError: Its ``model.yaml`` is damaged.
         """
-        name, wanted = parse_tag(tag)
+        name, _ = parse_tag(tag)
         for home in (root / name for root in self._roots()):
-            versions = versions_in(home)
-            if versions and wanted in ("", LATEST):
-                return open_entry(home / latest_of(home, versions), trust=trust)
-            begun = [version for version in versions if version.startswith(wanted)]
-            meant = wanted if wanted in versions else aliases_in(home).get(wanted)
-            if meant or len(begun) == 1:
-                return open_entry(home / (meant or begun[0]), trust=trust)
-            if begun:
-                raise StoreError(
-                    f"'{tag}' is the beginning of several versions, {', '.join(begun)}; "
-                    "write more of it"
-                )
-        known = [
-            f"{name}:{version}" for root in self._roots() for version in versions_in(root / name)
-        ]
-        known = known or sorted({entry.info["name"] for entry in self.list()})
-        raise ModelNotFoundError(str(tag), known, str(self.root))
+            if version := meant_by(tag, home):
+                return open_entry(home / version, trust=trust)
+        raise self._not_found(tag)
 
     def list(
         self, name: str | None = None, *, labels: Mapping[str, str] | None = None
@@ -208,20 +206,19 @@ class ModelStore:
         """
         found: dict[str, StoredModel] = {}
         for root in self._roots():
-            homes = sorted(root.iterdir()) if root.is_dir() else []
-            for home in homes:
+            for home in folders_in(root):
                 if is_name(home.name) and name in (None, home.name):
                     for entry in self._entries(home):
                         found.setdefault(entry.tag, entry)
         wanted = dict(labels or {}).items()
         chosen = [entry for entry in found.values() if wanted <= entry.info["labels"].items()]
-        return sorted(chosen, key=lambda e: (e.info["name"], e.info["created"]))
+        return sorted(chosen, key=lambda e: (e.info["name"], e.info.creation_time))
 
     def tags(self) -> builtins.list[str]:
         """Return the tags of all versions, of the damaged too."""
-        names = sorted(home.name for home in self.root.iterdir()) if self.root.is_dir() else []
-        homes = [self.root / name for name in names if is_name(name)]
-        return [f"{home.name}:{version}" for home in homes for version in versions_in(home)]
+        homes = [home for home in folders_in(self.root) if is_name(home.name)]
+        versions = [version for home in homes for version in folders_in(home)]
+        return [f"{v.parent.name}:{v.name}" for v in versions if is_name(v.name)]
 
     def aliases(self, name: str) -> dict[str, str]:
         """Return the versions that a model's aliases stand for, by alias."""
@@ -259,45 +256,52 @@ class ModelStore:
             raise ModelNotFoundError(tag, [f"{name}:{key}" for key in known], str(self.root))
         (self.root / name / alias).unlink(missing_ok=True)
 
-    def delete(self, tag: str) -> builtins.list[str]:
-        """Delete one version, or with a bare name all of them; return their tags.
+    def delete(self, *tags: str) -> builtins.list[str]:
+        """Delete versions, or with a bare name all of its; return their tags.
+
+        Either all of them are deleted or, if one cannot be, none.
 
         Raises:
             ModelNotFoundError: There is no such model.
-            StoreError: An alias stands for it, it comes with d2run, or the disk refuses.
+            StoreError: An alias stands for one, it comes with d2run, or the disk refuses.
         """
-        entries = self.meant(tag)
-        home = entries[0].path.parent
+        places = self.meant(*tags)
+        homes = dict.fromkeys(place.parent for place in places)
         hidden = []
         try:
-            with locked(home) as descriptor:
-                used = {version: alias for alias, version in aliases_in(home).items()}
-                for entry in entries:
-                    if alias := used.get(entry.path.name):
-                        raise StoreError(
-                            f"the alias '{home.name}:{alias}' stands for '{entry.tag}'; remove or "
-                            "move the alias first"
-                        )
-                for entry in entries:
-                    if entry.path.exists():
-                        hidden.append(removed(entry.path))
-                versions = versions_in(home)
-                if versions:
-                    write_whole(home / LATEST, latest_of(home, versions))
-                else:
-                    (home / LATEST).unlink(missing_ok=True)
-                os.fsync(descriptor)
+            with ExitStack() as locks:
+                for home in sorted(homes):
+                    locks.enter_context(locked(home))
+                for home in homes:
+                    _refuse_aliased(home, places)
+                hidden = [removed(place) for place in places if place.exists()]
+                for home in homes:
+                    point_to_latest(home)
             for folder in hidden:
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)  # or prune() does
         except OSError as exc:
-            raise StoreError(f"cannot delete '{tag}': {exc.strerror or exc}") from exc
-        return [entry.tag for entry in entries]
+            what = ", ".join(tags)
+            raise StoreError(f"cannot delete '{what}': {exc.strerror or exc}") from exc
+        return [f"{place.parent.name}:{place.name}" for place in places]
 
-    def meant(self, tag: str) -> builtins.list[StoredModel]:
-        """Return what a deletion of ``tag`` would delete."""
-        name, version = parse_tag(tag)
-        own = [entry for entry in self.list(name) if entry.path.parent.parent == self.root]
-        return own if own and not version else [self._own(tag)]
+    def meant(self, *tags: str) -> builtins.list[Path]:
+        """Return the folders that a deletion of tags would delete; damaged ones too.
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+            StoreError: It comes with d2run.
+        """
+        places: dict[Path, None] = {}
+        for tag in tags:
+            name, version = parse_tag(tag)
+            home = self.root / name
+            if versions := versions_in(home) if not version else []:
+                places |= dict.fromkeys(home / version for version in versions)
+            elif found := meant_by(tag, home):
+                places[home / found] = None
+            else:
+                self._own(tag)  # says why it is not
+        return builtins.list(places)
 
     def prune(self) -> builtins.list[Path]:
         """Delete what processes that died have left behind; return what it was.
@@ -309,6 +313,12 @@ class ModelStore:
             return left_over(self.root) if self.root.is_dir() else []
         except OSError as exc:
             raise StoreError(f"cannot prune {self.root}: {exc.strerror or exc}") from exc
+
+    def _not_found(self, tag: str) -> ModelNotFoundError:
+        name, _ = parse_tag(tag)
+        known = [f"{name}:{v}" for root in self._roots() for v in versions_in(root / name)]
+        known = known or sorted({entry.info["name"] for entry in self.list()})
+        return ModelNotFoundError(str(tag), known, str(self.root))
 
     def _own(self, tag: str) -> StoredModel:
         entry = self.get(tag)
@@ -323,15 +333,36 @@ class ModelStore:
             except (StoreError, ConfigError) as exc:
                 _log.warning("left out: %s", exc)
 
-    def _refuse_existing(self, name: str, version: str) -> None:
-        check_name(name)
+    def refuse_existing(self, tag: str) -> None:
+        """Look whether a new version could have a tag.
+
+        Raises:
+            ConfigError: It is not a tag, or ``latest``.
+            ModelExistsError: The name has this version, or an alias of that name.
+        """
+        name, version = parse_tag(tag)
+        if ":" not in tag:
+            return
         check_version(version)
         place = self.root / name / version
         if place.exists() or place.is_symlink():
             what = "a version" if place.is_dir() else "an alias"
-            raise ModelExistsError(f"the store has {what} '{name}:{version}' already ({place})")
+            raise ModelExistsError(f"the store has {what} '{tag}' already ({place})")
 
     def _roots(self) -> Iterator[Path]:
         yield self.root
         if self.root != BUNDLED:
             yield BUNDLED
+
+
+def _in_utc(when: datetime) -> datetime:
+    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+
+
+def _refuse_aliased(home: Path, places: list[Path]) -> None:
+    for alias, version in aliases_in(home).items():
+        if home / version in places:
+            raise StoreError(
+                f"the alias '{home.name}:{alias}' stands for '{home.name}:{version}'; remove or "
+                "move the alias first"
+            )

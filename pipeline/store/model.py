@@ -157,7 +157,7 @@ class Model:
         """
         return {
             "name": self.name,
-            "tag": self._stored.tag if self._stored else None,
+            "tag": str(self._stored.tag) if self._stored else None,
             "config": self._config.name,
             "config_sha256": self._config.sha256,
             "weights": self._origin.kind,
@@ -202,10 +202,12 @@ class Model:
             ConfigError: The model or its name cannot be used.
             StoreError: The weights cannot be had or do not fit, or the store cannot be written.
         """
+        tag = self.name if version is None else f"{self.name}:{version}"
+        self.store.refuse_existing(tag)  # before minutes of work
         cfg, module = self.load("cpu")
         return put(
             self.store,
-            self.name if version is None else f"{self.name}:{version}",
+            tag,
             cfg,
             module.state_dict(),
             self.categories,

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from datetime import datetime, timezone
 from pathlib import Path
 
-from pipeline.errors import ModelCorruptError
+from pipeline.errors import ConfigError, StoreError
+from pipeline.files import write_whole
 from pipeline.store.entry import INFO, open_entry
-from pipeline.store.tags import LATEST, is_name
+from pipeline.store.tags import LATEST, is_name, parse_tag
+
+LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
+
+
+def folders_in(parent: Path) -> list[Path]:
+    """Return the folders in a folder, sorted; none if it is not there."""
+    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
 
 
 def versions_in(home: Path) -> list[str]:
@@ -33,14 +43,51 @@ def latest_of(home: Path, versions: list[str]) -> str:
     if version in versions:
         return version
     # a crash between the two renames of a save, or a version deleted by hand
+    return max(versions, key=lambda name: created(home / name))
 
-    def age(name: str) -> str:
-        try:
-            return str(open_entry(home / name).info["created"])
-        except ModelCorruptError:
-            return ""
 
-    return max(versions, key=age)
+def created(version: Path) -> datetime:
+    """Return when a version was made; one that is damaged is the oldest."""
+    try:
+        return open_entry(version).info.creation_time
+    except (StoreError, ConfigError, KeyError, TypeError, ValueError):
+        return LONG_AGO
+
+
+def meant_by(tag: str, home: Path) -> str | None:
+    """Return the version in a model's folder that a tag means; ``None`` if there is none.
+
+    Raises:
+        StoreError: It is the beginning of several versions.
+    """
+    _, wanted = parse_tag(tag)
+    versions = versions_in(home)
+    if versions and wanted in ("", LATEST):
+        return latest_of(home, versions)
+    if wanted in versions or (wanted and (home / wanted).is_dir()):  # what is damaged is named too
+        return wanted
+    if alias := aliases_in(home).get(wanted):
+        return alias
+    begun = [version for version in versions if version.startswith(wanted)]
+    if len(begun) > 1:
+        raise StoreError(
+            f"'{tag}' is the beginning of several versions, {', '.join(begun)}; write more of it"
+        )
+    return begun[0] if begun else None
+
+
+def point_to_latest(home: Path) -> None:
+    """Have ``latest`` name a version that is there, in a folder whose lock the caller holds."""
+    versions = versions_in(home)
+    if versions:
+        write_whole(home / LATEST, latest_of(home, versions))
+    else:
+        (home / LATEST).unlink(missing_ok=True)
+    descriptor = os.open(home, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _content(path: Path) -> str:

@@ -18,7 +18,6 @@ from pipeline.store.entry import CONFIG, WEIGHTS, StoredModel
 from pipeline.store.local import ModelStore
 from pipeline.store.plain import plain_signatures
 from pipeline.store.saving import neutral, put
-from pipeline.store.tags import parse_tag
 from pipeline.store.weights import load_weights, read_weights, without_prefix
 
 if TYPE_CHECKING:
@@ -68,7 +67,8 @@ def save_model(
         ModelCorruptError: The weights do not fit the config.
         StoreError: The disk refuses.
     """
-    parse_tag(name)
+    store = store or ModelStore()
+    store.refuse_existing(name)
     cfg, module, kind = _parts(checkpointables, config)
     named_methods = plain_signatures(signatures)
     for method in named_methods:
@@ -88,7 +88,7 @@ def save_model(
             warnings.warn(f"'{name}' is saved {warning}", stacklevel=2)
     weights = without_prefix(module.state_dict())
     return put(
-        store or ModelStore(),
+        store,
         name,
         cfg,
         weights,

@@ -60,7 +60,8 @@ def removed(folder: Path) -> Path:
 def left_over(root: Path) -> list[Path]:
     """Delete what processes that are gone have left in a store, and return what it was."""
     found: list[Path] = []
-    for parent in [root, *(path for path in root.rglob("*/") if path.is_dir())]:
+    links = [path for path in root.glob("*/") if path.is_symlink()]  # a model on another disk
+    for parent in (Path(place) for top in (root, *links) for place, _, _ in os.walk(top)):
         try:
             with locked(parent, wait=False):
                 found += _swept(parent)
@@ -78,6 +79,18 @@ def _swept(parent: Path) -> Iterator[Path]:
             except BlockingIOError:
                 continue
             yield folder
-    for part in sorted(parent.glob(_PARTS)):  # its writer would hold the parent's lock
-        part.unlink()
-        yield part
+    for part in sorted(parent.glob(_PARTS)):
+        if not _is_alive(part.suffixes[-2:-1]):
+            part.unlink(missing_ok=True)
+            yield part
+
+
+def _is_alive(suffixes: list[str]) -> bool:
+    """Tell whether the process lives whose number is in a file's name, ``.<mark>.<pid>.part``."""
+    try:
+        os.kill(int(suffixes[0][1:]), 0)
+    except (IndexError, ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True

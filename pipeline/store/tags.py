@@ -11,6 +11,22 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _ALLOWED = "use a-z, 0-9, '.', '_', '-', at most 63, beginning with a letter or digit"
 
 
+class Tag(str):
+    """``name:version``: a text and, as in BentoML, an object with its two parts."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """What is before the colon."""
+        return self.partition(":")[0]
+
+    @property
+    def version(self) -> str:
+        """What is after it."""
+        return self.partition(":")[2]
+
+
 def is_name(text: str) -> bool:
     """Tell whether a text can name a model or a version."""
     return _NAME.fullmatch(text) is not None

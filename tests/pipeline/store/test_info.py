@@ -76,7 +76,7 @@ def test_only_what_is_asked_for_is_parsed(monkeypatch):
         parsed.append(text.partition(":")[0])
         return parse_yaml(text, where)
 
-    monkeypatch.setattr(info_module, "parse_yaml", noted)
+    monkeypatch.setattr(info_module, "_parsed", noted)
     info = read(BASE)
     assert (info.name, info.name, info.tag) == ("crack", "crack", "crack:v1")
     assert parsed == ["name", "version"]

@@ -204,6 +204,7 @@ def test_a_module_that_was_trained_on_several_devices(store, predictor):
 def test_versions(store, predictor):
     first = save(store, predictor, "crack:v1")
     assert first.tag == "crack:v1"
+    assert (first.tag.name, first.tag.version) == ("crack", "v1")
     with pytest.raises(ModelExistsError):
         save(store, predictor, "crack:v1")
     second = save(store, predictor)

@@ -19,10 +19,10 @@ from pipeline.store import (
     load_model,
     save_model,
 )
-from pipeline.store.transfer import Wanted, take
+from pipeline.store.exchange.incoming import Wanted, take
 
 pytestmark = pytest.mark.detectron2
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")

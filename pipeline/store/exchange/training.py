@@ -25,7 +25,7 @@ from pipeline.types import Categories
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.store.transfer import Wanted
+    from pipeline.store.exchange.incoming import Wanted
 
 _POINTER = "last_checkpoint"  # of fvcore.common.checkpoint.Checkpointer
 _FINAL = "model_final.pth"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -11,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, ModelExistsError, StoreError
-from pipeline.store import archive, bento, training
-from pipeline.store.entry import INFO, WEIGHTS, StoredModel, plain, read_entry, sync
+from pipeline.store.entry import CONFIG, INFO, StoredModel, read_entry, sync
+from pipeline.store.exchange import archive, bento, training
+from pipeline.store.exchange.remote import fetch, shown
 from pipeline.store.local import ModelStore
-from pipeline.store.predictor import stored_cfg
+from pipeline.store.schema import check_info
 from pipeline.store.staging import staged
-from pipeline.store.tags import LATEST, check_name, check_version
+from pipeline.store.tags import LATEST, check_version
 from pipeline.store.weights import SUFFIXES, read_weights
-
-FORMATS = (*archive.FORMATS, "dir", "bentoml")
-_SUFFIX = {"bentoml": ".bentomodel", "dir": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,64 +39,6 @@ class Wanted:
     metadata: Mapping[str, Any] | None = None
     ema: bool = False
     trust: bool = False
-
-
-def export_model(
-    tag: str | StoredModel,
-    path: str | Path = ".",
-    *,
-    format: str | None = None,
-    overwrite: bool = False,
-    trust: bool = False,
-    store: ModelStore | None = None,
-) -> str:
-    """Write a stored model to a file, a folder or an address.
-
-    Args:
-        tag: A tag, or what ``get`` returned.
-        path: A file; an existing folder, or a path that ends in ``/``, to get
-            ``<name>-<version>`` there; or an address that fsspec knows, as ``s3://bucket/``.
-        format: ``tar.xz``, ``tar.gz``, ``zip``, ``dir`` (a plain copy) or ``bentoml``; by default
-            what the path's suffix says, else ``tar.xz``.
-        overwrite: Replace what is there.
-        trust: For ``bentoml``: load the custom objects, to write them anew.
-        store: By default the one in ``$D2RUN_HOME``.
-
-    Returns:
-        Where it was written.
-
-    Raises:
-        ConfigError: The format is unknown.
-        ModelNotFoundError: There is no such model.
-        ModelCorruptError: It is not what was saved.
-        StoreError: The target exists, or cannot be written.
-    """
-    entry = tag if isinstance(tag, StoredModel) else (store or ModelStore()).get(tag, trust=trust)
-    entry.verify()
-    target = str(path)
-    format = format or _format_of(target)
-    if format not in FORMATS:
-        raise ConfigError(f"format '{format}' is none of {', '.join(FORMATS)}")
-    target = _named(target, format, entry)
-    is_address = "://" in target
-    if not is_address and not overwrite and Path(target).expanduser().exists():
-        raise StoreError(f"'{target}' exists; choose another path, or --force to replace it")
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = entry.path
-            if format == "bentoml":
-                folder = _as_bento(entry, Path(scratch, "bento"))
-            if format == "dir":
-                _copied(folder, target, overwrite)
-            elif is_address:
-                packed = Path(scratch, "packed")
-                archive.pack(folder, packed, _packing(format))
-                archive.send(packed, target, overwrite=overwrite)
-            else:
-                archive.pack(folder, Path(target).expanduser(), _packing(format))
-    except OSError as exc:
-        raise StoreError(f"cannot export '{entry.tag}' to '{target}': {exc}") from exc
-    return target
 
 
 def import_model(
@@ -150,22 +89,18 @@ def take(store: ModelStore, path: str, wanted: Wanted) -> tuple[StoredModel, boo
             if (asked := asdict(wanted)) != asdict(Wanted(trust=wanted.trust)):
                 options = [key for key, value in asked.items() if value and key != "trust"]
                 raise ConfigError(
-                    f"'{path}' is a whole model of d2run, which keeps its {', '.join(options)}; "
-                    "leave the option out"
+                    f"'{shown(path)}' is a whole model of d2run, which keeps its "
+                    f"{', '.join(options)}; leave the option out"
                 )
             return _take_own(store, folder, scratch)
     except OSError as exc:
-        raise StoreError(f"cannot import '{path}': {exc}") from exc
+        raise StoreError(f"cannot import '{shown(path)}': {exc.strerror or exc}") from exc
 
 
 def _take_own(store: ModelStore, folder: Path, scratch: Path) -> tuple[StoredModel, bool]:
     entry = read_entry(folder)
-    name, version = str(entry.info.get("name")), str(entry.info.get("version"))
-    try:
-        check_name(name)
-        check_version(version)
-    except ConfigError as exc:
-        raise StoreError(f"'{INFO}' is refused: {exc}") from exc
+    check_info(entry.info)
+    name, version = entry.info["name"], entry.info["version"]
     entry.verify()
     for there in store.list(name):
         if there.tag == entry.tag:
@@ -174,6 +109,7 @@ def _take_own(store: ModelStore, folder: Path, scratch: Path) -> tuple[StoredMod
                     f"the store has another '{entry.tag}' ({there.path}); delete that first, or "
                     "keep it"
                 )
+            there.verify()  # or the user would take a damaged copy for a repaired one
             return there, False
     place = scratch / "model"
     place.mkdir()
@@ -204,66 +140,12 @@ def _take_bento(store: ModelStore, folder: Path, wanted: Wanted) -> tuple[Stored
     )
 
 
-def _as_bento(entry: StoredModel, folder: Path) -> Path:
-    folder.mkdir()
-    bento.write_bento(
-        folder,
-        name=entry.info["name"],
-        version=entry.info["version"],
-        created=entry.info["created"],
-        kind=entry.info["kind"],
-        labels=entry.info["labels"],
-        metadata=entry.info["metadata"],
-        signatures=entry.info["signatures"],
-        cfg=stored_cfg(entry),
-        weights=read_weights(entry.path / WEIGHTS),
-        custom_objects=entry.custom_objects,
-        d2run={"kind": entry.info["kind"], "categories": plain(entry.categories)},
-    )
-    return folder
-
-
-def _format_of(path: str) -> str:
-    if path.endswith(_SUFFIX["bentoml"]):
-        return "bentoml"
-    return archive.format_of(path) or archive.FORMATS[0]
-
-
-def _packing(format: str) -> str:
-    return archive.FORMATS[0] if format == "bentoml" else format
-
-
-def _named(target: str, format: str, entry: StoredModel) -> str:
-    """Complete a path: with the model's name in a folder, with the format's suffix elsewhere."""
-    suffix = _SUFFIX.get(format, f".{format}")
-    in_folder = "://" not in target and Path(target).expanduser().is_dir()
-    if target.endswith("/") or in_folder:
-        return f"{target.rstrip('/')}/{entry.tag.replace(':', '-')}{suffix}"
-    return target if archive.format_of(target) or not suffix else target + suffix
-
-
-def _copied(folder: Path, target: str, overwrite: bool) -> None:
-    if "://" in target:
-        raise ConfigError("format=dir writes to this machine's disks; choose an archive to send")
-    place = Path(target).expanduser()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with staged(place.parent) as copy:
-        for file in folder.iterdir():
-            shutil.copyfile(file, copy / file.name)
-        sync(copy)
-        if overwrite and place.exists():
-            if not (place / INFO).is_file():
-                raise StoreError(f"'{place}' is no exported model, so it is not replaced")
-            shutil.rmtree(place)
-        copy.rename(place)
-
-
 def _opened(path: str, scratch: Path) -> Path:
     """Return the folder that a path names: itself, or an archive's content."""
     source = Path(path).expanduser()
     if "://" in path:
         source = scratch / "fetched"
-        archive.fetch(path, source)
+        fetch(path, source)
     elif source.is_dir():
         return source
     elif not source.exists():
@@ -296,6 +178,6 @@ def _model_folder(folder: Path, path: str) -> Path:
             break
         folder = below[0]
     raise StoreError(
-        f"'{path}' holds no model: expected {INFO}, as d2run and BentoML write it, or config.yaml "
-        "beside a checkpoint, as Detectron2's training does"
+        f"'{shown(path)}' holds no model: expected {INFO}, as d2run and BentoML write it, or "
+        f"{CONFIG} beside a checkpoint, as Detectron2's training writes them"
     )

@@ -18,14 +18,12 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import ModelCorruptError, StoreError, did_you_mean, printable
 from pipeline.files import replaced
-from pipeline.store.download import redacted
 
 FORMATS = ("tar.xz", "tar.gz", "zip")
 MAX_MEMBERS = 1000  # files and folders
@@ -310,52 +308,3 @@ def _zip_members(file: io.BufferedReader, limit: int) -> Iterator[_Member]:
                 raise _RefusedError(f"'{_shown(name)}' is encrypted, or oddly compressed")
             with archive.open(member) as source:
                 yield name, is_folder, mode, member.file_size, source.read
-
-
-def fetch(url: str, path: Path) -> None:
-    """Copy the file at an fsspec address (``s3://``, ``https://`` ...), whole or not at all.
-
-    Raises:
-        StoreError: There is none, or it cannot be had; says what to install or check.
-    """
-    with _remote(url) as (system, remote), replaced(path) as file:
-        system.get_file(remote, file.name)
-
-
-def send(path: Path, url: str, *, overwrite: bool) -> None:
-    """Copy a file to an fsspec address.
-
-    Raises:
-        StoreError: There is one and ``overwrite`` is false, or it cannot be written.
-    """
-    with _remote(url) as (system, remote):
-        with suppress(FileNotFoundError):
-            # not exists(), to which every error means no
-            if not overwrite and system.info(remote):
-                raise StoreError(f"'{redacted(url)}' is there already; overwrite it or rename it")
-        system.put_file(str(path), remote)
-
-
-@contextmanager
-def _remote(url: str) -> Iterator[tuple[Any, str]]:
-    """Open the file system of an address; what its package raises becomes a StoreError."""
-    try:
-        shown = "" if "::" in url else redacted(url)  # fsspec would see a chain of addresses
-    except ValueError:
-        shown = ""
-    if not shown:
-        raise StoreError("the address is malformed; give one like s3://bucket/model.tar.xz")
-    try:
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-
-        yield url_to_fs(url)
-    except StoreError:
-        raise
-    except Exception as exc:  # each package has its own, and fsspec's says what to install
-        # which may quote the address, with its password or token
-        reason = _shown(re.sub(r"(?<=//)[^/\s]*@|\?\S*", "", str(exc))) or type(exc).__name__
-        if isinstance(exc, FileNotFoundError):
-            reason = "there is no such file"
-        raise StoreError(
-            f"cannot copy '{shown}': {reason}; check the address, your rights and the free space"
-        ) from exc

@@ -15,10 +15,10 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
 from pipeline.errors import ConfigError, ModelCorruptError, StoreError, UntrustedModelError
-from pipeline.store.bento import is_bento, read_bento, write_bento
+from pipeline.store.exchange.bento import is_bento, read_bento, write_bento
 from pipeline.store.weights import read_weights
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 OPTS = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",

@@ -1,0 +1,1 @@
+"""Models out of the store and into it: archives, folders, addresses, BentoML, trainings."""
