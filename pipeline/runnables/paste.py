@@ -31,7 +31,8 @@ def pasted(probs: Tensor, boxes: Tensor, size: tuple[int, int]) -> InstanceMasks
     def sample(*pixels: NDArray[np.int64]) -> NDArray[Any]:
         """Interpolate single pixels where and as ``_do_paste_mask`` does."""
         values = []
-        for part in torch.from_numpy(np.stack(pixels)).to(probs.device).split(_PIXELS_AT_ONCE, 1):
+        wanted = torch.from_numpy(np.stack(pixels)).to(probs.device)
+        for part in torch.split(wanted, _PIXELS_AT_ONCE, 1):
             i, at = part[0], part[1:].T.float() + 0.5
             low, high = boxes[i, :2], boxes[i, 2:]
             grid = (at - low) / (high - low) * 2 - 1
