@@ -1,7 +1,7 @@
 """The exact versions in pyproject.toml: complete, and those of this environment."""
 
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -20,10 +20,9 @@ IN_TREE = {"detectron2"}  # its version is that of packaging/detectron2
 
 
 def installed(name):
-    try:
-        return distribution(name)
-    except PackageNotFoundError:
-        return None
+    found = distributions(name=name)
+    # setuptools puts its own copies of others onto the path when it is imported
+    return next((item for item in found if "_vendor" not in str(item.locate_file(""))), None)
 
 
 def applies(requirement, extras=()):
