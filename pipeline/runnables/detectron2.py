@@ -57,7 +57,8 @@ class Detectron2:
             bit. Otherwise the arithmetic is rearranged: 99.9 % of the detections are within 0.05
             px and 1e-3 in score.
         engine: What computes the convolutions: ``torch``, ``openvino`` (CPU), ``compile``
-            (torch.compile), or ``auto``: openvino on the CPU where it is installed, else torch.
+            (torch.compile), or ``auto``: openvino for fp32 on the CPU where it is installed, else
+            torch.
         precision: ``fp32``; ``bf16``, or on CUDA ``fp16``, for the convolutions and linear layers.
         batch_size: Frames a forward at most; ``auto`` is 1 on the CPU and on CUDA what fits. Once
             entered, a number. The caller of ``forward`` keeps to it.
@@ -204,7 +205,7 @@ class Detectron2:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         for part in parts(module):
             self._parts[part.name] = engine
-            if dtype is not None:
+            if dtype is not None and not part.in_fp32:
                 part.replace(lambda part, call: lower_precision(part, call, dtype))
             if engine == "compile":
                 part.replace(lambda _, call: torch.compile(call, dynamic=True))
@@ -222,7 +223,9 @@ class Detectron2:
         if self.engine != "auto":
             return self.engine
         on_cpu = not self.device.startswith("cuda")
-        return "openvino" if on_cpu and find_spec("openvino") else "torch"
+        # OpenVINO's bfloat16 is faster than torch's, but pairs 98.9 % of the boxes, not 99 %
+        taken = on_cpu and self.precision == "fp32" and find_spec("openvino")
+        return "openvino" if taken else "torch"
 
     def _problems(self) -> Iterator[str]:
         on_cuda = self.device.startswith("cuda")

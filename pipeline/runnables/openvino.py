@@ -35,7 +35,6 @@ def compile_parts(module: Any, precision: str, threads: int | None) -> dict[str,
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "INFERENCE_NUM_THREADS": threads or 0,
         "ENABLE_CPU_PINNING": False,  # other processes' threads may be pinned to the same cores
     }
@@ -43,7 +42,9 @@ def compile_parts(module: Any, precision: str, threads: int | None) -> dict[str,
     compiled: dict[str, Compiled] = {}
 
     def through_openvino(part: Part, call: Call) -> Call:
-        compiled[part.name] = Compiled(part, call, core, settings, _TOLERANCE[precision])
+        used = "fp32" if part.in_fp32 else precision
+        hint = {"INFERENCE_PRECISION_HINT": _HINTS[used]}
+        compiled[part.name] = Compiled(part, call, core, settings | hint, _TOLERANCE[used])
         return compiled[part.name]
 
     for part in parts(module):
