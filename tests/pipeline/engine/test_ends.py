@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -144,14 +145,17 @@ def test_a_signal_while_the_writer_waits() -> None:
             time.sleep(0.2)
             return super().forward(prepared)
 
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    # not SIGALRM, which is pytest-timeout's
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    main = threading.main_thread().ident
+    alarm = threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGUSR1))
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        alarm.start()
         with pytest.raises(KeyboardInterrupt):
             run([ListedAsset(f"{i}") for i in range(50)], runnable=Slow())
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        alarm.join()
+        signal.signal(signal.SIGUSR1, before)
     assert engine_threads() == []
 
 
