@@ -137,7 +137,7 @@ def test_a_consumer_that_raises(exc: BaseException) -> None:
     assert engine_threads() == []
 
 
-# In the process of the whole suite, with torch and OpenVINO loaded, it has ended Python 3.11.7
+# In one process with torch.compile and OpenVINO at work before it, it has ended Python 3.11.7
 # itself (SIGSEGV) twice; alone it passes. tests/cli interrupts real runs.
 @pytest.mark.nightly
 def test_a_signal_while_the_writer_waits() -> None:
