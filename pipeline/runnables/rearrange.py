@@ -34,8 +34,8 @@ class Part:
     def in_fp32(self) -> bool:
         """Whether it stays in float32 when the others do not.
 
-        Which proposals there are hangs on the last digits of their scores: in bfloat16, 2.3 % of
-        the boxes of ``model=shapes`` differ, with this head in float32 0.8 %.
+        Which proposals there are hangs on the last digits of their scores: on 40 scenes, 2.3 % of
+        the boxes of ``model=shapes`` differ with this head in bfloat16, 0.8 % with it in float32.
         """
         return self.name == "rpn_head"
 
