@@ -13,6 +13,7 @@ PipelineError                  everything raised on purpose
 ├── OutputError                the output cannot be written at all (disk full, read-only)
 ├── AssetError                 one input failed
 │   ├── DecodeError
+│   │   └── PoisonError        it killed, hung or outgrew its worker process each time
 │   ├── InferenceError
 │   ├── StageError
 │   └── SinkError
@@ -96,13 +97,17 @@ class AssetError(PipelineError):
     Attributes:
         asset_id: The input that failed.
         stage: Where it failed: ``decode``, ``inference``, a stage's or a sink's name.
+        attempts: How often it was tried.
     """
 
     default_stage = ""
 
-    def __init__(self, message: str, *, asset_id: str = "", stage: str = "") -> None:
+    def __init__(
+        self, message: str, *, asset_id: str = "", stage: str = "", attempts: int = 1
+    ) -> None:
         self.asset_id = asset_id
         self.stage = stage or self.default_stage
+        self.attempts = attempts
         super().__init__(message)
 
 
@@ -110,6 +115,10 @@ class DecodeError(AssetError):
     """The input cannot be read as an image."""
 
     default_stage = "decode"
+
+
+class PoisonError(DecodeError):
+    """The input killed, hung or outgrew its worker process each time; it is not tried again."""
 
 
 class InferenceError(AssetError):
