@@ -39,6 +39,12 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a killed process has left of ``replaced`` in a folder that is one's own."""
+    for path in folder.glob(f".*{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, data: bytes | str) -> None:
     """Write ``path`` so that a reader sees the old content or the new, never a part."""
     with replaced(path) as file:
@@ -79,7 +85,8 @@ class OutputFolder:
         """
         with self._folder_of(name, make=True) as (folder, base):
             digest = hashlib.sha256(os.fsencode(base)).hexdigest()[:16]
-            temporary = f".{digest}.{os.getpid()}{_TEMPORARY}"
+            # of the name alone: what a killed run has left is written over by the next
+            temporary = f".{digest}{_TEMPORARY}"
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
                 with open(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as file:  # noqa: PTH123

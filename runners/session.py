@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from pipeline.config import Job
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError, OutputError, PipelineError, printable
+from pipeline.files import remove_temporaries
 from pipeline.protocols import Asset
 from pipeline.sinks.predictions import Position, PredictionsJsonl
 from pipeline.types import Outcome
@@ -123,6 +124,8 @@ class Session:
         """
         output = self.job.output
         with translated(output):
+            for folder in (output, output / ".hydra"):
+                remove_temporaries(folder)
             self._position = self._predictions.position = self.ledger.position
             results.write_failures(output, self.ledger)
             self._failures = self._sinks.enter_context(_appending(output / results.FAILURES))

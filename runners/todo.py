@@ -18,7 +18,7 @@ _GRAIN_NS = 2_000_000_000  # the coarsest clock of a file system: FAT's
 
 NEW, CHANGED, FAILED = "new", "changed", "failed"  # to be done
 DONE, POISON, GONE, LATER = "done", "poison", "gone", "later"  # not to be done
-_TO_DO = (NEW, CHANGED, FAILED)
+TO_DO = (NEW, CHANGED, FAILED)
 
 
 @dataclass(slots=True)
@@ -55,12 +55,12 @@ class Todo:
     @property
     def skipped(self) -> int:
         """How many inputs seen so far are not to be done."""
-        return self.counts.total() - sum(self.counts[state] for state in _TO_DO)
+        return self.counts.total() - sum(self.counts[state] for state in TO_DO)
 
     def __iter__(self) -> Iterator[tuple[Asset, int]]:
         """Yield each asset that is to be done, and its place."""
         for asset, place, state in self.states():
-            if state in _TO_DO:
+            if state in TO_DO:
                 yield asset, place
 
     def states(self) -> Iterator[tuple[Asset, int, str]]:
