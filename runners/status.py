@@ -15,12 +15,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import printable
+from pipeline.errors import ConfigError, printable
 from pipeline.files import asset_keys, write_whole
 from runners.record import redacted_text
 
 State = Literal["loading", "running", "idle", "draining", "finished", "stopped"]
 
+_FILES = ("status.json", "health", "metrics.prom")
 _WINDOW_S = 60.0
 _LEAST_SAMPLES = 10  # so that inputs of a minute each have a rate too
 _REFRESH_S = 5.0  # an unchanged file is written again, for its age says that the run is alive
@@ -106,7 +107,7 @@ class Status:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: object, trace: object) -> None:
-        """Write the last state and close the port."""
+        """Close the port and write the last state; after a ConfigError, remove the files."""
         self._stack.close()
         with self.lock:
             self.state = "stopped" if kind else "finished"
@@ -116,7 +117,12 @@ class Status:
                 self.health(False, f"not running ({why})")
         self._ended.set()
         self._thread.join(_HUNG_DISK_S)
-        if not self._thread.is_alive():
+        if self._thread.is_alive():
+            return
+        if kind and issubclass(kind, ConfigError):  # nothing was started: leave nothing
+            for name in _FILES:
+                (self.directory / name).unlink(missing_ok=True)
+        else:
             self._write()
 
     def advance(

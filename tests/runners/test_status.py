@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import runners.status
-from pipeline.errors import OutputError
+from pipeline.errors import ConfigError, OutputError
 from runners.status import Status
 
 NEVER_S = 3600.0  # the thread writes nothing: only entering and leaving do
@@ -189,6 +189,13 @@ def test_what_is_left_at_the_end(tmp_path: Path, error: BaseException | None, sa
     first, second = (tmp_path / "health").read_text().splitlines()
     assert (first, second) == (says, left["updated"])
     assert left["health"] == first
+
+
+def test_nothing_is_left_when_nothing_was_started(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError), Status(tmp_path, metrics=True) as status:  # noqa: PT012
+        status.health(True)
+        raise ConfigError("no such device")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_health(tmp_path: Path) -> None:
