@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -120,8 +120,9 @@ class Status:
         if self._thread.is_alive():
             return
         if kind and issubclass(kind, ConfigError):  # nothing was started: leave nothing
-            for name in _FILES:
-                (self.directory / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                for name in _FILES:
+                    (self.directory / name).unlink(missing_ok=True)
         else:
             self._write()
 
