@@ -20,10 +20,11 @@ _TEMPORARY = ".part"
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[BinaryIO]:
+def replaced(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary sibling of ``path`` and rename it into place when the block ends.
 
-    An error in the block leaves ``path`` as it was and no temporary file behind.
+    An error in the block leaves ``path`` as it was and no temporary file behind. Unless it is
+    ``durable``, the content need not outlive a power cut: the disk is not waited for.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
@@ -32,7 +33,8 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
         with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -45,9 +47,9 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes | str) -> None:
+def write_whole(path: Path, data: bytes | str, *, durable: bool = True) -> None:
     """Write ``path`` so that a reader sees the old content or the new, never a part."""
-    with replaced(path) as file:
+    with replaced(path, durable=durable) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 

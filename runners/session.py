@@ -52,6 +52,8 @@ def open_ledger(job: Job, on_change: str) -> Ledger | None:
     path, restart = job.output / LEDGER, on_change == "restart"
     if not (job.output / "run.json").exists() and not path.exists():
         return None  # whatever lies there is not a run's
+    for folder in (job.output, job.output / ".hydra"):
+        remove_temporaries(folder)
     try:
         if not path.exists():
             if not _holds(job.output / "predictions.jsonl"):
@@ -124,8 +126,6 @@ class Session:
         """
         output = self.job.output
         with translated(output):
-            for folder in (output, output / ".hydra"):
-                remove_temporaries(folder)
             self._position = self._predictions.position = self.ledger.position
             results.write_failures(output, self.ledger)
             self._failures = self._sinks.enter_context(_appending(output / results.FAILURES))
