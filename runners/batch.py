@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.config import Job
 from pipeline.errors import AssetError, ConfigError, OutputLockedError, PipelineError
@@ -23,6 +23,7 @@ from runners.lock import locked
 from runners.log import logged
 from runners.record import Record
 from runners.session import Session, check_settings, finish, open_ledger, translated
+from runners.status import Status
 from runners.todo import GONE, POISON, Todo
 
 _log = logging.getLogger("d2run")
@@ -154,6 +155,7 @@ class _Run:
         try:
             self.record.start()
             with (
+                Status(job.output, self.total) as self.status,
                 Session(job, self.ledger) as session,
                 Progress(self.total).shown() as progress,
             ):
@@ -173,11 +175,13 @@ class _Run:
         self, session: Session, found: Iterable[tuple[Asset, int]], progress: Progress
     ) -> None:
         self.started = time.monotonic()
+        self.status.update(state="running")
         outcomes = session.process(found)
         try:
             for outcome in outcomes:
                 self._count(outcome)
                 progress.advance(self.todo.skipped)
+                self.status.update(skipped=self.todo.skipped)
                 if outcome.error is not None:
                     _log.error("%s: %s", outcome.asset.id, outcome.error, exc_info=outcome.error)
                     progress.say(f"error: {outcome.asset.id}: {_where(outcome.error)}")
@@ -187,8 +191,11 @@ class _Run:
             outcomes.close()
 
     def _count(self, outcome: Outcome) -> None:
-        self.counts["failed" if outcome.error else "done"] += 1
+        kind: Literal["failed", "done"] = "failed" if outcome.error else "done"
+        self.counts[kind] += 1
         self.detections.update(outcome.detections)
+        instances = sum(outcome.detections.values())
+        self.status.advance(kind, outcome.asset.id, seconds=outcome.timings, instances=instances)
         for step, seconds in outcome.timings.items():
             self.seconds[step] = self.seconds.get(step, 0.0) + seconds
 

@@ -139,7 +139,7 @@ class Ledger:
             run("COMMIT")
             run("BEGIN EXCLUSIVE")
             return
-        problems = [row[0] for row in run("PRAGMA quick_check(1)")]
+        problems = [row[0] for row in run("PRAGMA integrity_check(1)")]
         if problems != ["ok"]:
             raise LedgerDamagedError(self.path, problems[0])
         if (schema := self.fact("schema")) != _SCHEMA:
@@ -172,7 +172,7 @@ class Ledger:
             row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         if row is None:
             return None
-        checksum, _, text = row[0].partition(" ")
+        checksum, _, text = str(row[0]).partition(" ")
         if checksum != str(zlib.crc32(text.encode())):
             raise LedgerDamagedError(self.path, f"'{name}' does not fit its checksum")
         return json.loads(text)
@@ -270,19 +270,18 @@ class Ledger:
         with self._lock:
             try:
                 yield
-            except sqlite3.Error as exc:
-                kind = getattr(exc, "sqlite_errorname", "") or str(exc)
-                if _is_damage(exc, kind):
+            except (sqlite3.Error, UnicodeDecodeError) as exc:
+                if _is_damage(exc):
                     raise LedgerDamagedError(self.path, str(exc)) from exc
                 raise OutputError(f"cannot write the ledger '{self.path}': {exc}") from exc
 
 
-def _is_damage(exc: sqlite3.Error, kind: str) -> bool:
-    if kind.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return True
-    # Python 3.10 has no names of errors; a table that is not there is damage too
+def _is_damage(exc: sqlite3.Error | UnicodeDecodeError) -> bool:
+    """Tell damage from a disk that fails; by SQLite's words, as Python 3.10 has no other names."""
     text = str(exc)
-    return "malformed" in text or "not a database" in text or text.startswith("no such ")
+    return isinstance(exc, UnicodeDecodeError) or text.startswith(("no such ", "Could not decode")) or any(
+        words in text for words in ("malformed", "not a database", "unsupported file format")
+    )
 
 
 def _checksum(row: tuple[Any, ...]) -> int:
