@@ -28,12 +28,10 @@ class Entry:
 
     Attributes:
         id: Path relative to the root.
-        path: Path as text.
         status: Its size, times and inode, links followed; ``None`` for a link to nowhere.
     """
 
     id: str
-    path: str
     status: os.stat_result | None
 
 
@@ -102,6 +100,10 @@ class Tree:
         """List the folder of this file again at the next walk."""
         self._folders.pop(asset_id.rpartition("/")[0], None)
 
+    def path(self, id: str) -> str:
+        """Return the path of a file or folder; that of the root for the empty id."""
+        return f"{self.root}/{id}" if id else self.root
+
     def walk(self, *, deep: bool = False) -> Iterator[Entry]:
         """Yield the images in folders that have changed, or in all.
 
@@ -123,7 +125,7 @@ class Tree:
                 todo.append(links.pop())
             folder_id = todo.pop()
             try:
-                status = os.stat(self._path(folder_id))  # noqa: PTH116
+                status = os.stat(self.path(folder_id))  # noqa: PTH116
             except OSError as exc:
                 self._unreadable(folder_id, exc)
                 continue
@@ -153,7 +155,7 @@ class Tree:
         folder = _Folder(state, before.first_s if before is not None and same else now_s)
         folder.settled = now_s - folder.first_s >= _TICK_S
         try:
-            with os.scandir(self._path(folder_id)) as listing:
+            with os.scandir(self.path(folder_id)) as listing:
                 entries = list(listing)
             if not folder_id:
                 self._check_mount(status.st_dev, entries)
@@ -217,7 +219,7 @@ class Tree:
         reason = not_an_image(name)
         if reason is None and self.marker and name + self.marker not in names:
             reason = "without a marker"
-        return reason, None if reason else Entry(entry_id, entry.path, status)
+        return reason, None if reason else Entry(entry_id, status)
 
     def _check_mount(self, device: int, entries: Sequence[object]) -> None:
         """Tell an empty folder from the mount point that an unmounted file system leaves."""
@@ -238,9 +240,6 @@ class Tree:
 
     def _leave(self, folder_id: str, reason: str) -> None:
         self._visited[folder_id] = _Folder(None, 0.0, skipped=Counter([reason]))
-
-    def _path(self, folder_id: str) -> str:
-        return f"{self.root}/{folder_id}" if folder_id else self.root
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
