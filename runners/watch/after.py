@@ -99,8 +99,9 @@ class After:
         for target in self._names(tree.joinpath(*PurePosixPath(arrival.id).parts)):
             self._make_folder(target.parent)
             try:
-                if _is_same(source, target):
-                    break  # an earlier call was cut short
+                if _is_same(source, target):  # an earlier call was cut short
+                    _temporary(target).unlink(missing_ok=True)
+                    break
                 _place(source, target)
             except FileExistsError:
                 continue
@@ -198,10 +199,14 @@ def _rename(source: Path, target: Path) -> None:
         raise
 
 
+def _temporary(target: Path) -> Path:
+    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+    return target.with_name(f".{digest}.part")
+
+
 def _copy(source: Path, target: Path) -> None:
     """Copy to another file system."""
-    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
-    temporary = target.with_name(f".{digest}.part")
+    temporary = _temporary(target)
     try:
         with source.open("rb") as reader, temporary.open("wb") as writer:
             before = os.fstat(reader.fileno())
