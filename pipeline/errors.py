@@ -11,6 +11,7 @@ PipelineError                  everything raised on purpose
 │   ├── ModelCorruptError      a digest, a key or a shape differs
 │   └── UntrustedModelError    loading it would execute code
 ├── OutputError                the output cannot be written at all (disk full, read-only)
+├── RootGoneError              the watched folder is not there, or cannot be read, for now
 ├── AssetError                 one input failed
 │   ├── DecodeError
 │   │   └── PoisonError        it killed, hung or outgrew its worker process each time
@@ -89,6 +90,10 @@ class UntrustedModelError(StoreError):
 
 class OutputError(PipelineError):
     """The output cannot be written at all: disk full, read-only, no rights."""
+
+
+class RootGoneError(PipelineError):
+    """The watched folder is removed, unmounted or unreadable; nothing is forgotten meanwhile."""
 
 
 class AssetError(PipelineError):

@@ -8,8 +8,8 @@ import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from pathlib import Path, PurePath
+from os.path import splitext
+from pathlib import Path
 
 from pipeline.sources.asset import Skipped, why
 
@@ -27,8 +27,7 @@ _OTHER_IMAGES = frozenset((
     ".dcm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
 ))
 _TEMPORARY = (
-    "*.part", "*.partial", "*.filepart", "*.tmp", "*.temp", "*.crdownload", "*.download", "*.swp",
-    "*~", "~$*", "#*#",
+    ".part", ".partial", ".filepart", ".tmp", ".temp", ".crdownload", ".download", ".swp", "~",
 )
 _SYSTEM = frozenset((
     "thumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found",
@@ -38,7 +37,7 @@ _NOWHERE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 _DIGITS = re.compile(r"([0-9]+)")
 
 # an output below the input: its overlays must not become inputs of the next run
-_OF_A_RUN = (".lock", "run.json")
+OF_A_RUN = (".lock", "run.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +75,17 @@ def left_out(name: str) -> str | None:
     lower = name.lower()
     if lower in _SYSTEM:
         return "system file"
-    if any(fnmatchcase(lower, pattern) for pattern in _TEMPORARY):
+    # a watched folder asks this of every name again and again: no patterns
+    if lower.endswith(_TEMPORARY) or lower.startswith("~$"):
+        return "temporary file"
+    if len(lower) > 1 and lower[0] == lower[-1] == "#":
         return "temporary file"
     return None
 
 
 def not_an_image(name: str) -> str | None:
     """Return why a file of this name is not taken for an image; ``None`` if it is."""
-    suffix = PurePath(name).suffix.lower()
+    suffix = splitext(name)[1].lower()  # noqa: PTH122
     if suffix in IMAGES:
         return None
     if suffix in VIDEOS:
@@ -145,7 +147,7 @@ class _Walk:
             self.found.skipped.append(Skipped(folder_id, "link to a folder that is taken already"))
             return
         self.seen.add(identity)
-        if folder_id and all(os.path.exists(os.path.join(path, name)) for name in _OF_A_RUN):  # noqa: PTH110, PTH118
+        if folder_id and all(os.path.exists(os.path.join(path, name)) for name in OF_A_RUN):  # noqa: PTH110, PTH118
             self.found.skipped.append(Skipped(folder_id, "results of a run"))
             return
         with os.scandir(path) as entries:
