@@ -279,8 +279,12 @@ class Ledger:
 def _is_damage(exc: sqlite3.Error | UnicodeDecodeError) -> bool:
     """Tell damage from a disk that fails; by SQLite's words, as Python 3.10 has no other names."""
     text = str(exc)
-    return isinstance(exc, UnicodeDecodeError) or text.startswith(("no such ", "Could not decode")) or any(
-        words in text for words in ("malformed", "not a database", "unsupported file format")
+    return (
+        isinstance(exc, UnicodeDecodeError)
+        or text.startswith(("no such ", "Could not decode"))
+        or any(
+            words in text for words in ("malformed", "not a database", "unsupported file format")
+        )
     )
 
 

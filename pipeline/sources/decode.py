@@ -56,6 +56,7 @@ _TRANSPOSE = {  # EXIF 2.32, tag 274: how the stored picture must be turned to s
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 274
+_END_OF_JPEG = b"\xff\xd9"  # which cannot occur inside a scan
 _CUT_SHORT = re.compile(r"truncated|unexpected end|not enough|buffer of \d+ bytes", re.IGNORECASE)
 _IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
@@ -100,7 +101,11 @@ def decode_image(
     try:
         image = _open(kind, data)
         _check_size(image.size, max_pixels)
+        scan = image.fp.tell() if image.fp else 0
         image.load()
+        if kind == "JPEG" and data.find(_END_OF_JPEG, scan) < 0:
+            # half a file, filled up with zeros: libjpeg takes them for more of the picture
+            raise DecodeError("truncated JPEG (its end is missing)")
         method = _TRANSPOSE.get(_orientation(image)) if exif else None
         rgb = _to_rgb(image)
         if method is not None:

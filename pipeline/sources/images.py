@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -43,7 +44,8 @@ class Images:
         self.exif = exif
         self.max_pixels = max_pixels
         self.recursive = recursive
-        self._last: Scan | None = None
+        self._count: int | None = None  # the ids are not kept: they may be a million
+        self._skipped: list[Skipped] = []
 
     def check(self) -> None:
         """Look whether the input is there.
@@ -54,7 +56,7 @@ class Images:
         self._resolve()
 
     def __iter__(self) -> Iterator[ImageAsset]:
-        """Look through the input anew, and yield its assets.
+        """Look through the input anew, and return its assets.
 
         Ids are relative to the folder, or to the part of a glob before its first wildcard; the
         id of a single file is its name.
@@ -62,27 +64,42 @@ class Images:
         Raises:
             ConfigError: As ``check()``.
         """
-        self._last = self._scan()
-        for asset_id, path in self._last.images:
-            yield ImageAsset(asset_id, path, exif=self.exif, max_pixels=self.max_pixels)
+        # The look is now, not at the first asset: list() asks for the length in between.
+        return self._assets(self._scan())
+
+    def __len__(self) -> int:
+        """Return how many images the last look through the input found."""
+        if self._count is None:
+            self._scan()
+        return self._count or 0
 
     def skipped(self) -> list[Skipped]:
         """Return what the last look through the input left out, and why."""
-        if self._last is None:
-            self._last = self._scan()
-        return self._last.skipped
+        if self._count is None:
+            self._scan()
+        return self._skipped
+
+    def _assets(self, found: Scan) -> Iterator[ImageAsset]:
+        root = os.path.join(found.root, "")  # noqa: PTH118
+        for asset_id in found.images:
+            yield ImageAsset(
+                asset_id, Path(root + asset_id), exif=self.exif, max_pixels=self.max_pixels
+            )
 
     def _scan(self) -> Scan:
         base, pattern = self._resolve()
         try:
             if pattern:
                 depth = None if "**" in pattern else len(pattern)
-                return scan(base, depth=depth, wanted=lambda id: _matches(id.split("/"), pattern))
-            if base.is_dir():
-                return scan(base, depth=None if self.recursive else 1)
+                found = scan(base, depth=depth, wanted=lambda id: _matches(id.split("/"), pattern))
+            elif base.is_dir():
+                found = scan(base, depth=None if self.recursive else 1)
+            else:
+                found = Scan(base.parent, [base.name])
         except OSError as exc:
             raise ConfigError(f"input: cannot list '{base.absolute()}': {why(exc)}") from exc
-        return Scan([(base.name, base)])
+        self._count, self._skipped = len(found.images), found.skipped
+        return found
 
     def _resolve(self) -> tuple[Path, Sequence[str]]:
         """Return the existing file or folder, and what a glob says below it."""

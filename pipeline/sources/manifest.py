@@ -39,7 +39,8 @@ class Manifest:
         self.input = check_options(input, max_pixels)
         self.exif = exif
         self.max_pixels = max_pixels
-        self._skipped: list[Skipped] | None = None
+        self._count: int | None = None  # the entries are not kept: they may be a million
+        self._skipped: list[Skipped] = []
 
     def check(self) -> None:
         """Read the list; standard input is read once and kept.
@@ -50,7 +51,7 @@ class Manifest:
         self._entries()
 
     def __iter__(self) -> Iterator[ImageAsset]:
-        """Read the list anew, and yield its assets.
+        """Read the list anew, and return its assets.
 
         The id is the path as written, made plain (``a//./b`` is ``a/b``); that of an absolute
         path, or of one that leads out of the working directory, is the absolute path without its
@@ -59,42 +60,57 @@ class Manifest:
         Raises:
             ConfigError: As ``check()``.
         """
-        yield from self._assets()
+        # The look is now, not at the first asset: list() asks for the length in between.
+        return self._assets(self._paths())
+
+    def __len__(self) -> int:
+        """Return how many images the last reading of the list found."""
+        if self._count is None:
+            self._paths()
+        return self._count or 0
 
     def skipped(self) -> list[Skipped]:
         """Return the entries that the last reading left out, and why."""
-        if self._skipped is None:
-            self._assets()
-        return self._skipped or []
+        if self._count is None:
+            self._paths()
+        return self._skipped
 
-    def _assets(self) -> list[ImageAsset]:
-        assets: list[ImageAsset] = []
+    def _assets(self, paths: dict[str, str]) -> Iterator[ImageAsset]:
+        here = os.path.join(Path.cwd(), "")  # noqa: PTH118
+        for asset_id, path in paths.items():
+            whole = Path(path if path.startswith("/") else here + path)
+            yield ImageAsset(asset_id, whole, exif=self.exif, max_pixels=self.max_pixels)
+
+    def _paths(self) -> dict[str, str]:
+        """Return the assets' paths, relative ones to the working directory, by the assets' ids."""
+        paths: dict[str, str] = {}
         skipped: list[Skipped] = []
-        ids: dict[str, str] = {}  # absolute path -> id
-        taken: set[str] = set()
+        ids: dict[str, str] = {}  # by path; relative to the working directory for what is in it
+        here = os.path.join(Path.cwd(), "")  # noqa: PTH118
+        beside = os.path.join(user_path(self.input).absolute().parent, "")  # noqa: PTH118
         for entry in self._entries():
-            path = self._find(entry)
-            absolute = os.path.normpath(path)
-            if absolute in ids:
-                skipped.append(Skipped(ids[absolute], "listed twice"))
+            path = self._find(entry, beside)
+            asset_id = _plain(entry)
+            if path == entry and not asset_id.startswith(("/", "..")):
+                plain = asset_id
+            else:
+                plain = _plain(path if path.startswith("/") else here + path).removeprefix(here)
+            if plain in ids:
+                skipped.append(Skipped(ids[plain], "listed twice"))
                 continue
-            asset_id = os.path.normpath(entry)
             if asset_id.startswith(("/", "../")) or asset_id == "..":
-                asset_id = absolute.lstrip("/") or "."
-            while asset_id in taken:  # data/x.jpg and /data/x.jpg
+                asset_id = (plain if plain.startswith("/") else here + plain).lstrip("/") or "."
+            while asset_id in paths:  # data/x.jpg and /data/x.jpg
                 asset_id = f"_/{asset_id}"
-            ids[absolute] = asset_id
-            taken.add(asset_id)
-            assets.append(ImageAsset(asset_id, path, exif=self.exif, max_pixels=self.max_pixels))
-        self._skipped = skipped
-        return assets
+            ids[plain] = asset_id
+            paths[asset_id] = path
+        self._count, self._skipped = len(paths), skipped
+        return paths
 
-    def _find(self, entry: str) -> Path:
-        here = Path.cwd() / entry
-        if self.input == "-" or Path(entry).is_absolute() or os.path.lexists(here):
-            return here
-        beside = user_path(self.input).absolute().parent / entry
-        return beside if os.path.lexists(beside) else here
+    def _find(self, entry: str, beside: str) -> str:
+        if self.input == "-" or entry.startswith("/") or os.path.lexists(entry):
+            return entry
+        return beside + entry if os.path.lexists(beside + entry) else entry
 
     def _entries(self) -> list[str]:
         data = self._read()
@@ -144,6 +160,11 @@ class Manifest:
     @property
     def _name(self) -> str:
         return "on standard input" if self.input == "-" else f"'{user_path(self.input).absolute()}'"
+
+
+def _plain(path: str) -> str:
+    plain = os.path.normpath(path)
+    return path if plain == path else plain  # the same string: there may be a million
 
 
 @lru_cache(maxsize=1)  # every job of a sweep, and every look at the list, gets the same

@@ -6,9 +6,9 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from os.path import splitext
+from functools import lru_cache
 from pathlib import Path
 
 from pipeline.sources.asset import Skipped, why
@@ -33,8 +33,9 @@ _SYSTEM = frozenset((
     "thumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found",
 ))
 # fmt: on
+_OF_AN_EDITOR = re.compile(r"~\$|#.*#\Z", re.DOTALL)
 _NOWHERE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
-_DIGITS = re.compile(r"([0-9]+)")
+_DIGITS = re.compile(r"[0-9]+")
 
 # an output below the input: its overlays must not become inputs of the next run
 OF_A_RUN = (".lock", "run.json")
@@ -45,27 +46,34 @@ class Scan:
     """What a walk found.
 
     Attributes:
-        images: Id and path of each image, in natural order of the ids.
+        root: The folder that the ids are relative to.
+        images: Id of each image, in natural order.
         skipped: What was left out, in natural order.
     """
 
-    images: list[tuple[str, Path]] = field(default_factory=list)
+    root: Path
+    images: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def natural_key(asset_id: str) -> list[tuple[list[str | int], str]]:
+def natural_key(asset_id: str) -> str:
     """Return a sort key: ``img2`` before ``img10``, folder by folder, case aside.
 
     The order is total: names that differ only by case or zero padding are told apart by their
     characters.
     """
-    return [(_tokens(name), name) for name in asset_id.split("/")]
+    # One str, for there may be a million. NUL, which no name holds, goes before every other
+    # character: it ends the text in front of a number, the text as a whole, and the name.
+    return "\0".join(map(_name_key, asset_id.split("/")))
 
 
-def _tokens(name: str) -> list[str | int]:
-    # split() with a group gives text and digits in turn, so like is compared with like
-    parts = _DIGITS.split(name.casefold())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+def _name_key(name: str) -> str:
+    return f"{_DIGITS.sub(_number, name.casefold())}\0\0{name}"
+
+
+def _number(match: re.Match[str]) -> str:
+    digits = match[0].lstrip("0")
+    return f"\0{chr(len(digits) + 1)}{digits}"  # the longer number is the larger
 
 
 def left_out(name: str) -> str | None:
@@ -75,17 +83,19 @@ def left_out(name: str) -> str | None:
     lower = name.lower()
     if lower in _SYSTEM:
         return "system file"
-    # a watched folder asks this of every name again and again: no patterns
-    if lower.endswith(_TEMPORARY) or lower.startswith("~$"):
-        return "temporary file"
-    if len(lower) > 1 and lower[0] == lower[-1] == "#":
+    if lower.endswith(_TEMPORARY) or _OF_AN_EDITOR.match(lower):
         return "temporary file"
     return None
 
 
 def not_an_image(name: str) -> str | None:
     """Return why a file of this name is not taken for an image; ``None`` if it is."""
-    suffix = splitext(name)[1].lower()  # noqa: PTH122
+    stem, _, extension = name.rpartition(".")
+    return _no_image_has(f".{extension}".lower() if stem and extension else "")
+
+
+@lru_cache  # a million files have few extensions, and one reason each is enough
+def _no_image_has(suffix: str) -> str | None:
     if suffix in IMAGES:
         return None
     if suffix in VIDEOS:
@@ -117,47 +127,50 @@ def scan(
 
 class _Walk:
     def __init__(self, root: Path, depth: int | None, wanted: Callable[[str], bool]) -> None:
-        self.found = Scan()
+        self.found = Scan(root)
         self.depth = depth
         self.wanted = wanted
-        self.folders = [("", str(root))]
-        self.links: list[tuple[str, str]] = []  # folders reached by a link, for the end
+        self.names: dict[str, list[str]] = {}  # by folder; those of its folders end with "/"
+        self.folders = [""]
+        self.links: list[str] = []  # folders reached by a link, for the end
         self.seen = {_identity(parent) for parent in root.resolve().parents}
 
     def run(self) -> Scan:
         while self.folders or self.links:
             if not self.folders:
                 # which link wins must not hang on the order in which the disk lists them
-                self.links.sort(key=lambda link: natural_key(link[0]), reverse=True)
+                self.links.sort(key=natural_key, reverse=True)
                 self.folders.append(self.links.pop())
-            folder_id, path = self.folders.pop()
+            folder_id = self.folders.pop()
             try:
-                self.folder(folder_id, path)
+                self.folder(folder_id)
             except OSError as exc:
                 if not folder_id:
                     raise
-                self.found.skipped.append(Skipped(folder_id, why(exc), lost=True))
-        self.found.images.sort(key=lambda image: natural_key(image[0]))
+                self.skip(folder_id, why(exc), lost=True)
+        self.found.images.extend(self.in_order())
         self.found.skipped.sort(key=lambda entry: natural_key(entry.path))
         return self.found
 
-    def folder(self, folder_id: str, path: str) -> None:
+    def folder(self, folder_id: str) -> None:
+        """Look through a folder; its id, ``""`` or one that ends with ``/``, begins those in it."""
+        path = os.path.join(self.found.root, folder_id)  # noqa: PTH118
         identity = _identity(path)
         if identity in self.seen:
-            self.found.skipped.append(Skipped(folder_id, "link to a folder that is taken already"))
+            self.skip(folder_id, "link to a folder that is taken already")
             return
         self.seen.add(identity)
-        if folder_id and all(os.path.exists(os.path.join(path, name)) for name in OF_A_RUN):  # noqa: PTH110, PTH118
-            self.found.skipped.append(Skipped(folder_id, "results of a run"))
+        if folder_id and all(os.path.exists(path + name) for name in OF_A_RUN):  # noqa: PTH110
+            self.skip(folder_id, "results of a run")
             return
+        self.names[folder_id] = []
         with os.scandir(path) as entries:
             for entry in entries:
-                entry_id = f"{folder_id}/{entry.name}" if folder_id else entry.name
-                reason = left_out(entry.name) or self.entry(entry_id, entry)
-                if reason and self.wanted(entry_id):
-                    self.found.skipped.append(Skipped(entry_id, reason))
+                reason = left_out(entry.name) or self.entry(folder_id, entry)
+                if reason and self.wanted(folder_id + entry.name):
+                    self.skip(folder_id + entry.name, reason)
 
-    def entry(self, entry_id: str, entry: os.DirEntry[str]) -> str | None:
+    def entry(self, folder_id: str, entry: os.DirEntry[str]) -> str | None:
         """Take an entry, or return why not."""
         link = entry.is_symlink()
         try:
@@ -165,16 +178,32 @@ class _Walk:
         except OSError as exc:
             return "dangling link" if exc.errno in _NOWHERE else why(exc)
         if stat.S_ISDIR(mode) or entry.is_dir(follow_symlinks=False):
-            if self.depth is not None and entry_id.count("/") + 1 >= self.depth:
+            if self.depth is not None and folder_id.count("/") + 1 >= self.depth:
                 return "folder that is not gone into"
-            (self.links if link else self.folders).append((entry_id, entry.path))
+            self.names[folder_id].append(f"{entry.name}/")
+            (self.links if link else self.folders).append(f"{folder_id}{entry.name}/")
             return None
         if not (stat.S_ISREG(mode) or entry.is_file(follow_symlinks=False)):
             return "not a regular file"
         reason = not_an_image(entry.name)
-        if reason is None and self.wanted(entry_id):
-            self.found.images.append((entry_id, Path(entry.path)))
+        if reason is None and self.wanted(folder_id + entry.name):
+            self.names[folder_id].append(entry.name)
         return reason
+
+    def skip(self, asset_id: str, reason: str, lost: bool = False) -> None:
+        self.found.skipped.append(Skipped(asset_id.removesuffix("/"), reason, lost))
+
+    def in_order(self) -> Iterator[str]:
+        """Yield the images' ids. Done folder by folder, so that there are few sort keys at once."""
+        ahead = [""]
+        while ahead:
+            asset_id = ahead.pop()
+            if asset_id and not asset_id.endswith("/"):
+                yield asset_id
+            else:
+                names = self.names.pop(asset_id, [])
+                names.sort(key=natural_key, reverse=True)
+                ahead += [asset_id + name for name in names]
 
 
 def _identity(path: str | Path) -> tuple[int, int]:

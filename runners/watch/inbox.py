@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.errors import RootGoneError
 from pipeline.sources.asset import why
@@ -253,13 +253,6 @@ class Inbox:
 
 
 def _in_order(found: list[tuple[int, Arrival]]) -> list[Arrival]:
-    """Sort by look, then naturally; the files of one folder share its part of the key."""
-    folders: dict[str, Any] = {"": []}
-
-    def key(item: tuple[int, Arrival]) -> tuple[int, Any]:
-        folder, _, name = item[1].id.rpartition("/")
-        if folder not in folders:
-            folders[folder] = natural_key(folder)
-        return item[0], folders[folder] + natural_key(name)
-
-    return [arrival for _, arrival in sorted(found, key=key)]
+    """Sort by look, then naturally."""
+    found.sort(key=lambda item: (item[0], natural_key(item[1].id)))
+    return [arrival for _, arrival in found]

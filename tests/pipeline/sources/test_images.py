@@ -16,8 +16,8 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.protocols import Source
-from pipeline.sources import Images
-from pipeline.sources.scan import natural_key, not_an_image
+from pipeline.sources import Images, images
+from pipeline.sources.scan import natural_key, not_an_image, scan
 
 PNG = cv2.imencode(".png", np.zeros((2, 3, 3), np.uint8))[1].tobytes()
 
@@ -141,6 +141,36 @@ def test_a_new_file_is_found_when_iterated_again(tmp_path: Path) -> None:
     tree(tmp_path, "2.jpg", "y.txt")
     assert ids(source) == ["1.jpg", "2.jpg"]
     assert len(source.skipped()) == 2
+
+
+def test_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Images(str(tree(tmp_path, "1.jpg", "x.txt")))
+    looks = []
+    monkeypatch.setattr(images, "scan", lambda *_, **__: looks.append(1) or scan(tmp_path))
+    monkeypatch.setattr(images, "ImageAsset", lambda *_, **__: pytest.fail("built an asset"))
+    assert len(source) == 1
+    tree(tmp_path, "2.jpg")
+    assert len(source) == 1  # of the last look
+    monkeypatch.undo()
+    assert len(list(source)) == len(source) == 2
+    assert looks == [1]
+
+
+def test_listing_looks_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Images(str(tree(tmp_path, "1.jpg")))
+    looks = []
+    monkeypatch.setattr(images, "scan", lambda *_, **__: looks.append(1) or scan(tmp_path))
+    list(source)  # which asks for the length, too
+    source.skipped()
+    assert looks == [1]
+
+
+def test_each_iterator_keeps_its_own_look(tmp_path: Path) -> None:
+    source = Images(str(tree(tmp_path, "1.jpg", "2.jpg")))
+    first = iter(source)
+    (tmp_path / "2.jpg").unlink()
+    assert ids(source) == ["1.jpg"]
+    assert [asset.id for asset in first] == ["1.jpg", "2.jpg"]
 
 
 def test_not_recursive(tmp_path: Path) -> None:

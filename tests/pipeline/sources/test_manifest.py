@@ -146,6 +146,37 @@ def test_a_list_that_grew(here: Path) -> None:
     assert ids(source) == ["a.jpg", "b.jpg"]
 
 
+def test_length(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "x.txt").write_text("a.jpg\nb.jpg\na.jpg\n")
+    source = Manifest("x.txt")
+    assert len(source) == 2
+    (here / "x.txt").write_text("a.jpg\n")
+    assert len(source) == 2  # of the last reading
+    readings = []
+    entries = source._entries
+    monkeypatch.setattr(source, "_entries", lambda: readings.append(1) or entries())
+    assert [asset.id for asset in list(source)] == ["a.jpg"]
+    assert (len(source), source.skipped(), readings) == (1, [], [1])
+
+
+def test_one_file_under_two_names_is_one_asset(here: Path) -> None:
+    lists = here.parent / "lists"
+    (lists / "beside.png").write_bytes(PNG)
+    names = ["beside.png", "../lists/beside.png", f"{lists}/beside.png", "./beside.png"]
+    (lists / "x.txt").write_text("\n".join(names))
+    source = Manifest("../lists/x.txt")
+    assert ids(source) == ["beside.png"]
+    assert [entry.path for entry in source.skipped()] == ["beside.png"] * 3
+
+
+def test_paths_follow_links_as_they_are_written(here: Path) -> None:
+    (here / "data/deep").mkdir(parents=True)
+    (here / "link").symlink_to("data/deep")
+    (here / "x.txt").write_text("link/../x.jpg\n")
+    (asset,) = Manifest("x.txt")
+    assert (asset.id, asset.path) == ("x.jpg", here / "link/../x.jpg")  # data/x.jpg, not x.jpg
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
