@@ -27,7 +27,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipeline.errors import DecodeError
+from pipeline.errors import DecodeError, printable
 
 MAX_PIXELS = 64_000_000
 
@@ -57,6 +57,7 @@ _TRANSPOSE = {  # EXIF 2.32, tag 274: how the stored picture must be turned to s
 }
 _ORIENTATION = 274
 _CUT_SHORT = re.compile(r"truncated|unexpected end|not enough|buffer of \d+ bytes", re.IGNORECASE)
+_MAX_DETAIL = 200
 _IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 # Of a broken TIFF Pillow speaks on its logger, and its libtiff on standard error, before it raises;
@@ -165,7 +166,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(kind: str, exc: Exception) -> str:
-    detail = " ".join(str(exc).split()) or type(exc).__name__
+    # Pillow quotes what it finds in a file, and a file may hold anything, of any length.
+    detail = printable(" ".join(str(exc)[:_MAX_DETAIL].split())) or type(exc).__name__
     if isinstance(exc, Image.DecompressionBombError):
         return f"{kind} over the size that Pillow decodes ({detail})"
     if isinstance(exc, EOFError) or _CUT_SHORT.search(detail):
