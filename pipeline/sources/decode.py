@@ -30,6 +30,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from pipeline.errors import DecodeError, printable
 
 MAX_PIXELS = 64_000_000
+NO_MEMORY = "not enough memory to decode"
 
 # What is read. Nothing else is tried: EPS would start Ghostscript, TGA and DIB have no signature,
 # and the rest of Pillow's formats are not photographs. MPO is found by its first JPEG.
@@ -57,6 +58,7 @@ _TRANSPOSE = {  # EXIF 2.32, tag 274: how the stored picture must be turned to s
 }
 _ORIENTATION = 274
 _CUT_SHORT = re.compile(r"truncated|unexpected end|not enough|buffer of \d+ bytes", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(r"out of memory|insufficient memory", re.IGNORECASE)
 _MAX_DETAIL = 200
 _IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
@@ -109,8 +111,6 @@ def decode_image(
         return np.asarray(cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR), np.uint8)
     except DecodeError:
         raise
-    except MemoryError as exc:
-        raise DecodeError(f"not enough memory to decode this {kind}") from exc
     except Exception as exc:  # Pillow raises a dozen classes for broken files, TypeError included
         raise DecodeError(_reason(kind, exc)) from exc
 
@@ -168,6 +168,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _reason(kind: str, exc: Exception) -> str:
     # Pillow quotes what it finds in a file, and a file may hold anything, of any length.
     detail = printable(" ".join(str(exc)[:_MAX_DETAIL].split())) or type(exc).__name__
+    if isinstance(exc, MemoryError) or _OUT_OF_MEMORY.search(detail):
+        return f"{NO_MEMORY} this {kind}"
     if isinstance(exc, Image.DecompressionBombError):
         return f"{kind} over the size that Pillow decodes ({detail})"
     if isinstance(exc, EOFError) or _CUT_SHORT.search(detail):

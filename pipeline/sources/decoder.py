@@ -19,7 +19,7 @@ import cv2
 
 from pipeline.errors import DecodeError
 from pipeline.sources import wire
-from pipeline.sources.decode import decode_image
+from pipeline.sources.decode import NO_MEMORY, decode_image
 from pipeline.sources.reading import read_bytes
 
 _PR_SET_PDEATHSIG = 1
@@ -84,7 +84,7 @@ def _answer(connection: socket.socket, request: dict[str, Any]) -> None:
     except MemoryError:
         wire.send(connection, {"outgrown": True})
     except DecodeError as exc:
-        if isinstance(exc.__cause__, MemoryError):
+        if str(exc).startswith(NO_MEMORY):
             wire.send(connection, {"outgrown": True})
         else:
             wire.send(connection, {"error": str(exc), "attempts": exc.attempts})

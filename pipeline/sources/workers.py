@@ -31,6 +31,7 @@ _MAIN = (
 )
 _START_S = 60.0  # to import NumPy, OpenCV and Pillow from a slow disk
 _END_S = 5.0  # from SIGKILL to the end; a process that waits for a dead NFS server has none
+_EXIT_S = 1.0  # from the end of its socket to its own
 _PAUSE_S = 0.2
 _MAX_PATH = 8192  # twice what Linux takes
 _MAX_TEXT = 1000
@@ -272,7 +273,7 @@ class _Worker:
 
     def _ended(self) -> str:
         with suppress(subprocess.TimeoutExpired):
-            status = self._process.wait(_END_S)
+            status = self._process.wait(_EXIT_S)
             if status < 0:
                 return f"was killed by signal {-status}"
             return f"ended with status {status}"
