@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
-import re
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, PipelineError, PoisonError
-from pipeline.sources import wire
 from pipeline.sources.reading import Reading, Version
+from pipeline.sources.worker import Lost, Worker
 
 # With this process's own sys.path: run.py may have been started from anywhere.
 _MAIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from pipeline.sources.decoder import main; main(*map(int, sys.argv[2:]))"
 )
-_START_S = 60.0  # to import NumPy, OpenCV and Pillow from a slow disk
-_END_S = 5.0  # from SIGKILL to the end; a process that waits for a dead NFS server has none
-_EXIT_S = 1.0  # from the end of its socket to its own
-_PAUSE_S = 0.2
 _MAX_PATH = 8192  # twice what Linux takes
-_MAX_TEXT = 1000
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PAUSE_S = 0.2
 
 
 class DecodeWorkers:
@@ -66,10 +52,10 @@ class DecodeWorkers:
     ) -> None:
         self._memory_mb, self._timeout_s, self._tries = memory_mb, timeout_s, tries
         self._command = command
-        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         for _ in range(n):
             self._idle.put(None)
-        self._workers: set[_Worker] = set()
+        self._workers: set[Worker] = set()
         self._lock = Lock()
         self._closed = Event()
         # Linux ends a worker with the thread that started it, so that must be one that stays.
@@ -84,7 +70,7 @@ class DecodeWorkers:
         try:
             with self._worker():
                 pass
-        except _Lost as exc:
+        except Lost as exc:
             self.close()
             raise PipelineError(
                 f"cannot start a process to decode in: {exc} (decode.isolation=none does without)"
@@ -127,7 +113,7 @@ class DecodeWorkers:
             try:
                 with self._worker() as worker:
                     return worker.read(request, self._timeout_s)
-            except _Lost as exc:
+            except Lost as exc:
                 lost, version = exc, exc.version or version
             if self._closed.is_set():
                 raise DecodeError("decoding was stopped", attempts=attempt) from lost
@@ -140,7 +126,7 @@ class DecodeWorkers:
         raise error from lost
 
     @contextmanager
-    def _worker(self) -> Iterator[_Worker]:
+    def _worker(self) -> Iterator[Worker]:
         """Lend an idle worker, or a new one; it is kept if it still does what it is told."""
         worker = self._idle.get()
         try:
@@ -160,148 +146,30 @@ class DecodeWorkers:
         finally:
             self._idle.put(worker)
 
-    def _started(self) -> _Worker:
+    def _started(self) -> Worker:
         try:
-            return self._starter.submit(self._start).result()
+            worker = self._starter.submit(self._start).result()
         except RuntimeError as exc:  # it is shut down
-            raise _Lost("the run is over", by_file=False) from exc
-
-    def _start(self) -> _Worker:
-        path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-        command = self._command or [sys.executable, "-c", _MAIN, path]
-        try:
-            worker = _Worker(command, self._memory_mb)
+            raise Lost("the run is over", by_file=False) from exc
         except OSError as exc:
-            raise _Lost((exc.strerror or str(exc)).lower(), by_file=False) from exc
-        with self._lock:
-            self._workers = {w for w in self._workers if w.is_alive()}
-            self._workers.add(worker)
+            raise Lost((exc.strerror or str(exc)).lower(), by_file=False) from exc
         try:
-            if self._closed.is_set():
-                raise _Lost("the run is over", by_file=False)
             worker.wait_until_ready()
         except BaseException:
             self._end(worker)
             raise
         return worker
 
-    def _end(self, worker: _Worker) -> None:
+    def _start(self) -> Worker:
+        path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+        command = self._command or [sys.executable, "-c", _MAIN, path]
+        worker = Worker(command, self._memory_mb)
+        with self._lock:
+            self._workers = {w for w in self._workers if w.is_alive()} | {worker}
+        if self._closed.is_set():  # and may not have seen it
+            worker.kill()
+        return worker
+
+    def _end(self, worker: Worker) -> None:
         worker.kill()
         worker.connection.close()
-
-
-class _Lost(Exception):
-    """A worker is of no more use.
-
-    Attributes:
-        by_file: Whether it was working on the file.
-        version: What it had read by then.
-    """
-
-    def __init__(
-        self, reason: str, *, by_file: bool = True, version: Version | None = None
-    ) -> None:
-        self.by_file, self.version = by_file, version
-        super().__init__(reason)
-
-
-class _Worker:
-    """A worker process and the socket to it."""
-
-    def __init__(self, command: Sequence[str], memory_mb: int) -> None:
-        self._memory_mb = memory_mb
-        self.connection, theirs = socket.socketpair()
-        descriptor = theirs.fileno()
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [*command, str(descriptor), str(memory_mb), str(os.getpid())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=[descriptor],
-                    # whatever BLAS there is would take address space for each core
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                    start_new_session=True,  # out of reach of the terminal's Ctrl-C
-                )
-        except BaseException:
-            self.connection.close()
-            raise
-
-    def wait_until_ready(self) -> None:
-        try:
-            wire.receive(self.connection, time.monotonic() + _START_S)
-        except TimeoutError as exc:
-            raise _Lost(f"it was not ready after {_START_S:g} s", by_file=False) from exc
-        except (EOFError, OSError, ValueError) as exc:
-            raise _Lost(f"it {self._ended()}", by_file=False) from exc
-
-    def read(self, request: dict[str, Any], timeout_s: float) -> Reading:
-        deadline = time.monotonic() + timeout_s
-        version: Version | None = None
-        try:
-            wire.send(self.connection, request, deadline)
-            answer = wire.receive(self.connection, deadline)
-            if "version" in answer:
-                version = _version(answer["version"])
-                answer = wire.receive(self.connection, deadline)
-            if "outgrown" in answer:
-                needed = f"needed more than {self._memory_mb} MB (raise decode.memory_mb)"
-                raise _Lost(needed, version=version)
-            if "error" in answer:
-                raise _error(answer, version)
-            if version is None:
-                raise ValueError("pixels of an unknown file")
-            image = _blank(answer["size"], request["max_pixels"])
-            wire.fill(self.connection, image.data.cast("B"), deadline)
-            return Reading(image, *version)
-        except TimeoutError as exc:
-            late = f"took longer than {timeout_s:g} s (raise decode.timeout_s)"
-            raise _Lost(late, version=version) from exc
-        except (EOFError, OSError) as exc:
-            raise _Lost(f"its decoder {self._ended()}", version=version) from exc
-        except (KeyError, TypeError, ValueError) as exc:
-            raise _Lost("its decoder's answer made no sense", version=version) from exc
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def kill(self) -> None:
-        """End the process and collect it; harmless when it has ended, and on any thread."""
-        self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # collected when the next one is started
-            self._process.wait(_END_S)
-
-    def _ended(self) -> str:
-        with suppress(subprocess.TimeoutExpired):
-            status = self._process.wait(_EXIT_S)
-            if status < 0:
-                return f"was killed by signal {-status}"
-            return f"ended with status {status}"
-        return "closed its end"
-
-
-def _version(answer: Any) -> Version:
-    size, mtime_ns, sha256 = answer
-    if not (type(size) is int and type(mtime_ns) is int and 0 <= size < 1 << 63):
-        raise ValueError("size or time of a file that cannot be")
-    if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256) and abs(mtime_ns) < 1 << 63):
-        raise ValueError("digest or time of a file that cannot be")
-    return size, mtime_ns, sha256
-
-
-def _error(answer: dict[str, Any], version: Version | None) -> DecodeError:
-    text, attempts = answer["error"], answer["attempts"]
-    if not (isinstance(text, str) and type(attempts) is int and 1 <= attempts <= 100):
-        raise ValueError("error that cannot be")
-    error = DecodeError(text[:_MAX_TEXT], attempts=attempts)
-    error.version = version
-    return error
-
-
-def _blank(size: Any, max_pixels: int) -> NDArray[np.uint8]:
-    height, width = size
-    if not (type(height) is int and type(width) is int and height > 0 and width > 0):
-        raise ValueError("picture without pixels")
-    if height * width > max_pixels:
-        raise ValueError("picture over the limit")
-    return np.empty((height, width, 3), np.uint8)

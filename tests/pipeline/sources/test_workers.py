@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from processes import children, state, wait_for
 
 from pipeline.errors import DecodeError, PipelineError, PoisonError
 from pipeline.sources import ImageAsset
@@ -29,28 +28,6 @@ FAILING = [sys.executable, str(ROOT / "tests/support/failing_decoder.py")]
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-
-
-def state(pid: int) -> tuple[str, int]:
-    """A process's state and its parent; ``X`` if there is none, ``Z`` for a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return "X", 0
-    return fields[0], int(fields[1])
-
-
-def children(parent: int | None = None) -> set[int]:
-    """Those of this process: zombies too, which ``subprocess`` would not know."""
-    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-    return {pid for pid in pids if state(pid)[1] == (parent or os.getpid())}
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "never came true"
-        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -291,82 +268,6 @@ def test_signals_that_are_meant_for_this_process(failing: Any, tmp_path: Path) -
         assert children() - before == {pid}
 
 
-LIAR = """
-import json, socket, struct, sys
-connection = socket.socket(fileno=int(sys.argv[2]))
-def say(message):
-    if isinstance(message, str):
-        return connection.sendall(bytes.fromhex(message))
-    data = json.dumps(message).encode()
-    connection.sendall(struct.pack("!I", len(data)) + data)
-say({})
-connection.recv(1 << 20)
-for message in json.loads(sys.argv[1]):
-    say(message)
-"""
-READ = {"version": [3, 5, "0" * 64]}
-PIXELS = bytes(12).hex()
-
-
-def liar(*messages: Any) -> DecodeWorkers:
-    command = [sys.executable, "-c", LIAR, json.dumps(messages)]
-    return DecodeWorkers(1, memory_mb=64, timeout_s=60, tries=1, command=command)
-
-
-def test_what_an_honest_answer_is() -> None:
-    with liar(READ, {"size": [2, 2]}, PIXELS) as workers:
-        reading = read(workers, Path("x"))
-    assert (reading.image.tolist(), reading.size_bytes) == (np.zeros((2, 2, 3)).tolist(), 3)
-    assert (reading.mtime_ns, reading.sha256) == (5, "0" * 64)
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        pytest.param(["ff" * 100], id="garbage"),
-        pytest.param(["80049563"], id="pickle"),
-        pytest.param(["00000004" + b"[{]}".hex()], id="no-json"),
-        pytest.param(["00000002" + b"[]".hex()], id="no-object"),
-        pytest.param(["0000c350" + (b"[" * 50_000).hex()], id="deep"),
-        pytest.param(["0000c350" + (b"9" * 50_000).hex()], id="long-number"),
-        pytest.param(["00000001ff"], id="no-text"),
-        pytest.param([{}], id="nothing"),
-        pytest.param([READ, READ], id="twice"),
-        pytest.param([{"size": [2, 2]}, PIXELS], id="pixels-of-no-file"),
-        pytest.param([{"version": [-1, 5, "0" * 64]}], id="size-negative"),
-        pytest.param([{"version": [3, 1 << 63, "0" * 64]}], id="mtime-large"),
-        pytest.param([{"version": [3, 5.0, "0" * 64]}], id="mtime-float"),
-        pytest.param([{"version": [3, 5, "\x1b" * 64]}], id="digest"),
-        pytest.param([{"version": [3, 5]}], id="version-short"),
-        pytest.param([READ, {"size": [101, 100]}, PIXELS], id="over-the-limit"),
-        pytest.param([READ, {"size": [1 << 40, 1 << 40]}], id="huge"),
-        pytest.param([READ, {"size": [-2, -2]}, PIXELS], id="negative"),
-        pytest.param([READ, {"size": [0, 4]}], id="empty"),
-        pytest.param([READ, {"size": [2.0, 2]}, PIXELS], id="float"),
-        pytest.param([READ, {"size": [True, 4]}, PIXELS], id="bool"),
-        pytest.param([READ, {"size": [2, 2, 3]}, PIXELS], id="three"),
-        pytest.param([{"error": ["x"], "attempts": 1}], id="error-no-text"),
-        pytest.param([{"error": "x", "attempts": 0}], id="error-attempts"),
-        pytest.param([{"error": "x"}], id="error-short"),
-    ],
-)
-def test_an_answer_that_cannot_be(messages: list[Any]) -> None:
-    with (
-        liar(*messages) as workers,
-        pytest.raises(PoisonError, match=r"^its decoder's answer made no sense$"),
-    ):
-        read(workers, Path("x"))
-
-
-@pytest.mark.parametrize("messages", [[], ["0000"], [READ], [READ, {"size": [2, 2]}, PIXELS[:-2]]])
-def test_an_answer_that_ends_early(messages: list[Any]) -> None:
-    with (
-        liar(*messages) as workers,
-        pytest.raises(PoisonError, match=r"^its decoder ended with status 0$"),
-    ):
-        read(workers, Path("x"))
-
-
 def test_a_worker_that_closes_its_end_and_lives_on(failing: Any, tmp_path: Path) -> None:
     path = written(tmp_path / "x", "fault:close")
     with (
@@ -374,14 +275,6 @@ def test_a_worker_that_closes_its_end_and_lives_on(failing: Any, tmp_path: Path)
         pytest.raises(PoisonError, match=r"^its decoder closed its end$"),
     ):
         read(workers, path)
-
-
-def test_an_error_of_any_length_is_cut() -> None:
-    answer = {"error": "x" * 50_000, "attempts": 2}
-    with liar(answer) as workers, pytest.raises(DecodeError) as caught:
-        read(workers, Path("x"))
-    assert (len(str(caught.value)), caught.value.attempts) == (1000, 2)
-    assert not isinstance(caught.value, PoisonError)
 
 
 @pytest.mark.parametrize(
@@ -408,82 +301,3 @@ def test_a_worker_that_cannot_be_replaced_is_not_the_files_fault(
         with pytest.raises(DecodeError, match=r"^no process to decode it in: resource t") as e:
             read(workers, written(tmp_path / "x", "fault:segfault"))
     assert (type(e.value), e.value.attempts) == (DecodeError, 2)
-
-
-def test_closing_frees_whoever_waits(failing: Any, tmp_path: Path) -> None:
-    path = written(tmp_path / "x", "fault:hang")
-    with ThreadPoolExecutor(3) as threads:
-        with failing(1, timeout_s=3600) as workers:
-            waiting = [threads.submit(read, workers, path) for _ in range(3)]
-            time.sleep(0.1)  # one with the worker, two without; any other order must do as well
-        errors = [future.exception(timeout=60) for future in waiting]
-    assert {(type(error), str(error)) for error in errors} == {
-        (DecodeError, "decoding was stopped")
-    }
-    with pytest.raises(DecodeError, match="stopped"):
-        read(workers, path)
-
-
-PARENT = f"""
-import os, sys, threading, time
-from pathlib import Path
-from pipeline.sources.workers import DecodeWorkers
-workers = DecodeWorkers(2, memory_mb=64, timeout_s=3600, command={FAILING!r})
-end, path = sys.argv[1], Path(sys.argv[2])
-decode = lambda: workers(path, exif=True, max_pixels=99)
-if end == "with":
-    with workers:
-        threading.Thread(target=decode, daemon=True).start()
-        print("ready", flush=True)
-        decode()
-workers.__enter__()
-threading.Thread(target=decode, daemon=True).start()
-print("ready", flush=True)
-sys.stdin.readline()
-if end == "_exit":
-    os._exit(0)
-raise SystemExit(0)
-"""
-
-
-@pytest.mark.parametrize(
-    ("how", "number"),
-    [
-        pytest.param("_exit", None, id="exit-at-once"),
-        pytest.param("exit", None, id="exit-without-leaving"),
-        pytest.param("wait", signal.SIGKILL, id="killed"),
-        pytest.param("wait", signal.SIGTERM, id="terminated"),
-        pytest.param("with", signal.SIGINT, id="ctrl-c"),
-    ],
-)
-@pytest.mark.parametrize("fault", ["hang", "wait"])
-def test_the_parents_end_is_its_workers_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, how: str, number: int | None
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    path = written(tmp_path / "x", f"fault:{fault} {tmp_path}/never")
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT, how, str(path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as parent:  # fmt: skip
-        assert parent.stdin is not None
-        assert parent.stdout is not None
-        assert parent.stderr is not None
-        assert parent.stdout.readline() == "ready\n"
-        wait_for((tmp_path / "never.tried").exists)
-        workers = children(parent.pid)
-        assert workers
-        if number:
-            parent.send_signal(number)
-        else:
-            parent.stdin.write("\n")
-            parent.stdin.flush()
-        said = parent.stderr.read()
-        status = parent.wait(60)
-    # a zombie is for init to collect, which containers lack
-    wait_for(lambda: all(state(pid)[0] in "XZ" for pid in workers))
-    if how == "with":
-        assert "KeyboardInterrupt" in said
-        assert all(state(pid)[0] == "X" for pid in workers)
-    else:
-        assert (status, said) == (-number if number else 0, "")
