@@ -117,9 +117,15 @@ class AssetError(PipelineError):
 
 
 class DecodeError(AssetError):
-    """The input cannot be read as an image."""
+    """The input cannot be read as an image.
+
+    Attributes:
+        version: Size in bytes, mtime in ns and SHA-256 of the file that is none; ``None`` where
+            it could not be read.
+    """
 
     default_stage = "decode"
+    version: tuple[int, int, str] | None = None
 
 
 class PoisonError(DecodeError):

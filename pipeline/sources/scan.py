@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.sources.asset import Skipped, why
+from pipeline.sources.asset import Skipped
+from pipeline.sources.reading import why
 
 # fmt: off
 IMAGES = frozenset((
