@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NAME = ".lock"
-_RUNNERS = {"batch", "watch", "repair"}  # that lock the output
+_RUNNERS = {"batch", "watch"}  # that make an output
 _held: list[_Held] = []
 
 

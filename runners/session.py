@@ -105,6 +105,7 @@ class Session:
             self.commit()
             raise
         except BaseException:
+            getattr(self._reader, "close", _nothing)()  # a file may hang there for a minute
             with suppress(OutputError):  # what ended the run is the error to tell
                 self.commit()
             raise

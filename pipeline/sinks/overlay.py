@@ -55,7 +55,8 @@ class Overlay:
         self.masks, self.boxes, self.labels, self.opacity = masks, boxes, labels, opacity
         self._skeleton: tuple[tuple[int, int], ...] = ()
         self._painter: Painter | None = None
-        self._folder = OutputFolder(self.directory)
+        # from the run directory on, so that `overlay` itself is no link that leads out of it
+        self._folder = OutputFolder(self.directory.parent)
 
     def check(self, categories: Categories) -> None:
         """Learn which keypoints to join."""
@@ -103,7 +104,7 @@ class Overlay:
                 stage="overlay",
             )
         index = None if frame.time_s is None else frame.index
-        self._folder.write(output_name(frame.asset_id, ".jpg", index), jpeg.data)
+        self._folder.write(self._name(frame.asset_id, ".jpg", index), jpeg.data)
 
     def flush(self, asset: Asset) -> None:
         """Do nothing: the pictures were written whole, frame by frame."""
@@ -115,4 +116,7 @@ class Overlay:
     def discard(self, asset: Asset) -> None:
         """Remove the asset's pictures, those of an earlier run too."""
         video = asset.fps is not None
-        self._folder.remove(output_name(asset.id, "" if video else ".jpg"))
+        self._folder.remove(self._name(asset.id, "" if video else ".jpg"))
+
+    def _name(self, asset_id: str, suffix: str, frame: int | None = None) -> str:
+        return f"{self.directory.name}/{output_name(asset_id, suffix, frame)}"

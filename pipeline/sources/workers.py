@@ -24,6 +24,10 @@ _MAX_PATH = 8192  # twice what Linux takes
 _PAUSE_S = 0.2
 
 
+class DecodingStopped(BaseException):
+    """``close()`` was called while a file was decoded: the run ends, the file has not failed."""
+
+
 class DecodeWorkers:
     """A ``Reader`` that has each file read and decoded by one of several worker processes.
 
@@ -85,7 +89,7 @@ class DecodeWorkers:
         self.close()
 
     def close(self) -> None:
-        """End all workers at once, from any thread; whoever waits for one gets a DecodeError."""
+        """End all workers at once, from any thread; whoever waits for one gets DecodingStopped."""
         self._closed.set()
         with self._lock:
             workers = list(self._workers)
@@ -104,19 +108,20 @@ class DecodeWorkers:
         Raises:
             DecodeError: What the worker says of the file, as if it were decoded here.
             PoisonError: Its worker was lost at each try; the message says how at the last.
+            DecodingStopped: The workers were ended meanwhile.
         """
         # What is cut off is too long for a file's name, and stays so.
         name = str(path.absolute())[:_MAX_PATH]
         request = {"path": name, "exif": exif, "max_pixels": max_pixels}
         version: Version | None = None
-        for attempt in range(1, self._tries + 1):
+        for _ in range(self._tries):
             try:
                 with self._worker() as worker:
                     return worker.read(request, self._timeout_s)
             except Lost as exc:
                 lost, version = exc, exc.version or version
             if self._closed.is_set():
-                raise DecodeError("decoding was stopped", attempts=attempt) from lost
+                raise DecodingStopped from lost
             if not lost.by_file:
                 self._closed.wait(_PAUSE_S)
         error: DecodeError = PoisonError(str(lost), attempts=self._tries)

@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, OutputError, OutputLockedError, RootGon
 from pipeline.protocols import Asset
 from pipeline.sources import ImageAsset
 from pipeline.sources.decode import MAX_PIXELS
+from pipeline.sources.workers import DecodingStopped
 from pipeline.types import Report
 from runners import budget
 from runners.console import print_summary, say, told
@@ -163,7 +164,8 @@ class Watch:
                 After(self.after, root, done, failed, marker=marker),
                 stack.enter_context(reader(job, by_default=True)),
             )
-            with heeded(watching.events.wake) as watching.wishes:
+            late = getattr(watching.reader, "close", watching.events.wake)
+            with heeded(watching.events.wake, late, _DRAIN_S) as watching.wishes:
                 return watching.carry_out(), watching.record.ran_on()
 
 
@@ -319,6 +321,8 @@ class _Watching:
                 drained_s = time.monotonic() - self.wishes.stopped_s
                 if self._is_over() and (self.wishes.status is None or drained_s > _DRAIN_S):
                     break
+        except DecodingStopped:  # a file hung until the time to drain was over
+            return
         finally:
             outcomes.close()
         for asset_id, ok in settled:

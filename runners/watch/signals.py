@@ -7,8 +7,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 
@@ -28,7 +29,7 @@ class Wishes:
 
 
 @contextmanager
-def heeded(wake: Callable[[], None]) -> Iterator[Wishes]:
+def heeded(wake: Callable[[], None], late: Callable[[], None], late_s: float) -> Iterator[Wishes]:
     """Note signals instead of being interrupted by them, while the block runs.
 
     SIGTERM asks for the end with status 0, for the work begun is finished first; SIGINT for 130.
@@ -36,14 +37,26 @@ def heeded(wake: Callable[[], None]) -> Iterator[Wishes]:
 
     Args:
         wake: Called by the handlers, to end a wait.
+        late: Called on another thread when the block has not ended ``late_s`` after it was asked
+            to; its exceptions are the thread's.
+        late_s: Seconds.
     """
     wishes = Wishes()
+    asked: SimpleQueue[bool] = SimpleQueue()  # whole operations: a handler may put
+
+    def hurry() -> None:
+        if asked.get():
+            with suppress(Empty):
+                asked.get(timeout=late_s)
+                return
+            late()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if wishes.status is not None:
             os._exit(128 + number)
         wishes.status = 130 if number == signal.SIGINT else 0
         wishes.stopped_s = time.monotonic()
+        asked.put(True)
         wake()
 
     def hang_up(number: int, frame: FrameType | None) -> None:
@@ -54,9 +67,13 @@ def heeded(wake: Callable[[], None]) -> Iterator[Wishes]:
         yield wishes  # only the main thread may set handlers
         return
     wanted = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up}
+    thread = threading.Thread(target=hurry, name="hurry", daemon=True)
+    thread.start()
     before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         yield wishes
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        asked.put(False)
+        thread.join()

@@ -74,7 +74,7 @@ def test_new_changed_mended_and_removed(
     assert again.returncode == 0
     assert "1 inputs of an earlier run are not there any more" in again.stderr
     assert lines(done / "failures.jsonl") == []
-    assert [line["asset"] for line in lines(done / "predictions.jsonl")][0] == "a1.jpg"
+    assert lines(done / "predictions.jsonl")[0]["asset"] == "a1.jpg"
 
 
 def test_other_settings_are_refused(d2run: Run, photos: Path, done: Path) -> None:
