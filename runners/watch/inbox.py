@@ -60,7 +60,8 @@ class Inbox:
             ``marker``, when a file of its name and ``marker`` lies beside it; ``rename``, as
             soon as it has its name, for writers that use temporary ones before.
         settle_s: How long a file must stay unchanged, in seconds.
-        marker: What ``x.jpg.done`` has and ``x.jpg`` has not.
+        marker: What ``x.jpg.done`` has and ``x.jpg`` has not. Who writes ``x.jpg`` again takes
+            it away first.
         ignore: Patterns (``fnmatch``) of names, or of paths below the root, to leave out.
         recursive: Go into sub-folders.
         leave_out: Folders that are not part of the input: the output, what was moved away.

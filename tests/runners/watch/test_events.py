@@ -109,6 +109,27 @@ def test_without_inotify_the_scan_finds_all(root, clock, caplog, monkeypatch):
     assert len(caplog.messages) == 1
 
 
+@pytest.mark.parametrize("n", [2000, pytest.param(20_000, marks=pytest.mark.nightly)])
+def test_a_burst_is_found_exactly_once(root, n):
+    inbox, found = Inbox(root, settle_s=0.2), []
+
+    def write():
+        for i in range(n):
+            (root / f"{i}.part").write_bytes(b"image")
+            (root / f"{i}.part").rename(root / f"{i}.jpg")
+
+    writer = threading.Thread(target=write)
+    with Events(root) as events:
+        writer.start()
+        while len(found) < n or writer.is_alive():
+            events.wait(min(inbox.due_in_s() or 1.0, 1.0))
+            found += inbox.look() + inbox.settle()
+        writer.join()
+        time.sleep(0.2)
+        found += inbox.look(deep=True) + inbox.settle()
+    assert sorted(arrival.id for arrival in found) == sorted(f"{i}.jpg" for i in range(n))
+
+
 def test_restarts_are_further_and_further_apart(root, monkeypatch):
     pauses = []
     events = Events(root, backoff_s=(1.0, 60.0))

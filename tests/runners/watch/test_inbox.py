@@ -356,6 +356,12 @@ def test_a_root_that_is_replaced_by_a_file_and_then_by_a_new_folder(put, root, c
     assert ids(settled(inbox)) == ["b.jpg"]
 
 
+def test_a_root_that_is_a_loop_of_links(tmp_path, clock):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(RootGoneError, match="too many levels of symbolic links"):
+        Inbox(tmp_path / "loop", clock=clock).look()
+
+
 def test_an_unmounted_root_is_not_an_empty_one(put, root, clock, settled, tmp_path):
     shm = Path("/dev/shm")
     if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:

@@ -187,6 +187,18 @@ def test_a_folder_that_cannot_be_read_does_not_hide_the_others(
     assert inbox.skipped == {}
 
 
+def test_a_folder_whose_files_cannot_be_looked_at_is_tried_again(put, root, clock, settled):
+    put("sub/x.jpg")
+    inbox = Inbox(root, clock=clock)
+    if os.geteuid() == 0:
+        pytest.skip("root may look at anything")
+    (root / "sub").chmod(0o400)
+    assert settled(inbox) == settled(inbox) == []
+    assert inbox.skipped == {"no permission": 1}
+    (root / "sub").chmod(0o700)
+    assert ids(settled(inbox)) == ["sub/x.jpg"]
+
+
 def test_what_vanishes_while_it_is_looked_at(put, root, clock, settled, monkeypatch):
     put("gone.jpg")
     put("sub/gone too.jpg")
