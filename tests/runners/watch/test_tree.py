@@ -104,6 +104,12 @@ def test_what_is_left_out(name, reason, put, root, clock, settled):
     assert inbox.skipped == {reason: 1}
 
 
+def test_the_root_itself_is_never_left_out(put, root, clock, settled):
+    put("x.jpg")
+    inbox = Inbox(root, leave_out=(root, root / "done"), clock=clock)
+    assert ids(settled(inbox)) == ["x.jpg"]
+
+
 def test_results_of_a_run_are_no_input(put, root, clock, settled):
     put("out/overlay/x.jpg")
     put("out/run.json")
