@@ -119,6 +119,7 @@ class Events:
     def _listen(self) -> None:
         from watchfiles import watch  # here: a run without events need not load it
 
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # a line for each change else
         root = _identity(self.root)
         changes = watch(
             self.root,
@@ -129,6 +130,7 @@ class Events:
             yield_on_timeout=True,
             stop_event=self._stop,
             force_polling=False,
+            ignore_permission_denied=True,  # of a folder below; the others are watched
         )
         for change in changes:
             if not self.alive:

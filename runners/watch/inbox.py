@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -60,7 +60,8 @@ class Inbox:
             ``marker``, when a file of its name and ``marker`` lies beside it; ``rename``, as
             soon as it has its name, for writers that use temporary ones before.
         settle_s: How long a file must stay unchanged, in seconds.
-        marker: What ``x.jpg.done`` has and ``x.jpg`` has not.
+        marker: What ``x.jpg.done`` has and ``x.jpg`` has not. Who writes ``x.jpg`` again takes
+            it away first.
         ignore: Patterns (``fnmatch``) of names, or of paths below the root, to leave out.
         recursive: Go into sub-folders.
         leave_out: Folders that are not part of the input: the output, what was moved away.
@@ -127,7 +128,7 @@ class Inbox:
         for asset_id, candidate in list(self._candidates.items()):
             if candidate.looked != self._n_looks:
                 self._look_again(asset_id, candidate)
-        found = self._ready(list(self._candidates.items()), started)
+        found = self._ready(started)
         ended = self._clock()
         self._took_s = max(time.thread_time() - started_cpu, _WAITING * (ended - started))
         if deep or self._deep_at is None:
@@ -137,10 +138,11 @@ class Inbox:
     def settle(self) -> list[Arrival]:
         """Look only at the files whose time has come, and return those that are ready."""
         now = self._clock()
-        due = [item for item in self._candidates.items() if self._due_s(item[1], now) == 0.0]
-        for asset_id, candidate in due:
-            self._look_again(asset_id, candidate)
-        return self._ready(due, now)
+        self._n_looks += 1
+        for asset_id, candidate in list(self._candidates.items()):
+            if self._due_s(candidate, now) == 0.0:
+                self._look_again(asset_id, candidate)
+        return self._ready(now)
 
     def due_in_s(self) -> float | None:
         """Return how long until a file may be ready, in seconds; ``None`` if none is awaited."""
@@ -191,6 +193,7 @@ class Inbox:
                 return
             if not (candidate.given and candidate.version == version):
                 del self._candidates[asset_id]  # it has become again what it was
+                return
         if candidate is None:
             candidate = _Candidate(self._n_looks, now_s, version=version)
             self._candidates[asset_id] = candidate
@@ -225,11 +228,13 @@ class Inbox:
             return None
         return max(0.0, candidate.since_s + self._settle_s - now_s)
 
-    def _ready(self, candidates: Iterable[tuple[str, _Candidate]], now_s: float) -> list[Arrival]:
-        """Hand out what is ready; ``now_s`` is from before the last look at any of them."""
+    def _ready(self, now_s: float) -> list[Arrival]:
+        """Hand out what this look has found ready; ``now_s`` is when it began."""
         found = []
-        for asset_id, candidate in candidates:
-            if candidate.given or not candidate.version or not candidate.version[0]:
+        for asset_id, candidate in self._candidates.items():
+            if candidate.looked != self._n_looks or candidate.given:
+                continue
+            if not candidate.version or not candidate.version[0]:
                 continue
             if self._settle_s and now_s - candidate.since_s < self._settle_s:
                 continue

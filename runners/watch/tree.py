@@ -117,7 +117,7 @@ class Tree:
         self.n_listed = 0
         self._visited = {}
         apart = set(map(_identity, self.leave_out)) - {_identity(self.root)}
-        seen = set(map(_identity, Path(self.root).resolve().parents))
+        seen = set(map(_identity, Path(os.path.realpath(self.root)).parents))
         todo, links = [""], list[str]()
         while todo or links:
             if not todo:
@@ -176,6 +176,8 @@ class Tree:
                 reason, file = self._entry(entry_id, entry, folder, names)
             except OSError as exc:  # it has gone since it was listed, or was never allowed
                 reason, file = why(exc), None
+                if exc.errno not in NOWHERE:
+                    folder.settled = False  # no trace in the folder would show that it can be read
             if file is not None:
                 yield file
             elif reason:

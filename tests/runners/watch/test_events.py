@@ -35,7 +35,8 @@ def quiet(events):
         pass
 
 
-def test_wakes_on_a_new_file_but_not_on_what_is_no_news(root, tmp_path):
+def test_wakes_on_a_new_file_but_not_on_what_is_no_news(root, caplog):
+    caplog.set_level(logging.DEBUG)
     path = root / "there.jpg"
     path.write_bytes(b"image")
     (root / "done").mkdir()
@@ -49,6 +50,7 @@ def test_wakes_on_a_new_file_but_not_on_what_is_no_news(root, tmp_path):
         assert not events.wait(0.5)
         (root / "new.jpg").write_bytes(b"image")
         assert events.wait(30.0)
+    assert caplog.messages == []
 
 
 def test_wakes_on_a_file_in_a_folder_that_came_later(root):
@@ -72,6 +74,14 @@ def test_a_name_that_is_not_utf8_kills_the_watcher_but_not_for_long(root, caplog
         assert events.wait(30.0)
     (line,) = caplog.messages
     assert line.startswith(f"no events from {root}, only scans, for now: Unable to decode path")
+
+
+def test_the_death_of_the_watcher_wakes(root):
+    with Events(root, backoff_s=(60.0, 60.0)) as events:
+        quiet(events)
+        (root / os.fsdecode(b"\xff.jpg")).write_bytes(b"image")
+        assert events.wait(30.0)
+        assert not events.alive
 
 
 def test_a_root_that_is_replaced_is_watched_anew(root):
@@ -107,6 +117,27 @@ def test_without_inotify_the_scan_finds_all(root, clock, caplog, monkeypatch):
         found += inbox.look() + inbox.look()
     assert [arrival.id for arrival in found] == [f"{i}.jpg" for i in range(2000)]
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("n", [2000, pytest.param(20_000, marks=pytest.mark.nightly)])
+def test_a_burst_is_found_exactly_once(root, n):
+    inbox, found = Inbox(root, settle_s=0.2), []
+
+    def write():
+        for i in range(n):
+            (root / f"{i}.part").write_bytes(b"image")
+            (root / f"{i}.part").rename(root / f"{i}.jpg")
+
+    writer = threading.Thread(target=write)
+    with Events(root) as events:
+        writer.start()
+        while len(found) < n or writer.is_alive():
+            events.wait(min(inbox.due_in_s() or 1.0, 1.0))
+            found += inbox.look() + inbox.settle()
+        writer.join()
+        time.sleep(0.2)
+        found += inbox.look(deep=True) + inbox.settle()
+    assert sorted(arrival.id for arrival in found) == sorted(f"{i}.jpg" for i in range(n))
 
 
 def test_restarts_are_further_and_further_apart(root, monkeypatch):
@@ -154,7 +185,9 @@ def test_a_handler_of_a_signal_runs_and_wakes_while_waiting(root):
     with Events(root, events=False) as events:
         before = signal.signal(signal.SIGUSR1, lambda *_: events.wake())
         try:
-            timer = threading.Timer(0.2, signal.pthread_kill, (threading.get_ident(), 10))
+            timer = threading.Timer(
+                0.2, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1)
+            )
             timer.start()
             assert events.wait(60.0)
             timer.join()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -9,8 +10,6 @@ import pytest
 
 from pipeline.errors import RootGoneError
 from runners.watch.inbox import Inbox
-
-MB = 1 << 20
 
 
 def ids(arrivals):
@@ -312,6 +311,35 @@ def test_a_file_that_may_not_be_read_waits_until_it_may(put, root, clock, settle
     assert ids(inbox.look()) == ["x.jpg"]
 
 
+@pytest.mark.parametrize("look", ["look", "settle"])
+def test_only_what_the_second_look_has_seen_is_handed_out(look, put, root, clock, monkeypatch):
+    gone, old = put("gone.jpg"), put("old.jpg", b"new", mtime_s=2)
+    put("sick.jpg")
+    inbox = Inbox(root, clock=clock)
+    inbox.remember("old.jpg", 3, 10**9)
+    times = root.stat()
+    for _ in range(2):
+        inbox.look()
+        clock.now += 2.5  # then the folder is not listed again
+    gone.unlink()
+    os.utime(old, (1, 1))
+    os.utime(root, ns=(0, times.st_mtime_ns))
+    real = os.stat
+
+    def stat(path, **kwargs):
+        if str(path).endswith("sick.jpg"):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: True)
+        patch.setattr(os, "stat", stat)
+        assert getattr(inbox, look)() == []
+        assert inbox.skipped == {"input/output error": 1}
+        assert inbox.due_in_s() is None
+    assert ids(inbox.look()) == ["sick.jpg"]
+
+
 def test_a_link_that_leads_somewhere_later(put, root, clock, settled, tmp_path):
     (root / "x.jpg").symlink_to(tmp_path / "later.jpg")
     inbox = Inbox(root, clock=clock)
@@ -354,6 +382,12 @@ def test_a_root_that_is_replaced_by_a_file_and_then_by_a_new_folder(put, root, c
     put("a.jpg", mtime_s=1)
     put("b.jpg")
     assert ids(settled(inbox)) == ["b.jpg"]
+
+
+def test_a_root_that_is_a_loop_of_links(tmp_path, clock):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(RootGoneError, match="too many levels of symbolic links"):
+        Inbox(tmp_path / "loop", clock=clock).look()
 
 
 def test_an_unmounted_root_is_not_an_empty_one(put, root, clock, settled, tmp_path):

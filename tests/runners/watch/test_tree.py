@@ -104,6 +104,12 @@ def test_what_is_left_out(name, reason, put, root, clock, settled):
     assert inbox.skipped == {reason: 1}
 
 
+def test_the_root_itself_is_never_left_out(put, root, clock, settled):
+    put("x.jpg")
+    inbox = Inbox(root, leave_out=(root, root / "done"), clock=clock)
+    assert ids(settled(inbox)) == ["x.jpg"]
+
+
 def test_results_of_a_run_are_no_input(put, root, clock, settled):
     put("out/overlay/x.jpg")
     put("out/run.json")
@@ -185,6 +191,18 @@ def test_a_folder_that_cannot_be_read_does_not_hide_the_others(
     assert inbox.news() == ["left out: locked: folder that cannot be read (no permission)"]
     assert ids(settled(inbox)) == ["locked/x.jpg"]
     assert inbox.skipped == {}
+
+
+def test_a_folder_whose_files_cannot_be_looked_at_is_tried_again(put, root, clock, settled):
+    put("sub/x.jpg")
+    inbox = Inbox(root, clock=clock)
+    if os.geteuid() == 0:
+        pytest.skip("root may look at anything")
+    (root / "sub").chmod(0o400)
+    assert settled(inbox) == settled(inbox) == []
+    assert inbox.skipped == {"no permission": 1}
+    (root / "sub").chmod(0o700)
+    assert ids(settled(inbox)) == ["sub/x.jpg"]
 
 
 def test_what_vanishes_while_it_is_looked_at(put, root, clock, settled, monkeypatch):
