@@ -11,6 +11,7 @@ PipelineError                  everything raised on purpose
 │   ├── ModelCorruptError      a digest, a key or a shape differs
 │   └── UntrustedModelError    loading it would execute code
 ├── OutputError                the output cannot be written at all (disk full, read-only)
+├── RootGoneError              the watched folder is not there, or cannot be read, for now
 ├── AssetError                 one input failed
 │   ├── DecodeError
 │   │   └── PoisonError        it killed, hung or outgrew its worker process each time
@@ -91,6 +92,10 @@ class OutputError(PipelineError):
     """The output cannot be written at all: disk full, read-only, no rights."""
 
 
+class RootGoneError(PipelineError):
+    """The watched folder is removed, unmounted or unreadable; nothing is forgotten meanwhile."""
+
+
 class AssetError(PipelineError):
     """One input failed; the run goes on without it.
 
@@ -112,9 +117,15 @@ class AssetError(PipelineError):
 
 
 class DecodeError(AssetError):
-    """The input cannot be read as an image."""
+    """The input cannot be read as an image.
+
+    Attributes:
+        version: Size in bytes, mtime in ns and SHA-256 of the file that is none; ``None`` where
+            it could not be read.
+    """
 
     default_stage = "decode"
+    version: tuple[int, int, str] | None = None
 
 
 class PoisonError(DecodeError):

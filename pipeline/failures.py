@@ -27,6 +27,8 @@ def failed(kind: type[AssetError], exc: Exception, asset: Asset, stage: str) -> 
 
 def sink_failed(exc: Exception, asset: Asset, name: str) -> PipelineError:
     """Translate what a sink raised: OutputError where no other input could be written either."""
+    if isinstance(exc, OutputError):
+        return exc
     if isinstance(exc, OSError) and exc.errno in _OUTPUT_IS_GONE:
         where = f" ({exc.filename})" if exc.filename else ""
         error = OutputError(f"cannot write the output: {exc.strerror}{where}, at sink '{name}'")

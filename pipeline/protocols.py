@@ -140,7 +140,9 @@ class Stage(Protocol):
 class Sink(AbstractContextManager[Any], Protocol):
     """Writes results. Entering makes what it needs, leaving closes it.
 
-    Like a stage it may have ``check(categories)``, called before any work.
+    Like a stage it may have ``check(categories)``, called before any work. It may also have
+    ``sync() -> None``, which makes durable what was flushed since the last call, for sinks that do
+    so for many assets at once; an asset counts as done only after it.
     """
 
     def write(self, result: Result) -> None:
@@ -148,11 +150,11 @@ class Sink(AbstractContextManager[Any], Protocol):
         ...
 
     def flush(self, asset: Asset) -> None:
-        """Make the asset's outputs durable under their final names."""
+        """Put the asset's outputs under their final names; durable, unless there is ``sync``."""
         ...
 
     def discard(self, asset: Asset) -> None:
-        """Remove what was written of an asset that failed."""
+        """Remove what was written of an asset that failed, by an earlier run too."""
         ...
 
 

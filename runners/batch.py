@@ -3,78 +3,122 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from itertools import chain
+from typing import Any, Literal
 
 from pipeline.config import Job
-from pipeline.engine import Pipeline
-from pipeline.errors import AssetError, ConfigError, OutputError, PipelineError
+from pipeline.errors import AssetError, ConfigError, OutputLockedError, PipelineError
+from pipeline.protocols import Asset
 from pipeline.types import Outcome, Report
+from runners import budget
 from runners.console import Progress, print_summary, say
+from runners.ledger import NAME as LEDGER
+from runners.ledger import Ledger
 from runners.lock import locked
+from runners.log import logged
 from runners.record import Record
+from runners.session import Session, check_settings, finish, open_ledger, translated
+from runners.status import Status
+from runners.todo import GONE, POISON, Todo
 
-_FILES = ("predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json")
-_FOLDERS = ("overlay", "sem_seg", "panoptic")
 _log = logging.getLogger("d2run")
 
 
 @dataclass
 class Batch:
-    """Runs the pipeline once over every input.
+    """Runs the pipeline once over every input that is not done yet.
 
     Attributes:
         on_error: ``skip`` goes on after an input that failed; ``raise`` stops at the first.
-        max_failures: Stop when more inputs than this have failed; ``None`` for no limit.
+        max_failures: Stop when more inputs than this have failed: a number, or a share of all
+            inputs such as ``5%``; ``None`` for no limit.
+        on_change: What to do with results of other settings in the output: ``error``, or
+            ``restart`` to remove them and do everything anew.
+        on_lock: What to do when another run holds the output: ``error`` (exit status 11), or
+            ``skip`` (0, and not a word).
+        retry_failed: Do only the inputs that failed, those too that are not tried again otherwise.
     """
 
     on_error: str = "skip"
-    max_failures: int | None = None
+    max_failures: int | float | str | None = None
+    on_change: str = "error"
+    on_lock: str = "error"
+    retry_failed: bool = False
 
     def __post_init__(self) -> None:
-        if self.on_error not in ("skip", "raise"):
-            raise ConfigError(f"runner.on_error is '{self.on_error}'; it must be skip or raise")
-        if self.max_failures is not None and self.max_failures < 0:
-            raise ConfigError(f"runner.max_failures is {self.max_failures}; it must not be < 0")
+        one_of("on_error", self.on_error, "skip", "raise")
+        one_of("on_change", self.on_change, "error", "restart")
+        one_of("on_lock", self.on_lock, "error", "skip")
+        budget.allowed(self.max_failures, 0)
 
     def run(self, job: Job) -> Report:
         """Carry out the job.
 
         Raises:
-            ConfigError: There is no input, or the device does not exist; nothing was started.
+            ConfigError: There is no input, the device does not exist, or the output holds results
+                of other settings; nothing was started.
             StoreError: The weights cannot be had or do not fit.
-            OutputError: The output cannot be written.
+            OutputLockedError: Another run holds the output.
+            OutputError: The output cannot be written, or its ledger is damaged.
         """
         if job.source is None:
             raise ConfigError(
                 "no input: add input=PATH (a file, a folder, a glob, a list of paths in a .txt or "
                 ".csv file, or - for paths on standard input)"
             )
-        total = sum(1 for _ in job.source)
-        with locked(job.output), _logged(job.output / "run.log"), ExitStack() as stack:
+        try:
+            with locked(job.output), logged(job.output / "run.log"):
+                report, ran_on = self._locked(job, job.source)
+        except OutputLockedError:
+            if self.on_lock == "skip":
+                return Report(0, job.output)
+            raise
+        if not job.config["quiet"]:
+            print_summary(report, ran_on)
+        return report
+
+    def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, str]:
+        total = count(source)
+        with ExitStack() as stack:
+            ledger = open_ledger(job, self.on_change)
+            if ledger is not None:
+                stack.enter_context(ledger)
+            todo = Todo(source, ledger, self.retry_failed)
+            found = iter(todo)
+            first = next(found, None)
             started = time.monotonic()
             device: dict[str, Any] = {"device": job.config["device"]}
-            if total:  # an empty folder needs no model
+            if first is not None:  # where nothing is to be done no model is needed
                 stack.enter_context(job.runnable)
                 device = getattr(job.runnable, "describe", lambda: device)()
-            warnings = list(_warnings(job, total))
+            if ledger is None:
+                with translated(job.output):
+                    ledger = stack.enter_context(Ledger(job.output / LEDGER))
+            check_settings(job, ledger, loaded=first is not None)
+            warnings = [*_warnings(job, total)]
             for warning in warnings:
                 say(f"warning: {warning}")
             seconds = {"load": time.monotonic() - started}
-            run = _Run(job, self, total, Record(job, device, warnings), seconds)
-            try:
-                report = run.carry_out()
-            except OSError as exc:
-                raise OutputError(f"cannot write the output {job.output}: {exc}") from exc
-        if not job.config["quiet"]:
-            print_summary(report, run.record.ran_on())
-        return report
+            record = Record(job, device, warnings)
+            run = _Run(job, self, total, ledger, todo, record, seconds)
+            first_and_rest = chain([first], found) if first is not None else found
+            return run.carry_out(first_and_rest), record.ran_on()
+
+
+def one_of(option: str, value: str, *choices: str) -> None:
+    """Raise ConfigError unless a runner's option has one of its values."""
+    if value not in choices:
+        raise ConfigError(f"runner.{option} is '{value}'; it must be {' or '.join(choices)}")
+
+
+def count(source: Iterable[Asset]) -> int:
+    """Return how many inputs there are."""
+    return len(source) if isinstance(source, Sized) else sum(1 for _ in source)
 
 
 def _warnings(job: Job, total: int) -> Iterator[str]:
@@ -93,42 +137,51 @@ class _Run:
     job: Job
     batch: Batch
     total: int
+    ledger: Ledger
+    todo: Todo
     record: Record
     seconds: dict[str, float]
     counts: Counter[str] = field(default_factory=Counter)
     detections: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.monotonic)
 
-    def carry_out(self) -> Report:
+    def __post_init__(self) -> None:
+        self.known = self.ledger.counts().total()
+        limit = budget.allowed(self.batch.max_failures, self.total)
+        self.limit = 0 if self.batch.on_error == "raise" else limit
+
+    def carry_out(self, found: Iterable[tuple[Asset, int]]) -> Report:
         job = self.job
         try:
-            _clear(job.output)
-            with self.record, ExitStack() as sinks:
-                for sink in job.sinks.values():
-                    sinks.enter_context(sink)
-                with Progress(self.total).shown() as progress:
-                    self._each_input(progress)
-                sinks.close()
-                for aggregate in job.aggregates.values():
-                    aggregate.build(job.output / "predictions.jsonl", job.model.categories)
-                report = self._report()
-                self.record.finish(report)
+            self.record.start()
+            with (
+                Status(job.output, self.total) as self.status,
+                Session(job, self.ledger) as session,
+                Progress(self.total).shown() as progress,
+            ):
+                self._each_input(session, found, progress)
+            if not self._is_over():
+                self._forget_removed()
+            if self.counts or not self.ledger.fact("finished"):
+                finish(job, self.ledger)
+            report = self._report()
+            self.record.finish(report)
         except BaseException as exc:
             self._interrupted(exc)
             raise
         return report
 
-    def _each_input(self, progress: Progress) -> None:
-        job = self.job
-        options = {key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")}
-        pipeline = Pipeline(job.runnable, job.stages, job.sinks, **options)
+    def _each_input(
+        self, session: Session, found: Iterable[tuple[Asset, int]], progress: Progress
+    ) -> None:
         self.started = time.monotonic()
-        outcomes = pipeline.run(job.source or ())
+        self.status.update(state="running")
+        outcomes = session.process(found)
         try:
             for outcome in outcomes:
                 self._count(outcome)
-                self.record.add(outcome)
-                progress.advance()
+                progress.advance(self.todo.skipped)
+                self.status.update(skipped=self.todo.skipped)
                 if outcome.error is not None:
                     _log.error("%s: %s", outcome.asset.id, outcome.error, exc_info=outcome.error)
                     progress.say(f"error: {outcome.asset.id}: {_where(outcome.error)}")
@@ -138,34 +191,55 @@ class _Run:
             outcomes.close()
 
     def _count(self, outcome: Outcome) -> None:
-        self.counts["failed" if outcome.error else "done"] += 1
+        kind: Literal["failed", "done"] = "failed" if outcome.error else "done"
+        self.counts[kind] += 1
         self.detections.update(outcome.detections)
+        instances = sum(outcome.detections.values())
+        self.status.advance(kind, outcome.asset.id, seconds=outcome.timings, instances=instances)
         for step, seconds in outcome.timings.items():
             self.seconds[step] = self.seconds.get(step, 0.0) + seconds
 
     def _is_over(self) -> bool:
-        limit = 0 if self.batch.on_error == "raise" else self.batch.max_failures
-        return limit is not None and self.counts["failed"] > limit
+        return self.limit is not None and self.counts["failed"] > self.limit
+
+    def _forget_removed(self) -> None:
+        """Forget failures of inputs that are no more; of others keep the results, and say so."""
+        if self.todo.unseen_failures:
+            self.ledger.remove(self.todo.unseen_failures)
+            self.ledger.state("finished", False)
+            self.ledger.commit()
+        gone = self.known - self.todo.known - len(self.todo.unseen_failures)
+        gone += self.todo.counts[GONE]
+        if gone:
+            self.counts["removed"] = gone
+            text = f"{gone} inputs of an earlier run are not there any more; their results are kept"
+            self.record.warnings.append(text)
+            say(f"warning: {text}")
 
     def _report(self) -> Report:
-        failed, output = self.counts["failed"], self.job.output
+        output = self.job.output
+        failed = self.ledger.counts()["failed"]
         status, message = 0, ""
         if failed:
             status = 3
             message = f"{failed} of {self.total} inputs failed; each is named in "
             message += str(output / "failures.jsonl")
+        if again := self.todo.counts[POISON]:
+            message += f"; {again} of them killed their worker before and were not tried again"
         if self._is_over():
-            left = self.total - self.counts.total()
+            left = self.total - self.counts["done"] - self.counts["failed"] - self.todo.skipped
             status = 1 if self.batch.on_error == "raise" else 4
             option = "on_error=raise" if status == 1 else f"max_failures={self.batch.max_failures}"
             message = f"stopped by runner.{option}: {message}; {left} inputs were not looked at"
         return self._as_report(status, message)
 
     def _as_report(self, status: int, message: str) -> Report:
+        counts = {"done": self.counts["done"], "failed": self.counts["failed"]}
+        more = {"skipped": self.todo.skipped, "removed": self.counts["removed"]}
         return Report(
             exit_status=status,
             output=self.job.output,
-            counts={"done": self.counts["done"], "failed": self.counts["failed"]},
+            counts=counts | {name: number for name, number in more.items() if number},
             detections=dict(self.detections),
             timings=self.seconds,
             wall_s=time.monotonic() - self.started,
@@ -177,46 +251,6 @@ class _Run:
         status = getattr(exc, "exit_status", 130 if isinstance(exc, KeyboardInterrupt) else 1)
         with suppress(OSError):  # the disk may be what ended it
             self.record.finish(self._as_report(status, f"{type(exc).__name__}: {exc}"))
-
-
-def _clear(output: Path) -> None:
-    """Remove an earlier run's results, so that none of them can be taken for this one's."""
-    if not (output / "run.json").exists():
-        return  # whatever lies there is not a run's
-    for name in _FILES:
-        (output / name).unlink(missing_ok=True)
-    for name in _FOLDERS:
-        if not (output / name).is_symlink():
-            shutil.rmtree(output / name, ignore_errors=True)
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Send the log, warnings and tracebacks to ``run.log`` while the block runs."""
-    try:
-        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-    except OSError as exc:
-        raise OutputError(f"cannot write the output {path}: {exc.strerror}") from exc
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    # a full disk: the run says so itself, once
-    handler.handleError = lambda record: None  # type: ignore[method-assign]
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    try:
-        yield
-    except Exception as exc:
-        if not isinstance(exc, ConfigError):
-            _log.exception("the run ended early")
-        raise
-    finally:
-        logging.captureWarnings(False)
-        root.removeHandler(handler)
-        root.setLevel(level)
-        with suppress(OSError):
-            handler.close()
 
 
 def _where(error: PipelineError) -> str:

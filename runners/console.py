@@ -61,18 +61,22 @@ class Progress:
             self._task = bar.add_task("", total=self.total, rate="")
             yield self
 
-    def advance(self) -> None:
-        """Count one asset."""
+    def advance(self, skipped: int = 0) -> None:
+        """Count one asset.
+
+        Args:
+            skipped: How many of all need not be done, as far as is known.
+        """
         self.done += 1
         now = time.monotonic()
         rate = self.done / max(now - self._started, 1e-9)
         text = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
         if not self._bar.disable:
-            self._bar.update(self._task, advance=1, rate=text)
+            self._bar.update(self._task, completed=self.done, total=self.total - skipped, rate=text)
         elif now - self._said >= _LINE_EVERY_S:
             self._said = now
-            left_s = (self.total - self.done) / rate
-            say(f"{self.done}/{self.total} inputs, {text}, {left_s:.0f} s to go")
+            total = self.total - skipped
+            say(f"{self.done}/{total} inputs, {text}, {(total - self.done) / rate:.0f} s to go")
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""

@@ -1,14 +1,100 @@
-"""One run at a time in an output directory."""
+"""One run at a time in an output directory.
+
+The lock is wanted before the imports that take most of a start's time, so that a second run, of
+cron perhaps, leaves in an instant. Hence nothing but the standard library is imported here.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.errors import ConfigError, OutputError, OutputLockedError
+NAME = ".lock"
+_RUNNERS = {"batch", "watch", "repair"}  # that lock the output
+_held: list[_Held] = []
+
+
+class _Held:
+    """The lock of a directory, and what was made for it.
+
+    Args:
+        output: The directory; made if need be.
+
+    Raises:
+        OSError: It cannot be made or written.
+        BlockingIOError: Another run holds it.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.made = _make(output)
+        while True:
+            self._file = os.open(
+                output / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
+            )
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.is_of(output):
+                    return
+            except BaseException:
+                os.close(self._file)
+                raise
+            os.close(self._file)  # its holder removed it before it left: it locks nothing
+
+    def is_of(self, output: Path) -> bool:
+        """Return whether it is the lock of this directory."""
+        with suppress(OSError):
+            return os.path.samestat((output / NAME).stat(), os.fstat(self._file))
+        return False
+
+    def free(self) -> None:
+        """Let another run have it."""
+        os.close(self._file)
+
+    def forget(self) -> None:
+        """Remove what was made, if a run has written nothing there."""
+        log = self.output / "run.log"
+        with suppress(OSError):
+            if {path.name for path in self.output.iterdir()} <= {NAME, log.name} and not (
+                log.exists() and log.stat().st_size
+            ):
+                log.unlink(missing_ok=True)
+                (self.output / NAME).unlink()
+                for folder in reversed(self.made):
+                    folder.rmdir()
+
+
+def hold_early(arguments: Sequence[str]) -> int | None:
+    """Take the lock of the output that a command line names, if it can be told at sight.
+
+    Returns:
+        The exit status to leave with at once; ``None`` to go on, with the lock or without.
+    """
+    output = _output(arguments)
+    if output is None:
+        return None
+    try:
+        _held.append(_Held(output))
+    except BlockingIOError:
+        if "runner.on_lock=skip" in arguments:
+            return 0
+        print(f"error: {refusal(output)}", file=sys.stderr)  # noqa: T201
+        return 11
+    except (OSError, ValueError):  # said later, with all that is known then
+        pass
+    return None
+
+
+def forget_early() -> None:
+    """Undo ``hold_early`` at the end: a directory in which nothing was started stays away."""
+    for held in _held:
+        held.forget()
+        held.free()
+    _held.clear()
 
 
 @contextmanager
@@ -19,31 +105,54 @@ def locked(output: Path) -> Iterator[None]:
         OutputLockedError: Another run holds it.
         OutputError: The directory cannot be made or written.
     """
+    from pipeline.errors import ConfigError, OutputError, OutputLockedError
+
+    early = next((held for held in _held if held.is_of(output)), None)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = os.open(output / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        held = early or _Held(output)
+    except BlockingIOError as exc:
+        raise OutputLockedError(refusal(output)) from exc
     except OSError as exc:
         raise OutputError(f"cannot write the output {output}: {exc.strerror}") from exc
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise OutputLockedError(
-                f"another run holds {output}; wait for it or choose another output"
-            ) from exc
-        try:
-            yield
-        except ConfigError:  # nothing was started: leave nothing
-            _remove_traces(output)
-            raise
+        yield
+    except ConfigError:  # nothing was started: leave nothing
+        held.forget()
+        raise
     finally:
-        os.close(lock)
+        if held is not early:
+            held.free()
 
 
-def _remove_traces(output: Path) -> None:
-    log = output / "run.log"
-    if {path.name for path in output.iterdir()} <= {".lock", log.name} and (
-        not log.exists() or not log.stat().st_size
-    ):
-        log.unlink(missing_ok=True)
-        (output / ".lock").unlink()
+def refusal(output: Path) -> str:
+    """Say that another run holds a directory."""
+    return f"another run holds {output}; wait for it or choose another output"
+
+
+def _output(arguments: Sequence[str]) -> Path | None:
+    """Return the output directory; ``None`` where only Hydra can tell, or nothing is locked."""
+    values: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key.startswith(("-", "+", "~")) or key == "experiment":
+            return None
+        values[key] = value
+    value = values.get("output", "")
+    if not value.strip() or value[0] in "'\"" or "${" in value:
+        return None
+    if values.get("runner", "batch") not in _RUNNERS:
+        return None
+    return Path(value).expanduser().absolute()
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and those above it; return which were not there."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    missing.reverse()
+    for each in missing:
+        with suppress(FileExistsError):
+            each.mkdir()
+    return missing

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pipeline.config import Job
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import output_name
 from pipeline.types import Report
 from runners.console import print_table, say
+from runners.ledger import NAME as LEDGER
+from runners.ledger import Ledger
+from runners.lock import locked
+from runners.session import check_settings
+from runners.todo import CHANGED, DONE, FAILED, GONE, NEW, POISON, TO_DO, Todo
 
 _SHOWN = 20
+_WHY = {
+    NEW: "new",
+    CHANGED: "changed since it was done",
+    FAILED: "failed before",
+    DONE: "done already",
+    POISON: "killed its worker each time; runner.retry_failed=true tries it again",
+    GONE: "done, and cannot be looked at any more; its result is kept",
+}
 
 
 @dataclass
 class Plan:
-    """Lists the input as a batch would see it."""
+    """Lists the input as a batch into the same output would see it."""
 
     def run(self, job: Job) -> Report:
         """Print the plan on standard output.
@@ -28,28 +42,39 @@ class Plan:
         """
         if job.source is None:
             raise ConfigError("no input to plan for: add input=PATH")
-        kinds: Counter[str] = Counter()
-        sizes: Counter[str] = Counter()
-        unreadable: list[tuple[str, str]] = []
-        ids: list[str] = []
-        for asset in job.source:
-            ids.append(asset.id)
-            try:
-                size = asset.path.stat().st_size
-            except OSError as exc:
-                unreadable.append((asset.id, f"would fail: {exc.strerror}"))
-                continue
-            kind = asset.path.suffix.lower() or "(no extension)"
-            kinds[kind] += 1
-            sizes[kind] += size
+        with ExitStack() as stack:
+            ledger, problem = self._ledger(job, stack)
+            todo = Todo(job.source, ledger)
+            kinds: Counter[str] = Counter()
+            sizes: Counter[str] = Counter()
+            not_done: list[tuple[str, str]] = []
+            states: list[tuple[str, str]] = []
+            ids: list[str] = []
+            for asset, _, state in todo.states():
+                ids.append(asset.id)
+                if state not in TO_DO:
+                    not_done.append((asset.id, _WHY[state]))
+                    continue
+                try:
+                    size = asset.path.stat().st_size
+                except OSError as exc:
+                    not_done.append((asset.id, f"would fail: {exc.strerror}"))
+                    continue
+                states.append((asset.id, _WHY[state]))
+                kind = asset.path.suffix.lower() or "(no extension)"
+                kinds[kind] += 1
+                sizes[kind] += size
+            removed = _removed(ledger, ids)
         skipped = [(entry.path, entry.reason) for entry in getattr(job.source, "skipped", list)()]
         rows: list[tuple[object, ...]] = [
             (kind, n, round(sizes[kind] / 1e6, 2)) for kind, n in kinds.most_common()
         ]
         total: tuple[object, ...] = ("all", kinds.total(), round(sizes.total() / 1e6, 2))
         print_table("To do", ("kind", "inputs", "MB"), [*rows, total])
-        if skipped or unreadable:
-            print_table("Not done", ("reason", "count", "for example"), _why(skipped + unreadable))
+        if ledger is not None and states:
+            print_table("To do, since", ("reason", "count", "for example"), _why(states))
+        if others := skipped + not_done + removed:
+            print_table("Not done", ("reason", "count", "for example"), _why(others))
         clashes = list(name_clashes(ids))
         if clashes:
             shown = [(clash,) for clash in clashes[:_SHOWN]]
@@ -57,7 +82,31 @@ class Plan:
         print_table("With", ("what", "which"), list(_settings(job)))
         for warning in getattr(job.model, "warnings", []):
             say(f"warning: {warning}")
-        return Report(exit_status=0, counts={"planned": len(ids), "skipped": len(skipped)})
+        if problem:
+            say(f"warning: {problem}")
+        return Report(exit_status=0, counts={"planned": kinds.total(), "skipped": len(skipped)})
+
+    def _ledger(self, job: Job, stack: ExitStack) -> tuple[Ledger | None, str]:
+        """Return what is done already, or why it is not known; makes and changes nothing."""
+        if not (job.output / LEDGER).exists():
+            return None, ""
+        try:
+            stack.enter_context(locked(job.output))
+            ledger = stack.enter_context(Ledger(job.output / LEDGER))
+            check_settings(job, ledger, loaded=False)
+        except PipelineError as exc:
+            return None, f"what is done already is not counted: {exc}"
+        return ledger, ""
+
+
+def _removed(ledger: Ledger | None, ids: Iterable[str]) -> list[tuple[str, str]]:
+    known = set(ids)
+    entries = ledger.entries() if ledger is not None else ()
+    return [
+        (entry.id, "not there any more; its result is kept")
+        for entry in entries
+        if entry.id not in known and entry.outcome == "done"
+    ]
 
 
 def name_clashes(ids: Iterable[str]) -> Iterator[str]:

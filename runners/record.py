@@ -9,35 +9,36 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
 from pipeline import __version__
 from pipeline.config import Job, library_versions
-from pipeline.errors import PipelineError
-from pipeline.files import asset_keys, write_whole
-from pipeline.types import Outcome, Report
+from pipeline.files import write_whole
+from pipeline.types import Report
 from runners.console import busy
+from runners.session import translated
 
 _SECRET = r"(?:token|secret|password|passwd|credentials?|(?:api|access|private|secret)_?key)"
 _SECRET_KEY = re.compile(rf"(?:^|[_.]){_SECRET}$", re.IGNORECASE)
 _SECRET_VALUE = re.compile(rf"({_SECRET}[\"']?\s*[=:]\s*)[^\n]*", re.IGNORECASE)
 _URL_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
+_KEPT = ("start", "end", "exit_status", "command", "fingerprint", "device", "counts")
+_EARLIER = 20
 _URL_QUERY = re.compile(r"(\bhttps?://[^\s?'\"]+\?)[^\s'\"]+", re.IGNORECASE)
 
 
 @dataclass
 class Record:
-    """Writes ``run.json``, ``inputs.jsonl``, ``failures.jsonl`` and ``.hydra/`` of a job.
+    """Writes ``run.json`` and ``.hydra/`` of a job.
 
-    Entered once the lock is held and the model is loaded, so that a run that could not start
+    Started once the lock is held and the model is loaded, so that a run that could not start
     leaves the record of an earlier one as it was.
 
     Attributes:
@@ -53,45 +54,19 @@ class Record:
     def __post_init__(self) -> None:
         self._content: dict[str, Any] = {}
 
-    def __enter__(self) -> Record:
-        """Write the start of the record."""
+    def start(self) -> None:
+        """Write the start of the record.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
         output = self.job.output
-        for name, content in self.job.hydra_files.items():
-            text = yaml.safe_dump(redacted(content), sort_keys=False, allow_unicode=True)
-            write_whole(output / ".hydra" / name, text.encode(errors="surrogateescape"))
-        self._content = self._start()
-        self._save()
-        self._inputs = (output / "inputs.jsonl").open("w", encoding="ascii")
-        self._failures = (output / "failures.jsonl").open("w", encoding="ascii")
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Close the files."""
-        self._inputs.close()
-        self._failures.close()
-
-    def add(self, outcome: Outcome) -> None:
-        """Append one input's outcome."""
-        asset, error = outcome.asset, outcome.error
-        line: dict[str, Any] = {**asset_keys(asset.id), "size": None, "sha256": None}
-        with suppress(OSError, PipelineError):  # failures.jsonl says why
-            line["size"] = asset.path.stat().st_size
-            if getattr(asset, "size_bytes", 0) is not None:  # not for what was never read
-                line["sha256"] = asset.fingerprint()
-        line |= {"outcome": "failed" if error else "done", "frames": outcome.n_frames}
-        line |= {"dropped": outcome.n_dropped}
-        _append(self._inputs, line)
-        if error is not None:
-            _append(
-                self._failures,
-                asset_keys(asset.id)
-                | {
-                    "stage": getattr(error, "stage", ""),
-                    "error": type(error).__name__,
-                    "message": str(error),
-                    "attempts": 1,
-                },
-            )
+        with translated(output):
+            for name, content in self.job.hydra_files.items():
+                text = yaml.safe_dump(redacted(content), sort_keys=False, allow_unicode=True)
+                write_whole(output / ".hydra" / name, text.encode(errors="surrogateescape"))
+            self._content = self._start()
+            self._save()
 
     def finish(self, report: Report) -> None:
         """Write the end of the record, if its start was written."""
@@ -131,8 +106,10 @@ class Record:
             "start": _now(),
             "end": None,
             "exit_status": None,
+            "counts": {},
             "command": " ".join(redacted_text(shlex.quote(argument)) for argument in sys.orig_argv),
             "fingerprint": job.fingerprint(),
+            "settings": redacted(job.settings()),
             "config": config,
             "model": job.model.identity()
             | {"class_names": list(job.model.categories.thing_names)}
@@ -141,7 +118,17 @@ class Record:
             "seed": job.config["seed"],
             "versions": _versions(),
             "warnings": self.warnings,
+            "earlier": _earlier(job.output / "run.json"),
         }
+
+
+def _earlier(path: Path) -> list[dict[str, Any]]:
+    """Return when and how the runs before this one in the same output ended, the last first."""
+    try:
+        last = json.loads(path.read_bytes())
+        return [{key: last[key] for key in _KEPT}, *last.get("earlier", [])][:_EARLIER]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def redacted(value: Any, key: str = "") -> Any:
@@ -160,11 +147,6 @@ def redacted_text(text: str) -> str:
     text = _URL_USER.sub(r"\1***@", text)
     text = _URL_QUERY.sub(r"\1***", text)
     return _SECRET_VALUE.sub(r"\1***", text)
-
-
-def _append(file: TextIO, line: Mapping[str, Any]) -> None:
-    file.write(json.dumps(line) + "\n")
-    file.flush()
 
 
 def _now() -> str:

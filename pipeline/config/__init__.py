@@ -68,20 +68,30 @@ class Job:
         for name, sink in written.items():
             yield f"sink.{name}", sink, (self.model.categories,)
 
-    def fingerprint(self) -> str:
-        """Return the SHA-256, in hexadecimal, of all that decides what the results are."""
+    def settings(self) -> dict[str, Any]:
+        """Return all that decides what the results are; the fingerprint is its digest.
+
+        ``device`` is complete only once the runnable has been entered.
+        """
         config = self.config
-        parts = {
+        settings = {
             "model": self.model.identity(),
             "source": {k: v for k, v in config["source"].items() if k != "input"},
             "runnable": config["runnable"],
-            "numerics": [config["batch_size"], config["seed"]],
-            "device": [getattr(self.runnable, key, None) for key in _DECIDED_WHEN_LOADED],
-            "stages": list(config["stage"].items()),  # a list, for their order counts
+            "batch_size": config["batch_size"],
+            "seed": config["seed"],
+            "device": {key: getattr(self.runnable, key, None) for key in _DECIDED_WHEN_LOADED},
+            "stage": config["stage"],
+            "stages": list(config["stage"]),  # their order counts
             "sinks": sorted(config["sink"]),
             "versions": library_versions(),
         }
-        text = json.dumps(parts, sort_keys=True, default=str)
+        plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+        return plain
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hexadecimal, of the settings."""
+        text = json.dumps(self.settings(), sort_keys=True)
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 

@@ -11,6 +11,9 @@ from hydra.utils import get_object
 
 from pipeline.errors import ConfigError, PipelineError
 
+_ISOLATION = ("auto", "process", "none")
+_DAY_S = 86400
+_LEAST_MB, _MOST_MB = 64, 1 << 30
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -42,6 +45,13 @@ def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
     for key in ("decode_threads", "queue_mb"):
         if config[key] is not None and config[key] < 1:
             yield f"{key} is {config[key]}; it must be at least 1"
+    decode = config["decode"]
+    if decode["isolation"] not in _ISOLATION:
+        yield f"decode.isolation '{decode['isolation']}' is none of {', '.join(_ISOLATION)}"
+    if not 0 < decode["timeout_s"] <= _DAY_S:
+        yield f"decode.timeout_s is {decode['timeout_s']}; it must be more than 0, at most a day"
+    if not _LEAST_MB <= decode["memory_mb"] <= _MOST_MB:
+        yield f"decode.memory_mb is {decode['memory_mb']}; it must be at least {_LEAST_MB}"
     for group in ("stage", "sink"):
         for name, node in config[group].items():
             if not isinstance(node, dict) or "_target_" not in node:

@@ -31,6 +31,15 @@ class ModelConfig:
 
 
 @dataclass
+class DecodeConfig:
+    """Keys of ``decode``: where files are decoded, and what one may take there."""
+
+    isolation: str = "auto"
+    timeout_s: float = 60.0
+    memory_mb: int = 2048
+
+
+@dataclass
 class JobConfig:
     """Every key that ``conf/config.yaml`` may hold; anything else is refused when composing."""
 
@@ -39,6 +48,7 @@ class JobConfig:
     device: str = "auto"
     batch_size: Any = 1
     decode_threads: int | None = None
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
     queue_mb: int = 256
     seed: int = 0
     exif: bool = True

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, SinkError
-from pipeline.files import output_name, write_whole
+from pipeline.files import OutputFolder, output_name
 from pipeline.protocols import Asset
 from pipeline.types import Categories, Result
 
@@ -55,8 +55,7 @@ class Overlay:
         self.masks, self.boxes, self.labels, self.opacity = masks, boxes, labels, opacity
         self._skeleton: tuple[tuple[int, int], ...] = ()
         self._painter: Painter | None = None
-        self._written: dict[str, list[Path]] = {}
-        self._last: tuple[Asset, list[Path]] | None = None
+        self._folder = OutputFolder(self.directory)
 
     def check(self, categories: Categories) -> None:
         """Learn which keypoints to join."""
@@ -69,7 +68,6 @@ class Overlay:
         self._painter = Painter(
             self.masks, self.boxes, self.labels, opacity=self.opacity, skeleton=self._skeleton
         )
-        self._written, self._last = {}, None
         return self
 
     def __exit__(
@@ -105,22 +103,16 @@ class Overlay:
                 stage="overlay",
             )
         index = None if frame.time_s is None else frame.index
-        path = self.directory / output_name(frame.asset_id, ".jpg", index)
-        self._written.setdefault(frame.asset_id, []).append(path)
-        write_whole(path, jpeg.tobytes())
+        self._folder.write(output_name(frame.asset_id, ".jpg", index), jpeg.data)
 
     def flush(self, asset: Asset) -> None:
-        """Forget which pictures are the asset's: they were written whole, frame by frame."""
-        self._last = (asset, self._written.pop(asset.id, []))
+        """Do nothing: the pictures were written whole, frame by frame."""
+
+    def sync(self) -> None:
+        """Make the pictures' names durable."""
+        self._folder.sync()
 
     def discard(self, asset: Asset) -> None:
-        """Remove the asset's pictures.
-
-        The asset flushed last can be discarded too, for when another sink fails to flush it.
-        """
-        paths = self._written.pop(asset.id, [])
-        if self._last is not None and self._last[0] is asset:
-            paths += self._last[1]
-            self._last = None
-        for path in paths:
-            path.unlink(missing_ok=True)
+        """Remove the asset's pictures, those of an earlier run too."""
+        video = asset.fps is not None
+        self._folder.remove(output_name(asset.id, "" if video else ".jpg"))

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from io import FileIO
 from pathlib import Path
@@ -17,20 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import OutputError, SinkError
-from pipeline.files import asset_keys, output_name, write_whole
+from pipeline.files import OutputFolder, asset_keys, output_name
 from pipeline.protocols import Asset
 from pipeline.types import Frame, Predictions, Result
 
 NAME = "predictions.jsonl"
+_MAPS = ("sem_seg", "panoptic")
 _INSTANCE_KEYS = ("box", "score", "class_id", "class_name", "mask", "keypoints", "track_id")
 
 
-@dataclass(slots=True)
-class _Pending:
-    """What is known of an asset: its lines without their image ids, and its label maps."""
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far ``predictions.jsonl`` goes.
 
-    lines: list[tuple[str, str]] = field(default_factory=list)
-    maps: list[Path] = field(default_factory=list)
+    Attributes:
+        size: Bytes of the whole assets in it.
+        next_image_id: Of the next frame.
+    """
+
+    size: int = 0
+    next_image_id: int = 1
 
 
 class PredictionsJsonl:
@@ -41,23 +47,44 @@ class PredictionsJsonl:
     beside it as PNG: ``sem_seg/`` has grey levels that are class ids (8 or 16 bits), ``panoptic/``
     COCO's colours (segment id = R + 256 G + 65536 B).
 
+    Attributes:
+        position: Where the next asset's lines go. Set it before entering to go on after the
+            assets that an earlier run committed; what lies behind them is cut off.
+
     Args:
         directory: The run directory.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
+        self.position = Position()
         self._file: FileIO | None = None
-        self._pending: dict[str, _Pending] = {}
-        self._next_image_id = 1
-        self._last: tuple[Asset, _Pending, int, int] | None = None
+        self._maps = OutputFolder(self.directory)
+        self._pending: dict[str, list[tuple[str, str]]] = {}
+        self._last: tuple[Asset, Position] | None = None
 
     def __enter__(self) -> PredictionsJsonl:
-        """Create the file; an older one is emptied."""
+        """Open the file, and cut it off at ``position``.
+
+        Raises:
+            OutputError: It is shorter than that, or a symbolic link.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
+        path, size = self.directory / NAME, self.position.size
+        if path.is_symlink():
+            raise OutputError(f"'{path}' is a symbolic link, which is not followed; remove it")
         # unbuffered: after a failed write nothing is left in a buffer for close() to write again
-        self._file = FileIO(self.directory / NAME, "w")
-        self._pending, self._next_image_id, self._last = {}, 1, None
+        self._file = FileIO(path, "r+" if path.exists() else "w+")
+        if self._file.seek(0, os.SEEK_END) < size:
+            self._file.close()
+            self._file = None
+            raise OutputError(
+                f"'{path}' is shorter than the {size} bytes that were committed; "
+                "run again with runner=repair, which keeps what is whole"
+            )
+        self._file.truncate(size)
+        self._file.seek(size)
+        self._pending, self._last = {}, None
         return self
 
     def __exit__(
@@ -80,7 +107,7 @@ class PredictionsJsonl:
             SinkError: An extra column has the name of a known key, or a value that is not JSON.
         """
         frame, predictions = result.frame, result.predictions
-        pending = self._pending.setdefault(frame.asset_id, _Pending())
+        pending = self._pending.setdefault(frame.asset_id, [])
         height, width = predictions.image_size
         head = asset_keys(frame.asset_id) | {
             "frame": frame.index,
@@ -91,16 +118,16 @@ class PredictionsJsonl:
         tail: dict[str, Any] = {"instances": _instances(frame, predictions)}
         if predictions.sem_seg is not None:
             grey = _grey(frame, predictions.sem_seg, len(predictions.stuff_names))
-            tail["sem_seg"] = self._write_map("sem_seg", frame, grey, pending)
+            tail["sem_seg"] = self._write_map("sem_seg", frame, grey)
         if predictions.panoptic_seg is not None:
             colours = _colours(predictions.panoptic_seg)
             tail["panoptic_seg"] = {
-                "file": self._write_map("panoptic", frame, colours, pending),
+                "file": self._write_map("panoptic", frame, colours),
                 "segments": _segments(predictions),
             }
         try:
             # the image id, known when the asset is flushed, goes between the two
-            pending.lines.append((_dumps(head)[:-1], _dumps(tail)[1:]))
+            pending.append((_dumps(head)[:-1], _dumps(tail)[1:]))
         except (TypeError, ValueError) as exc:
             raise SinkError(
                 f"'{frame.asset_id}': an extra column cannot be written as JSON ({exc}); make it "
@@ -117,48 +144,58 @@ class PredictionsJsonl:
         """
         if self._file is None:
             raise RuntimeError("PredictionsJsonl.flush: enter the sink first")
-        pending = self._pending.pop(asset.id, _Pending())
-        first = getattr(asset, "image_id", None)
-        start, next_image_id = self._file.tell(), self._next_image_id
-        if first is None:
-            first = next_image_id
-            self._next_image_id += len(pending.lines)
-        self._last = (asset, pending, start, next_image_id)
+        lines = self._pending.pop(asset.id, [])
+        start = self.position
+        fixed = getattr(asset, "image_id", None)
+        first = start.next_image_id if fixed is None else fixed
         text = "".join(
             f'{head}, "image_id": {image_id}, {tail}\n'
-            for image_id, (head, tail) in enumerate(pending.lines, first)
+            for image_id, (head, tail) in enumerate(lines, first)
         )
         # what is not Unicode in a class name or column comes out as JSON's escape of it
-        rest = memoryview(text.encode(errors="backslashreplace"))
+        data = text.encode(errors="backslashreplace")
+        self._last = (asset, start)
+        rest = memoryview(data)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError:
-            self._rewind(start, next_image_id)
+            self._rewind(start)
             raise
+        taken = len(lines) if fixed is None else 0
+        self.position = Position(start.size + len(data), start.next_image_id + taken)
+
+    def sync(self) -> None:
+        """Make durable what was flushed.
+
+        Raises:
+            OSError: It cannot be.
+        """
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        self._maps.sync()
 
     def discard(self, asset: Asset) -> None:
-        """Forget the asset's frames and remove its label maps.
+        """Forget the asset's frames and remove its label maps, those of an earlier run too.
 
         The asset flushed last can be discarded too, for when another sink fails to flush it.
         """
-        maps = self._pending.pop(asset.id, _Pending()).maps
+        self._pending.pop(asset.id, None)
         if self._last is not None and self._last[0] is asset:
-            _, flushed, start, next_image_id = self._last
-            self._rewind(start, next_image_id)
+            self._rewind(self._last[1])
             self._last = None
-            maps += flushed.maps
-        for path in maps:
-            path.unlink(missing_ok=True)
+        suffix = ".png" if asset.fps is None else ""
+        for folder in _MAPS:
+            self._maps.remove(f"{folder}/{output_name(_printable(asset.id), suffix)}")
 
-    def _rewind(self, start: int, next_image_id: int) -> None:
-        self._next_image_id = next_image_id
+    def _rewind(self, start: Position) -> None:
+        self.position = start
         if self._file is not None:
-            self._file.seek(start)
+            self._file.seek(start.size)
             with suppress(OSError):  # the error that led here says more
-                self._file.truncate(start)
+                self._file.truncate(start.size)
 
-    def _write_map(self, folder: str, frame: Frame, pixels: NDArray[Any], pending: _Pending) -> str:
+    def _write_map(self, folder: str, frame: Frame, pixels: NDArray[Any]) -> str:
         import cv2  # a tenth of a second that most commands do not need
 
         index = None if frame.time_s is None else frame.index
@@ -171,8 +208,7 @@ class PredictionsJsonl:
                 asset_id=frame.asset_id,
                 stage="predictions",
             )
-        pending.maps.append(self.directory / name)
-        write_whole(self.directory / name, png.tobytes())
+        self._maps.write(name, png.data)
         return name
 
 

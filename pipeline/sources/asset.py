@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DecodeError
-from pipeline.sources.decode import MAX_PIXELS, decode_image
+from pipeline.sources.decode import MAX_PIXELS
+from pipeline.sources.reading import Reader, Version, read_image, read_version
 from pipeline.types import Frame
-
-# More than the largest uncompressed form (16-bit RGBA) of the largest picture, twice over: a film
-# or an archive with an image's name must not be read into memory.
-_MAX_BYTES_PER_PIXEL = 16
-_HEADERS = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +41,9 @@ class ImageAsset:
         fps: ``None``: a still image.
         exif: Whether to turn it upright as its EXIF orientation says.
         max_pixels: Larger pictures are refused.
+        reader: Reads and decodes it; by default in this process.
         size_bytes: Size of the file as it was last read; ``None`` before that.
+        mtime_ns: When that file was written, in nanoseconds since 1970; ``None`` before that.
     """
 
     id: str
@@ -54,7 +51,9 @@ class ImageAsset:
     fps: float | None = None
     exif: bool = True
     max_pixels: int = MAX_PIXELS
+    reader: Reader = field(default=read_image, repr=False)
     size_bytes: int | None = field(default=None, init=False)
+    mtime_ns: int | None = field(default=None, init=False)
     _sha256: str | None = field(default=None, init=False, repr=False)
 
     def fingerprint(self) -> str:
@@ -66,12 +65,12 @@ class ImageAsset:
             DecodeError: The file cannot be read.
         """
         if self._sha256 is None:
-            digest, size = hashlib.sha256(), 0
-            with self._opened() as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-                    size += len(block)
-            self._sha256, self.size_bytes = digest.hexdigest(), size
+            try:
+                self._remember(read_version(self.path))
+            except DecodeError as exc:
+                exc.asset_id = self.id
+                raise
+        assert self._sha256 is not None
         return self._sha256
 
     def frames(self) -> Iterator[Frame]:
@@ -81,55 +80,24 @@ class ImageAsset:
             DecodeError: The file cannot be read, or is not a sound image; carries the asset's id.
         """
         try:
-            # nothing is bound here, so neither bytes nor pixels outlive what the caller does
-            yield Frame(
-                decode_image(self._read(), exif=self.exif, max_pixels=self.max_pixels), self.id
-            )
+            # nothing is bound here, so the pixels do not outlive what the caller does with them
+            yield Frame(self._read(), self.id)
         except DecodeError as exc:
             exc.asset_id = self.id
             raise
 
-    def _read(self) -> bytes:
-        with self._opened() as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > _MAX_BYTES_PER_PIXEL * self.max_pixels + _HEADERS:
-                raise DecodeError(
-                    f"file of {size / 1e6:.0f} MB is too large for an image of at most "
-                    f"{self.max_pixels / 1e6:.9g} megapixels (raise source.max_pixels)"
-                )
-            data = file.read()
-        self.size_bytes = len(data)
-        self._sha256 = hashlib.sha256(data).hexdigest()
-        return data
-
-    @contextmanager
-    def _opened(self) -> Iterator[BinaryIO]:
+    def _read(self) -> NDArray[np.uint8]:
         try:
-            # Before opening: to open a FIFO or a device is to do something to it.
-            _check_regular(self.path.stat(), self.id)
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
-                _check_regular(os.fstat(descriptor), self.id)  # it may have been swapped since
-                yield file
-        except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
-            raise DecodeError(why(exc), asset_id=self.id) from exc
+            reading = self.reader(self.path, exif=self.exif, max_pixels=self.max_pixels)
+        except DecodeError as exc:
+            if exc.version is not None:
+                self._remember(exc.version)
+            raise
+        self._remember((reading.size_bytes, reading.mtime_ns, reading.sha256))
+        return reading.image
 
-
-def _check_regular(status: os.stat_result, asset_id: str) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise DecodeError("is a folder, not an image", asset_id=asset_id)
-    if not stat.S_ISREG(status.st_mode):
-        raise DecodeError("not a regular file", asset_id=asset_id)
-
-
-def why(exc: OSError | ValueError) -> str:
-    """Return what an error of the file system means, in words without the path."""
-    if isinstance(exc, PermissionError):
-        return "no permission"
-    if isinstance(exc, FileNotFoundError):
-        return "no such file"
-    text = exc.strerror if isinstance(exc, OSError) else None
-    return (text or str(exc) or type(exc).__name__).lower()
+    def _remember(self, version: Version) -> None:
+        self.size_bytes, self.mtime_ns, self._sha256 = version
 
 
 def check_options(input: str, max_pixels: int) -> str:

@@ -27,9 +27,10 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipeline.errors import DecodeError
+from pipeline.errors import DecodeError, printable
 
 MAX_PIXELS = 64_000_000
+NO_MEMORY = "not enough memory to decode"
 
 # What is read. Nothing else is tried: EPS would start Ghostscript, TGA and DIB have no signature,
 # and the rest of Pillow's formats are not photographs. MPO is found by its first JPEG.
@@ -58,6 +59,8 @@ _TRANSPOSE = {  # EXIF 2.32, tag 274: how the stored picture must be turned to s
 _ORIENTATION = 274
 _END_OF_JPEG = b"\xff\xd9"  # which cannot occur inside a scan
 _CUT_SHORT = re.compile(r"truncated|unexpected end|not enough|buffer of \d+ bytes", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(r"out of memory|insufficient memory", re.IGNORECASE)
+_MAX_DETAIL = 200
 _IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 # Of a broken TIFF Pillow speaks on its logger, and its libtiff on standard error, before it raises;
@@ -113,8 +116,6 @@ def decode_image(
         return np.asarray(cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR), np.uint8)
     except DecodeError:
         raise
-    except MemoryError as exc:
-        raise DecodeError(f"not enough memory to decode this {kind}") from exc
     except Exception as exc:  # Pillow raises a dozen classes for broken files, TypeError included
         raise DecodeError(_reason(kind, exc)) from exc
 
@@ -170,7 +171,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(kind: str, exc: Exception) -> str:
-    detail = " ".join(str(exc).split()) or type(exc).__name__
+    # Pillow quotes what it finds in a file, and a file may hold anything, of any length.
+    detail = printable(" ".join(str(exc)[:_MAX_DETAIL].split())) or type(exc).__name__
+    if isinstance(exc, MemoryError) or _OUT_OF_MEMORY.search(detail):
+        return f"{NO_MEMORY} this {kind}"
     if isinstance(exc, Image.DecompressionBombError):
         return f"{kind} over the size that Pillow decodes ({detail})"
     if isinstance(exc, EOFError) or _CUT_SHORT.search(detail):

@@ -9,8 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path, why
+from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path
 from pipeline.sources.decode import MAX_PIXELS
+from pipeline.sources.reading import why
 from pipeline.sources.scan import Scan, scan
 
 _MAGIC = re.compile(r"[*?[]")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import ConfigError, did_you_mean
-from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path, why
+from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path
 from pipeline.sources.decode import MAX_PIXELS
+from pipeline.sources.reading import why
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.sources.asset import Skipped, why
+from pipeline.sources.asset import Skipped
+from pipeline.sources.reading import why
 
 # fmt: off
 IMAGES = frozenset((
@@ -38,7 +39,7 @@ _NOWHERE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 _DIGITS = re.compile(r"[0-9]+")
 
 # an output below the input: its overlays must not become inputs of the next run
-_OF_A_RUN = (".lock", "run.json")
+OF_A_RUN = (".lock", "run.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class _Walk:
             self.skip(folder_id, "link to a folder that is taken already")
             return
         self.seen.add(identity)
-        if folder_id and all(os.path.exists(path + name) for name in _OF_A_RUN):  # noqa: PTH110
+        if folder_id and all(os.path.exists(path + name) for name in OF_A_RUN):  # noqa: PTH110
             self.skip(folder_id, "results of a run")
             return
         self.names[folder_id] = []

@@ -162,6 +162,11 @@ def test_code_of_other_packages_is_refused(
         ("batch_size=null", "batch_size is None"),
         ("decode_threads=0", "decode_threads is 0; it must be at least 1"),
         ("queue_mb=0", "queue_mb is 0; it must be at least 1"),
+        ("decode.isolation=thread", "decode.isolation 'thread' is none of auto, process, none"),
+        ("decode.timeout_s=0", "decode.timeout_s is 0.0; it must be more than 0"),
+        ("decode.timeout_s=inf", "decode.timeout_s is inf; it must be more than 0, at most a day"),
+        ("decode.timeout_s=nan", "decode.timeout_s is nan"),
+        ("decode.memory_mb=63", "decode.memory_mb is 63; it must be at least 64"),
     ],
 )
 def test_values_that_no_job_can_have(tmp_path: Path, override: str, says: str) -> None:
@@ -175,7 +180,8 @@ def test_fingerprint_changes_with_what_changes_results(tmp_path: Path) -> None:
 
     (tmp_path / "other").mkdir()
     same = [[], ["quiet=true"], [f"input={tmp_path}/other"], [f"output={tmp_path}/elsewhere"],
-            ["decode_threads=4"], ["queue_mb=1"]]  # fmt: skip
+            ["decode_threads=4"], ["queue_mb=1"], ["decode.isolation=process"],
+            ["decode.timeout_s=5"], ["decode.memory_mb=100"]]  # fmt: skip
     other = [
         ["stage.min_score.threshold=0.6"], ["stage=[]"], ["sink=[]"], ["exif=false"], ["seed=1"],
         ["stage=[top_k,min_score]"], ["stage=[min_score,top_k]"],

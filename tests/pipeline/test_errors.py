@@ -53,6 +53,7 @@ def test_every_class_says_when_it_is_raised():
         ("StoreError", 1),
         ("ModelNotFoundError", 1),
         ("OutputError", 1),
+        ("RootGoneError", 1),
         ("AssetError", 1),
         ("JobError", 1),
     ],

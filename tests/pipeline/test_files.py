@@ -29,6 +29,15 @@ def test_write_whole(tmp_path, data, content):
     assert everything_in(tmp_path) == ["file", "folder", "new"]
 
 
+@pytest.mark.parametrize(("durable", "waits"), [(True, 1), (False, 0)])
+def test_only_what_is_durable_waits_for_the_disk(tmp_path, monkeypatch, durable, waits):
+    calls = []
+    monkeypatch.setattr(os, "fsync", calls.append)
+    write_whole(tmp_path / "file", "new", durable=durable)
+    assert (tmp_path / "file").read_text() == "new"
+    assert len(calls) == waits
+
+
 class Stopped(BaseException):
     """Such as a signal's: no Exception."""
 

@@ -275,8 +275,11 @@ def test_discard_removes_the_pictures(tmp_path: Path) -> None:
         sink.flush(undone)
         sink.discard(undone)  # another sink could not flush it
         sink.discard(undone)
-        sink.discard(asset("kept"))  # another attempt that has written nothing
+        sink.discard(asset("never written"))
     assert [path.name for path in tmp_path.iterdir()] == ["kept.jpg"]
+    with Overlay(tmp_path) as sink:  # a later run, in which the input fails
+        sink.discard(asset("kept"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_skeleton_comes_from_the_model(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from pipeline.errors import DecodeError
 from pipeline.protocols import Asset
 from pipeline.sources import ImageAsset
-from pipeline.sources import asset as module
+from pipeline.sources.reading import Reading, read_image
 
 PICTURE = np.full((3, 4, 3), (10, 20, 30), np.uint8)
 
@@ -49,20 +50,21 @@ def test_options_reach_the_decoder(path: Path) -> None:
 
 
 def test_fingerprint_is_that_of_the_bytes_decoded(path: Path) -> None:
-    data = path.read_bytes()
+    data, written = path.read_bytes(), path.stat().st_mtime_ns
     asset = ImageAsset("x", path)
     decode(asset)
     path.unlink()  # so it cannot have been read again
     assert asset.fingerprint() == hashlib.sha256(data).hexdigest()
     assert asset.size_bytes == len(data)
+    assert asset.mtime_ns == written
 
 
 def test_fingerprint_without_decoding(path: Path) -> None:
     path.write_bytes(data := b"not an image, and of more than one block" * 60_000)
     asset = ImageAsset("x", path)
-    assert asset.size_bytes is None
+    assert (asset.size_bytes, asset.mtime_ns) == (None, None)
     assert asset.fingerprint() == hashlib.sha256(data).hexdigest()
-    assert asset.size_bytes == len(data)
+    assert (asset.size_bytes, asset.mtime_ns) == (len(data), path.stat().st_mtime_ns)
 
 
 def test_fingerprint_of_a_file_that_changed_before_it_was_decoded(path: Path) -> None:
@@ -78,9 +80,30 @@ def test_a_broken_image_still_has_size_and_fingerprint(path: Path) -> None:
     asset = ImageAsset("x", path)
     with pytest.raises(DecodeError):
         decode(asset)
-    assert asset.size_bytes == 6
+    assert (asset.size_bytes, asset.mtime_ns) == (6, path.stat().st_mtime_ns)
     path.unlink()
     assert asset.fingerprint() == hashlib.sha256(b"broken").hexdigest()
+
+
+def test_another_reader_can_take_its_place(path: Path) -> None:
+    def read(path: Path, *, exif: bool, max_pixels: int) -> Reading:
+        assert (exif, max_pixels) == (False, 99)
+        return Reading(PICTURE[:1], 5, 6, "7")
+
+    asset = ImageAsset("x", path, exif=False, max_pixels=99)
+    asset.reader = read
+    (frame,) = asset.frames()
+    assert frame.size == (1, 4)
+    assert (asset.size_bytes, asset.mtime_ns, asset.fingerprint()) == (5, 6, "7")
+
+
+def test_what_was_known_stays_where_nothing_was_read(path: Path) -> None:
+    asset = ImageAsset("x", path)
+    before = asset.fingerprint()
+    path.unlink()
+    with pytest.raises(DecodeError, match="no such file"):
+        decode(asset)
+    assert asset.fingerprint() == before
 
 
 def test_neither_bytes_nor_pixels_are_kept(path: Path) -> None:
@@ -162,7 +185,7 @@ def test_faults_when_opening(
 
     monkeypatch.setattr(os, "open", fails)
     with pytest.raises(DecodeError, match=message) as caught:
-        decode(ImageAsset("x", path))
+        decode(ImageAsset("x", path, reader=partial(read_image, sleep=lambda _: None)))
     assert caught.value.asset_id == "x"
 
 
@@ -180,7 +203,7 @@ def test_a_fifo_put_in_its_place_after_the_look(
 def test_a_film_with_an_images_name_is_not_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_HEADERS", 0)
+    monkeypatch.setattr("pipeline.sources.reading._HEADERS", 0)
     path.write_bytes(bytes(1601))
     with pytest.raises(DecodeError, match=r"is too large for an image of at most 0\.0001 mega"):
         decode(ImageAsset("x", path, max_pixels=100))

@@ -402,6 +402,46 @@ def test_every_error_of_pillow_is_translated(
     assert "PNG" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("Pixel allocation failed: Out of memory")]
+)
+def test_short_memory_is_not_the_files_fault(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", raises)
+    with pytest.raises(DecodeError, match=r"^not enough memory to decode this PNG$"):
+        decode_image(PNG)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"P6 " + b"\x1b[31m" * 10**6, id="long-token"),
+        pytest.param(b"P6 " + b"\x1b[31m 1 255\n", id="control-characters"),
+        pytest.param(b"BM" + b"\xff" * 10**6, id="header"),
+    ],
+)
+def test_what_a_file_says_is_quoted_in_short_and_without_control_characters(data: bytes) -> None:
+    with pytest.raises(DecodeError, match=r"^(broken|truncated) ") as caught:
+        decode_image(data)
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("length", [10**4, 10**8])
+def test_a_reason_of_any_length_is_cut(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(*_: Any) -> None:
+        raise ValueError("\x1b" * length)
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", raises)
+    with pytest.raises(DecodeError, match=r"^broken PNG \(\\x1b") as caught:
+        decode_image(PNG)
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_is_not_an_image_error(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,38 @@
+"""How many inputs may fail before a run stops: a number, or a share of all inputs."""
+
+from __future__ import annotations
+
+from pipeline.errors import ConfigError
+
+
+def allowed(max_failures: int | float | str | None, total: int) -> int | None:
+    """Return how many of ``total`` inputs may fail; ``None`` for any number.
+
+    Args:
+        max_failures: A number; a share, as text with ``%`` or as a fraction below 1; ``None``.
+        total: All inputs.
+
+    Raises:
+        ConfigError: ``max_failures`` is none of these.
+    """
+    if max_failures is None:
+        return None
+    try:
+        if isinstance(max_failures, str) and max_failures.strip().endswith("%"):
+            share = float(max_failures.strip().removesuffix("%")) / 100
+        elif isinstance(max_failures, bool):
+            raise ValueError
+        elif isinstance(max_failures, int) or float(max_failures) == 0:
+            if int(max_failures) < 0:
+                raise ValueError
+            return int(max_failures)
+        else:
+            share = float(max_failures)
+        if not 0 <= share <= 1:
+            raise ValueError
+    except ValueError as exc:
+        raise ConfigError(
+            f"runner.max_failures is {max_failures!r}; it must be a number of inputs, or a share "
+            "such as 5%"
+        ) from exc
+    return int(share * total)

@@ -1,0 +1,97 @@
+"""``run.log``: warnings, tracebacks, and what libraries say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from pipeline.errors import ConfigError, OutputError, printable
+
+_MAX_BYTES = 64 << 20
+_KEPT = 5
+_MAX_CHARACTERS = 4096
+_log = logging.getLogger("d2run")
+
+
+class Log(RotatingFileHandler):
+    """The log file; ``begin_anew`` starts a new one.
+
+    Args:
+        path: Where it is.
+
+    Raises:
+        OutputError: It cannot be written, or is a symbolic link.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.is_symlink():
+            raise OutputError(f"'{path}' is a symbolic link, which is not followed; remove it")
+        try:
+            super().__init__(
+                path,
+                maxBytes=_MAX_BYTES,
+                backupCount=_KEPT,
+                encoding="utf-8",
+                errors="backslashreplace",
+            )
+        except OSError as exc:
+            raise OutputError(f"cannot write the output {path}: {exc.strerror}") from exc
+        self.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def begin_anew(self) -> None:
+        """Start a new file; if another program has moved the old one away, under its name."""
+        self.acquire()
+        try:
+            if Path(self.baseFilename).exists():
+                self.doRollover()
+            else:
+                self.close()
+                self.stream = self._open()
+        except OSError:  # a full disk: as for what is logged
+            pass
+        finally:
+            self.release()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: of a full disk the run speaks itself, once."""
+
+
+class _OneLine(logging.Formatter):
+    """A message on one line, without control characters; tracebacks as they are."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))[:_MAX_CHARACTERS]
+
+    def formatException(self, ei: object) -> str:
+        lines = super().formatException(ei).splitlines()  # type: ignore[arg-type]
+        return "\n".join(printable(line) for line in lines)
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[Log]:
+    """Send the log, warnings and tracebacks to a file while the block runs.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    handler = Log(path)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield handler
+    except Exception as exc:
+        if not isinstance(exc, ConfigError):
+            _log.exception("the run ended early")
+        raise
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        root.setLevel(level)
+        with suppress(OSError):
+            handler.close()

@@ -1,0 +1,295 @@
+"""An output directory that one run holds: its ledger, its sinks, and the order of commits.
+
+An asset's outputs are made durable in every sink, then the ledger says that it is done, and only
+then may its source be moved. So a run that dies at any moment has lost nothing that the ledger
+names, and what it does not name is done again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.config import Job
+from pipeline.engine import Pipeline
+from pipeline.errors import ConfigError, OutputError, PipelineError, printable
+from pipeline.files import remove_temporaries
+from pipeline.protocols import Asset
+from pipeline.sinks.predictions import Position, PredictionsJsonl
+from pipeline.types import Outcome
+from runners import results
+from runners.ledger import NAME as LEDGER
+from runners.ledger import Entry, Ledger, LedgerDamagedError
+from runners.settings import differences
+from runners.todo import trusted_mtime
+
+GROUP = 32  # inputs that are committed together at most
+_EVERY_S = 1.0
+_RESULTS = ("predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json")
+_LISTS = (LEDGER, f"{LEDGER}-journal", "failures.jsonl", "inputs.jsonl")
+_FOLDERS = ("overlay", "sem_seg", "panoptic")
+
+
+def open_ledger(job: Job, on_change: str) -> Ledger | None:
+    """Open the ledger of the job's output, if its results are of the same settings.
+
+    Args:
+        job: The job.
+        on_change: ``error``, or ``restart`` to remove results that are of other settings, or that
+            no ledger vouches for.
+
+    Returns:
+        ``None`` if nothing is done yet.
+
+    Raises:
+        ConfigError: The results there are of other settings; names what differs.
+        LedgerDamagedError: The ledger, or the predictions that it speaks of, are damaged.
+    """
+    path, restart = job.output / LEDGER, on_change == "restart"
+    if not (job.output / "run.json").exists() and not path.exists():
+        return None  # whatever lies there is not a run's
+    for folder in (job.output, job.output / ".hydra"):
+        remove_temporaries(folder)
+    try:
+        if not path.exists():
+            if not _holds(job.output / "predictions.jsonl"):
+                return None
+            raise LedgerDamagedError(path, "it is not there")
+        ledger = Ledger(path)
+    except LedgerDamagedError:
+        if not restart:
+            raise
+        clear(job.output)
+        return None
+    try:
+        check_settings(job, ledger, loaded=False)
+        results.finish_order(job.output, ledger)
+    except BaseException as exc:
+        ledger.__exit__()
+        if restart and isinstance(exc, (ConfigError, LedgerDamagedError)):
+            clear(job.output)
+            return None
+        raise
+    return ledger
+
+
+def check_settings(job: Job, ledger: Ledger, *, loaded: bool) -> None:
+    """Refuse to go on with settings other than those of the results that are there.
+
+    Args:
+        job: The job.
+        ledger: Learns the settings if it knows none, or not the device.
+        loaded: Whether the runnable has been entered, so that the device is known.
+
+    Raises:
+        ConfigError: They differ; names how.
+    """
+    now = job.settings() if loaded else job.settings() | {"device": None}
+    before = ledger.fact("settings")
+    if changed := differences(before or now, now):
+        raise ConfigError(
+            f"{job.output} holds results of other settings ({'; '.join(changed)}); choose another "
+            "output, or runner.on_change=restart to do everything anew"
+        )
+    if before is None or (loaded and not before["device"]):
+        ledger.state("settings", now)
+
+
+class Session:
+    """The work on an open output directory, from assets to committed outcomes.
+
+    Args:
+        job: The job; its runnable is entered where there is something to do.
+        ledger: Open.
+        reader: What reads and decodes files, if not each asset itself.
+    """
+
+    def __init__(self, job: Job, ledger: Ledger, reader: Any = None) -> None:
+        self.job, self.ledger, self._reader = job, ledger, reader
+        self._predictions: PredictionsJsonl = job.sinks["predictions"]  # type: ignore[assignment]
+        self._sinks = ExitStack()
+        self._places: dict[str, int] = {}  # of the assets in work
+        self._group: list[Entry] = []
+        self._began_ns = 0
+        self._committed_s = time.monotonic()
+        self._position = Position()
+
+    def __enter__(self) -> Session:
+        """Open the sinks behind what is committed, and begin the lists of inputs and failures.
+
+        Raises:
+            OutputError: The output cannot be written.
+        """
+        output = self.job.output
+        with translated(output):
+            self._position = self._predictions.position = self.ledger.position
+            results.write_failures(output, self.ledger)
+            self._failures = self._sinks.enter_context(_appending(output / results.FAILURES))
+            self._inputs = self._sinks.enter_context(_appending(output / results.INPUTS))
+            for sink in self.job.sinks.values():
+                self._sinks.enter_context(sink)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close the sinks."""
+        with translated(self.job.output):
+            self._sinks.close()
+
+    def process(self, found: Iterable[tuple[Asset, int]]) -> Generator[Outcome, None, None]:
+        """Take assets through the pipeline, and commit them in groups.
+
+        Args:
+            found: Assets and their places in input order; ids that the ledger knows are superseded.
+
+        Yields:
+            The outcome of each; committed with its group, at the latest when this ends.
+
+        Raises:
+            OutputError: The output cannot be written any more; what was committed stays.
+        """
+        job = self.job
+        options = {key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")}
+        pipeline = Pipeline(job.runnable, job.stages, job.sinks, **options)
+        self._began_ns = time.time_ns()
+        outcomes = pipeline.run(self._begun(found))
+        try:
+            for outcome in outcomes:
+                self._note(outcome)
+                if self._is_due():
+                    self.commit()
+                yield outcome
+            self.commit()
+        except OutputError:
+            raise  # what could not be made durable is not done
+        except GeneratorExit:  # the runner has had enough
+            self.commit()
+            raise
+        except BaseException:
+            with suppress(OutputError):  # what ended the run is the error to tell
+                self.commit()
+            raise
+        finally:
+            outcomes.close()
+
+    def commit(self) -> None:
+        """Make the outcomes since the last commit durable: the sinks first, then the ledger.
+
+        Raises:
+            OutputError: They cannot be.
+        """
+        group, self._group = self._group, []
+        self._committed_s = time.monotonic()
+        if not group:
+            return
+        with translated(self.job.output):
+            for sink in self.job.sinks.values():
+                getattr(sink, "sync", _nothing)()
+            for entry in group:
+                results.write_line(self._inputs, results.input_line(entry))
+        self.ledger.put(group)
+        self.ledger.state("finished", False)
+        self.ledger.commit(self._position)
+
+    def _begun(self, found: Iterable[tuple[Asset, int]]) -> Iterator[Asset]:
+        for asset, place in found:
+            self._places[asset.id] = place
+            if self._reader is not None and hasattr(asset, "reader"):
+                asset.reader = self._reader
+            yield asset
+
+    def _note(self, outcome: Outcome) -> None:
+        entry = self._entry(outcome)
+        self._group.append(entry)
+        if outcome.error is not None:
+            with translated(self.job.output):
+                results.write_line(self._failures, results.failure_line(entry))
+
+    def _is_due(self) -> bool:
+        waited_s = time.monotonic() - self._committed_s
+        return len(self._group) >= GROUP or waited_s >= _EVERY_S
+
+    def _entry(self, outcome: Outcome) -> Entry:
+        asset, error = outcome.asset, outcome.error
+        before, self._position = self._position, self._predictions.position
+        entry = Entry(
+            asset.id,
+            self._places.pop(asset.id),
+            "failed" if error else "done",
+            image_id=getattr(asset, "image_id", None),
+            frames=outcome.n_frames,
+            dropped=outcome.n_dropped,
+        )
+        with suppress(OSError, PipelineError):  # the error says why
+            entry.size = asset.path.stat().st_size
+            if getattr(asset, "size_bytes", 0) is not None:  # not for what was never read
+                entry.size = getattr(asset, "size_bytes", entry.size)
+                entry.sha256 = asset.fingerprint()
+        entry.mtime_ns = trusted_mtime(getattr(asset, "mtime_ns", None), self._began_ns)
+        if error is None:
+            entry.start = before.size
+            entry.length = self._position.size - before.size
+        else:
+            entry.stage = getattr(error, "stage", "")
+            entry.error, entry.message = type(error).__name__, printable(str(error))
+            entry.attempts = getattr(error, "attempts", 1)
+        return entry
+
+
+def finish(job: Job, ledger: Ledger) -> None:
+    """Bring the output to its end: predictions in order, the lists, the aggregates.
+
+    Raises:
+        OutputError: The output cannot be written.
+    """
+    with translated(job.output):
+        results.put_in_order(job.output, ledger)
+        results.write_lists(job.output, ledger)
+        for aggregate in job.aggregates.values():
+            aggregate.build(job.output / "predictions.jsonl", job.model.categories)
+    ledger.state("finished", True)
+    ledger.commit()
+
+
+@contextmanager
+def translated(output: Path) -> Iterator[None]:
+    """Make an OutputError of what the file system says of an output."""
+    try:
+        yield
+    except OSError as exc:
+        where = exc.filename or output
+        raise OutputError(f"cannot write the output {where}: {exc.strerror or exc}") from exc
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[BinaryIO]:
+    """Open a list of lines to append to; a last line that is not whole is ended."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o666), "rb+", buffering=0) as file:  # noqa: PTH123
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        yield file
+
+
+def _nothing() -> None:
+    pass
+
+
+def clear(output: Path) -> None:
+    """Remove an earlier run's results, so that none of them can be taken for this one's."""
+    import shutil
+
+    for name in (*_LISTS, *_RESULTS):
+        (output / name).unlink(missing_ok=True)
+    for name in _FOLDERS:
+        if not (output / name).is_symlink():
+            shutil.rmtree(output / name, ignore_errors=True)
+
+
+def _holds(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0

@@ -1,0 +1,129 @@
+"""Which inputs are still to do: what the source lists, held against what the ledger remembers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from pipeline.errors import PipelineError
+from pipeline.protocols import Asset
+from runners.ledger import Entry, Ledger
+
+_AT_ONCE = 500
+_GRAIN_NS = 2_000_000_000  # the coarsest clock of a file system: FAT's
+
+NEW, CHANGED, FAILED = "new", "changed", "failed"  # to be done
+DONE, POISON, GONE, LATER = "done", "poison", "gone", "later"  # not to be done
+TO_DO = (NEW, CHANGED, FAILED)
+
+
+@dataclass(slots=True)
+class Todo:
+    """Walks through the inputs once and yields those that are to be done, with their places.
+
+    An input is done when its content is that of the file that was decoded: size and time of
+    change are looked at first, the SHA-256 decides. What failed is to be done again, but for what
+    killed its worker each time. A file that cannot be looked at any more keeps its result.
+
+    Attributes:
+        source: The inputs, in order.
+        ledger: ``None`` if nothing was ever done.
+        only_failed: Do those that failed and no others, poison too.
+        first_place: Of the first input.
+        counts: Inputs seen so far by state: ``new``, ``changed``, ``failed`` (all three are to
+            be done), ``done``, ``poison``, ``gone``, ``later``.
+        known: How many of them the ledger knows.
+        unseen_failures: Ids of those that failed and were not seen so far.
+    """
+
+    source: Iterable[Asset]
+    ledger: Ledger | None = None
+    only_failed: bool = False
+    first_place: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    known: int = 0
+    unseen_failures: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if self.ledger:
+            self.unseen_failures = {entry.id for entry in self.ledger.entries(failed=True)}
+
+    @property
+    def skipped(self) -> int:
+        """How many inputs seen so far are not to be done."""
+        return self.counts.total() - sum(self.counts[state] for state in TO_DO)
+
+    def __iter__(self) -> Iterator[tuple[Asset, int]]:
+        """Yield each asset that is to be done, and its place."""
+        for asset, place, state in self.states():
+            if state in TO_DO:
+                yield asset, place
+
+    def states(self) -> Iterator[tuple[Asset, int, str]]:
+        """Yield every asset, its place and its state; places in the ledger follow."""
+        assets = iter(self.source)
+        place = self.first_place
+        while chunk := list(islice(assets, _AT_ONCE)):
+            known = self.ledger.find([asset.id for asset in chunk]) if self.ledger else {}
+            news = []
+            for asset in chunk:
+                entry = known.get(asset.id)
+                state, entry_now = self._state(asset, entry)
+                if entry_now is not None and entry_now.place != place:
+                    entry_now = replace(entry_now, place=place)
+                if entry_now is not None and entry_now is not entry:
+                    news.append(entry_now)
+                self.counts[state] += 1
+                self.known += entry is not None
+                self.unseen_failures.discard(asset.id)
+                yield asset, place, state
+                place += 1
+            if self.ledger and news:
+                self.ledger.put(news)
+
+    def _state(self, asset: Asset, entry: Entry | None) -> tuple[str, Entry | None]:
+        """Return the state, and the entry with what was learnt."""
+        if entry is None:
+            return (LATER if self.only_failed else NEW), None
+        if entry.outcome == "failed":
+            if entry.error != "PoisonError" or self.only_failed:
+                return FAILED, entry
+            state, entry = _compared(asset, entry)
+            return (POISON if state == DONE else FAILED), entry
+        state, entry = _compared(asset, entry)
+        return (LATER if self.only_failed and state == CHANGED else state), entry
+
+
+def _compared(asset: Asset, entry: Entry) -> tuple[str, Entry]:
+    """Return ``done`` if the entry is of the asset's content, ``changed``, or ``gone``."""
+    mtime_ns = None
+    with suppress(OSError, ValueError):  # an asset need not be a file
+        status, now_ns = asset.path.stat(), time.time_ns()
+        if entry.size is not None and status.st_size != entry.size:
+            return CHANGED, entry
+        if entry.size is not None and status.st_mtime_ns == entry.mtime_ns:
+            return DONE, entry
+        mtime_ns = trusted_mtime(status.st_mtime_ns, now_ns)
+    try:
+        if asset.fingerprint() != entry.sha256:
+            return CHANGED, entry
+    except (OSError, PipelineError):
+        return GONE, entry
+    return DONE, entry if mtime_ns is None else replace(entry, mtime_ns=mtime_ns)
+
+
+def trusted_mtime(mtime_ns: int | None, before_ns: int) -> int | None:
+    """Return a time of change by which a later change will be seen, else ``None``.
+
+    A file that is written to twice within the clock's grain has the same time after both, so a
+    time counts only if it was some seconds past when the file was looked at, as in Git's index.
+
+    Args:
+        mtime_ns: The file's.
+        before_ns: A moment before its content was read.
+    """
+    return mtime_ns if mtime_ns is not None and mtime_ns < before_ns - _GRAIN_NS else None

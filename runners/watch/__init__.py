@@ -1,0 +1,1 @@
+"""Again and again over a folder, as files arrive."""

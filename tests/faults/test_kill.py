@@ -1,0 +1,175 @@
+"""kill -9 at named points and at any moment: nothing lost, nothing twice, the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import ROOT, write_picture
+from dying import POINTS, arm, ended, forked, warm
+
+from runners.session import GROUP
+
+SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")
+IN_WORK = 12  # decoded ahead, in the model, waiting to be written
+
+
+def make_inputs(folder: Path, n: int) -> list[str]:
+    for i in range(n):
+        write_picture(folder / f"{i // 50}" / f"{i}.png", np.full((24, 32, 3), i % 251, np.uint8))
+    (folder / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    return ["model=mask_rcnn", "runnable=fake", f"input={folder}", "quiet=true"]
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    files = {name: (out / name).read_bytes() for name in SAME}
+    pictures = sorted(out.glob("overlay/**/*.jpg"))
+    return files | {str(path.relative_to(out)): path.read_bytes() for path in pictures}
+
+
+def committed(out: Path) -> int:
+    """How many inputs the ledger names, after its journal has been played back."""
+    ledger = out / "ledger.sqlite"
+    if not ledger.exists() or not ledger.stat().st_size:
+        return 0
+    with sqlite3.connect(ledger) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        names = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
+        number = db.execute("SELECT count(*) FROM entries").fetchone()[0] if names else 0
+    db.close()
+    return int(number)
+
+
+# The script: everything below runs in a process of its own, which has imported all once and forks.
+
+
+def scenario_points(folder: Path, n: int, times: list[int]) -> None:
+    """Die in a run that goes on where an earlier one was, and has to bring all into order."""
+    arguments = make_inputs(folder / "in", n)
+    away = folder / "away"
+    late = [folder / "in" / "0" / f"{i}.png" for i in range(1, n, 2)]
+    for path in late:
+        away.mkdir(exist_ok=True)
+        path.rename(away / path.name)
+    assert ended(forked([*arguments, f"output={folder}/half"])) == 3
+    for path in late:
+        (away / path.name).rename(path)
+    assert ended(forked([*arguments, f"output={folder}/whole"])) == 3
+    whole = outputs(folder / "whole")
+    met = Counter[str]()
+    for point in POINTS:
+        for at in times:
+            out = folder / f"{point} {at}"
+            shutil.copytree(folder / "half", out)
+            command = [*arguments, f"output={out}"]
+            status = ended(forked(command, lambda p=point, at=at: arm(p, at)))  # type: ignore[misc]
+            met[point] += status == -signal.SIGKILL
+            assert status in (3, -signal.SIGKILL), (point, at, status)
+            if status == -signal.SIGKILL:
+                before = committed(out)
+                assert ended(forked(command)) == 3, (point, at)
+                again = json.loads((out / "run.json").read_text())["counts"]
+                assert again["done"] + again["failed"] <= n + 1 - before + 1, (point, at)
+            assert outputs(out) == whole, (point, at)
+            left = {path.name for path in out.rglob("*")} - {"run.log"}
+            assert not [name for name in left if name.endswith((".part", ".ordered"))], left
+    missed = [point for point in POINTS if not met[point]]
+    assert not missed, missed
+    tell(f"{sum(met.values())} deaths at {len(met)} points")
+
+
+def tell(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def scenario_random(folder: Path, n: int, kills: int) -> None:
+    arguments = make_inputs(folder / "in", n)
+    began = time.monotonic()
+    assert ended(forked([*arguments, f"output={folder}/whole"])) == 3
+    takes_s = time.monotonic() - began
+    whole = outputs(folder / "whole")
+    rng, died, finished = random.Random(5), 0, 0
+    out = folder / "killed 0"
+    while died < kills:
+        child = forked([*arguments, f"output={out}"])
+        before = committed_soon(out)
+        time.sleep(rng.uniform(0, takes_s / 4))
+        os.kill(child, signal.SIGKILL)
+        status = ended(child)
+        died += status == -signal.SIGKILL
+        redone = lines(out) - before
+        assert redone >= 0
+        assert lines(out) - committed(out) <= GROUP + IN_WORK
+        if status == 3:
+            assert outputs(out) == whole
+            finished += 1
+            out = folder / f"killed {finished}"
+    assert ended(forked([*arguments, f"output={out}"])) == 3
+    assert outputs(out) == whole
+    tell(f"{died} deaths, {finished + 1} runs brought to their end")
+
+
+def lines(out: Path) -> int:
+    path = out / "predictions.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def committed_soon(out: Path) -> int:
+    return 0 if not out.exists() else lines(out)
+
+
+SCENARIOS = {"points": scenario_points, "random": scenario_random}
+
+
+def run_scenario(tmp_path: Path, name: str, *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, __file__, name, str(tmp_path), json.dumps(arguments)],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_killed_at_every_point(tmp_path: Path) -> None:
+    assert "deaths at" in run_scenario(tmp_path, "points", 24, [1])
+
+
+@pytest.mark.timeout(300)
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    assert "20 deaths" in run_scenario(tmp_path, "random", 150, 20)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_killed_at_every_point_many_times(tmp_path: Path) -> None:
+    told = run_scenario(tmp_path, "points", 80, [1, 2, 3, 5, 8, 13, 21, 34])
+    assert int(told.split()[0]) >= 200
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_killed_at_any_moment_many_times(tmp_path: Path) -> None:
+    assert "200 deaths" in run_scenario(tmp_path, "random", 300, 200)
+
+
+if __name__ == "__main__":
+    warm()
+    SCENARIOS[sys.argv[1]](Path(sys.argv[2]), *json.loads(sys.argv[3]))

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runners.watch.inbox import Inbox
+from runners.watch.versions import Arrival
+
+
+class Clock:
+    """Monotonic time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def touch(root: Path) -> Callable[..., Path]:
+    """Give a folder a new time: the clock of the kernel is too coarse for tests this quick."""
+    times = itertools.count(10**18, 10**9)
+
+    def new_time(folder: Path = root) -> Path:
+        os.utime(folder, ns=(0, next(times)))
+        return folder
+
+    return new_time
+
+
+@pytest.fixture
+def put(root: Path, touch: Callable[..., Path]) -> Callable[..., Path]:
+    """Write a file as a person does: its folder changes too."""
+
+    def write(name: str | bytes, content: bytes = b"image", mtime_s: float | None = None) -> Path:
+        path = root / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        if mtime_s is not None:
+            os.utime(path, (mtime_s, mtime_s))
+        for folder in (path.parent, *path.parent.parents):
+            touch(folder)
+            if folder == root:
+                break
+        return path
+
+    return write
+
+
+@pytest.fixture
+def settled(clock: Clock) -> Callable[[Inbox], list[Arrival]]:
+    """Look, wait until what is there has settled, and look again."""
+
+    def look(inbox: Inbox, deep: bool = False) -> list[Arrival]:
+        early = inbox.look(deep)
+        clock.now += 5.0
+        return early + inbox.look(deep)
+
+    return look
