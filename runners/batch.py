@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.config import Job
-from pipeline.errors import AssetError, ConfigError, OutputLockedError, PipelineError
+from pipeline.errors import ConfigError, OutputLockedError
 from pipeline.protocols import Asset
-from pipeline.types import Outcome, Report
+from pipeline.types import Report
 from runners import budget
-from runners.console import Progress, print_summary, say
+from runners.console import Progress, print_summary, say, told
 from runners.ledger import NAME as LEDGER
 from runners.ledger import Ledger
 from runners.lock import locked
 from runners.log import logged
+from runners.opening import check_settings, one_of, open_ledger, reader
 from runners.record import Record
-from runners.session import Session, check_settings, finish, open_ledger, translated
+from runners.session import Session, finish, translated
 from runners.status import Status
+from runners.tally import Tally
 from runners.todo import GONE, POISON, Todo
-
-_log = logging.getLogger("d2run")
 
 
 @dataclass
@@ -88,7 +86,8 @@ class Batch:
             ledger = open_ledger(job, self.on_change)
             if ledger is not None:
                 stack.enter_context(ledger)
-            todo = Todo(source, ledger, self.retry_failed)
+            failed = {entry.id for entry in ledger.entries(failed=True)} if ledger else set()
+            todo = Todo(source, ledger, self.retry_failed, unseen_failures=failed)
             found = iter(todo)
             first = next(found, None)
             started = time.monotonic()
@@ -105,15 +104,11 @@ class Batch:
                 say(f"warning: {warning}")
             seconds = {"load": time.monotonic() - started}
             record = Record(job, device, warnings)
-            run = _Run(job, self, total, ledger, todo, record, seconds)
-            first_and_rest = chain([first], found) if first is not None else found
-            return run.carry_out(first_and_rest), record.ran_on()
-
-
-def one_of(option: str, value: str, *choices: str) -> None:
-    """Raise ConfigError unless a runner's option has one of its values."""
-    if value not in choices:
-        raise ConfigError(f"runner.{option} is '{value}'; it must be {' or '.join(choices)}")
+            if first is not None:
+                found = chain([first], found)
+            tally = Tally(stack.enter_context(Status(job.output, total)), seconds)
+            run = _Run(job, self, total, ledger, todo, record, tally)
+            return run.carry_out(found), record.ran_on()
 
 
 def count(source: Iterable[Asset]) -> int:
@@ -132,7 +127,7 @@ def _warnings(job: Job, total: int) -> Iterator[str]:
 
 @dataclass
 class _Run:
-    """One run under way, and its counts."""
+    """One run under way."""
 
     job: Job
     batch: Batch
@@ -140,13 +135,11 @@ class _Run:
     ledger: Ledger
     todo: Todo
     record: Record
-    seconds: dict[str, float]
-    counts: Counter[str] = field(default_factory=Counter)
-    detections: Counter[str] = field(default_factory=Counter)
-    started: float = field(default_factory=time.monotonic)
+    tally: Tally
 
     def __post_init__(self) -> None:
         self.known = self.ledger.counts().total()
+        self.removed = 0
         limit = budget.allowed(self.batch.max_failures, self.total)
         self.limit = 0 if self.batch.on_error == "raise" else limit
 
@@ -155,14 +148,14 @@ class _Run:
         try:
             self.record.start()
             with (
-                Status(job.output, self.total) as self.status,
-                Session(job, self.ledger) as session,
+                reader(job, by_default=False) as decode,
+                Session(job, self.ledger, decode) as session,
                 Progress(self.total).shown() as progress,
             ):
                 self._each_input(session, found, progress)
             if not self._is_over():
                 self._forget_removed()
-            if self.counts or not self.ledger.fact("finished"):
+            if self.tally.counts or not self.ledger.fact("finished"):
                 finish(job, self.ledger)
             report = self._report()
             self.record.finish(report)
@@ -174,50 +167,42 @@ class _Run:
     def _each_input(
         self, session: Session, found: Iterable[tuple[Asset, int]], progress: Progress
     ) -> None:
-        self.started = time.monotonic()
-        self.status.update(state="running")
+        self.tally.started = time.monotonic()
+        self.tally.status.update(state="running")
         outcomes = session.process(found)
         try:
             for outcome in outcomes:
-                self._count(outcome)
+                self.tally.add(outcome)
+                self.tally.status.update(skipped=self.todo.skipped)
                 progress.advance(self.todo.skipped)
-                self.status.update(skipped=self.todo.skipped)
                 if outcome.error is not None:
-                    _log.error("%s: %s", outcome.asset.id, outcome.error, exc_info=outcome.error)
-                    progress.say(f"error: {outcome.asset.id}: {_where(outcome.error)}")
+                    progress.say(f"error: {outcome.asset.id}: {told(outcome.error)}")
                     if self._is_over():
                         break
         finally:
             outcomes.close()
 
-    def _count(self, outcome: Outcome) -> None:
-        kind: Literal["failed", "done"] = "failed" if outcome.error else "done"
-        self.counts[kind] += 1
-        self.detections.update(outcome.detections)
-        instances = sum(outcome.detections.values())
-        self.status.advance(kind, outcome.asset.id, seconds=outcome.timings, instances=instances)
-        for step, seconds in outcome.timings.items():
-            self.seconds[step] = self.seconds.get(step, 0.0) + seconds
-
     def _is_over(self) -> bool:
-        return self.limit is not None and self.counts["failed"] > self.limit
+        return self.limit is not None and self.tally.counts["failed"] > self.limit
 
     def _forget_removed(self) -> None:
         """Forget failures of inputs that are no more; of others keep the results, and say so."""
-        if self.todo.unseen_failures:
-            self.ledger.remove(self.todo.unseen_failures)
+        forgotten = self.todo.unseen_failures
+        if forgotten:
+            self.ledger.remove(forgotten)
             self.ledger.state("finished", False)
             self.ledger.commit()
-        gone = self.known - self.todo.known - len(self.todo.unseen_failures)
-        gone += self.todo.counts[GONE]
-        if gone:
-            self.counts["removed"] = gone
-            text = f"{gone} inputs of an earlier run are not there any more; their results are kept"
+        self.removed = self.known - self.todo.known - len(forgotten) + self.todo.counts[GONE]
+        if self.removed:
+            text = (
+                f"{self.removed} inputs of an earlier run are not there any more; their results "
+                "are kept"
+            )
             self.record.warnings.append(text)
             say(f"warning: {text}")
 
     def _report(self) -> Report:
-        output = self.job.output
+        output, counts = self.job.output, self.tally.counts
         failed = self.ledger.counts()["failed"]
         status, message = 0, ""
         if failed:
@@ -227,32 +212,18 @@ class _Run:
         if again := self.todo.counts[POISON]:
             message += f"; {again} of them killed their worker before and were not tried again"
         if self._is_over():
-            left = self.total - self.counts["done"] - self.counts["failed"] - self.todo.skipped
+            left = self.total - counts["done"] - counts["failed"] - self.todo.skipped
             status = 1 if self.batch.on_error == "raise" else 4
             option = "on_error=raise" if status == 1 else f"max_failures={self.batch.max_failures}"
             message = f"stopped by runner.{option}: {message}; {left} inputs were not looked at"
         return self._as_report(status, message)
 
     def _as_report(self, status: int, message: str) -> Report:
-        counts = {"done": self.counts["done"], "failed": self.counts["failed"]}
-        more = {"skipped": self.todo.skipped, "removed": self.counts["removed"]}
-        return Report(
-            exit_status=status,
-            output=self.job.output,
-            counts=counts | {name: number for name, number in more.items() if number},
-            detections=dict(self.detections),
-            timings=self.seconds,
-            wall_s=time.monotonic() - self.started,
-            message=message,
-        )
+        more = {"skipped": self.todo.skipped, "removed": self.removed}
+        return self.tally.report(self.job.output, status, message, **more)
 
     def _interrupted(self, exc: BaseException) -> None:
         """Leave a record that tells the truth, if it can still be written."""
         status = getattr(exc, "exit_status", 130 if isinstance(exc, KeyboardInterrupt) else 1)
         with suppress(OSError):  # the disk may be what ended it
             self.record.finish(self._as_report(status, f"{type(exc).__name__}: {exc}"))
-
-
-def _where(error: PipelineError) -> str:
-    stage = error.stage if isinstance(error, AssetError) else ""
-    return f"{stage}: {error}" if stage else str(error)

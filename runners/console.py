@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pipeline.errors import printable
+from pipeline.errors import AssetError, PipelineError, printable
 from pipeline.types import Report
 
 _LINE_EVERY_S = 30.0
@@ -25,6 +25,12 @@ def say(text: str) -> None:
 def tell(text: str) -> None:
     """Print one line on standard output."""
     print(printable(text), flush=True)
+
+
+def told(error: PipelineError) -> str:
+    """Return an asset's error with the step at which it failed."""
+    stage = error.stage if isinstance(error, AssetError) else ""
+    return f"{stage}: {error}" if stage else str(error)
 
 
 @dataclass

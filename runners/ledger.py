@@ -225,6 +225,13 @@ class Ledger:
             self._db.execute("COMMIT")
             self._db.execute("BEGIN EXCLUSIVE")
 
+    def rollback(self) -> None:
+        """Forget what was not committed."""
+        with self._translated():
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._db.execute("BEGIN EXCLUSIVE")
+
     def entries(self, *, failed: bool = False) -> Iterator[Entry]:
         """Yield the entries by place, page by page: they may be changed meanwhile.
 

@@ -16,7 +16,7 @@ from runners.console import print_table, say
 from runners.ledger import NAME as LEDGER
 from runners.ledger import Ledger
 from runners.lock import locked
-from runners.session import check_settings
+from runners.opening import check_settings
 from runners.todo import CHANGED, DONE, FAILED, GONE, NEW, POISON, TO_DO, Todo
 
 _SHOWN = 20

@@ -9,94 +9,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.config import Job
 from pipeline.engine import Pipeline
-from pipeline.errors import ConfigError, OutputError, PipelineError, printable
-from pipeline.files import remove_temporaries
+from pipeline.errors import OutputError, PipelineError, printable
 from pipeline.protocols import Asset
 from pipeline.sinks.predictions import Position, PredictionsJsonl
 from pipeline.types import Outcome
 from runners import results
-from runners.ledger import NAME as LEDGER
-from runners.ledger import Entry, Ledger, LedgerDamagedError
-from runners.settings import differences
+from runners.ledger import Entry, Ledger
 from runners.todo import trusted_mtime
 
 GROUP = 32  # inputs that are committed together at most
 _EVERY_S = 1.0
-_RESULTS = ("predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json")
-_LISTS = (LEDGER, f"{LEDGER}-journal", "failures.jsonl", "inputs.jsonl")
-_FOLDERS = ("overlay", "sem_seg", "panoptic")
-
-
-def open_ledger(job: Job, on_change: str) -> Ledger | None:
-    """Open the ledger of the job's output, if its results are of the same settings.
-
-    Args:
-        job: The job.
-        on_change: ``error``, or ``restart`` to remove results that are of other settings, or that
-            no ledger vouches for.
-
-    Returns:
-        ``None`` if nothing is done yet.
-
-    Raises:
-        ConfigError: The results there are of other settings; names what differs.
-        LedgerDamagedError: The ledger, or the predictions that it speaks of, are damaged.
-    """
-    path, restart = job.output / LEDGER, on_change == "restart"
-    if not (job.output / "run.json").exists() and not path.exists():
-        return None  # whatever lies there is not a run's
-    for folder in (job.output, job.output / ".hydra"):
-        remove_temporaries(folder)
-    try:
-        if not path.exists():
-            if not _holds(job.output / "predictions.jsonl"):
-                return None
-            raise LedgerDamagedError(path, "it is not there")
-        ledger = Ledger(path)
-    except LedgerDamagedError:
-        if not restart:
-            raise
-        clear(job.output)
-        return None
-    try:
-        check_settings(job, ledger, loaded=False)
-        results.finish_order(job.output, ledger)
-    except BaseException as exc:
-        ledger.__exit__()
-        if restart and isinstance(exc, (ConfigError, LedgerDamagedError)):
-            clear(job.output)
-            return None
-        raise
-    return ledger
-
-
-def check_settings(job: Job, ledger: Ledger, *, loaded: bool) -> None:
-    """Refuse to go on with settings other than those of the results that are there.
-
-    Args:
-        job: The job.
-        ledger: Learns the settings if it knows none, or not the device.
-        loaded: Whether the runnable has been entered, so that the device is known.
-
-    Raises:
-        ConfigError: They differ; names how.
-    """
-    now = job.settings() if loaded else job.settings() | {"device": None}
-    before = ledger.fact("settings")
-    if changed := differences(before or now, now):
-        raise ConfigError(
-            f"{job.output} holds results of other settings ({'; '.join(changed)}); choose another "
-            "output, or runner.on_change=restart to do everything anew"
-        )
-    if before is None or (loaded and not before["device"]):
-        ledger.state("settings", now)
 
 
 class Session:
@@ -106,10 +35,17 @@ class Session:
         job: The job; its runnable is entered where there is something to do.
         ledger: Open.
         reader: What reads and decodes files, if not each asset itself.
+        committed: Called with the entries of a group once they are on the disk.
     """
 
-    def __init__(self, job: Job, ledger: Ledger, reader: Any = None) -> None:
-        self.job, self.ledger, self._reader = job, ledger, reader
+    def __init__(
+        self,
+        job: Job,
+        ledger: Ledger,
+        reader: Any = None,
+        committed: Callable[[list[Entry]], None] = lambda _: None,
+    ) -> None:
+        self.job, self.ledger, self._reader, self._committed = job, ledger, reader, committed
         self._predictions: PredictionsJsonl = job.sinks["predictions"]  # type: ignore[assignment]
         self._sinks = ExitStack()
         self._places: dict[str, int] = {}  # of the assets in work
@@ -193,6 +129,7 @@ class Session:
         self.ledger.put(group)
         self.ledger.state("finished", False)
         self.ledger.commit(self._position)
+        self._committed(group)
 
     def _begun(self, found: Iterable[tuple[Asset, int]]) -> Iterator[Asset]:
         for asset, place in found:
@@ -278,18 +215,3 @@ def _appending(path: Path) -> Iterator[BinaryIO]:
 
 def _nothing() -> None:
     pass
-
-
-def clear(output: Path) -> None:
-    """Remove an earlier run's results, so that none of them can be taken for this one's."""
-    import shutil
-
-    for name in (*_LISTS, *_RESULTS):
-        (output / name).unlink(missing_ok=True)
-    for name in _FOLDERS:
-        if not (output / name).is_symlink():
-            shutil.rmtree(output / name, ignore_errors=True)
-
-
-def _holds(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0

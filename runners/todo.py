@@ -33,24 +33,24 @@ class Todo:
         source: The inputs, in order.
         ledger: ``None`` if nothing was ever done.
         only_failed: Do those that failed and no others, poison too.
+        poison_again: Do what killed its worker again.
         first_place: Of the first input.
+        keep_places: Inputs that the ledger knows stay where they are.
         counts: Inputs seen so far by state: ``new``, ``changed``, ``failed`` (all three are to
             be done), ``done``, ``poison``, ``gone``, ``later``.
         known: How many of them the ledger knows.
-        unseen_failures: Ids of those that failed and were not seen so far.
+        unseen_failures: Ids that are taken out of it as they are seen.
     """
 
     source: Iterable[Asset]
     ledger: Ledger | None = None
     only_failed: bool = False
+    poison_again: bool = False
     first_place: int = 0
+    keep_places: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     known: int = 0
     unseen_failures: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        if self.ledger:
-            self.unseen_failures = {entry.id for entry in self.ledger.entries(failed=True)}
 
     @property
     def skipped(self) -> int:
@@ -73,14 +73,17 @@ class Todo:
             for asset in chunk:
                 entry = known.get(asset.id)
                 state, entry_now = self._state(asset, entry)
-                if entry_now is not None and entry_now.place != place:
+                at = place
+                if entry_now is not None and self.keep_places:
+                    at = entry_now.place
+                elif entry_now is not None and entry_now.place != place:
                     entry_now = replace(entry_now, place=place)
                 if entry_now is not None and entry_now is not entry:
                     news.append(entry_now)
                 self.counts[state] += 1
                 self.known += entry is not None
                 self.unseen_failures.discard(asset.id)
-                yield asset, place, state
+                yield asset, at, state
                 place += 1
             if self.ledger and news:
                 self.ledger.put(news)
@@ -90,7 +93,7 @@ class Todo:
         if entry is None:
             return (LATER if self.only_failed else NEW), None
         if entry.outcome == "failed":
-            if entry.error != "PoisonError" or self.only_failed:
+            if entry.error != "PoisonError" or self.only_failed or self.poison_again:
                 return FAILED, entry
             state, entry = _compared(asset, entry)
             return (POISON if state == DONE else FAILED), entry

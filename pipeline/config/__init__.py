@@ -20,14 +20,22 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.checks import bad_values, check_parts, refuse_foreign, untrusted
-from pipeline.config.schema import JobConfig, ModelConfig
+from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.protocols import Aggregate, Runnable, Runner, Sink, Source, Stage
 from pipeline.sinks.predictions import PredictionsJsonl
 from pipeline.store.local import ModelStore
 from pipeline.store.model import Model
 
-__all__ = ["Job", "JobConfig", "ModelConfig", "asked_less", "build_job", "library_versions"]
+__all__ = [
+    "DecodeConfig",
+    "Job",
+    "JobConfig",
+    "ModelConfig",
+    "asked_less",
+    "build_job",
+    "library_versions",
+]
 
 _LIBRARIES = ("torch", "torchvision", "detectron2", "numpy", "opencv-python", "pillow")
 _DECIDED_WHEN_LOADED = ("device", "threads", "batch_size", "numerics")

@@ -25,7 +25,7 @@ from pipeline.engine.writing import Writing
 from pipeline.protocols import Asset, Runnable, Sink, Stage, SteppedRunnable
 from pipeline.types import Outcome
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "half_the_cores"]
 
 _MOST_THREADS = 8
 

@@ -94,8 +94,8 @@ class DecodeWorkers:
         self._starter.shutdown()
         with suppress(queue.Empty):
             while True:
-                if (worker_or_none := self._idle.get_nowait()) is not None:
-                    self._end(worker_or_none)
+                if (idle := self._idle.get_nowait()) is not None:
+                    self._end(idle)
         self._idle.put(None)  # for one that still waits, and puts it back for the next
 
     def __call__(self, path: Path, *, exif: bool, max_pixels: int) -> Reading:
@@ -144,6 +144,9 @@ class DecodeWorkers:
                 worker = None
                 raise
         finally:
+            if worker is not None and self._closed.is_set():
+                self._end(worker)
+                worker = None
             self._idle.put(worker)
 
     def _started(self) -> Worker:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pipeline.errors import OutputError
-from pipeline.sources.asset import why
+from pipeline.sources.reading import why
 from runners.watch.versions import Arrival
 
 _MAX_NAME_BYTES = 255

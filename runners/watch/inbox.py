@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import RootGoneError
-from pipeline.sources.asset import why
+from pipeline.sources.reading import why
 from pipeline.sources.scan import natural_key
 from runners.watch.news import News
 from runners.watch.tree import NOWHERE, Tree

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from pathlib import Path
 
-from pipeline.sources.asset import why
+from pipeline.sources.reading import why
 from pipeline.sources.scan import OF_A_RUN, left_out, natural_key, not_an_image
 from runners.watch.news import News
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -163,6 +164,13 @@ def test_a_file_that_grows_is_not_followed(path: Path, on_read: Any) -> None:
     on_read([lambda: os.truncate(path, 1 << 40)])  # sparse; to read it all would take all memory
     with pytest.raises(DecodeError, match=r"^file of 1099512 MB is too large"):
         read_bytes(path, sleep=lambda _: None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("read", READERS)
+def test_a_file_that_holds_more_than_it_says(read: Any) -> None:
+    with pytest.raises(DecodeError, match="changed while it was read"):
+        read(Path("/proc/self/status"), sleep=lambda _: None)
 
 
 def test_what_is_no_image_has_a_version(path: Path) -> None:

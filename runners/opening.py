@@ -1,0 +1,120 @@
+"""How a run begins: what the output holds already, whether this run may go on with it."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Job
+from pipeline.engine import half_the_cores
+from pipeline.errors import ConfigError
+from pipeline.files import remove_temporaries
+from pipeline.sources.workers import DecodeWorkers
+from runners import results
+from runners.ledger import NAME as LEDGER
+from runners.ledger import Ledger, LedgerDamagedError
+from runners.settings import differences
+
+_RESULTS = ("predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json")
+_LISTS = (LEDGER, f"{LEDGER}-journal", "failures.jsonl", "inputs.jsonl")
+_FOLDERS = ("overlay", "sem_seg", "panoptic")
+
+
+def one_of(option: str, value: str, *choices: str) -> None:
+    """Raise ConfigError unless a runner's option has one of its values."""
+    if value not in choices:
+        raise ConfigError(f"runner.{option} is '{value}'; it must be {' or '.join(choices)}")
+
+
+def open_ledger(job: Job, on_change: str) -> Ledger | None:
+    """Open the ledger of the job's output, if its results are of the same settings.
+
+    Args:
+        job: The job.
+        on_change: ``error``, or ``restart`` to remove results that are of other settings, or that
+            no ledger vouches for.
+
+    Returns:
+        ``None`` if nothing is done yet.
+
+    Raises:
+        ConfigError: The results there are of other settings; names what differs.
+        LedgerDamagedError: The ledger, or the predictions that it speaks of, are damaged.
+    """
+    path, restart = job.output / LEDGER, on_change == "restart"
+    if not (job.output / "run.json").exists() and not path.exists():
+        return None  # whatever lies there is not a run's
+    for folder in (job.output, job.output / ".hydra"):
+        remove_temporaries(folder)
+    try:
+        if not path.exists():
+            if not _holds(job.output / "predictions.jsonl"):
+                return None
+            raise LedgerDamagedError(path, "it is not there")
+        ledger = Ledger(path)
+    except LedgerDamagedError:
+        if not restart:
+            raise
+        clear(job.output)
+        return None
+    try:
+        check_settings(job, ledger, loaded=False)
+        results.finish_order(job.output, ledger)
+    except BaseException as exc:
+        ledger.__exit__()
+        if restart and isinstance(exc, (ConfigError, LedgerDamagedError)):
+            clear(job.output)
+            return None
+        raise
+    return ledger
+
+
+def check_settings(job: Job, ledger: Ledger, *, loaded: bool) -> None:
+    """Refuse to go on with settings other than those of the results that are there.
+
+    Args:
+        job: The job.
+        ledger: Learns the settings if it knows none, or not the device.
+        loaded: Whether the runnable has been entered, so that the device is known.
+
+    Raises:
+        ConfigError: They differ; names how.
+    """
+    now = job.settings() if loaded else job.settings() | {"device": None}
+    before = ledger.fact("settings")
+    if changed := differences(before or now, now):
+        raise ConfigError(
+            f"{job.output} holds results of other settings ({'; '.join(changed)}); choose another "
+            "output, or runner.on_change=restart to do everything anew"
+        )
+    if before is None or (loaded and not before["device"]):
+        ledger.state("settings", now)
+
+
+def reader(job: Job, *, by_default: bool) -> AbstractContextManager[Any]:
+    """Return what decodes files: to be entered; ``None`` where each asset does so itself.
+
+    Args:
+        job: The job; its ``decode`` says where.
+        by_default: Whether ``auto`` means processes of their own.
+    """
+    decode = job.config["decode"]
+    if decode["isolation"] == "none" or (decode["isolation"] == "auto" and not by_default):
+        return nullcontext()
+    threads = job.config["decode_threads"] or half_the_cores()
+    return DecodeWorkers(threads, memory_mb=decode["memory_mb"], timeout_s=decode["timeout_s"])
+
+
+def clear(output: Path) -> None:
+    """Remove an earlier run's results, so that none of them can be taken for this one's."""
+    for name in (*_LISTS, *_RESULTS):
+        (output / name).unlink(missing_ok=True)
+    for name in _FOLDERS:
+        if not (output / name).is_symlink():
+            shutil.rmtree(output / name, ignore_errors=True)
+
+
+def _holds(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0

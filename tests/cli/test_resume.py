@@ -1,0 +1,206 @@
+"""A named output is gone on with: what is done stays, what failed or changed is done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import Run, command, environment, write_picture
+
+FAKE = ("model=mask_rcnn", "runnable=fake", "quiet=true")
+SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def counts(out: Path) -> dict[str, int]:
+    return json.loads((out / "run.json").read_text())["counts"]
+
+
+def content(out: Path) -> dict[str, bytes]:
+    pictures = {str(p.relative_to(out)): p.read_bytes() for p in out.glob("overlay/**/*.jpg")}
+    return {name: (out / name).read_bytes() for name in SAME} | pictures
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def done(d2run: Run, photos: Path, out: Path) -> Path:
+    """An output in which six pictures are done and one failed."""
+    assert d2run(*FAKE, f"input={photos}", f"output={out}").returncode == 3
+    return out
+
+
+def test_what_is_done_is_not_done_again(d2run: Run, photos: Path, done: Path) -> None:
+    before = content(done)
+    again = d2run(*FAKE, f"input={photos}", f"output={done}")
+    assert again.returncode == 3
+    assert content(done) == before
+    assert counts(done) == {"done": 0, "failed": 1, "skipped": 6}
+    record = json.loads((done / "run.json").read_text())
+    assert [run["counts"] for run in record["earlier"]] == [{"done": 6, "failed": 1}]
+
+
+def test_new_changed_mended_and_removed(
+    d2run: Run, photos: Path, done: Path, tmp_path: Path
+) -> None:
+    shutil.copy(photos / "b.png", photos / "broken.jpg")  # mended
+    shutil.copy(photos / "b.png", photos / "a2.jpg")  # changed
+    shutil.copy(photos / "b.png", photos / "a3.png")  # new, in the middle
+    (photos / "sub" / "c.jpg").write_bytes(b"\xff\xd8\xff no more a picture")  # was done, fails
+    (photos / "a10.jpg").touch()  # the same content
+    plan = d2run(*FAKE, "runner=plan", f"input={photos}", f"output={done}")
+    for told in ("changed since", "failed before", "new", "done already"):
+        assert told in plan.stdout
+    again = d2run(*FAKE, f"input={photos}", f"output={done}")
+    assert again.returncode == 3
+    assert counts(done) == {"done": 3, "failed": 1, "skipped": 4}
+    assert d2run(*FAKE, f"input={photos}", f"output={tmp_path}/fresh").returncode == 3
+    assert content(done) == content(tmp_path / "fresh")
+
+    (photos / "sub" / "c.jpg").unlink()  # a failure that is no more
+    (photos / "a1.jpg").unlink()  # a result whose input is no more
+    again = d2run(*FAKE, f"input={photos}", f"output={done}")
+    assert again.returncode == 0
+    assert "1 inputs of an earlier run are not there any more" in again.stderr
+    assert lines(done / "failures.jsonl") == []
+    assert [line["asset"] for line in lines(done / "predictions.jsonl")][0] == "a1.jpg"
+
+
+def test_other_settings_are_refused(d2run: Run, photos: Path, done: Path) -> None:
+    def everything() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in done.rglob("*") if p.is_file()}
+
+    before = everything()
+    for option in ("stage.min_score.threshold=0.7", "sink=[coco]", "seed=3", "exif=false"):
+        refused = d2run(*FAKE, f"input={photos}", f"output={done}", option)
+        assert refused.returncode == 2
+        assert "runner.on_change=restart" in refused.stderr
+        assert everything() == before
+    assert "source.exif was True, is False" in refused.stderr
+    anew = d2run(*FAKE, f"input={photos}", f"output={done}", option, "runner.on_change=restart")
+    assert anew.returncode == 3
+    assert counts(done) == {"done": 6, "failed": 1}
+
+
+def test_only_what_failed(d2run: Run, photos: Path, done: Path) -> None:
+    shutil.copy(photos / "b.png", photos / "broken.jpg")
+    shutil.copy(photos / "b.png", photos / "new.png")
+    job = (*FAKE, f"input={photos}", f"output={done}")
+    assert d2run(*job, "runner.retry_failed=true").returncode == 0
+    assert counts(done) == {"done": 1, "failed": 0, "skipped": 7}
+    assert d2run(*job).returncode == 0
+    assert counts(done) == {"done": 1, "failed": 0, "skipped": 7}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda out: (out / "ledger.sqlite").unlink(), id="gone"),
+        pytest.param(lambda out: os.truncate(out / "ledger.sqlite", 0), id="empty"),
+        pytest.param(lambda out: os.truncate(out / "ledger.sqlite", 5000), id="cut off"),
+        pytest.param(lambda out: (out / "ledger.sqlite").write_text("x" * 9000), id="not one"),
+        pytest.param(lambda out: os.truncate(out / "predictions.jsonl", 500), id="predictions"),
+    ],
+)
+def test_a_damaged_ledger_is_told_and_repaired(
+    d2run: Run, photos: Path, done: Path, damage: object
+) -> None:
+    before = content(done)
+    damage(done)  # type: ignore[operator]
+    job = (*FAKE, f"input={photos}", f"output={done}")
+    refused = d2run(*job)
+    assert refused.returncode == 1
+    assert "runner=repair" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    repaired = d2run(*job, "runner=repair")
+    assert repaired.returncode == 0, repaired.stderr
+    assert "results are whole" in repaired.stdout
+    assert d2run(*job).returncode == 3
+    assert content(done) == before
+    assert counts(done)["done"] <= 6
+
+
+def test_nothing_to_repair(d2run: Run, photos: Path, tmp_path: Path) -> None:
+    job = (*FAKE, "runner=repair", f"input={photos}")
+    told = d2run(*job, f"output={tmp_path}/gone")
+    assert (told.returncode, "no output" in told.stderr) == (1, True)
+    assert not (tmp_path / "gone").exists()
+    (tmp_path / "other").mkdir()
+    told = d2run(*job, f"output={tmp_path}/other")
+    assert (told.returncode, "cannot be kept" in told.stderr) == (1, True)
+
+
+def test_twenty_starts_at_once(photos: Path, tmp_path: Path, out: Path) -> None:
+    for i in range(400):
+        write_picture(photos / f"{i}.png", np.full((200, 300, 3), i % 251, np.uint8))
+    job = command(*FAKE, f"input={photos}", f"output={out}")
+    starts = [
+        subprocess.Popen(job, env=environment(tmp_path), stderr=subprocess.PIPE, text=True)
+        for _ in range(20)
+    ]
+    told = [(start.communicate(timeout=100)[1], start.returncode) for start in starts]
+    assert sorted(status for _, status in told) == [3] + [11] * 19
+    assert all(text.startswith("error: another run holds") for text, s in told if s == 11)
+    assert len(lines(out / "predictions.jsonl")) == 406
+
+
+def test_a_second_start_may_go_without_a_word(d2run: Run, photos: Path, out: Path) -> None:
+    import fcntl
+
+    out.mkdir()
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        told = d2run(*FAKE, f"input={photos}", f"output={out}", "runner.on_lock=skip")
+        assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+        # a quoted name is Hydra's to read, so this start looks at the lock later
+        told = d2run(*FAKE, f"input={photos}", f"output='{out}'", "runner.on_lock=skip")
+        assert (told.returncode, told.stderr) == (0, "")
+    assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+def test_a_wrong_start_leaves_no_directory(d2run: Run, photos: Path, tmp_path: Path) -> None:
+    wrong = d2run(*FAKE, f"input={photos}", f"output={tmp_path}/a/b/c", "batch_size=0")
+    assert wrong.returncode == 2
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("share", "status"), [("20%", 3), ("0.2", 3), ("10%", 4), ("0%", 4), ("x", 2), ("200%", 2)]
+)
+def test_a_share_of_failures(d2run: Run, photos: Path, out: Path, share: str, status: int) -> None:
+    job = (*FAKE, f"input={photos}", f"output={out}", f"runner.max_failures={share}")
+    assert d2run(*job).returncode == status
+
+
+@pytest.mark.parametrize("name", ["overlay", "overlay/sub", "predictions.jsonl", "run.log"])
+def test_a_link_in_the_output_is_not_followed(
+    d2run: Run, photos: Path, out: Path, tmp_path: Path, name: str
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "folder").mkdir(parents=True)
+    (outside / "file").write_text("the user's own")
+    (out / name).parent.mkdir(parents=True)
+    (out / name).symlink_to(outside / ("folder" if "overlay" in name else "file"))
+    told = d2run(*FAKE, f"input={photos}", f"output={out}")
+    assert told.returncode in (1, 2)
+    assert "symbolic link" in told.stderr or "no run of d2run wrote" in told.stderr
+    assert list((outside / "folder").iterdir()) == []
+    assert (outside / "file").read_text() == "the user's own"
+
+
+def test_decoding_apart_gives_the_same(d2run: Run, photos: Path, done: Path, out: Path) -> None:
+    job = (*FAKE, f"input={photos}", "decode.isolation=process")
+    apart = d2run(*job, f"output={out}2")
+    assert apart.returncode == 3
+    assert content(Path(f"{out}2")) == content(done)
