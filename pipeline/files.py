@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import get_ident
 from typing import Any, BinaryIO
 
 from pipeline.errors import OutputError
@@ -28,7 +29,8 @@ def replaced(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    temporary = path.with_name(f".{digest}.{os.getpid()}{_TEMPORARY}")
+    writer = f"{os.getpid()}.{get_ident()}"
+    temporary = path.with_name(f".{digest}.{writer}{_TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             yield file
