@@ -29,8 +29,8 @@ def replaced(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    writer = f"{os.getpid()}.{get_ident()}"
-    temporary = path.with_name(f".{digest}.{writer}{_TEMPORARY}")
+    # the process's number comes last: the store looks there whether the writer is still alive
+    temporary = path.with_name(f".{digest}-{get_ident()}.{os.getpid()}{_TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             yield file
