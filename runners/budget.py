@@ -17,20 +17,15 @@ def allowed(max_failures: int | float | str | None, total: int) -> int | None:
     """
     if max_failures is None:
         return None
+    text = str(max_failures).strip()
     try:
-        if isinstance(max_failures, str) and max_failures.strip().endswith("%"):
-            share = float(max_failures.strip().removesuffix("%")) / 100
-        elif isinstance(max_failures, bool):
-            raise ValueError
-        elif isinstance(max_failures, int) or float(max_failures) == 0:
-            if int(max_failures) < 0:
-                raise ValueError
-            return int(max_failures)
-        else:
-            share = float(max_failures)
+        number = float(text.removesuffix("%"))
+        share = number / 100 if text.endswith("%") else number
+        if share == int(share) and not text.endswith("%") and share >= 0:
+            return int(share)
         if not 0 <= share <= 1:
-            raise ValueError
-    except ValueError as exc:
+            raise ValueError(text)
+    except (ValueError, OverflowError) as exc:
         raise ConfigError(
             f"runner.max_failures is {max_failures!r}; it must be a number of inputs, or a share "
             "such as 5%"
