@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from threading import Lock, local
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,14 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}  # of the largest value; measured: 3e-6 and 0.02
 
 
-def compile_parts(module: Any, precision: str, threads: int | None) -> dict[str, str]:
+def compile_parts(module: Any, precision: str, *, forwards: int, threads: int) -> dict[str, str]:
     """Let OpenVINO compute a model's parts from now on.
 
     Args:
         module: A Detectron2 model in eval mode on the CPU, its parameters without gradients.
         precision: ``fp32`` or ``bf16``.
-        threads: As many as torch uses, for they take turns.
+        forwards: On how many threads the model may be called at the same time.
+        threads: For each of them; as many as torch uses, for they take turns.
 
     Returns:
         What computes each part: ``openvino``, or ``torch`` where OpenVINO cannot.
@@ -34,8 +36,8 @@ def compile_parts(module: Any, precision: str, threads: int | None) -> dict[str,
     import openvino
 
     settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads or 0,
+        "NUM_STREAMS": forwards,
+        "INFERENCE_NUM_THREADS": forwards * threads,
         "ENABLE_CPU_PINNING": False,  # other processes' threads may be pinned to the same cores
     }
     core = openvino.Core()
@@ -76,8 +78,8 @@ def _call_each(module: Any) -> None:
 class Compiled:
     """A part's call, computed by OpenVINO.
 
-    Its results lie in OpenVINO's memory and are valid until the next call, as what lies between
-    the parts of Detectron2's models makes tensors of its own.
+    Its results lie in OpenVINO's memory and are valid until the thread's next call, as what lies
+    between the parts of Detectron2's models makes tensors of its own.
 
     Args:
         part: What it is.
@@ -95,7 +97,10 @@ class Compiled:
         self.core = core
         self.settings = settings
         self.tolerance = tolerance
-        self._request: Any = None
+        self._compiled: Any = None
+        self._of_thread = local()
+        self._starting = Lock()
+        self._compared = False
         self._spec: Any = None
         self.in_torch = False  # for good, when OpenVINO cannot do it
 
@@ -105,8 +110,11 @@ class Compiled:
 
         tensors, _ = tree_flatten(args)
         empty = any(not tensor.numel() for tensor in tensors)
-        if self._request is None and not (self.in_torch or empty):
-            self._start(args)
+        if not (self._compared or empty):
+            with self._starting:
+                if not self._compared:
+                    self._start(args)
+                    self._compared = True
         if self.in_torch or empty:
             return self.call(*args)
         return tree_unflatten(self._infer(tensors), self._spec)
@@ -115,7 +123,9 @@ class Compiled:
         import torch
 
         arrays = [tensor.contiguous().numpy() for tensor in tensors]
-        found = self._request.infer(arrays, share_inputs=True, share_outputs=True)
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._compiled.create_infer_request()
+        found = self._of_thread.request.infer(arrays, share_inputs=True, share_outputs=True)
         return [torch.from_numpy(array) for array in found.values()]
 
     def _start(self, args: tuple[Any, ...]) -> None:
@@ -126,8 +136,7 @@ class Compiled:
         expected, self._spec = tree_flatten(self.call(*few))
         try:
             model = converted(self.part, self.call, few)
-            compiled = self.core.compile_model(model, "CPU", self.settings)
-            self._request = compiled.create_infer_request()
+            self._compiled = self.core.compile_model(model, "CPU", self.settings)
             found = self._infer(tree_flatten(few)[0])
             for got, want in zip(found, expected, strict=True):
                 _compare(got.numpy(), want.numpy(), self.tolerance)
