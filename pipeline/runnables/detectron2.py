@@ -26,6 +26,7 @@ from pipeline.runnables.memory import Halving, frames_that_fit, groups
 from pipeline.runnables.openvino import compile_parts
 from pipeline.runnables.postprocess import Finish, compute
 from pipeline.runnables.preprocess import Prepared, Preprocess, model_input
+from pipeline.runnables.proposals import choose_first, normalize_in_place
 from pipeline.runnables.rearrange import channels_last, fold_norms, lower_precision, parts
 from pipeline.runnables.thresholds import ask_for_less
 from pipeline.types import Frame, Predictions
@@ -224,6 +225,8 @@ class Detectron2:
         module, engine = self._module, self._engine()
         module.requires_grad_(False)
         fold_norms(module)
+        choose_first(module)
+        normalize_in_place(module)
         ask_for_less(module, self.least_score, self.most)
         if engine == "openvino":
             self._parts = compile_parts(
