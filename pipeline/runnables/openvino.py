@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import deque
 from threading import Lock, local
 from typing import Any
 
@@ -33,25 +34,24 @@ def compile_parts(module: Any, precision: str, *, forwards: int, threads: int) -
     Returns:
         What computes each part: ``openvino``, or ``torch`` where OpenVINO cannot.
     """
-    import openvino
-
     settings = {
-        "NUM_STREAMS": forwards,
-        "INFERENCE_NUM_THREADS": forwards * threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # other processes' threads may be pinned to the same cores
     }
-    core = openvino.Core()
     compiled: dict[str, Compiled] = {}
 
     def through_openvino(part: Part, call: Call) -> Call:
         used = "fp32" if part.in_fp32 else precision
         hint = {"INFERENCE_PRECISION_HINT": _HINTS[used]}
-        compiled[part.name] = Compiled(part, call, core, settings | hint, _TOLERANCE[used])
+        compiled[part.name] = Compiled(part, call, forwards, settings | hint, _TOLERANCE[used])
         return compiled[part.name]
 
     for part in parts(module):
         part.replace(through_openvino)
     _call_each(module)
+    for each in compiled.values():
+        each.give_back()
     return {name: "torch" if part.in_torch else "openvino" for name, part in compiled.items()}
 
 
@@ -84,20 +84,22 @@ class Compiled:
     Args:
         part: What it is.
         call: Computes it in torch.
-        core: OpenVINO's.
+        forwards: On how many threads it will be called; each has a compiled model of its own, for
+            calls of one wait for each other, whatever its number of streams.
         settings: For compiling.
         tolerance: Largest difference to torch's result, as a share of the largest value.
     """
 
     def __init__(
-        self, part: Part, call: Call, core: Any, settings: dict[str, Any], tolerance: float
+        self, part: Part, call: Call, forwards: int, settings: dict[str, Any], tolerance: float
     ) -> None:
         self.part = part
         self.call = call
-        self.core = core
+        self.forwards = forwards
         self.settings = settings
         self.tolerance = tolerance
-        self._compiled: Any = None
+        self._model: Any = None
+        self._free: deque[Any] = deque()  # requests that no thread has yet
         self._of_thread = local()
         self._starting = Lock()
         self._compared = False
@@ -117,16 +119,28 @@ class Compiled:
                     self._compared = True
         if self.in_torch or empty:
             return self.call(*args)
-        return tree_unflatten(self._infer(tensors), self._spec)
+        return tree_unflatten(_inferred(self._request(), tensors), self._spec)
 
-    def _infer(self, tensors: list[Any]) -> list[Any]:
-        import torch
+    def give_back(self) -> None:
+        """Leave what this thread called to another; no result of a call is in use any more."""
+        if hasattr(self._of_thread, "request"):
+            self._free.append(self._of_thread.request)
+            del self._of_thread.request
 
-        arrays = [tensor.contiguous().numpy() for tensor in tensors]
+    def _request(self) -> Any:
+        """Return this thread's own."""
         if not hasattr(self._of_thread, "request"):
-            self._of_thread.request = self._compiled.create_infer_request()
-        found = self._of_thread.request.infer(arrays, share_inputs=True, share_outputs=True)
-        return [torch.from_numpy(array) for array in found.values()]
+            try:
+                self._of_thread.request = self._free.popleft()
+            except IndexError:
+                self._of_thread.request = self._compiled()
+        return self._of_thread.request
+
+    def _compiled(self) -> Any:
+        import openvino
+
+        compiled = openvino.Core().compile_model(self._model, "CPU", self.settings)
+        return compiled.create_infer_request()
 
     def _start(self, args: tuple[Any, ...]) -> None:
         """Compile, and compare with torch on the first rows."""
@@ -135,14 +149,22 @@ class Compiled:
         few = tree_map(lambda tensor: tensor[:2].clone(), args)
         expected, self._spec = tree_flatten(self.call(*few))
         try:
-            model = converted(self.part, self.call, few)
-            self._compiled = self.core.compile_model(model, "CPU", self.settings)
-            found = self._infer(tree_flatten(few)[0])
+            self._model = converted(self.part, self.call, few)
+            self._free.extend(self._compiled() for _ in range(self.forwards))
+            found = _inferred(self._free[0], tree_flatten(few)[0])
             for got, want in zip(found, expected, strict=True):
                 _compare(got.numpy(), want.numpy(), self.tolerance)
         except Exception as exc:  # of many kinds: it is torch's tracer, OpenVINO or the comparison
             _LOG.warning("%s stays in torch: OpenVINO fails with %s", self.part.name, exc)
             self.in_torch = True
+
+
+def _inferred(request: Any, tensors: list[Any]) -> list[Any]:
+    import torch
+
+    arrays = [tensor.contiguous().numpy() for tensor in tensors]
+    found = request.infer(arrays, share_inputs=True, share_outputs=True)
+    return [torch.from_numpy(array) for array in found.values()]
 
 
 def _compare(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any], tolerance: float) -> None:
