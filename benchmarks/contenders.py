@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from time import perf_counter
@@ -111,8 +112,9 @@ def floor(case: Path, output: Path, device: str, *overrides: str) -> Work:
     batches = list(_batches(inputs, runnable.batch_size))
 
     def work() -> None:
-        for batch in batches:
-            runnable.forward(batch)
+        with ThreadPoolExecutor(runnable.forwards) as pool:
+            for _ in pool.map(runnable.forward, batches):
+                pass
         _wait()
 
     return work

@@ -66,10 +66,11 @@ class Runnable(Protocol):
 
     It may also have, once entered, ``batch_size: int`` (how many frames it takes at once; by
     default the configuration's), ``batch_by_shape: bool`` (whether frames of other shapes may lie
-    between those that it takes at once) and ``numerics``, which goes into the fingerprint: all
-    that moves its results' digits. Its constructor may take ``least_score: float`` and
-    ``most: int``: of each frame, instances below that score and all but the best ``most`` are not
-    needed; see ``Stage``.
+    between those that it takes at once), ``forwards: int`` (on how many threads ``forward``, or
+    ``predict``, may be called at the same time; by default one) and ``numerics``, which goes into
+    the fingerprint: all that moves its results' digits. Its constructor may take ``least_score:
+    float`` and ``most: int``: of each frame, instances below that score and all but the best
+    ``most`` are not needed; see ``Stage``.
 
     Attributes:
         class_names: Names by class id; one tuple shared by all predictions.
@@ -102,7 +103,7 @@ class SteppedRunnable(Runnable, Protocol):
         ...
 
     def forward(self, prepared: Sequence[Any]) -> list[Any]:
-        """Run the model; on one thread only. The outputs stay valid until ``finish``."""
+        """Run the model; on up to ``forwards`` threads. The outputs stay valid until ``finish``."""
         ...
 
     def finish(self, frame: Frame, output: Any) -> Predictions:

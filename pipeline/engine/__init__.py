@@ -2,7 +2,7 @@
 
 ```
 decode, prepare      ->  forward       ->  finish     ->  stages, sinks
-(threads, in ahead)      (one thread)      (threads)      (the caller's thread)
+(threads, in ahead)      (``forwards``)    (threads)      (the caller's thread)
 ```
 
 All of them run beside one another on queues bounded in bytes and in number, so memory does not
@@ -36,7 +36,8 @@ class Pipeline:
 
     Attributes:
         runnable: The model, entered by the caller. Its ``batch_size`` and ``batch_by_shape``,
-            where it has them, say which frames share a forward.
+            where it has them, say which frames share a forward, and ``forwards`` how many run at
+            once.
         stages: By name, in order.
         sinks: By name, entered by the caller; flushed in order, so the last is the commit point.
         batch_size: Frames that are given at once to a runnable that does not say itself.
@@ -73,12 +74,16 @@ class Pipeline:
             finishers = None
             if stepped:
                 finishers = stack.enter_context(Finishers(stepped.finish, threads))
-            device = Device(runnable, batches, finishers)
-            feed = Thread(target=device.feed, args=(ahead, results), name="device", daemon=True)
-            stack.callback(_join, feed)
+            forwards = getattr(runnable, "forwards", 1)
+            device = Device(runnable, batches, finishers, forwards, ahead, results)
+            devices = [
+                Thread(target=device.work, name=f"device-{i}", daemon=True) for i in range(forwards)
+            ]
+            stack.callback(_join, devices)
             stack.callback(ahead.stop)
             stack.callback(results.close)
-            feed.start()  # after what ends it, for a signal may come in between
+            for thread in devices:
+                thread.start()  # after what ends it, for a signal may come in between
             yield from Writing(self.stages, self.sinks).outcomes(results)
 
     def _batch_size(self) -> int:
@@ -86,9 +91,10 @@ class Pipeline:
         return next((size for size in sizes if isinstance(size, int)), 1)  # "auto" is the model's
 
 
-def _join(thread: Thread) -> None:
-    if thread.is_alive():
-        thread.join()
+def _join(threads: list[Thread]) -> None:
+    for thread in threads:
+        if thread.is_alive():
+            thread.join()
 
 
 def half_the_cores() -> int:

@@ -88,7 +88,6 @@ class Finishers:
 
     def take(self, item: Item) -> None:
         """Finish an item soon; ``item.finished`` tells when."""
-        item.finished = SimpleQueue()
         self._items.put(item)
 
     def __enter__(self) -> Finishers:

@@ -1,9 +1,11 @@
-"""What the device's one thread does: forwards, batch by batch."""
+"""What the device's threads do: forwards, batch by batch, one or several at once."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from queue import SimpleQueue
+from threading import Lock
 from time import perf_counter
 from traceback import clear_frames
 from typing import Any, cast
@@ -19,55 +21,89 @@ from pipeline.protocols import Runnable, SteppedRunnable
 class Device:
     """Takes items through the model; their order stays, though batches are not made of neighbours.
 
+    Which frames share a forward is decided by one thread at a time, in input order, so it does not
+    depend on how many forwards run at once or on which of them ends first.
+
     Args:
         runnable: The model, entered.
         batches: Which frames share a forward.
         finishers: Take over what a runnable that works in steps puts out.
+        forwards: Threads that call ``work``.
+        items: Taken by one thread at a time.
+        results: Get every item in order; one that is still in a forward says when it is done.
     """
 
-    def __init__(self, runnable: Runnable, batches: Batches, finishers: Finishers | None) -> None:
+    def __init__(
+        self,
+        runnable: Runnable,
+        batches: Batches,
+        finishers: Finishers | None,
+        forwards: int,
+        items: Iterable[Item],
+        results: Results,
+    ) -> None:
         self._runnable, self._batches, self._finishers = runnable, batches, finishers
+        self._forwards = forwards
+        self._due = self._feed(items, results)
+        self._turn = Lock()
 
-    def feed(self, items: Iterable[Item], results: Results) -> None:
-        """Put the items into ``results`` until there are no more, or none is wanted any more."""
+    def work(self) -> None:
+        """Run forwards until there are no more items, or none is wanted any more."""
+        while (batch := self._next()) is not None:
+            self._forward(batch)
+
+    def _next(self) -> list[Item] | None:
+        with self._turn:
+            return next(self._due, None)
+
+    def _feed(self, items: Iterable[Item], results: Results) -> Iterator[list[Item]]:
+        """Yield the batches; put the items into ``results`` in their order."""
+        waiting: deque[Item] = deque()
         last: BaseException | None = None
         try:
-            for item in self._through(items):
-                if not results.put(item):
-                    return
+            for batch in self._batched(items, waiting):
+                if batch:
+                    yield batch
+                while waiting and not waiting[0].pending:
+                    if not results.put(waiting.popleft()):
+                        return
         except BaseException as exc:  # raised again where the results are written
             last = exc
         results.put(last)
 
-    def _through(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items in their order, each once it went through the model."""
-        waiting: deque[Item] = deque()
+    def _batched(self, items: Iterable[Item], waiting: deque[Item]) -> Iterator[list[Item]]:
+        """Yield the batches that are due, and an empty one after each item."""
         for item in items:
             waiting.append(item)
-            yield from self._done(self._batches.add(item), waiting)
-        yield from self._done(self._batches.rest(), waiting)
-
-    def _done(self, due: list[list[Item]], waiting: deque[Item]) -> Iterator[Item]:
-        for batch in due:
-            self._forward(batch)
-            yield from _ready(waiting)
-        yield from _ready(waiting)  # the end of an asset may need no forward
+            yield from map(_begun, self._batches.add(item))
+            yield []  # the end of an asset needs no forward
+        yield from map(_begun, self._batches.rest())
 
     def _forward(self, batch: Sequence[Item]) -> None:
         started = perf_counter()
-        failure = self._attempt(batch)
-        if failure is not None:
-            for item in batch:  # split, so that only the guilty one fails
-                single = failure if len(batch) == 1 else self._attempt([item])
-                if single is not None:
-                    item.error = failed(InferenceError, single, item.asset, "inference")
-                    item.prepared = None
-        seconds = (perf_counter() - started) / len(batch)
+        try:
+            self._attempt_each(batch)
+        except BaseException as exc:  # raised again where the results are written
+            for item in batch:
+                item.crash = exc
+        # of forwards that run at once, each has its share of the device
+        seconds = (perf_counter() - started) / (len(batch) * self._forwards)
         for item in batch:
             item.seconds["forward"] = seconds
-            item.pending = False
-            if self._finishers is not None and item.error is None:
+            if self._finishers is not None and item.error is None and item.crash is None:
                 self._finishers.take(item)
+            elif item.finished is not None:
+                item.finished.put(None)
+
+    def _attempt_each(self, batch: Sequence[Item]) -> None:
+        failure = self._attempt(batch)
+        if failure is None:
+            return
+        for item in batch:  # split, so that only the guilty one fails
+            single = failure if len(batch) == 1 else self._attempt([item])
+            if single is not None:
+                item.error = failed(InferenceError, single, item.asset, "inference")
+                item.prepared = None
 
     def _attempt(self, batch: Sequence[Item]) -> Exception | None:
         try:
@@ -98,6 +134,8 @@ class Device:
         return outputs
 
 
-def _ready(waiting: deque[Item]) -> Iterator[Item]:
-    while waiting and not waiting[0].pending:
-        yield waiting.popleft()
+def _begun(batch: list[Item]) -> list[Item]:
+    """Say of a batch's items that their forward need not be waited for before they are put."""
+    for item in batch:
+        item.pending, item.finished = False, SimpleQueue()
+    return batch

@@ -19,13 +19,14 @@ class Item:
         asset: What it belongs to.
         frame: ``None`` at the end of the asset.
         counts: Whether it takes a place in the input: a frame, or an asset that holds none.
-        pending: It still has to go through the model.
+        pending: It still waits for its forward to begin.
         nbytes: Of the picture and of the model's input, while it waits in a queue.
         prepared: The model's input, then its output; only for a runnable that works in steps.
         predictions: What the model says.
         error: Why its asset fails.
         crash: What ends the run when its turn comes.
-        finished: Where ``finish`` says that it is done; ``None`` where it need not be waited for.
+        finished: Where is said that forward and ``finish`` are done; ``None`` where it need not
+            be waited for.
         seconds: Spent on it, by step.
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
@@ -20,10 +21,12 @@ from pipeline.devices import device_name, resolve_device
 from pipeline.errors import ConfigError
 from pipeline.protocols import Model
 from pipeline.runnables.fetch import fetch
+from pipeline.runnables.forwards import at_once, torch_threads
 from pipeline.runnables.memory import Halving, frames_that_fit, groups
 from pipeline.runnables.openvino import compile_parts
 from pipeline.runnables.postprocess import Finish, compute
 from pipeline.runnables.preprocess import Prepared, Preprocess, model_input
+from pipeline.runnables.proposals import choose_first, normalize_in_place
 from pipeline.runnables.rearrange import channels_last, fold_norms, lower_precision, parts
 from pipeline.runnables.thresholds import ask_for_less
 from pipeline.types import Frame, Predictions
@@ -63,11 +66,14 @@ class Detectron2:
         batch_size: Frames a forward at most; ``auto`` is 1 on the CPU and on CUDA what fits. Once
             entered, a number. The caller of ``forward`` keeps to it.
         batch_by_shape: Whether the caller brings frames of equal shape together.
+        forwards: On how many threads ``forward`` may be called at a time; torch's threads are
+            shared out among them. ``auto``: on the CPU as many as torch has threads, up to four;
+            one on CUDA, for ``exact`` and for ``compile``. Once entered, a number.
         resize_on_device: Resize there instead of with Pillow: within one of 256 levels of it.
         least_score: Instances below it are dropped later anyway, so the model need not find them.
         most: Only so many instances, of the highest scores, are kept later anyway.
         class_names: Names by class id.
-        threads: Of the CPU, once entered; their number moves the last digits.
+        threads: Of the CPU for each forward, once entered; their number moves the last digits.
 
     Raises:
         ConfigError: The options do not fit together; lists all problems.
@@ -80,6 +86,7 @@ class Detectron2:
     precision: str = "fp32"
     batch_size: int | str = 1
     batch_by_shape: bool = True
+    forwards: int | str = 1
     resize_on_device: bool = False
     least_score: float = 0.0
     most: int | None = None
@@ -91,6 +98,7 @@ class Detectron2:
         self._module: Any = None
         self._parts: dict[str, str] = {}
         self._memory = Halving(1 if self.exact else None)
+        self._entered = ExitStack()
         if problems := list(self._problems()):
             raise ConfigError(*problems)
 
@@ -102,12 +110,16 @@ class Detectron2:
             DeviceError: The device does not exist; names those that do.
             StoreError: The weights cannot be had or do not fit.
         """
-        import torch
-
         self.device = resolve_device(self.device)
         if problems := list(self._problems()):
             raise ConfigError(*problems)
-        self.threads = torch.get_num_threads() if self.device == "cpu" else None
+        with ExitStack() as stack:
+            self._share_the_cores(stack)
+            self._load()
+            self._entered = stack.pop_all()
+        return self
+
+    def _load(self) -> None:
         _to_the_log("torch")
         cfg, self._module = self.model.load(self.device)
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
@@ -118,10 +130,10 @@ class Detectron2:
             self._hasten()
         if self.batch_size == "auto":
             self.batch_size = self._fitting(cfg)
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Free the weights."""
+        """Free the weights, and give torch its threads back."""
+        self._entered.close()
         self._module = self._finish = None  # type: ignore[assignment]
         if self.device.startswith("cuda"):
             import torch
@@ -146,7 +158,8 @@ class Detectron2:
         """Return the device in use, its name, and how it computes, for the record."""
         name = device_name(self.device)
         where = {"device": self.device, "name": name, "threads": self.threads}
-        return where | {"batch_size": self.batch_size, "parts": self._parts} | self.numerics
+        share = {"forwards": self.forwards, "batch_size": self.batch_size}
+        return where | share | {"parts": self._parts} | self.numerics
 
     def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
         """Return the predictions of each frame, in the frame's own pixels."""
@@ -158,7 +171,7 @@ class Detectron2:
         return self._preprocess(frame)
 
     def forward(self, prepared: Sequence[Prepared]) -> list[Output]:
-        """Run the model; on one thread only.
+        """Run the model; on as many threads at once as ``forwards`` says.
 
         Only inputs of equal shape share a forward, so none is padded for the sake of another.
 
@@ -190,6 +203,21 @@ class Detectron2:
         contents, ready = fetch(contents)
         return [Output(content, ready) for content in contents]
 
+    def _share_the_cores(self, stack: ExitStack) -> None:
+        import torch
+
+        if self.device != "cpu":
+            self.forwards = 1
+            return
+        wanted = 1 if self._takes_turns() else self.forwards
+        self.forwards, self.threads = at_once(wanted, torch.get_num_threads())
+        stack.enter_context(torch_threads(self.threads))
+
+    def _takes_turns(self) -> bool:
+        """Whether one forward at once is all that it can do."""
+        # torch.compile's own tables are not made for several threads
+        return self.exact or self.engine == "compile" or self.device.startswith("cuda")
+
     def _hasten(self) -> None:
         """Rearrange the model for speed."""
         import torch
@@ -197,9 +225,13 @@ class Detectron2:
         module, engine = self._module, self._engine()
         module.requires_grad_(False)
         fold_norms(module)
+        choose_first(module)
+        normalize_in_place(module)
         ask_for_less(module, self.least_score, self.most)
         if engine == "openvino":
-            self._parts = compile_parts(module, self.precision, self.threads)
+            self._parts = compile_parts(
+                module, self.precision, forwards=int(self.forwards), threads=self.threads or 0
+            )
             return
         channels_last(module)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
@@ -223,7 +255,7 @@ class Detectron2:
         if self.engine != "auto":
             return self.engine
         on_cpu = not self.device.startswith("cuda")
-        # in bfloat16 OpenVINO is faster, but of 1,134 boxes 98.9 % pair, with torch 99.2 %
+        # in bfloat16 OpenVINO takes a part whole, without the layers that torch keeps in float32
         taken = on_cpu and self.precision == "fp32" and find_spec("openvino")
         return "openvino" if taken else "torch"
 
@@ -245,6 +277,10 @@ class Detectron2:
             yield "exact resizes with Pillow; leave out resize_on_device, or exact"
         if self.batch_size != "auto" and not (type(self.batch_size) is int and self.batch_size > 0):
             yield f"batch_size is {self.batch_size}; it must be at least 1, or auto"
+        if self.forwards != "auto" and not (type(self.forwards) is int and self.forwards > 0):
+            yield f"forwards is {self.forwards}; it must be at least 1, or auto"
+        elif self.forwards not in ("auto", 1) and self._takes_turns():
+            yield "exact, engine compile and CUDA run one forward at once; leave out forwards"
         if not 0 <= self.least_score <= 1:
             yield f"least_score is {self.least_score}; it must be between 0 and 1"
         if self.most is not None and self.most < 0:

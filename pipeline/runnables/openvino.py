@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import deque
+from threading import Lock, local
 from typing import Any
 
 import numpy as np
@@ -20,36 +22,36 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}  # of the largest value; measured: 3e-6 and 0.02
 
 
-def compile_parts(module: Any, precision: str, threads: int | None) -> dict[str, str]:
+def compile_parts(module: Any, precision: str, *, forwards: int, threads: int) -> dict[str, str]:
     """Let OpenVINO compute a model's parts from now on.
 
     Args:
         module: A Detectron2 model in eval mode on the CPU, its parameters without gradients.
         precision: ``fp32`` or ``bf16``.
-        threads: As many as torch uses, for they take turns.
+        forwards: On how many threads the model may be called at the same time.
+        threads: For each of them; as many as torch uses, for they take turns.
 
     Returns:
         What computes each part: ``openvino``, or ``torch`` where OpenVINO cannot.
     """
-    import openvino
-
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads or 0,
+        "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # other processes' threads may be pinned to the same cores
     }
-    core = openvino.Core()
     compiled: dict[str, Compiled] = {}
 
     def through_openvino(part: Part, call: Call) -> Call:
         used = "fp32" if part.in_fp32 else precision
         hint = {"INFERENCE_PRECISION_HINT": _HINTS[used]}
-        compiled[part.name] = Compiled(part, call, core, settings | hint, _TOLERANCE[used])
+        compiled[part.name] = Compiled(part, call, forwards, settings | hint, _TOLERANCE[used])
         return compiled[part.name]
 
     for part in parts(module):
         part.replace(through_openvino)
     _call_each(module)
+    for each in compiled.values():
+        each.give_back()
     return {name: "torch" if part.in_torch else "openvino" for name, part in compiled.items()}
 
 
@@ -76,26 +78,31 @@ def _call_each(module: Any) -> None:
 class Compiled:
     """A part's call, computed by OpenVINO.
 
-    Its results lie in OpenVINO's memory and are valid until the next call, as what lies between
-    the parts of Detectron2's models makes tensors of its own.
+    Its results lie in OpenVINO's memory and are valid until the thread's next call, as what lies
+    between the parts of Detectron2's models makes tensors of its own.
 
     Args:
         part: What it is.
         call: Computes it in torch.
-        core: OpenVINO's.
+        forwards: On how many threads it will be called; each has a compiled model of its own, for
+            calls of one wait for each other, whatever its number of streams.
         settings: For compiling.
         tolerance: Largest difference to torch's result, as a share of the largest value.
     """
 
     def __init__(
-        self, part: Part, call: Call, core: Any, settings: dict[str, Any], tolerance: float
+        self, part: Part, call: Call, forwards: int, settings: dict[str, Any], tolerance: float
     ) -> None:
         self.part = part
         self.call = call
-        self.core = core
+        self.forwards = forwards
         self.settings = settings
         self.tolerance = tolerance
-        self._request: Any = None
+        self._model: Any = None
+        self._free: deque[Any] = deque()  # requests that no thread has yet
+        self._of_thread = local()
+        self._starting = Lock()
+        self._compared = False
         self._spec: Any = None
         self.in_torch = False  # for good, when OpenVINO cannot do it
 
@@ -105,18 +112,35 @@ class Compiled:
 
         tensors, _ = tree_flatten(args)
         empty = any(not tensor.numel() for tensor in tensors)
-        if self._request is None and not (self.in_torch or empty):
-            self._start(args)
+        if not (self._compared or empty):
+            with self._starting:
+                if not self._compared:
+                    self._start(args)
+                    self._compared = True
         if self.in_torch or empty:
             return self.call(*args)
-        return tree_unflatten(self._infer(tensors), self._spec)
+        return tree_unflatten(_inferred(self._request(), tensors), self._spec)
 
-    def _infer(self, tensors: list[Any]) -> list[Any]:
-        import torch
+    def give_back(self) -> None:
+        """Leave what this thread called to another; no result of a call is in use any more."""
+        if hasattr(self._of_thread, "request"):
+            self._free.append(self._of_thread.request)
+            del self._of_thread.request
 
-        arrays = [tensor.contiguous().numpy() for tensor in tensors]
-        found = self._request.infer(arrays, share_inputs=True, share_outputs=True)
-        return [torch.from_numpy(array) for array in found.values()]
+    def _request(self) -> Any:
+        """Return this thread's own."""
+        if not hasattr(self._of_thread, "request"):
+            try:
+                self._of_thread.request = self._free.popleft()
+            except IndexError:
+                self._of_thread.request = self._compiled()
+        return self._of_thread.request
+
+    def _compiled(self) -> Any:
+        import openvino
+
+        compiled = openvino.Core().compile_model(self._model, "CPU", self.settings)
+        return compiled.create_infer_request()
 
     def _start(self, args: tuple[Any, ...]) -> None:
         """Compile, and compare with torch on the first rows."""
@@ -125,15 +149,22 @@ class Compiled:
         few = tree_map(lambda tensor: tensor[:2].clone(), args)
         expected, self._spec = tree_flatten(self.call(*few))
         try:
-            model = converted(self.part, self.call, few)
-            compiled = self.core.compile_model(model, "CPU", self.settings)
-            self._request = compiled.create_infer_request()
-            found = self._infer(tree_flatten(few)[0])
+            self._model = converted(self.part, self.call, few)
+            self._free.extend(self._compiled() for _ in range(self.forwards))
+            found = _inferred(self._free[0], tree_flatten(few)[0])
             for got, want in zip(found, expected, strict=True):
                 _compare(got.numpy(), want.numpy(), self.tolerance)
         except Exception as exc:  # of many kinds: it is torch's tracer, OpenVINO or the comparison
             _LOG.warning("%s stays in torch: OpenVINO fails with %s", self.part.name, exc)
             self.in_torch = True
+
+
+def _inferred(request: Any, tensors: list[Any]) -> list[Any]:
+    import torch
+
+    arrays = [tensor.contiguous().numpy() for tensor in tensors]
+    found = request.infer(arrays, share_inputs=True, share_outputs=True)
+    return [torch.from_numpy(array) for array in found.values()]
 
 
 def _compare(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any], tolerance: float) -> None:

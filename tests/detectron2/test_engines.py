@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,31 @@ def assert_same(one: Predictions, two: Predictions) -> None:
     assert one.masks is not None
     assert two.masks is not None
     assert one.masks.rle() == two.masks.rle()
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_forwards_at_once(engine: str) -> None:
+    needs_openvino(engine)
+    import torch
+
+    before = torch.get_num_threads()
+    model = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL, spread=3)
+    photos = [photo(name) for name in (*PHOTOS, "coffee")]
+    images = [np.ascontiguousarray(np.rot90(image, k)) for image in photos for k in range(4)]
+    frames = [Frame(image, str(i)) for i, image in enumerate(images)]
+    with (
+        Detectron2(model, "cpu", engine=engine, forwards=3) as runnable,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        assert runnable.forwards == runnable.describe()["forwards"] == 3
+        assert runnable.threads == max(1, before // 3)
+        assert pool.submit(torch.get_num_threads).result() == runnable.threads
+        alone = [runnable.predict([frame])[0] for frame in frames]
+        got = list(pool.map(lambda frame: runnable.predict([frame])[0], frames))
+    assert torch.get_num_threads() == before
+    for one, two, want in zip(got, alone, reference(model, images), strict=True):
+        assert_same(one, two)
+        assert_close(one, want)
 
 
 LESS = ["mask_rcnn", "mask_rcnn_c4", "cascade_mask_rcnn", "retinanet", "panoptic_fpn"]

@@ -41,6 +41,7 @@ class Scripted:
     guilty: tuple[str, ...] = ()
     batch_size: int | str | None = None
     batch_by_shape: bool = False
+    forwards: int = 1
     class_names: tuple[str, ...] = ("cat", "dog", "bird")
     batches: list[list[str]] = field(default_factory=list)
 

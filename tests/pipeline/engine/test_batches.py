@@ -91,14 +91,16 @@ class Unsteady(Stepped):
         return super().forward(prepared)
 
 
-def predicted(directory: Path, threads: int, queue_mb: float, by_shape: bool) -> tuple[str, bytes]:
+def predicted(
+    directory: Path, threads: int, queue_mb: float, by_shape: bool, forwards: int = 1
+) -> tuple[list[list[str]], bytes]:
     """Return which frames shared a forward, and predictions.jsonl."""
     sizes = random.Random(0).choices([A, B, C], [5, 2, 1], k=40)
     assets = [
         ListedAsset(f"{i}", n_frames=i % 3, size=size, error=None if i % 7 else DecodeError("bad"))
         for i, size in enumerate(sizes)
     ]
-    runnable = Unsteady(batch_size=3, batch_by_shape=by_shape, guilty=("10",))
+    runnable = Unsteady(batch_size=3, batch_by_shape=by_shape, guilty=("10",), forwards=forwards)
     with PredictionsJsonl(directory) as sink:
         outcomes: list[Outcome] = run(
             assets,
@@ -108,7 +110,7 @@ def predicted(directory: Path, threads: int, queue_mb: float, by_shape: bool) ->
             queue_mb=queue_mb,
         )
     assert [outcome.asset.id for outcome in outcomes] == [asset.id for asset in assets]
-    return repr(runnable.batches), (directory / "predictions.jsonl").read_bytes()
+    return sorted(runnable.batches), (directory / "predictions.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("by_shape", [True, False])
@@ -117,7 +119,8 @@ def test_threads_and_queues_change_nothing(tmp_path: Path, by_shape: bool) -> No
     assert first[1].count(b"\n") > 20
     for threads in (1, 4):
         for queue_mb in (0.0001, 0.002, 256):
-            assert predicted(tmp_path, threads, queue_mb, by_shape) == first
+            for forwards in (1, 3):
+                assert predicted(tmp_path, threads, queue_mb, by_shape, forwards) == first
 
 
 def test_what_shares_a_forward_shows_in_the_results(tmp_path: Path) -> None:

@@ -118,6 +118,21 @@ def test_what_is_prepared_counts(queue_mb: float, most: int) -> None:
     assert 2 <= max(ahead) <= most
 
 
+def test_each_forward_holds_its_own(alive: Alive) -> None:
+    class Slow(Stepped):
+        def forward(self, prepared: Sequence[Halved]) -> list[float]:
+            time.sleep(0.002)
+            return super().forward(prepared)
+
+    run(
+        [Counted(f"{i}", size=(SIDE, SIDE)) for i in range(120)],
+        runnable=Slow(forwards=3),
+        queue_mb=0.001,
+        decode_threads=2,
+    )
+    assert alive.most <= 2 + 2 + (4 + 1) + 2 + 1  # as above, and two more forwards
+
+
 def test_a_window_is_all_that_batches_hold_back(alive: Alive) -> None:
     sizes = [(SIDE, SIDE + 4 * (i % 9)) for i in range(180)]  # never two alike side by side
     run(

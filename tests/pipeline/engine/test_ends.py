@@ -47,8 +47,8 @@ class Trapped(ListedAsset):
 
 
 class Steps(Stepped):
-    def __init__(self, trap: Trap) -> None:
-        super().__init__(batch_size=2, batch_by_shape=True)
+    def __init__(self, trap: Trap, forwards: int) -> None:
+        super().__init__(batch_size=2, batch_by_shape=True, forwards=forwards)
         self.trap = trap
 
     def prepare(self, frame: Frame) -> Halved:
@@ -65,8 +65,8 @@ class Steps(Stepped):
 
 
 class Whole(Scripted):
-    def __init__(self, trap: Trap) -> None:
-        super().__init__(batch_size=2)
+    def __init__(self, trap: Trap, forwards: int) -> None:
+        super().__init__(batch_size=2, forwards=forwards)
         self.trap = trap
 
     def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
@@ -74,7 +74,7 @@ class Whole(Scripted):
         return super().predict(frames)
 
 
-def trapped_pipeline(trap: Trap, n_frames: int) -> Iterator[Any]:
+def trapped_pipeline(trap: Trap, n_frames: int, forwards: int) -> Iterator[Any]:
     def listing() -> Iterator[ListedAsset]:
         for i in range(30):
             trap.step("source")
@@ -93,19 +93,30 @@ def trapped_pipeline(trap: Trap, n_frames: int) -> Iterator[Any]:
             trap.step("sink")
             super().write(result)
 
-    runnable = Whole(trap) if trap.place == "predict" else Steps(trap)
+    runnable = (Whole if trap.place == "predict" else Steps)(trap, forwards)
     pipeline = Pipeline(
         runnable, {"stage": stage}, {"sink": Writes()}, decode_threads=2, queue_mb=0.001
     )
     return pipeline.run(listing())
 
 
-@pytest.mark.parametrize("n_frames", [1, 5], ids=["stills", "videos"])
-@pytest.mark.parametrize("at", [0, 9], ids=["first", "later"])
+WHEN = [  # from which call on, frames an asset, forwards at once
+    pytest.param(0, 1, 1, id="first-stills"),
+    pytest.param(9, 1, 1, id="later-stills"),
+    pytest.param(0, 5, 1, id="first-videos"),
+    pytest.param(9, 5, 1, id="later-videos"),
+    pytest.param(0, 1, 3, id="first-stills-at once"),
+    pytest.param(9, 5, 3, id="later-videos-at once"),
+]
+
+
+@pytest.mark.parametrize(("at", "n_frames", "forwards"), WHEN)
 @pytest.mark.parametrize("exc", ENDS)
 @pytest.mark.parametrize("place", PLACES)
-def test_whatever_raises_wherever(place: str, exc: BaseException, at: int, n_frames: int) -> None:
-    outcomes = trapped_pipeline(Trap(place, exc, at), n_frames)
+def test_whatever_raises_wherever(
+    place: str, exc: BaseException, at: int, n_frames: int, forwards: int
+) -> None:
+    outcomes = trapped_pipeline(Trap(place, exc, at), n_frames, forwards)
     if isinstance(exc, Exception) and place != "source":
         failed = [outcome for outcome in outcomes if outcome.error]
         assert failed
@@ -117,19 +128,23 @@ def test_whatever_raises_wherever(place: str, exc: BaseException, at: int, n_fra
     assert engine_threads() == []
 
 
+@pytest.mark.parametrize("forwards", [1, 3])
 @pytest.mark.parametrize("n_frames", [1, 50])
 @pytest.mark.parametrize("kind", [Scripted, Stepped])
-def test_a_consumer_that_stops(kind: type[Scripted], n_frames: int) -> None:
-    outcomes = Pipeline(kind(), {}, {}).run(ListedAsset(f"{i}", n_frames) for i in range(1000))
+def test_a_consumer_that_stops(kind: type[Scripted], n_frames: int, forwards: int) -> None:
+    pipeline = Pipeline(kind(forwards=forwards), {}, {})
+    outcomes = pipeline.run(ListedAsset(f"{i}", n_frames) for i in range(1000))
     next(outcomes)
     time.sleep(0.03)
     outcomes.close()
     assert engine_threads() == []
 
 
+@pytest.mark.parametrize("forwards", [1, 3])
 @pytest.mark.parametrize("exc", ENDS)
-def test_a_consumer_that_raises(exc: BaseException) -> None:
-    outcomes = Pipeline(Stepped(), {}, {}).run(ListedAsset(f"{i}", 3) for i in range(1000))
+def test_a_consumer_that_raises(exc: BaseException, forwards: int) -> None:
+    pipeline = Pipeline(Stepped(forwards=forwards), {}, {})
+    outcomes = pipeline.run(ListedAsset(f"{i}", 3) for i in range(1000))
     next(outcomes)
     time.sleep(0.03)
     with pytest.raises(type(exc)):

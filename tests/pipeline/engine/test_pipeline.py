@@ -20,15 +20,16 @@ from pipeline.types import Frame, Predictions, Result
 KINDS = [pytest.param(Scripted, id="plain"), pytest.param(Stepped, id="stepped")]
 
 
+@pytest.mark.parametrize("forwards", [1, 3])
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("kind", KINDS)
-def test_order_is_kept(kind: type[Scripted], threads: int, batch_size: int) -> None:
+def test_order_is_kept(kind: type[Scripted], threads: int, batch_size: int, forwards: int) -> None:
     assets = [ListedAsset(f"{i}", n_frames=i % 4 + 1, size=(8 + 2 * (i % 3), 8)) for i in range(30)]
     sink = Recording()
     outcomes = run(
         assets,
-        runnable=kind(batch_size=batch_size, batch_by_shape=True),
+        runnable=kind(batch_size=batch_size, batch_by_shape=True, forwards=forwards),
         sinks={"s": sink},
         decode_threads=threads,
     )
@@ -45,10 +46,13 @@ def test_batches_are_full() -> None:
     assert [len(batch) for batch in runnable.batches] == [3, 3, 1]
 
 
+@pytest.mark.parametrize("forwards", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_the_guilty_asset_fails_in_the_model(kind: type[Scripted], batch_size: int) -> None:
-    runnable, sink = kind(guilty=("2", "5")), Recording()
+def test_only_the_guilty_asset_fails_in_the_model(
+    kind: type[Scripted], batch_size: int, forwards: int
+) -> None:
+    runnable, sink = kind(guilty=("2", "5"), forwards=forwards), Recording()
     outcomes = run(
         [ListedAsset(f"{i}") for i in range(8)],
         runnable=runnable,
