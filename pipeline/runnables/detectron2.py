@@ -21,7 +21,7 @@ from pipeline.devices import device_name, resolve_device
 from pipeline.errors import ConfigError
 from pipeline.protocols import Model
 from pipeline.runnables.fetch import fetch
-from pipeline.runnables.forwards import at_once, torch_threads
+from pipeline.runnables.forwards import Lanes, at_once, torch_threads
 from pipeline.runnables.memory import Halving, frames_that_fit, groups
 from pipeline.runnables.openvino import compile_parts
 from pipeline.runnables.postprocess import Finish, compute
@@ -98,6 +98,7 @@ class Detectron2:
         self._module: Any = None
         self._parts: dict[str, str] = {}
         self._memory = Halving(1 if self.exact else None)
+        self._lanes = Lanes(1)
         self._entered = ExitStack()
         if problems := list(self._problems()):
             raise ConfigError(*problems)
@@ -181,7 +182,7 @@ class Detectron2:
         import torch
 
         outputs: dict[int, Output] = {}
-        with torch.inference_mode():
+        with self._lanes.taken(), torch.inference_mode():
             for positions in groups([item.shape for item in prepared]):
                 found = self._memory(self._compute, [prepared[i] for i in positions])
                 outputs |= zip(positions, found, strict=True)
@@ -211,6 +212,7 @@ class Detectron2:
             return
         wanted = 1 if self._takes_turns() else self.forwards
         self.forwards, self.threads = at_once(wanted, torch.get_num_threads())
+        self._lanes = Lanes(self.forwards)
         stack.enter_context(torch_threads(self.threads))
 
     def _takes_turns(self) -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections import deque
-from threading import Lock, local
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from pipeline.runnables.forwards import lane
 from pipeline.runnables.rearrange import Call, Part, parts
 
 _LOG = logging.getLogger(__name__)
@@ -50,8 +50,6 @@ def compile_parts(module: Any, precision: str, *, forwards: int, threads: int) -
     for part in parts(module):
         part.replace(through_openvino)
     _call_each(module)
-    for each in compiled.values():
-        each.give_back()
     return {name: "torch" if part.in_torch else "openvino" for name, part in compiled.items()}
 
 
@@ -78,14 +76,14 @@ def _call_each(module: Any) -> None:
 class Compiled:
     """A part's call, computed by OpenVINO.
 
-    Its results lie in OpenVINO's memory and are valid until the thread's next call, as what lies
-    between the parts of Detectron2's models makes tensors of its own.
+    Its results lie in OpenVINO's memory and are valid until the next call in the same lane: what
+    lies between the parts of Detectron2's models makes tensors of its own.
 
     Args:
         part: What it is.
         call: Computes it in torch.
-        forwards: On how many threads it will be called; each has a compiled model of its own, for
-            calls of one wait for each other, whatever its number of streams.
+        forwards: How many lanes there are; each has a compiled model of its own, for calls of one
+            wait for each other, whatever its number of streams.
         settings: For compiling.
         tolerance: Largest difference to torch's result, as a share of the largest value.
     """
@@ -99,8 +97,7 @@ class Compiled:
         self.settings = settings
         self.tolerance = tolerance
         self._model: Any = None
-        self._free: deque[Any] = deque()  # requests that no thread has yet
-        self._of_thread = local()
+        self._requests: list[Any] = []  # by lane
         self._starting = Lock()
         self._compared = False
         self._spec: Any = None
@@ -119,22 +116,7 @@ class Compiled:
                     self._compared = True
         if self.in_torch or empty:
             return self.call(*args)
-        return tree_unflatten(_inferred(self._request(), tensors), self._spec)
-
-    def give_back(self) -> None:
-        """Leave what this thread called to another; no result of a call is in use any more."""
-        if hasattr(self._of_thread, "request"):
-            self._free.append(self._of_thread.request)
-            del self._of_thread.request
-
-    def _request(self) -> Any:
-        """Return this thread's own."""
-        if not hasattr(self._of_thread, "request"):
-            try:
-                self._of_thread.request = self._free.popleft()
-            except IndexError:
-                self._of_thread.request = self._compiled()
-        return self._of_thread.request
+        return tree_unflatten(_inferred(self._requests[lane()], tensors), self._spec)
 
     def _compiled(self) -> Any:
         import openvino
@@ -150,8 +132,8 @@ class Compiled:
         expected, self._spec = tree_flatten(self.call(*few))
         try:
             self._model = converted(self.part, self.call, few)
-            self._free.extend(self._compiled() for _ in range(self.forwards))
-            found = _inferred(self._free[0], tree_flatten(few)[0])
+            self._requests = [self._compiled() for _ in range(self.forwards)]
+            found = _inferred(self._requests[0], tree_flatten(few)[0])
             for got, want in zip(found, expected, strict=True):
                 _compare(got.numpy(), want.numpy(), self.tolerance)
         except Exception as exc:  # of many kinds: it is torch's tracer, OpenVINO or the comparison

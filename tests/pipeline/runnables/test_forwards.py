@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 
 import pytest
 
-from pipeline.runnables.forwards import at_once, torch_threads
+from pipeline.runnables.forwards import Lanes, at_once, lane, torch_threads
 
 torch = pytest.importorskip("torch")
 
@@ -36,3 +37,21 @@ def test_torch_gets_its_threads_back() -> None:
     with pytest.raises(RuntimeError), torch_threads(before + 1):
         raise RuntimeError
     assert torch.get_num_threads() == before
+
+
+def test_lanes_are_given_back() -> None:
+    lanes, seen = Lanes(2), []
+
+    def forward() -> None:
+        with lanes.taken():
+            seen.append(lane())
+
+    for _ in range(5):  # threads that come and go, as those of a watched folder do
+        threads = [Thread(target=forward) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(seen) == 20
+    assert set(seen) <= {0, 1}
+    assert lane() == 0
