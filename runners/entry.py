@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import build_job
 from pipeline.errors import ConfigError, PipelineError, printable
+from pipeline.pages import keep_pages
 
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
 _OVERRIDE = re.compile(r"~|\+{0,2}[\w/@$][\w/.@:$-]*=", re.ASCII)
@@ -68,6 +69,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     sys.argv[1:] = hydra_arguments(sys.argv[1:])
+    keep_pages()
     # Hydra would print a traceback and leave with 1: have it raise instead
     debug = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"

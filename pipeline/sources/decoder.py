@@ -18,12 +18,12 @@ from typing import Any
 import cv2
 
 from pipeline.errors import DecodeError
+from pipeline.pages import keep_pages
 from pipeline.sources import wire
 from pipeline.sources.decode import NO_MEMORY, decode_image
 from pipeline.sources.reading import read_bytes
 
 _PR_SET_PDEATHSIG = 1
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAX_FILES = 64
 
 
@@ -42,7 +42,7 @@ def main(descriptor: int, memory_mb: int, parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             return
-    _keep_memory()
+    keep_pages()
     cv2.setNumThreads(1)  # there is a process for each picture that is decoded at the same time
     _limit(memory_mb)
     with socket.socket(fileno=descriptor) as connection, suppress(EOFError, ConnectionError):
@@ -50,15 +50,6 @@ def main(descriptor: int, memory_mb: int, parent: int) -> None:
         os.dup2(1, 2)  # to nowhere: what a decoder says is made of what the file says
         while True:
             _answer(connection, wire.receive(connection))
-
-
-def _keep_memory() -> None:
-    # glibc hands large blocks back when they are freed; to get each page anew took two thirds of
-    # the time of a picture of 1920x1080.
-    with suppress(AttributeError, OSError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 << 20)
 
 
 def _limit(memory_mb: int) -> None:
