@@ -34,7 +34,7 @@ class InFlight:
         self._path = output / NAME
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.open(self._path, flags, 0o666)
-        with open(self._file, "rb", closefd=False) as file:  # noqa: PTH123
+        with open(self._file, "rb", closefd=False) as file:
             self.suspects = set(_ids(file))
         self._open = dict.fromkeys(self.suspects)
 

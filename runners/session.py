@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from pipeline.config import Job
 from pipeline.engine import Pipeline
 from pipeline.errors import OutputError, PipelineError, printable
+from pipeline.files import sync_folder
 from pipeline.protocols import Asset
 from pipeline.sinks.predictions import Position, PredictionsJsonl
 from pipeline.types import Outcome
@@ -198,6 +199,7 @@ def finish(job: Job, ledger: Ledger) -> None:
         results.write_lists(job.output, ledger)
         for aggregate in job.aggregates.values():
             aggregate.build(job.output / "predictions.jsonl", job.model.categories)
+        sync_folder(job.output)  # or old ones may come back
     ledger.state("finished", True)
     ledger.commit()
 

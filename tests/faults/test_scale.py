@@ -1,4 +1,4 @@
-"""A run over a million inputs that are done: how long until something new is begun, how much memory."""
+"""A run over a million inputs that are done: how soon it begins a new one, and in what memory."""
 
 from __future__ import annotations
 
