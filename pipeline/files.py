@@ -80,6 +80,7 @@ class OutputFolder:
 
     root: Path
     _touched: set[str] = field(default_factory=set, repr=False)
+    _entered: set[str] = field(default_factory=set, repr=False)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write ``<root>/<name>`` so that a reader sees the old content or the new.
@@ -116,10 +117,10 @@ class OutputFolder:
 
     def sync(self) -> None:
         """Make the names of all files written or removed until now durable."""
-        touched, self._touched = self._touched, set()
-        for path in sorted(touched):
+        for path in sorted(self._touched):
             with suppress(FileNotFoundError):  # removed since
                 sync_folder(path)
+        self._touched.clear()  # not before: what could not be synced is still to be
 
     @contextmanager
     def _folder_of(self, name: str, *, make: bool) -> Iterator[tuple[int, str]]:
@@ -135,6 +136,9 @@ class OutputFolder:
                 if make:
                     with suppress(FileExistsError):
                         os.mkdir(part, dir_fd=folder)
+                        self._touched.add(path)
+                    if f"{path}/{part}" not in self._entered:  # made by a run that was killed?
+                        self._entered.add(f"{path}/{part}")
                         self._touched.add(path)
                 path = f"{path}/{part}"
                 try:

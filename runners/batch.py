@@ -81,13 +81,14 @@ class Batch:
         return report
 
     def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, str]:
+        assets = iter(source)  # looks at the input, and the same look gives the length
         total = count(source)
         with ExitStack() as stack:
             ledger = open_ledger(job, self.on_change)
             if ledger is not None:
                 stack.enter_context(ledger)
             failed = {entry.id for entry in ledger.entries(failed=True)} if ledger else set()
-            todo = Todo(source, ledger, self.retry_failed, unseen_failures=failed)
+            todo = Todo(assets, ledger, self.retry_failed, unseen_failures=failed)
             found = iter(todo)
             first = next(found, None)
             started = time.monotonic()

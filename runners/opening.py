@@ -49,10 +49,14 @@ def open_ledger(job: Job, on_change: str) -> Ledger | None:
     for folder in (job.output, job.output / ".hydra"):
         remove_temporaries(folder)
     try:
-        if not path.exists():
-            if not _holds(job.output / "predictions.jsonl"):
-                return None
-            raise LedgerDamagedError(path, "it is not there")
+        if not _holds(path):
+            if _holds(job.output / "predictions.jsonl"):
+                raise LedgerDamagedError(
+                    path, "it is empty" if path.exists() else "it is not there"
+                )
+            for name in (LEDGER, f"{LEDGER}-journal"):  # of a run that died when it made them
+                (job.output / name).unlink(missing_ok=True)
+            return None
         ledger = Ledger(path)
     except LedgerDamagedError:
         if not restart:

@@ -17,11 +17,14 @@ from typing import Any, BinaryIO
 from pipeline.config import Job
 from pipeline.engine import Pipeline
 from pipeline.errors import OutputError, PipelineError, printable
+from pipeline.files import sync_folder
 from pipeline.protocols import Asset
 from pipeline.sinks.predictions import Position, PredictionsJsonl
 from pipeline.types import Outcome
 from runners import results
+from runners.in_flight import InFlight
 from runners.ledger import Entry, Ledger
+from runners.opening import reader as opened_reader
 from runners.todo import trusted_mtime
 
 GROUP = 32  # inputs that are committed together at most
@@ -45,7 +48,8 @@ class Session:
         reader: Any = None,
         committed: Callable[[list[Entry]], None] = lambda _: None,
     ) -> None:
-        self.job, self.ledger, self._reader, self._committed = job, ledger, reader, committed
+        self.job, self.ledger, self._committed = job, ledger, committed
+        self._reader = self._apart = reader  # apart: of what may have killed a run
         self._predictions: PredictionsJsonl = job.sinks["predictions"]  # type: ignore[assignment]
         self._sinks = ExitStack()
         self._places: dict[str, int] = {}  # of the assets in work
@@ -61,19 +65,23 @@ class Session:
             OutputError: The output cannot be written.
         """
         output = self.job.output
-        with translated(output):
+        with translated(output), ExitStack() as stack:
             self._position = self._predictions.position = self.ledger.position
+            self._in_flight = stack.enter_context(InFlight(output))
             results.write_failures(output, self.ledger)
-            self._failures = self._sinks.enter_context(_appending(output / results.FAILURES))
-            self._inputs = self._sinks.enter_context(_appending(output / results.INPUTS))
+            self._failures = stack.enter_context(_appending(output / results.FAILURES))
+            self._inputs = stack.enter_context(_appending(output / results.INPUTS))
             for sink in self.job.sinks.values():
-                self._sinks.enter_context(sink)
+                stack.enter_context(sink)
+            if self._reader is None and self._in_flight.suspects:
+                self._apart = stack.enter_context(opened_reader(self.job, by_default=True))
+            self._sinks = stack.pop_all()
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, *exc_info: Any) -> None:
         """Close the sinks."""
         with translated(self.job.output):
-            self._sinks.close()
+            self._sinks.__exit__(*exc_info)
 
     def process(self, found: Iterable[tuple[Asset, int]]) -> Generator[Outcome, None, None]:
         """Take assets through the pipeline, and commit them in groups.
@@ -105,7 +113,7 @@ class Session:
             self.commit()
             raise
         except BaseException:
-            getattr(self._reader, "close", _nothing)()  # a file may hang there for a minute
+            getattr(self._apart, "close", _nothing)()  # a file may hang there for a minute
             with suppress(OutputError):  # what ended the run is the error to tell
                 self.commit()
             raise
@@ -130,13 +138,16 @@ class Session:
         self.ledger.put(group)
         self.ledger.state("finished", False)
         self.ledger.commit(self._position)
+        self._in_flight.end(entry.id for entry in group)
         self._committed(group)
 
     def _begun(self, found: Iterable[tuple[Asset, int]]) -> Iterator[Asset]:
         for asset, place in found:
             self._places[asset.id] = place
-            if self._reader is not None and hasattr(asset, "reader"):
-                asset.reader = self._reader
+            self._in_flight.begin(asset.id)
+            reader = self._apart if asset.id in self._in_flight.suspects else self._reader
+            if reader is not None and hasattr(asset, "reader"):
+                asset.reader = reader
             yield asset
 
     def _note(self, outcome: Outcome) -> None:
@@ -188,6 +199,7 @@ def finish(job: Job, ledger: Ledger) -> None:
         results.write_lists(job.output, ledger)
         for aggregate in job.aggregates.values():
             aggregate.build(job.output / "predictions.jsonl", job.model.categories)
+        sync_folder(job.output)  # or old ones may come back
     ledger.state("finished", True)
     ledger.commit()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -104,13 +104,15 @@ class Todo:
 def _compared(asset: Asset, entry: Entry) -> tuple[str, Entry]:
     """Return ``done`` if the entry is of the asset's content, ``changed``, or ``gone``."""
     mtime_ns = None
-    with suppress(OSError, ValueError):  # an asset need not be a file
-        status, now_ns = asset.path.stat(), time.time_ns()
+    try:
+        status = os.stat(asset.path)  # noqa: PTH116 - a million times
         if entry.size is not None and status.st_size != entry.size:
             return CHANGED, entry
         if entry.size is not None and status.st_mtime_ns == entry.mtime_ns:
             return DONE, entry
-        mtime_ns = trusted_mtime(status.st_mtime_ns, now_ns)
+        mtime_ns = trusted_mtime(status.st_mtime_ns, time.time_ns())
+    except (OSError, ValueError):  # an asset need not be a file
+        pass
     try:
         if asset.fingerprint() != entry.sha256:
             return CHANGED, entry

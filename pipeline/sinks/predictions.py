@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import OutputError, SinkError
-from pipeline.files import OutputFolder, asset_keys, output_name
+from pipeline.files import OutputFolder, asset_keys, output_name, sync_folder
 from pipeline.protocols import Asset
 from pipeline.types import Frame, Predictions, Result
 
@@ -84,6 +84,7 @@ class PredictionsJsonl:
             )
         self._file.truncate(size)
         self._file.seek(size)
+        sync_folder(self.directory)  # its name, if it is new or a killed run's
         self._pending, self._last = {}, None
         return self
 

@@ -204,3 +204,11 @@ def test_decoding_apart_gives_the_same(d2run: Run, photos: Path, done: Path, out
     apart = d2run(*job, f"output={out}2")
     assert apart.returncode == 3
     assert content(Path(f"{out}2")) == content(done)
+
+
+def test_a_run_that_died_when_it_made_its_ledger(d2run: Run, photos: Path, out: Path) -> None:
+    out.mkdir()
+    (out / "ledger.sqlite").touch()
+    (out / "ledger.sqlite-journal").write_bytes(b"\xd9\xd5\x05\xf9")
+    assert d2run(*FAKE, f"input={photos}", f"output={out}").returncode == 3
+    assert counts(out) == {"done": 6, "failed": 1}

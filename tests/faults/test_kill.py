@@ -22,6 +22,7 @@ from dying import POINTS, arm, ended, forked, warm
 from runners.session import GROUP
 
 SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")
+HERE = Path(__file__).resolve().parent
 IN_WORK = 12  # decoded ahead, in the model, waiting to be written
 
 
@@ -132,13 +133,13 @@ def committed_soon(out: Path) -> int:
 SCENARIOS = {"points": scenario_points, "random": scenario_random}
 
 
-def run_scenario(tmp_path: Path, name: str, *arguments: object) -> str:
+def run_scenario(tmp_path: Path, name: str, *arguments: object, script: str = __file__) -> str:
     done = subprocess.run(
-        [sys.executable, __file__, name, str(tmp_path), json.dumps(arguments)],
+        [sys.executable, script, name, str(tmp_path), json.dumps(arguments)],
         env={
             "PATH": os.environ["PATH"],
             "HOME": str(tmp_path),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests/support", HERE))),
         },
         capture_output=True,
         text=True,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import output_name, replaced, sha256_file, write_whole
+from pipeline.files import OutputFolder, output_name, replaced, sha256_file, write_whole
 
 
 def everything_in(folder):
@@ -167,3 +167,26 @@ def test_sha256_file(tmp_path):
     assert sha256_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()
     (tmp_path / "empty").write_bytes(b"")
     assert sha256_file(tmp_path / "empty") == hashlib.sha256().hexdigest()
+
+
+def test_the_names_of_folders_are_synced_whoever_made_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)  # by a run that was killed before it synced them
+    folder, synced, broken = OutputFolder(tmp_path), list[str](), [True]
+
+    def sync(path: str) -> None:
+        if broken:
+            broken.pop()
+            raise OSError(5, "I/O error")
+        synced.append(os.path.relpath(path, tmp_path))
+
+    monkeypatch.setattr("pipeline.files.sync_folder", sync)
+    folder.write("a/b/x", b"1")
+    with pytest.raises(OSError, match="I/O"):
+        folder.sync()
+    folder.sync()  # what failed is not taken for done
+    assert synced == [".", "a", "a/b"]
+    folder.write("a/b/y", b"2")
+    folder.sync()
+    assert synced[3:] == ["a/b"]

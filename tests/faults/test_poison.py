@@ -1,0 +1,210 @@
+"""Files that kill, hang or bloat their decoder cost three tries and no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import ROOT, environment, write_picture
+from processes import children, wait_for
+
+from runners.in_flight import InFlight
+
+SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for i in range(12):
+        write_picture(tmp_path / f"in/{i}.png", np.full((24, 32, 3), i * 20, np.uint8))
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def start(tmp_path: Path, photos: Path) -> Start:
+    """Start d2run with decoders that ``fault:`` files crash."""
+    support = ROOT / "tests" / "support"
+
+    def started(*options: str, output: str = "out") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [
+                *(sys.executable, str(support / "crashing.py"), "model=mask_rcnn", "runnable=fake"),
+                *("quiet=true", f"input={photos}", f"output={tmp_path / output}", *options),
+            ],
+            env={
+                **environment(tmp_path),
+                "PYTHONPATH": os.pathsep.join([str(ROOT), str(support)]),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return started
+
+
+def ended(run: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    text = run.communicate(timeout=90)[1]
+    return run.returncode, text.splitlines()
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def counts(out: Path) -> dict[str, int]:
+    return json.loads((out / "run.json").read_text())["counts"]
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    pictures = sorted(out.glob("overlay/**/*.jpg"))
+    files = {str(path.relative_to(out)): path.read_bytes() for path in pictures}
+    return files | {name: (out / name).read_bytes() for name in SAME}
+
+
+def failures(out: Path) -> list[tuple[str, str, int]]:
+    keys = ("asset", "error", "attempts")
+    return [tuple(line[key] for key in keys) for line in lines(out / "failures.jsonl")]
+
+
+@pytest.mark.timeout(200)
+def test_it_is_quarantined_and_all_others_are_done(
+    start: Start, photos: Path, tmp_path: Path
+) -> None:
+    faults = {"3": "segfault", "5": "exit", "7": "wait", "9": "hog"}
+    for name, fault in faults.items():
+        (photos / f"{name}b.png").write_text(f"fault:{fault}")
+    apart = ("decode.isolation=process", "decode.timeout_s=1", "decode.memory_mb=256")
+    out = tmp_path / "out"
+    status, told = ended(start(*apart))
+    assert status == 3
+    assert len(told) == 5
+    assert counts(out) == {"done": 12, "failed": 4}
+    poison = [(f"{name}b.png", "PoisonError", 3) for name in faults]
+    assert failures(out) == poison
+    first = outputs(out)
+
+    status, told = ended(start(*apart))  # not tried again
+    assert (status, len(told)) == (3, 1)
+    assert "4 of them killed their worker before" in told[0]
+    assert counts(out) == {"done": 0, "failed": 0, "skipped": 16}
+    assert outputs(out) == first
+
+    status, told = ended(start(*apart, "runner.retry_failed=true"))
+    assert (status, len(told)) == (3, 5)
+    assert counts(out) == {"done": 0, "failed": 4, "skipped": 12}
+    assert failures(out) == poison
+
+    for name in faults:  # of other content they are inputs like any other
+        shutil.copy(photos / f"{name}.png", photos / f"{name}b.png")
+    assert ended(start(*apart)) == (0, [])
+    assert counts(out) == {"done": 4, "failed": 0, "skipped": 12}
+    assert failures(out) == []
+
+
+def test_killed_in_between(start: Start, photos: Path, tmp_path: Path) -> None:
+    (photos / "5b.png").write_text("fault:wait")
+    apart = ("decode.isolation=process", "decode.timeout_s=1")
+    assert ended(start(*apart, output="whole"))[0] == 3
+    run = start(*apart)
+    wait_for(lambda: (tmp_path / "out/.in_flight").exists() and children(run.pid))
+    wait_for(lambda: b"5b.png" in (tmp_path / "out/.in_flight").read_bytes())
+    workers = children(run.pid)
+    run.kill()
+    assert ended(run)[0] == -signal.SIGKILL
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    assert ended(start(*apart))[0] == 3
+    assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
+
+
+@pytest.mark.timeout(200)
+def test_what_ends_the_run_is_found_by_the_next(start: Start, photos: Path, tmp_path: Path) -> None:
+    (photos / "5b.png").write_text("fault:segfault")
+    out = tmp_path / "out"
+    assert ended(start())[0] == -signal.SIGSEGV
+    assert '"5b.png"\n' in (out / ".in_flight").read_text()
+    # whoever wants no other process gets none
+    assert ended(start("decode.isolation=none"))[0] == -signal.SIGSEGV
+    status, _ = ended(start())
+    assert status == 3
+    assert failures(out) == [("5b.png", "PoisonError", 3)]
+    assert len(lines(out / "predictions.jsonl")) == 12
+    assert not (out / ".in_flight").exists()
+
+    status, told = ended(start())
+    assert (status, len(told)) == (3, 1)
+    assert counts(out) == {"done": 0, "failed": 0, "skipped": 13}
+    assert ended(start("decode.isolation=process", output="apart"))[0] == 3
+    assert outputs(out) == outputs(tmp_path / "apart")
+
+
+@pytest.mark.timeout(200)
+def test_each_of_several_costs_one_run_at_most(start: Start, photos: Path, tmp_path: Path) -> None:
+    for i in (0, 4, 11):
+        (photos / f"{i}b.png").write_text("fault:segfault")
+    deaths = 0
+    while (status := ended(start("decode_threads=1"))[0]) == -signal.SIGSEGV:
+        deaths += 1
+    assert status == 3
+    assert 1 <= deaths <= 3
+    assert failures(tmp_path / "out") == [(f"{i}b.png", "PoisonError", 3) for i in (0, 4, 11)]
+    assert len(lines(tmp_path / "out/predictions.jsonl")) == 12
+
+
+def test_innocent_neighbours_are_only_suspects(start: Start, photos: Path, tmp_path: Path) -> None:
+    """Killed with -9, again and again, while everything waits behind a file that hangs."""
+    assert ended(start(output="whole"))[0] == 0
+    (photos / "6b.png").write_text("fault:wait")
+    out = tmp_path / "out"
+    for _ in range(2):
+        run = start("decode.timeout_s=60")
+        wait_for(lambda: (out / ".in_flight").exists())
+        wait_for(lambda: '"6b.png"' in (out / ".in_flight").read_text())
+        time.sleep(0.2)
+        run.kill()
+        assert ended(run)[0] == -signal.SIGKILL
+    (photos / "6b.png").unlink()
+    assert ended(start()) == (0, [])
+    assert outputs(out) == outputs(tmp_path / "whole")
+
+
+def test_an_interrupted_run_leaves_its_suspects_and_no_others(tmp_path: Path) -> None:
+    with InFlight(tmp_path) as first:  # dies
+        first.begin("a\n\udcff.png")
+        first.begin("b.png")
+        first.end(["b.png"])
+        first.begin("c.png")
+        note = (tmp_path / ".in_flight").read_bytes()
+    assert not (tmp_path / ".in_flight").exists()
+
+    (tmp_path / ".in_flight").write_bytes(note + b'"cut o')
+    second = InFlight(tmp_path).__enter__()
+    assert second.suspects == {"a\n\udcff.png", "c.png"}
+    second.begin("c.png")
+    second.begin("d.png")
+    second.end(["c.png"])
+    second.__exit__(KeyboardInterrupt)
+    with InFlight(tmp_path) as third:
+        assert third.suspects == {"a\n\udcff.png"}
+
+
+def test_a_full_disk_does_not_end_the_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with InFlight(tmp_path) as note:
+        monkeypatch.setattr(os, "write", full)
+        note.begin("a.png")
+        note.end(["a.png"])
+        monkeypatch.undo()
+        note.begin("b.png")
+        assert (tmp_path / ".in_flight").read_text() == '"b.png"\n'
