@@ -61,13 +61,15 @@ class Session:
             OutputError: The output cannot be written.
         """
         output = self.job.output
-        with translated(output):
+        with translated(output), ExitStack() as opening:
+            opening.enter_context(self._sinks)  # closed again if not all can be opened
             self._position = self._predictions.position = self.ledger.position
             results.write_failures(output, self.ledger)
             self._failures = self._sinks.enter_context(_appending(output / results.FAILURES))
             self._inputs = self._sinks.enter_context(_appending(output / results.INPUTS))
             for sink in self.job.sinks.values():
                 self._sinks.enter_context(sink)
+            opening.pop_all()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
