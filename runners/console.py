@@ -118,8 +118,14 @@ def _unless_closed() -> Iterator[None]:
 
 
 @_unless_closed()
-def print_summary(report: Report, ran_on: str) -> None:
-    """Print what was found, where the time went, and with what it was done."""
+def print_summary(report: Report, ran_on: str, of_s: float | None = None) -> None:
+    """Print what was found, where the time went, and with what it was done.
+
+    Args:
+        report: The end of the run.
+        ran_on: Device and libraries.
+        of_s: How long the run was there, in seconds, if it waited for most of that time.
+    """
     found = sorted(report.detections.items(), key=lambda item: (-item[1], item[0]))
     print_table("Detections", ("class", "count"), [*found, ("all", sum(dict(found).values()))])
     steps = [step for step in _STEPS if step in report.timings]
@@ -131,7 +137,16 @@ def print_summary(report: Report, ran_on: str) -> None:
     load_s = report.timings.get("load", 0.0)
     tell(f"{counts}; {rate:.2f} inputs/s after {load_s:.1f} s of loading the model")
     tell(f"ran on {ran_on}, busy {100 * busy(report):.0f} % of the time")
+    if of_s is not None:
+        tell(f"at work for {report.wall_s:.1f} s of {_duration(of_s)}")
     tell(f"results in {report.output}")
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def busy(report: Report) -> float:

@@ -65,7 +65,7 @@ class After:
             return None
         tree = self.done if ok else self.failed
         try:
-            if not _is_still(arrival):
+            if not arrival.is_there():
                 return None
             if ok and self.action == "delete":
                 self._marker_to(arrival.path, None)
@@ -109,7 +109,7 @@ class After:
         # Before the file goes: a marker alone would vouch for whatever gets this name next.
         self._marker_to(source, target)
         self._unsynced |= {source.parent, target.parent}
-        if _is_still(arrival):
+        if arrival.is_there():
             if source.lstat().st_dev != target.lstat().st_dev:
                 self.sync()  # two file systems keep no order between them
             source.unlink()
@@ -143,14 +143,6 @@ class After:
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{folder} is not a folder")
         self._unsynced.add(folder.parent)
-
-
-def _is_still(arrival: Arrival) -> bool:
-    try:
-        status = arrival.path.stat()
-    except FileNotFoundError:
-        return False
-    return (status.st_size, status.st_mtime_ns) == (arrival.size, arrival.mtime_ns)
 
 
 def _is_same(source: Path, target: Path) -> bool:

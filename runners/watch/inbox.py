@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -98,12 +99,18 @@ class Inbox:
         self._known = Versions()
         self._candidates: dict[str, _Candidate] = {}
         self._n_looks = 0
+        self._was_gone = False
         self._took_s = self._deep_took_s = 0.0
         self._deep_at: float | None = None
 
     def remember(self, id: str, size: int, mtime_ns: int) -> None:
-        """Note that this version is done: it will not be handed out."""
+        """Note that this version, of all of the file, is the one that is done."""
         self._known.add(id, size, mtime_ns)
+
+    def forget(self, id: str) -> None:
+        """Take a file that comes up again, in whatever version, for a new one."""
+        self._known.remove(id)
+        self._candidates.pop(id, None)
 
     def look(self, deep: bool = False) -> list[Arrival]:
         """Scan, and return what is ready and new, in order of first sight, then natural order.
@@ -117,14 +124,19 @@ class Inbox:
         """
         self._n_looks += 1
         started, started_cpu = self._clock(), time.thread_time()
+        deep |= self._was_gone  # what comes back may look as if nothing had happened
         try:
-            for entry in self._tree.walk(deep=deep):
-                self._see(entry.id, entry.status)
+            # what a deep look does not see is forgotten: a folder takes up memory for what is there
+            with self._known.swept() if deep else nullcontext():
+                for entry in self._tree.walk(deep=deep):
+                    self._see(entry.id, entry.status)
         except OSError as exc:
+            self._was_gone = True
             raise RootGoneError(
                 f"cannot look into the watched folder {self.root} ({why(exc)}); "
                 "files will be taken again once it is back"
             ) from exc
+        self._was_gone = False
         for asset_id, candidate in list(self._candidates.items()):
             if candidate.looked != self._n_looks:
                 self._look_again(asset_id, candidate)

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config import Job
-from pipeline.errors import ConfigError, OutputError, OutputLockedError, RootGoneError
-from pipeline.protocols import Asset
-from pipeline.sources import ImageAsset
-from pipeline.sources.decode import MAX_PIXELS
-from pipeline.sources.workers import DecodingStopped
+from pipeline.errors import ConfigError, OutputLockedError
 from pipeline.types import Report
 from runners import budget
-from runners.console import print_summary, say, told
+from runners.console import print_summary
 from runners.ledger import NAME as LEDGER
-from runners.ledger import Entry, Ledger, LedgerDamagedError
+from runners.ledger import Ledger
 from runners.lock import locked
 from runners.log import Log, logged
 from runners.opening import check_settings, one_of, open_ledger, reader
 from runners.record import Record
-from runners.session import Session, finish, translated
+from runners.session import translated
 from runners.status import Status
 from runners.tally import Tally
-from runners.todo import POISON, TO_DO, Todo
 from runners.watch.after import After
 from runners.watch.events import Events
 from runners.watch.inbox import Inbox
-from runners.watch.signals import Wishes, heeded
-from runners.watch.versions import Arrival
-
-_AT_ONCE = 256  # arrivals between two looks at the folder
-_DRAIN_S = 8.0
-_PATIENCE = 3  # settle times that a single pass waits for files that keep changing
-_BACK_OFF_S = (1.0, 60.0)
-_LEAST_SAMPLE = 20  # inputs before a share of failures means anything
-_log = logging.getLogger("d2run")
+from runners.watch.loop import Watching
+from runners.watch.signals import hang_up_ignored, heeded
+from runners.watch.troubles import Troubles
+from runners.watch.work import DRAIN_S, Work
 
 
 @dataclass
@@ -92,13 +82,10 @@ class Watch:
         one_of("on_change", self.on_change, "error", "restart")
         one_of("on_lock", self.on_lock, "error", "skip")
         budget.allowed(self.max_failures, 0)
-        for name in ("settle_s", "poll_s", "finalise_every_s"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"runner.{name} is {getattr(self, name)}; it must not be < 0")
-        if self.max_passes is not None and self.max_passes < 1:
-            raise ConfigError(f"runner.max_passes is {self.max_passes}; it must be at least 1")
-        if not self.marker or "/" in self.marker:
-            raise ConfigError(f"runner.marker is '{self.marker}'; it must be a part of a name")
+        for option, is_right, what in _checks(self):
+            if not is_right:
+                value = getattr(self, option)
+                raise ConfigError(f"runner.{option} is {value!r}; it must be {what}")
 
     def run(self, job: Job) -> Report:
         """Carry out the job; ends at a signal, or after ``max_passes``.
@@ -109,31 +96,52 @@ class Watch:
             StoreError: The weights cannot be had or do not fit.
             OutputLockedError: Another run holds the output.
             OutputError: The output cannot be written at the start, or its ledger is damaged.
+            RootGoneError: The folder went away in a run of ``max_passes``.
         """
-        given = job.config["input"]
-        if given is None or given == "-" or not Path(given).expanduser().is_dir():
-            raise ConfigError(f"runner=watch watches a folder, and input={given} is none")
+        root = self._root(job)
+        began_s = time.monotonic()
         try:
-            with locked(job.output), logged(job.output / "run.log") as log:
-                report, ran_on = self._locked(job, log)
+            with hang_up_ignored(), locked(job.output), logged(job.output / "run.log") as log:
+                report, ran_on = self._locked(job, root, log)
         except OutputLockedError:
             if self.on_lock == "skip":
                 return Report(0, job.output)
             raise
         if not job.config["quiet"]:
-            print_summary(report, ran_on)
+            print_summary(report, ran_on, of_s=time.monotonic() - began_s)
         return report
 
-    def _locked(self, job: Job, log: Log) -> tuple[Report, str]:
-        root = Path(job.config["input"]).expanduser().absolute()
-        done, failed = (Path(p).expanduser().absolute() if p else root / name
-                        for p, name in ((self.done, "done"), (self.failed, "failed")))  # fmt: skip
+    def _root(self, job: Job) -> Path:
+        given = job.config["input"]
+        if given is None:
+            raise ConfigError("no input: runner=watch needs input=PATH of a folder")
+        root = Path(given).expanduser().absolute()
+        if given == "-" or not root.is_dir():
+            raise ConfigError(f"runner=watch watches a folder, and input={given} is none")
+        folders = {"output": job.output, **self._trees(root)}
+        for option, path in folders.items():
+            if path.resolve() == root.resolve():
+                raise ConfigError(f"{option} is the watched folder itself; a folder in it will do")
+        return root
+
+    def _trees(self, root: Path) -> dict[str, Path]:
+        """Return where files go that are done, and that failed, by option."""
+        done, failed = (
+            Path(given).expanduser().absolute() if given else root / name
+            for given, name in ((self.done, "done"), (self.failed, "failed"))
+        )
+        return {"runner.done": done, "runner.failed": failed}
+
+    def _locked(self, job: Job, root: Path, log: Log) -> tuple[Report, str]:
+        done, failed = self._trees(root).values()
         marker = self.marker if self.ready == "marker" else None
         leave_out = [job.output, done, failed] if self.after != "keep" else [job.output]
         with ExitStack() as stack:
             ledger = open_ledger(job, self.on_change)
             if ledger is not None:
                 stack.enter_context(ledger)
+            status = Status(job.output, metrics=True, metrics_port=self.metrics_port)
+            stack.enter_context(status)
             started = time.monotonic()
             stack.enter_context(job.runnable)
             if ledger is None:
@@ -141,8 +149,6 @@ class Watch:
                     ledger = stack.enter_context(Ledger(job.output / LEDGER))
             check_settings(job, ledger, loaded=True)
             describe = getattr(job.runnable, "describe", lambda: {"device": job.config["device"]})
-            status = Status(job.output, metrics=True, metrics_port=self.metrics_port)
-            tally = Tally(stack.enter_context(status), {"load": time.monotonic() - started})
             inbox = Inbox(
                 root,
                 ready=self.ready,
@@ -152,271 +158,49 @@ class Watch:
                 recursive=job.config["source"].get("recursive", True),
                 leave_out=leave_out,
             )
-            watching = _Watching(
+            troubles = Troubles(status)
+            work = Work(
                 job,
-                self,
                 ledger,
-                Record(job, describe(), list(getattr(job.model, "warnings", []))),
-                tally,
-                log,
+                Tally(status, {"load": time.monotonic() - started}),
                 inbox,
-                stack.enter_context(Events(root, events=self.events, leave_out=leave_out)),
                 After(self.after, root, done, failed, marker=marker),
                 stack.enter_context(reader(job, by_default=True)),
+                troubles,
+                self.retry_failed,
+                self.max_failures,
             )
-            late = getattr(watching.reader, "close", watching.events.wake)
-            with heeded(watching.events.wake, late, _DRAIN_S) as watching.wishes:
-                return watching.carry_out(), watching.record.ran_on()
+            record = Record(job, describe(), list(getattr(job.model, "warnings", [])))
+            events = stack.enter_context(Events(root, events=self.events, leave_out=leave_out))
+            watching = Watching(self, work, inbox, events, record, log, troubles)
+            late = getattr(work.reader, "close", events.wake)
+            with heeded(events.wake, late, DRAIN_S) as watching.wishes:
+                return watching.carry_out(), record.ran_on()
 
 
-@dataclass
-class _Watching:
-    """A watch under way."""
+def _checks(watch: Watch) -> Iterator[tuple[str, bool, str]]:
+    """Yield an option, whether its value is right, and what it must be."""
+    for option in ("settle_s", "poll_s", "finalise_every_s"):
+        value = getattr(watch, option)
+        is_right = _is_number(value) and 0 <= value < math.inf
+        yield option, is_right, "a number of seconds, not below 0"
+    for option in ("events", "retry_failed"):
+        yield option, isinstance(getattr(watch, option), bool), "true or false"
+    for option in ("done", "failed"):
+        value = getattr(watch, option)
+        yield option, value is None or (isinstance(value, str) and bool(value)), "a folder's path"
+    is_text = isinstance(watch.marker, str) and bool(watch.marker)
+    yield "marker", is_text and "/" not in watch.marker, "the end of a file's name"
+    is_list = isinstance(watch.ignore, list) and all(isinstance(p, str) for p in watch.ignore)
+    yield "ignore", is_list, "a list of patterns, such as [*_thumb.jpg]"
+    passes, port = watch.max_passes, watch.metrics_port
+    yield "max_passes", passes is None or (_is_whole(passes) and passes >= 1), "1 or more"
+    yield "metrics_port", port is None or (_is_whole(port) and 0 <= port <= 65535), "0..65535"
 
-    job: Job
-    watch: Watch
-    ledger: Ledger
-    record: Record
-    tally: Tally
-    log: Log
-    inbox: Inbox
-    events: Events
-    after: After
-    reader: Any
-    wishes: Wishes = field(default_factory=Wishes)
 
-    def __post_init__(self) -> None:
-        self.waiting: dict[str, Arrival] = {}  # to be done and committed
-        self.unmoved: list[tuple[Arrival, bool]] = []
-        self.session: Session | None = None
-        self.passes = 0
-        self.pass_began_s: float | None = None
-        self.look_at_s = self.finished_s = time.monotonic()
-        self.back_off_s = _BACK_OFF_S[0]
-        self.reason = ""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
-    def carry_out(self) -> Report:
-        try:
-            self.record.start()
-            self._recall()
-            while not self._is_over():
-                pause_s = self._guarded_round()
-                self.tally.status.update(state="idle", pending=self._n_pending())
-                if not self._is_over() and self.events.wait(pause_s):
-                    soon = self.inbox.pause_s(0.0, woken=True)
-                    self.look_at_s = min(self.look_at_s, time.monotonic() + soon)
-            self.tally.status.update(state="draining")
-            self._finish()
-            report = self._report()
-            self.record.finish(report)
-        except BaseException as exc:
-            with suppress(OutputError):
-                self._close()
-            with suppress(OSError):
-                status = getattr(exc, "exit_status", 1)
-                text = f"{type(exc).__name__}: {exc}"
-                self.record.finish(self.tally.report(self.job.output, status, text))
-            raise
-        return report
 
-    def _recall(self) -> None:
-        """Tell the inbox what is done, so that it need not be looked at again.
-
-        Not if files are to be moved: one that a killed run could not move is still there.
-        """
-        if self.watch.after != "keep":
-            return
-        for entry in self.ledger.entries():
-            poison = entry.error == "PoisonError" and not self.watch.retry_failed
-            if entry.size is None or entry.mtime_ns is None:
-                continue
-            if entry.outcome == "done" or poison:
-                self.inbox.remember(entry.id, entry.size, entry.mtime_ns)
-
-    def _guarded_round(self) -> float:
-        """Do what there is to do; return how long to wait. What fails now may work later.
-
-        Raises:
-            OutputError: The ledger is damaged, or this is a run of few passes.
-        """
-        try:
-            pause_s = self._round()
-        except RootGoneError as exc:
-            self._unhealthy(exc)
-            self.look_at_s = time.monotonic() + self.watch.poll_s
-            if self.watch.max_passes is not None:
-                raise
-            return self.watch.poll_s
-        except OutputError as exc:
-            with suppress(OutputError):
-                self._close()
-            if self.watch.max_passes is not None or isinstance(exc, LedgerDamagedError):
-                raise
-            self.ledger.rollback()
-            self._unhealthy(exc)
-            pause_s, self.back_off_s = self.back_off_s, min(2 * self.back_off_s, _BACK_OFF_S[1])
-            self.look_at_s = time.monotonic() + pause_s
-            return pause_s
-        self.back_off_s = _BACK_OFF_S[0]
-        if not self.unmoved:
-            self.reason = ""
-            self.tally.status.health(True)
-        return pause_s
-
-    def _round(self) -> float:
-        now_s = time.monotonic()
-        if self.pass_began_s is None:
-            self.pass_began_s = self.look_at_s = now_s
-        if now_s >= self.look_at_s:
-            arrivals = self.inbox.look(deep=self.inbox.deep_is_due())
-            self.look_at_s = time.monotonic() + self.inbox.pause_s(self.watch.poll_s)
-        else:
-            arrivals = self.inbox.settle()
-        self.waiting |= {arrival.id: arrival for arrival in arrivals}
-        self._do_waiting()
-        self._keep_house()
-        due_s = self.inbox.due_in_s()
-        if due_s is None or now_s - self.pass_began_s > _PATIENCE * self.watch.settle_s:
-            self.passes += 1
-            self.pass_began_s = None if self.watch.max_passes else now_s
-        pause_s = self.look_at_s - time.monotonic()
-        return max(0.0, pause_s if due_s is None else min(pause_s, due_s))
-
-    def _do_waiting(self) -> None:
-        while self.waiting and not self._is_over():
-            self.tally.status.update(state="running", pending=self._n_pending())
-            ids = list(self.waiting)[:_AT_ONCE]
-            before = len(self.waiting)
-            self._process([self.waiting[asset_id] for asset_id in ids])
-            if len(self.waiting) >= before:
-                return  # told to stop
-
-    def _process(self, arrivals: list[Arrival]) -> None:
-        """Take arrivals through the pipeline; those that are committed wait no more."""
-        session = self._opened()
-        todo = Todo(
-            [self._asset(arrival) for arrival in arrivals],
-            self.ledger,
-            first_place=self.ledger.next_place(),
-            keep_places=True,
-            poison_again=self.watch.retry_failed,
-        )
-        settled: list[tuple[str, bool]] = []  # by the thread that decodes
-
-        def wanted() -> Iterator[tuple[Asset, int]]:
-            for asset, place, state in todo.states():
-                if self.wishes.status is not None:
-                    return
-                if state in TO_DO:
-                    yield asset, place
-                else:
-                    settled.append((asset.id, state != POISON))
-
-        outcomes = session.process(wanted())
-        try:
-            for outcome in outcomes:
-                self.tally.add(outcome)
-                if outcome.error is not None:
-                    say(f"error: {outcome.asset.id}: {told(outcome.error)}")
-                drained_s = time.monotonic() - self.wishes.stopped_s
-                if self._is_over() and (self.wishes.status is None or drained_s > _DRAIN_S):
-                    break
-        except DecodingStopped:  # a file hung until the time to drain was over
-            return
-        finally:
-            outcomes.close()
-        for asset_id, ok in settled:
-            self._settle(asset_id, ok)
-        self.after.sync()
-
-    def _committed(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self._settle(entry.id, entry.outcome == "done")
-        self.after.sync()
-
-    def _settle(self, asset_id: str, ok: bool) -> None:
-        """Let go of an arrival that is committed, and of its file as the user wishes."""
-        arrival = self.waiting.pop(asset_id, None)
-        if arrival is not None:
-            self._move(arrival, ok)
-
-    def _move(self, arrival: Arrival, ok: bool) -> None:
-        try:
-            self.after(arrival, ok)
-        except OutputError as exc:  # its result is safe; the file stays where it is
-            self.unmoved.append((arrival, ok))
-            self._unhealthy(exc)
-
-    def _keep_house(self) -> None:
-        """Do what is due from time to time."""
-        for line in self.inbox.news():
-            _log.info("%s", line)
-        unmoved, self.unmoved = self.unmoved, []
-        for arrival, ok in unmoved:
-            self._move(arrival, ok)
-        self.after.sync()
-        now_s = time.monotonic()
-        if self.wishes.anew:
-            self.wishes.anew = False
-            self.log.begin_anew()
-            self._finish()
-        elif now_s - self.finished_s >= self.watch.finalise_every_s > 0:
-            self._finish()
-
-    def _finish(self) -> None:
-        """Bring the aggregates up to date, if something was done since."""
-        self._close()
-        self.finished_s = time.monotonic()
-        if not self.ledger.fact("finished"):
-            finish(self.job, self.ledger)
-
-    def _opened(self) -> Session:
-        if self.session is None:
-            session = Session(self.job, self.ledger, self.reader, self._committed)
-            self.session = session.__enter__()
-        return self.session
-
-    def _close(self) -> None:
-        session, self.session = self.session, None
-        if session is not None:
-            session.__exit__(None, None, None)
-
-    def _asset(self, arrival: Arrival) -> ImageAsset:
-        max_pixels = self.job.config["source"].get("max_pixels", MAX_PIXELS)
-        exif = self.job.config["exif"]
-        return ImageAsset(arrival.id, arrival.path, exif=exif, max_pixels=max_pixels)
-
-    def _unhealthy(self, exc: Exception) -> None:
-        if self.reason != str(exc):
-            self.reason = str(exc)
-            say(f"error: {exc}")
-            _log.error("%s", exc)
-        self.tally.status.health(False, str(exc))
-
-    def _n_pending(self) -> int:
-        return self.inbox.n_pending + len(self.waiting)
-
-    def _is_over(self) -> bool:
-        if self.wishes.status is not None or self._is_over_budget():
-            return True
-        return self.watch.max_passes is not None and self.passes >= self.watch.max_passes
-
-    def _is_over_budget(self) -> bool:
-        counts = self.tally.counts
-        total = counts["done"] + counts["failed"]
-        limit = budget.allowed(self.watch.max_failures, max(total, _LEAST_SAMPLE))
-        return limit is not None and counts["failed"] > limit
-
-    def _report(self) -> Report:
-        failed, output = self.tally.counts["failed"], self.job.output
-        status, message = self.wishes.status or 0, ""
-        if failed:
-            message = f"{failed} inputs failed; each is named in {output / 'failures.jsonl'}"
-        if status == 130:
-            message = "interrupted; what was begun is finished and kept"
-        elif self.wishes.status is None and failed:
-            status = 3
-        if self._is_over_budget():
-            status = 4
-            message = f"stopped by runner.max_failures={self.watch.max_failures}: {message}"
-        return self.tally.report(output, status, message)
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

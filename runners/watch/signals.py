@@ -29,6 +29,20 @@ class Wishes:
 
 
 @contextmanager
+def hang_up_ignored() -> Iterator[None]:
+    """Have SIGHUP do nothing while the block runs, but for what ``heeded`` makes of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # or logrotate would end a run whose model is being loaded
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@contextmanager
 def heeded(wake: Callable[[], None], late: Callable[[], None], late_s: float) -> Iterator[Wishes]:
     """Note signals instead of being interrupted by them, while the block runs.
 

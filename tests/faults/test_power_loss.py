@@ -8,7 +8,6 @@ names in folders that were not synced. A commit of the ledger is one step: SQLit
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import random
 import shutil
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 from dying import ended, forked, warm
 from file_layer import Layer
-from test_kill import SAME, make_inputs, outputs, run_scenario, tell
+from test_kill import make_inputs, outputs, run_scenario, tell
 
 Operation = tuple[Any, ...]
 _AGGREGATES = ("coco.json", "coco_results.json")

@@ -166,8 +166,60 @@ def test_what_is_remembered_does_not_come_again_but_its_next_version_does(
     assert inbox.n_pending == 0
     os.utime(path, (2, 2))
     assert ids(settled(inbox, deep=True)) == ["x.jpg"]
-    os.utime(path, (1, 1))
+    os.utime(path, (1, 1))  # restored: the latest version counts, not all there ever were
+    assert ids(settled(inbox, deep=True)) == ["x.jpg"]
     assert settled(inbox, deep=True) == []
+
+
+def test_a_file_that_was_moved_away_may_come_again_as_it_was(put, root, clock, settled, tmp_path):
+    path = put("x.jpg", mtime_s=1)
+    inbox = Inbox(root, clock=clock)
+    settled(inbox)
+    path.rename(tmp_path / "x.jpg")
+    inbox.forget("x.jpg")
+    (tmp_path / "x.jpg").rename(path)
+    assert ids(settled(inbox)) == ["x.jpg"]
+
+
+def test_memory_is_for_what_is_there(put, root, clock, settled):
+    inbox = Inbox(root, clock=clock)
+    for i in range(20):
+        put(f"{i % 2}/{i}.jpg")
+        inbox.remember(f"{i % 2}/gone {i}.jpg", 5, 10**9)
+    assert len(settled(inbox)) == 20
+    for i in range(20):
+        if i % 2 or i < 10:
+            (root / f"{i % 2}/{i}.jpg").unlink()
+    assert settled(inbox) == []
+    assert settled(inbox, deep=True) == []
+    assert len(inbox._known) == 5
+    put("0/0.jpg")
+    assert ids(settled(inbox)) == ["0/0.jpg"]
+
+
+def test_a_look_that_fails_forgets_nothing(put, root, clock, settled, tmp_path):
+    for name in ("a.jpg", "b/c.jpg"):
+        put(name)
+    inbox = Inbox(root, clock=clock)
+    settled(inbox)
+    root.rename(tmp_path / "away")
+    with pytest.raises(RootGoneError):
+        inbox.look(deep=True)
+    (tmp_path / "away").rename(root)
+    assert settled(inbox, deep=True) == []
+
+
+def test_what_was_put_back_while_the_root_was_away_is_found(put, root, clock, settled, tmp_path):
+    put("sub/x.jpg")
+    inbox = Inbox(root, clock=clock)
+    settled(inbox)
+    inbox.look()  # nothing is listed again unless it changes
+    root.rename(tmp_path / "away")
+    inbox.forget("sub/x.jpg")  # the runner could not read it
+    with pytest.raises(RootGoneError):
+        inbox.look()
+    (tmp_path / "away").rename(root)
+    assert ids(settled(inbox)) == ["sub/x.jpg"]
 
 
 def test_a_file_that_changed_while_it_was_read_comes_again(put, root, clock, settled):
