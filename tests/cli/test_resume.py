@@ -212,3 +212,28 @@ def test_a_run_that_died_when_it_made_its_ledger(d2run: Run, photos: Path, out: 
     (out / "ledger.sqlite-journal").write_bytes(b"\xd9\xd5\x05\xf9")
     assert d2run(*FAKE, f"input={photos}", f"output={out}").returncode == 3
     assert counts(out) == {"done": 6, "failed": 1}
+
+
+def test_one_guilty_frame_fails_alone(d2run: Run, tmp_path: Path, out: Path) -> None:
+    for i in range(11):  # a batch of eight, and one of three
+        write_picture(tmp_path / f"in/{i}.png", np.full((24, 32, 3), i * 20, np.uint8))
+    job = (*FAKE, f"input={tmp_path}/in", f"output={out}", "batch_size=8")
+    guilty = "+runnable.fail_on=[5.png]"
+    told = d2run(*job, guilty)
+    assert told.returncode == 3
+    assert told.stderr.splitlines() == [
+        "error: 5.png: inference: RuntimeError: '5.png' fails, as fail_on says",
+        f"error: 1 of 11 inputs failed; each is named in {out}/failures.jsonl",
+    ]
+    # once: what its batch was tried before is not its own, and hangs on who its neighbours are
+    assert [(line["asset"], line["attempts"]) for line in lines(out / "failures.jsonl")] == [
+        ("5.png", 1)
+    ]
+    found = lines(out / "predictions.jsonl")
+    assert [line["asset"] for line in found] == [f"{i}.png" for i in range(11) if i != 5]
+    before = content(out)
+    assert d2run(*job, guilty).returncode == 3  # now it is alone in its batch
+    assert content(out) == before
+    other = (*FAKE, f"input={tmp_path}/in", f"output={out}2", "batch_size=1", guilty)
+    assert d2run(*other).returncode == 3
+    assert content(Path(f"{out}2")) == before

@@ -8,35 +8,18 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-from command_line import ROOT, write_picture
 from dying import POINTS, arm, ended, forked, warm
+from scenarios import make_inputs, outputs, run_scenario, tell
 
 from runners.session import GROUP
 
-SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")
-HERE = Path(__file__).resolve().parent
 IN_WORK = 12  # decoded ahead, in the model, waiting to be written
-
-
-def make_inputs(folder: Path, n: int) -> list[str]:
-    for i in range(n):
-        write_picture(folder / f"{i // 50}" / f"{i}.png", np.full((24, 32, 3), i % 251, np.uint8))
-    (folder / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
-    return ["model=mask_rcnn", "runnable=fake", f"input={folder}", "quiet=true"]
-
-
-def outputs(out: Path) -> dict[str, bytes]:
-    files = {name: (out / name).read_bytes() for name in SAME}
-    pictures = sorted(out.glob("overlay/**/*.jpg"))
-    return files | {str(path.relative_to(out)): path.read_bytes() for path in pictures}
 
 
 def committed(out: Path) -> int:
@@ -90,10 +73,6 @@ def scenario_points(folder: Path, n: int, times: list[int]) -> None:
     tell(f"{sum(met.values())} deaths at {len(met)} points")
 
 
-def tell(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
 def scenario_random(folder: Path, n: int, kills: int) -> None:
     arguments = make_inputs(folder / "in", n)
     began = time.monotonic()
@@ -133,42 +112,27 @@ def committed_soon(out: Path) -> int:
 SCENARIOS = {"points": scenario_points, "random": scenario_random}
 
 
-def run_scenario(tmp_path: Path, name: str, *arguments: object, script: str = __file__) -> str:
-    done = subprocess.run(
-        [sys.executable, script, name, str(tmp_path), json.dumps(arguments)],
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
-            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests/support", HERE))),
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
-
-
 @pytest.mark.timeout(300)
 def test_killed_at_every_point(tmp_path: Path) -> None:
-    assert "deaths at" in run_scenario(tmp_path, "points", 24, [1])
+    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 24, [1])
 
 
 @pytest.mark.timeout(300)
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    assert "20 deaths" in run_scenario(tmp_path, "random", 150, 20)
+    assert "20 deaths" in run_scenario(__file__, tmp_path, "random", 150, 20)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_killed_at_every_point_many_times(tmp_path: Path) -> None:
-    told = run_scenario(tmp_path, "points", 80, [1, 2, 3, 5, 8, 13, 21, 34])
+    told = run_scenario(__file__, tmp_path, "points", 80, [1, 2, 3, 5, 8, 13, 21, 34])
     assert int(told.split()[0]) >= 200
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_killed_at_any_moment_many_times(tmp_path: Path) -> None:
-    assert "200 deaths" in run_scenario(tmp_path, "random", 300, 200)
+    assert "200 deaths" in run_scenario(__file__, tmp_path, "random", 300, 200)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from dying import ended, forked, warm
 from file_layer import Layer
-from test_kill import make_inputs, outputs, run_scenario, tell
+from scenarios import make_inputs, outputs, run_scenario, tell
 
 Operation = tuple[Any, ...]
 _AGGREGATES = ("coco.json", "coco_results.json")
@@ -309,7 +309,7 @@ def again(
 
 @pytest.mark.timeout(300)
 def test_what_is_done_outlives_a_power_cut(tmp_path: Path) -> None:
-    told = run_scenario(tmp_path, "loss", 40, 150, 9, script=__file__)
+    told = run_scenario(__file__, tmp_path, "loss", 40, 150, 9)
     assert "150 states" in told
     assert "9 resumed" in told
 
@@ -317,7 +317,7 @@ def test_what_is_done_outlives_a_power_cut(tmp_path: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_what_is_done_outlives_many_power_cuts(tmp_path: Path) -> None:
-    told = run_scenario(tmp_path, "loss", 40, 4500, 150, script=__file__)
+    told = run_scenario(__file__, tmp_path, "loss", 40, 4500, 150)
     assert "4500 states" in told
     assert "150 resumed" in told
 

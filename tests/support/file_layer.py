@@ -51,8 +51,8 @@ class Layer:
         """The path below the root, ``None`` if it is elsewhere."""
         text = os.fsdecode(path)
         if dir_fd is not None:
-            text = f"{os.readlink(f'/proc/self/fd/{dir_fd}')}/{text}"
-        text = os.path.abspath(text)
+            text = f"{Path(f'/proc/self/fd/{dir_fd}').readlink()}/{text}"
+        text = os.path.abspath(text)  # noqa: PTH100 - a link is no folder
         if text == self.root:
             return ""
         return text[len(self.root) + 1 :] if text.startswith(f"{self.root}/") else None

@@ -1,0 +1,49 @@
+"""Scenarios of tests/faults: each in a process that has imported all once, and forks its runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from command_line import ROOT, write_picture
+
+SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")
+
+
+def make_inputs(folder: Path, n: int) -> list[str]:
+    """Pictures and one that is broken; return the command that does them."""
+    for i in range(n):
+        write_picture(folder / f"{i // 50}" / f"{i}.png", np.full((24, 32, 3), i % 251, np.uint8))
+    (folder / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    return ["model=mask_rcnn", "runnable=fake", f"input={folder}", "quiet=true"]
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    """What must be the same, whatever happened on the way."""
+    files = {name: (out / name).read_bytes() for name in SAME}
+    pictures = sorted(out.glob("overlay/**/*.jpg"))
+    return files | {str(path.relative_to(out)): path.read_bytes() for path in pictures}
+
+
+def tell(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def run_scenario(script: str, tmp_path: Path, name: str, *arguments: object) -> str:
+    """Run ``script NAME FOLDER ARGUMENTS`` in a process of its own; return what it tells."""
+    done = subprocess.run(
+        [sys.executable, script, name, str(tmp_path), json.dumps(arguments)],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests/support"))),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
