@@ -34,6 +34,19 @@ def put_in_order(directory: Path, ledger: Ledger) -> None:
     if _is_in_order(ledger):
         return
     ordered = directory / _ORDERED
+    try:
+        position = _rewrite(directory, ledger, ordered)
+    except BaseException:
+        ordered.unlink(missing_ok=True)  # a full disk has better uses for that room
+        raise
+    sync_folder(directory)
+    ledger.state("ordered", True)
+    ledger.commit(position)
+    finish_order(directory, ledger)
+
+
+def _rewrite(directory: Path, ledger: Ledger, ordered: Path) -> Position:
+    """Write the predictions in order to another file, and what is where to the ledger."""
     size, next_image_id = 0, 1
     with (directory / PREDICTIONS).open("rb") as old, ordered.open("wb") as new:
         for chunk in _chunks(ledger.entries()):
@@ -52,10 +65,7 @@ def put_in_order(directory: Path, ledger: Ledger) -> None:
             ledger.put(moved)
         new.flush()
         os.fsync(new.fileno())
-    sync_folder(directory)
-    ledger.state("ordered", True)
-    ledger.commit(Position(size, next_image_id))
-    finish_order(directory, ledger)
+    return Position(size, next_image_id)
 
 
 def finish_order(directory: Path, ledger: Ledger) -> None:

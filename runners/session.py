@@ -173,9 +173,9 @@ class Session:
             dropped=outcome.n_dropped,
         )
         with suppress(OSError, PipelineError):  # the error says why
-            entry.size = asset.path.stat().st_size
-            if getattr(asset, "size_bytes", 0) is not None:  # not for what was never read
-                entry.size = getattr(asset, "size_bytes", entry.size)
+            size = getattr(asset, "size_bytes", 0)
+            entry.size = size or asset.path.stat().st_size
+            if size is not None:  # not for what was never read
                 entry.sha256 = asset.fingerprint()
         entry.mtime_ns = trusted_mtime(getattr(asset, "mtime_ns", None), self._began_ns)
         if error is None:

@@ -124,11 +124,12 @@ class Inbox:
         """
         self._n_looks += 1
         started, started_cpu = self._clock(), time.thread_time()
-        deep |= self._was_gone  # what comes back may look as if nothing had happened
+        # What a deep look does not see is forgotten, so that memory is for what is there. What
+        # comes back may do so piecemeal, and look as if nothing had happened.
+        swept = self._known.swept() if deep and not self._was_gone else nullcontext()
         try:
-            # what a deep look does not see is forgotten: a folder takes up memory for what is there
-            with self._known.swept() if deep else nullcontext():
-                for entry in self._tree.walk(deep=deep):
+            with swept:
+                for entry in self._tree.walk(deep=deep or self._was_gone):
                     self._see(entry.id, entry.status)
         except OSError as exc:
             self._was_gone = True

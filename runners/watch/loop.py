@@ -47,7 +47,7 @@ class Watching:
         self.passes = 0
         self.pass_began_s: float | None = None
         self.look_at_s = self.finished_s = time.monotonic()
-        self.finish_asked = False
+        self.finish_due = False
         self.back_off_s, self.retry_at_s = _BACK_OFF_S[0], 0.0
 
     def carry_out(self) -> Report:
@@ -119,7 +119,7 @@ class Watching:
 
     def _round(self, now_s: float) -> float:
         if self.wishes.anew:
-            self.wishes.anew, self.finish_asked = False, True
+            self.wishes.anew, self.finish_due = False, True
             self.log.begin_anew()
         is_there = self._look(now_s)
         if is_there and not self._is_over():
@@ -170,11 +170,11 @@ class Watching:
             _log.info("%s", line)
         self.work.move_late()
         every_s = max(self.watch.finalise_every_s, self.work.finish_s() / _FINISHING)
-        is_due = time.monotonic() - self.finished_s >= every_s and self.watch.finalise_every_s > 0
-        if self.finish_asked or is_due:
-            self.finish_asked, self.finished_s = False, time.monotonic()
+        if time.monotonic() - self.finished_s >= every_s and self.watch.finalise_every_s > 0:
+            self.finish_due = True
+        if self.finish_due:
             self.work.finish()
-            self.finished_s = time.monotonic()
+            self.finish_due, self.finished_s = False, time.monotonic()
 
     def _n_pending(self) -> int:
         return self.inbox.n_pending + len(self.work.waiting)

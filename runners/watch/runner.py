@@ -118,8 +118,7 @@ class Watch:
         root = Path(given).expanduser().absolute()
         if given == "-" or not root.is_dir():
             raise ConfigError(f"runner=watch watches a folder, and input={given} is none")
-        folders = {"output": job.output, **self._trees(root)}
-        for option, path in folders.items():
+        for option, path in self._trees(root).items():
             if path.resolve() == root.resolve():
                 raise ConfigError(f"{option} is the watched folder itself; a folder in it will do")
         return root

@@ -72,6 +72,8 @@ class Work:
         self.waiting: dict[str, Arrival] = {}
         self.worked_s = 0.0
         self.failing: set[str] = set()
+        self._uncounted: dict[str, Outcome] = {}  # not committed yet
+        self._committed_ids: set[str] = set()  # not seen as outcomes yet
         self._unmoved: dict[str, tuple[Arrival, bool]] = {}
         self._session: Session | None = None
         self._finish_took_s: float | None = None
@@ -117,6 +119,8 @@ class Work:
             self._process(arrivals)
         finally:
             self.worked_s += time.monotonic() - began_s
+            self._uncounted.clear()  # what could not be committed comes again
+            self._committed_ids.clear()
 
     def move_late(self) -> None:
         """Move those that could not be moved before, until one still cannot.
@@ -152,9 +156,12 @@ class Work:
     def is_over_budget(self) -> bool:
         """Say whether more has failed than may."""
         counts = self.tally.counts
-        total = counts["done"] + counts["failed"]
+        total = counts["done"] + counts["failed"] + len(self._uncounted)
         limit = budget.allowed(self.max_failures, max(total, _LEAST_SAMPLE))
-        return limit is not None and counts["failed"] > limit
+        if limit is None:
+            return False
+        uncounted = sum(outcome.error is not None for outcome in self._uncounted.values())
+        return counts["failed"] + uncounted > limit
 
     def _process(self, arrivals: Mapping[str, Arrival]) -> None:
         """Take arrivals through the pipeline; those that are committed wait no more."""
@@ -197,16 +204,23 @@ class Work:
         return ImageAsset(arrival.id, arrival.path, exif=exif, max_pixels=max_pixels)
 
     def _note(self, outcome: Outcome, arrival: Arrival) -> None:
-        if outcome.error is None:
-            self.failing.discard(arrival.id)
-        elif not arrival.is_there():  # what comes of its next version counts
+        """Count an outcome, once it is committed."""
+        if outcome.error is not None and not arrival.is_there():
+            # what comes of its next version counts
             _log.info("%s: waited for again: %s", arrival.id, outcome.error)
             self.inbox.forget(arrival.id)
-            return
+        elif arrival.id in self._committed_ids:
+            self._count(outcome)
         else:
-            self.failing.add(arrival.id)
-            say(f"error: {arrival.id}: {told(outcome.error)}")
+            self._uncounted[arrival.id] = outcome
+
+    def _count(self, outcome: Outcome) -> None:
         self.tally.add(outcome)
+        if outcome.error is None:
+            self.failing.discard(outcome.asset.id)
+        else:
+            self.failing.add(outcome.asset.id)
+            say(f"error: {outcome.asset.id}: {told(outcome.error)}")
 
     def _drained_s(self) -> float:
         """Return how long it has been draining."""
@@ -214,6 +228,9 @@ class Work:
 
     def _committed(self, entries: list[Entry]) -> None:
         for entry in entries:
+            self._committed_ids.add(entry.id)
+            if entry.id in self._uncounted:
+                self._count(self._uncounted.pop(entry.id))
             self._settle(entry.id, entry.outcome == "done")
         self.after.sync()
 

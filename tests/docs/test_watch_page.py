@@ -18,7 +18,6 @@ PAGE = ROOT / "docs" / "watch_and_cron.md"
 TEXT = PAGE.read_text("utf-8")
 
 
-@pytest.mark.skipif(not (CONF / "watch.yaml").exists(), reason="runner=watch is not there yet")
 def test_the_options_are_there() -> None:
     options = "\n".join(path.read_text("utf-8") for path in CONF.glob("*.yaml"))
     known = set(re.findall(r"^(\w+):", options, re.MULTILINE))

@@ -23,10 +23,6 @@ PROGRAM = "/opt/d2run/.venv/bin/d2run"
 SERVICES = sorted(FOLDER.glob("*.service"))
 UNITS = sorted([*SERVICES, *FOLDER.glob("*.timer")])
 
-needs_watch = pytest.mark.skipif(
-    not (CONF / "runner" / "watch.yaml").exists(), reason="runner=watch is not there yet"
-)
-
 
 def parsed(unit: Path) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(strict=False, interpolation=None)
@@ -127,7 +123,6 @@ def test_services_may_write_only_their_results(service: Path) -> None:
     assert section["User"] == "d2run"
 
 
-@needs_watch
 @pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)
 def test_services_start_what_there_is(service: Path) -> None:
     program, *arguments = shlex.split(parsed(service)["Service"]["ExecStart"])
@@ -154,7 +149,6 @@ def test_cron_mails_only_what_went_wrong(job: int, status: int, tmp_path: Path) 
     assert re.fullmatch(r"output=/srv/results/(\d{4}-\d\d-\d\d|inbox)", *outputs)
 
 
-@needs_watch
 @pytest.mark.parametrize("job", range(2))
 def test_cron_starts_what_there_is(job: int, tmp_path: Path) -> None:
     check_composes(as_cron_runs_it(cron_lines()[job][1], tmp_path)[0])

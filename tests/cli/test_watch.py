@@ -1,0 +1,302 @@
+"""runner=watch as a service and as a cron job: files, signals, what it says and leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from command_line import Run, command, environment
+from processes import wait_for
+
+from pipeline.files import asset_id_of
+
+FAKE = ("model=mask_rcnn", "runnable=fake", "sink=[coco]", "runner=watch")
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def picture(seed: int = 0) -> bytes:
+    image = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    data = path.read_bytes() if path.exists() else b""
+    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+
+
+def ids(path: Path) -> list[str]:
+    return sorted(map(asset_id_of, lines(path)))
+
+
+def status(out: Path) -> dict[str, Any]:
+    path = out / "status.json"
+    return json.loads(path.read_bytes()) if path.exists() else {}
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def start(tmp_path: Path, inbox: Path, out: Path) -> Iterator[Start]:
+    """Start a watch in the background; what a test leaves is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        given = [*FAKE, "runner.settle_s=0.5", "runner.poll_s=1", f"input={inbox}", f"output={out}"]
+        streams = {name: subprocess.PIPE for name in ("stdout", "stderr")}
+        process = subprocess.Popen(
+            command(*given, *arguments), env=environment(tmp_path), text=True, **streams
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_day_in_the_life_of_a_service(start: Start, inbox: Path, out: Path) -> None:
+    (inbox / "there.png").write_bytes(picture())
+    (inbox / "sub").mkdir()
+    odd = inbox / "sub" / os.fsdecode(b"na\xefve \n%s.png")
+    odd.write_bytes(picture(1))
+    (inbox / "half.png").write_bytes(picture(2)[:900])
+    (inbox / "skip_thumb.png").write_bytes(picture(3))
+    (inbox / "sub" / "loop").symlink_to("..")
+    (inbox / "lost.png").symlink_to("nowhere.png")
+    os.mkfifo(inbox / "pipe.png")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    log, options = out / "run.log", ("runner.ignore=[*_thumb.png]", f"runner.metrics_port={port}")
+    process = start(*options)
+    wait_for(lambda: len(ids(out / "inputs.jsonl")) == 3)
+    wait_for(lambda: status(out).get("state") == "idle")
+    assert status(out)["counts"] == {"done": 2, "failed": 1}
+    assert (out / "health").read_text().startswith("ok\n")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        served = answer.read().decode()
+    for text in (served, (out / "metrics.prom").read_text()):
+        assert 'd2run_inputs_total{outcome="done"} 2.0' in text
+        assert "d2run_healthy 1.0" in text
+    assert "left out: pipe.png: not a regular file" in log.read_text()
+
+    log.rename(out / "run.log.old")
+    process.send_signal(signal.SIGHUP)
+    wait_for(log.exists)
+    wait_for((out / "coco.json").exists)
+    (inbox / "late.png").write_bytes(picture(4))
+    wait_for(lambda: "late.png" in ids(out / "inputs.jsonl"))
+    process.send_signal(signal.SIGTERM)
+    said, complained = process.communicate(timeout=30)
+    assert process.returncode == 0
+    done = sorted(["late.png", "sub/" + odd.name, "there.png"])
+    assert ids(out / "predictions.jsonl") == done
+    assert ids(out / "failures.jsonl") == ["half.png"]
+    assert len(json.loads((out / "coco.json").read_text())["images"]) == 3
+    told = complained.splitlines()
+    assert [line[:24] for line in told] == ["error: half.png: decode:", "error: 1 inputs failed; "]
+    assert "3 done, 1 failed; " in said
+    assert "at work for " in said
+    record = json.loads((out / "run.json").read_text())
+    assert (record["exit_status"], record["counts"]) == (0, {"done": 3, "failed": 1})
+    assert status(out)["state"] == "finished"
+    assert (out / "health").read_text().startswith("unhealthy: not running (at its end)\n")
+
+
+def test_interrupted_and_started_again(start: Start, inbox: Path, out: Path) -> None:
+    for i in range(3):
+        (inbox / f"{i}.png").write_bytes(picture(i))
+    process = start("quiet=true", "runner.after=move")
+    wait_for(lambda: len(list(inbox.glob("done/*"))) == 3)
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "")
+    assert complained == "error: interrupted; what was begun is finished and kept\n"
+    assert ids(out / "predictions.jsonl") == ["0.png", "1.png", "2.png"]
+    process = start("runner.after=move", "runner.max_passes=1")
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert status(out)["counts"] == {"done": 0, "failed": 0}
+
+
+def test_wrong_starts(d2run: Run, inbox: Path, out: Path, tmp_path: Path) -> None:
+    def refused(*arguments: str) -> str:
+        told = d2run(*FAKE, *arguments)
+        assert (told.returncode, told.stdout, len(told.stderr.splitlines())) == (2, "", 1)
+        return told.stderr
+
+    here = (f"input={inbox}", f"output={out}")
+    assert "no file or folder" in refused(f"input={tmp_path}/gone", f"output={out}")
+    (tmp_path / "x.png").write_bytes(picture())
+    assert "watches a folder" in refused(f"input={tmp_path}/x.png", f"output={out}")
+    assert "output is the input" in refused(f"input={inbox}", f"output={inbox}")
+    assert "runner.done is the watched folder" in refused(*here, f"runner.done={inbox}")
+    assert "runner.ignore is '*.bak'" in refused(*here, "runner.ignore=*.bak")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert f"127.0.0.1:{port}" in refused(*here, f"runner.metrics_port={port}")
+    assert not out.exists()
+    assert list(inbox.iterdir()) == []
+
+
+class Writers:
+    """Four writers of different habits: rename, slowly, in bursts, with old times."""
+
+    def __init__(self, inbox: Path, n: int, pause_s: float) -> None:
+        self.inbox, self.pause_s, self.written = inbox, pause_s, Counter[str]()
+        habits = (self.rename, self.slowly, self.in_bursts, self.with_old_times)
+        self.threads = [
+            threading.Thread(target=habit, args=(range(k * n // 4, (k + 1) * n // 4),))
+            for k, habit in enumerate(habits)
+        ]
+
+    def rename(self, numbers: range) -> None:
+        for i in numbers:
+            (self.inbox / f".{i}.part").write_bytes(picture(i))
+            (self.inbox / f".{i}.part").rename(self.inbox / f"{i}.png")
+            self.has(f"{i}.png")
+
+    def slowly(self, numbers: range) -> None:
+        (self.inbox / "slow").mkdir()
+        for i in numbers:
+            data = picture(i)
+            for at in range(0, len(data), 1024):
+                with (self.inbox / "slow" / f"{i}.png").open("ab") as file:
+                    file.write(data[at : at + 1024])
+                time.sleep(self.pause_s / 2)
+            self.has(f"slow/{i}.png")
+
+    def in_bursts(self, numbers: range) -> None:
+        (self.inbox / "burst").mkdir()
+        for i in numbers:
+            (self.inbox / "burst" / f"{i}.png").write_bytes(picture(i))
+            self.written[f"burst/{i}.png"] += 1
+            if i % 50 == 0:
+                time.sleep(50 * self.pause_s)
+
+    def with_old_times(self, numbers: range) -> None:
+        outside = self.inbox.with_name("camera")
+        outside.mkdir()
+        for i in numbers:
+            (outside / f"{i}.png").write_bytes(picture(i))
+            os.utime(outside / f"{i}.png", (0, 0))
+            shutil.copy2(outside / f"{i}.png", self.inbox / f"{i}.png")
+            self.has(f"{i}.png")
+
+    def has(self, name: str) -> None:
+        self.written[name] += 1
+        time.sleep(self.pause_s)
+
+
+@pytest.mark.parametrize(
+    ("n", "kills", "after"),
+    [
+        (200, 2, "move"),
+        pytest.param(2000, 5, "keep", marks=(pytest.mark.nightly, pytest.mark.timeout(900))),
+        pytest.param(2000, 5, "move", marks=(pytest.mark.nightly, pytest.mark.timeout(900))),
+    ],
+)
+def test_killed_while_four_writers_write(
+    n: int, kills: int, after: str, start: Start, inbox: Path, out: Path
+) -> None:
+    writers, rng = Writers(inbox, n, pause_s=0.02), random.Random(1)
+    job = ("quiet=true", f"runner.after={after}")
+    process = start(*job)
+    for thread in writers.threads:
+        thread.start()
+    for _ in range(kills):
+        before = len(ids(out / "inputs.jsonl"))
+        wait_for(lambda before=before: len(ids(out / "inputs.jsonl")) > before)  # it is at work
+        time.sleep(rng.uniform(0, 1))
+        process.kill()
+        process.wait()
+        process = start(*job)
+    for thread in writers.threads:
+        thread.join()
+    wait_for(lambda: set(ids(out / "inputs.jsonl")) == set(writers.written))
+    wait_for(lambda: (status(out)["pid"], status(out)["pending"]) == (process.pid, 0))
+    process.send_signal(signal.SIGTERM)
+    _, complained = process.communicate(timeout=60)
+    assert (process.returncode, complained) == (0, "")
+    assert ids(out / "predictions.jsonl") == ids(out / "inputs.jsonl") == sorted(writers.written)
+    assert len(json.loads((out / "coco.json").read_text())["images"]) == n
+    assert lines(out / "failures.jsonl") == []
+    if after == "move":
+        moved = {str(path.relative_to(inbox / "done")) for path in inbox.glob("done/**/*.png")}
+        assert moved == set(writers.written)
+        assert len(list(inbox.glob("**/*.png"))) == n
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("events", ["true", "false"])
+def test_a_burst_of_twenty_thousand(events: str, start: Start, inbox: Path, out: Path) -> None:
+    process, data = start("quiet=true", f"runner.events={events}"), picture()
+    wait_for(lambda: status(out).get("state") == "idle")
+    for i in range(20_000):
+        (inbox / f".{i}.part").write_bytes(data)
+        (inbox / f".{i}.part").rename(inbox / f"{i}.png")
+    deadline = time.monotonic() + 600
+    while status(out)["counts"]["done"] < 20_000 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, complained = process.communicate(timeout=60)
+    assert (process.returncode, complained) == (0, "")
+    assert ids(out / "predictions.jsonl") == sorted(f"{i}.png" for i in range(20_000))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_idle_on_what_is_done(start: Start, inbox: Path, out: Path) -> None:
+    """Two hundred thousand files that are done: what a watch of them takes is printed."""
+    data = picture()
+    for i in range(200_000):
+        if i % 200 == 0:
+            (inbox / f"{i // 200}").mkdir()
+        path = inbox / f"{i // 200}" / f"{i}.png"
+        path.write_bytes(data) if i == 0 else os.link(inbox / "0" / "0.png", path)
+    process = start("quiet=true", "runner.max_passes=1", "runner.ready=rename", "queue_mb=64")
+    process.communicate(timeout=800)
+    assert process.returncode == 0
+    process = start("quiet=true")
+    deadline = time.monotonic() + 300
+    while status(out).get("state") != "idle" and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+    def cpu_s() -> float:
+        times = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, times[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    began, before = time.monotonic(), cpu_s()
+    time.sleep(60)
+    share = (cpu_s() - before) / (time.monotonic() - began)
+    memory = Path(f"/proc/{process.pid}/status").read_text().partition("VmRSS:")[2].split()[0]
+    sys.stdout.write(f"idle: {100 * share:.2f} % of a core, {int(memory) / 1024:.0f} MiB\n")
+    assert status(out)["counts"] == {"done": 0, "failed": 0}
+    assert len(lines(out / "inputs.jsonl")) == 200_000

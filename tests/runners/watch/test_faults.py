@@ -1,0 +1,513 @@
+"""Everything that can go wrong around a watch: no file is lost, and none is done twice."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import ROOT, write_picture
+from processes import wait_for
+from watched import IN_THIS_PROCESS, Watched
+
+import runners.opening as opening
+from pipeline.errors import OutputError, RootGoneError
+from pipeline.runnables.fake import FakeRunnable
+from pipeline.sinks.predictions import PredictionsJsonl
+from pipeline.sources import reading
+from pipeline.sources.workers import DecodeWorkers
+from runners import session
+from runners.ledger import Ledger
+from runners.watch import loop
+from runners.watch.after import After
+
+HERE = IN_THIS_PROCESS
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    monkeypatch.setattr(loop, "_BACK_OFF_S", (0.05, 0.2))
+    watched = Watched(tmp_path, monkeypatch)
+    yield watched
+    watched.abandon()
+
+
+def picture(path: Path, seed: int = 0, mtime_s: float | None = 1e9) -> str:
+    """Put a picture somewhere; return the SHA-256 of its file."""
+    image = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)
+    write_picture(path, image)
+    if mtime_s is not None:
+        os.utime(path, (mtime_s, mtime_s))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def broken(path: Path) -> None:
+    picture(path)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def digests(watched: Watched) -> dict[str, str]:
+    """Of what the results are of, by id; each id once."""
+    lines = watched.lines("inputs.jsonl")
+    assert len({line["asset"] for line in lines}) == len(lines)
+    return {line["asset"]: line["sha256"] for line in lines}
+
+
+def times(name: str, owner: object, n: int, exc: Exception, patch: pytest.MonkeyPatch) -> Counter:
+    """Have a function raise at its next ``n`` calls; counts them."""
+    original, met = getattr(owner, name), Counter[str]()
+
+    def failing(*args: object, **kwargs: object) -> object:
+        met[name] += 1
+        if met[name] <= n:
+            raise exc
+        return original(*args, **kwargs)
+
+    patch.setattr(owner, name, failing)
+    return met
+
+
+def check_each_once(watched: Watched, *ids: str) -> None:
+    assert watched.assets() == watched.assets("inputs.jsonl") == sorted(ids)
+    assert watched.lines("failures.jsonl") == []
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "exc"),
+    [
+        (PredictionsJsonl, "flush", FULL),
+        (PredictionsJsonl, "sync", FULL),
+        (session.results, "write_line", FULL),
+        (session.results, "write_failures", FULL),
+        (session.results, "put_in_order", FULL),
+        (Ledger, "put", OutputError("cannot write the ledger: disk is full")),
+        (Ledger, "commit", OutputError("cannot write the ledger: disk is full")),
+    ],
+)
+def test_an_output_that_fails_for_a_while(
+    owner: object,
+    name: str,
+    exc: Exception,
+    watched: Watched,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    watched.start(HERE)
+    picture(watched.inbox / "first.png")
+    watched.wait_for_assets("first.png")
+    wait_for(lambda: watched.status()["state"] == "idle")
+    met = times(name, owner, 3, exc, monkeypatch)
+    for i in range(40):  # more than are committed together
+        picture(watched.inbox / f"{i}.png", i)
+    watched.hang_up()
+    watched.wait_for_health("unhealthy: cannot write the ")
+    wait_for(lambda: met[name] > 3)
+    watched.wait_for_health("ok")
+    wait_for(lambda: len(set(watched.assets("inputs.jsonl"))) == 41)
+    assert watched.stop().counts == {"done": 41, "failed": 0}
+    check_each_once(watched, "first.png", *(f"{i}.png" for i in range(40)))
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in told] == ["error", "goes on; it was"]
+
+
+def test_a_disk_that_is_full(watched: Watched) -> None:
+    watched.out.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(watched.out)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        watched.start(HERE, "sink=[coco,overlay]")
+        picture(watched.inbox / "first.png")
+        watched.wait_for_assets("first.png")
+        ballast = watched.out / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        for i in range(50):
+            picture(watched.inbox / f"{i}.png", i)
+        watched.wait_for_health("unhealthy: cannot write the ")
+        os.truncate(ballast, ballast.stat().st_size - (256 << 10))  # soon filled
+        time.sleep(0.5)
+        ballast.unlink()
+        wait_for(lambda: len(set(watched.assets("inputs.jsonl"))) == 51)
+        watched.wait_for_health("ok")
+        assert watched.stop().exit_status == 0
+        check_each_once(watched, "first.png", *(f"{i}.png" for i in range(50)))
+        assert len(list(watched.out.glob("overlay/*.jpg"))) == 51
+        assert not list(watched.out.glob(".*.part"))
+    finally:
+        watched.abandon()
+        subprocess.run(["umount", str(watched.out)], check=True)
+
+
+def test_a_done_tree_that_cannot_be_written(
+    watched: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = tmp_path / "archive"
+    done.write_text("in the way")
+    ids = [f"sub/{i}.png" for i in range(20)]
+    for i, name in enumerate(ids):
+        picture(watched.inbox / name, i)
+    watched.start(HERE, "runner.after=move", f"runner.done={done}")
+    watched.wait_for_assets(*ids)
+    watched.wait_for_health(f"unhealthy: cannot move {watched.inbox}/sub/")
+    assert len(list(watched.inbox.glob("sub/*"))) == 20
+    done.unlink()
+    wait_for(lambda: len(list(done.glob("sub/*.png"))) == 20)
+    watched.wait_for_health("ok")
+    assert watched.stop().exit_status == 0
+    check_each_once(watched, *ids)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2, told  # not a line a file
+    assert watched._status.counts["done"] == 20
+
+
+def test_a_single_pass_that_cannot_move_says_so(watched: Watched, tmp_path: Path) -> None:
+    done = tmp_path / "archive"
+    done.write_text("in the way")
+    picture(watched.inbox / "x.png")
+    job = (HERE, "runner.after=move", f"runner.done={done}", "runner.max_passes=1")
+    watched.start(*job)
+    report = watched.wait()
+    assert (report.exit_status, report.message[:11]) == (1, "cannot move")
+    done.unlink()
+    watched.start(*job)
+    report = watched.wait()
+    assert (report.exit_status, report.counts["done"]) == (0, 0)
+    assert (done / "x.png").exists()
+    check_each_once(watched, "x.png")
+
+
+def test_killed_between_commit_and_move(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b.png"):
+        picture(watched.inbox / name)
+    with monkeypatch.context() as patch:
+
+        def killed(*args: object) -> None:
+            raise SystemExit("killed")
+
+        patch.setattr(After, "__call__", killed)
+        watched.start(HERE, "runner.after=move")
+        with pytest.raises(SystemExit):
+            watched.wait()
+    assert watched.assets("inputs.jsonl") == ["a.png", "b.png"]
+    watched.start(HERE, "runner.after=move", "runner.max_passes=1")
+    assert watched.wait().counts == {"done": 0, "failed": 0}
+    assert sorted(path.name for path in watched.inbox.glob("**/*.png")) == ["a.png", "b.png"]
+    assert len(list(watched.inbox.glob("done/*"))) == 2
+    check_each_once(watched, "a.png", "b.png")
+
+
+@pytest.mark.parametrize("after", ["keep", "move"])
+def test_a_file_that_changes_while_it_is_processed(
+    after: str, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = watched.inbox / "x.png"
+    picture(path, 1)
+    predict, later = FakeRunnable.predict, list[str]()
+
+    def meanwhile(self: FakeRunnable, frames: list) -> list:
+        if not later:
+            later.append(picture(path, 2, mtime_s=2e9))
+        return predict(self, frames)
+
+    monkeypatch.setattr(FakeRunnable, "predict", meanwhile)
+    watched.start(HERE, f"runner.after={after}")
+    wait_for(lambda: [line["sha256"] for line in watched.lines("inputs.jsonl")][1:] == later != [])
+    assert watched.stop().counts == {"done": 2, "failed": 0}
+    assert digests(watched) == {"x.png": later[0]}
+    check_each_once(watched, "x.png")
+    assert path.exists() is (after == "keep")
+
+
+def test_a_half_that_becomes_whole_while_it_is_read_has_not_failed(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = watched.inbox / "x.png"
+    broken(path)
+    decode, whole = reading.decode_image, list[str]()
+
+    def meanwhile(data: bytes, **options: object) -> object:
+        if not whole:
+            whole.append(picture(path, 2, mtime_s=2e9))
+        return decode(data, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reading, "decode_image", meanwhile)
+    watched.start(HERE, "runner.max_failures=0")
+    wait_for(lambda: [line["outcome"] for line in watched.lines("inputs.jsonl")][-1:] == ["done"])
+    assert watched.stop().counts == {"done": 1, "failed": 0}
+    assert digests(watched) == {"x.png": whole[0]}
+    check_each_once(watched, "x.png")
+    assert capsys.readouterr().err == ""
+
+
+def test_versions_of_one_name(watched: Watched) -> None:
+    """New content, the same content touched, and old content restored: the latest counts."""
+    path = watched.inbox / "x.png"
+    first = picture(path, 1, mtime_s=1e9)
+    watched.start(HERE)
+    watched.wait_for_assets("x.png")
+    second = picture(path, 2, mtime_s=1.1e9)
+    watched.wait_for_assets("x.png", "x.png")
+    os.utime(path, (1.2e9, 1.2e9))
+    picture(watched.inbox / "y.png")  # what comes after the touch is seen with it
+    watched.wait_for_assets("x.png", "x.png", "y.png")
+    assert watched.lines("inputs.jsonl")[1]["sha256"] == second
+    picture(path, 1, mtime_s=1e9)
+    watched.wait_for_assets("x.png", "x.png", "x.png", "y.png")
+    assert watched.stop().counts == {"done": 4, "failed": 0}
+    assert digests(watched)["x.png"] == first
+    check_each_once(watched, "x.png", "y.png")
+
+
+def test_the_same_file_again(watched: Watched) -> None:
+    path, done = watched.inbox / "x.png", watched.inbox / "done"
+    picture(path)
+    watched.start(HERE, "runner.after=move")
+    wait_for((done / "x.png").exists)
+    for mtime_s in (1e9, 1.1e9):  # the very same, and a copy: no work, but they do not stay
+        picture(path, mtime_s=mtime_s)
+        wait_for(lambda: not path.exists())
+    assert watched.stop().counts == {"done": 1, "failed": 0}
+    assert sorted(file.name for file in done.iterdir()) == ["x.png", "x~2.png"]
+    check_each_once(watched, "x.png")
+
+
+@pytest.fixture
+def failing_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, str(ROOT / "tests" / "support" / "failing_decoder.py")]
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(opening, "DecodeWorkers", partial(DecodeWorkers, command=command))
+
+
+@pytest.mark.usefixtures("failing_decoder")
+def test_a_poisoned_file(watched: Watched) -> None:
+    (watched.inbox / "bad.png").write_bytes(b"fault:segfault")
+    os.utime(watched.inbox / "bad.png", (1e9, 1e9))
+    picture(watched.inbox / "good.png")
+    watched.start()
+    watched.wait_for_assets("bad.png", "good.png")
+    assert watched.stop().counts == {"done": 1, "failed": 1}
+    (failure,) = watched.lines("failures.jsonl")
+    assert (failure["error"], failure["attempts"]) == ("PoisonError", 3)
+    for again, failed in (("false", 0), ("true", 1)):
+        watched.start("runner.max_passes=1", f"runner.retry_failed={again}")
+        report = watched.wait()
+        assert (report.exit_status, report.counts) == (3 * failed, {"done": 0, "failed": failed})
+    watched.start("runner.max_passes=1", "runner.after=move")
+    assert watched.wait().counts == {"done": 0, "failed": 0}
+    assert [path.name for path in watched.inbox.glob("failed/*")] == ["bad.png"]
+
+
+@pytest.mark.usefixtures("failing_decoder")
+def test_a_decoder_that_hangs_when_it_is_told_to_end(watched: Watched) -> None:
+    (watched.inbox / "b.png").write_bytes(b"fault:hang")
+    picture(watched.inbox / "a.png")
+    watched.start()
+    wait_for(lambda: watched.status()["state"] == "running")
+    time.sleep(1.0)  # for it to hang; if it does not yet, the end is only easier
+    report = watched.stop(late=True)
+    assert (report.exit_status, report.counts["failed"]) == (0, 0)
+    assert watched.lines("failures.jsonl") == []
+    assert watched.assets() in ([], ["a.png"])
+
+
+def test_a_model_that_fails_at_one_file(watched: Watched) -> None:
+    for name in ("bad.png", "good.png"):
+        picture(watched.inbox / name)
+    watched.start(HERE, "+runnable.fail_on=[bad.png]", "runner.after=delete", "batch_size=2")
+    watched.wait_for_assets("bad.png", "good.png")
+    wait_for((watched.inbox / "failed" / "bad.png").exists)
+    report = watched.stop()
+    assert (report.exit_status, report.counts) == (0, {"done": 1, "failed": 1})
+    assert [path.name for path in watched.inbox.glob("**/*.png")] == ["bad.png"]
+    assert watched.assets("failures.jsonl") == ["bad.png"]
+
+
+def test_more_failures_than_may_be(watched: Watched) -> None:
+    for i in range(5):
+        broken(watched.inbox / f"{i}.png")
+    watched.start(HERE, "runner.max_failures=2")
+    report = watched.wait()
+    assert (report.exit_status, report.counts) == (4, {"done": 0, "failed": 3})
+    assert report.message.startswith("stopped by runner.max_failures=2: 3 inputs failed")
+
+
+def test_single_passes(watched: Watched) -> None:
+    picture(watched.inbox / "x.png")
+    watched.start(HERE, "runner.max_passes=1")
+    assert watched.wait().exit_status == 0
+    broken(watched.inbox / "y.png")
+    for _ in range(2):  # tried again as long as it is there
+        watched.start(HERE, "runner.max_passes=1")
+        report = watched.wait()
+        assert (report.exit_status, report.counts) == (3, {"done": 0, "failed": 1})
+    picture(watched.inbox / "y.png", 5)
+    watched.start(HERE, "runner.max_passes=2")
+    report = watched.wait()
+    assert (report.exit_status, report.counts) == (0, {"done": 1, "failed": 0})
+    check_each_once(watched, "x.png", "y.png")
+
+
+def test_a_file_that_never_settles_does_not_hold_a_pass(watched: Watched) -> None:
+    restless, over = watched.inbox / "restless.png", threading.Event()
+    restless.write_bytes(b"\x89PNG")
+    picture(watched.inbox / "x.png")
+
+    def write() -> None:
+        while not over.wait(0.02):
+            with restless.open("ab") as file:
+                file.write(b"more")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        watched.start(HERE, "runner.max_passes=1", "runner.settle_s=0.3")
+        report = watched.wait()
+    finally:
+        over.set()
+        writer.join()
+    assert (report.exit_status, report.counts) == (0, {"done": 1, "failed": 0})
+    check_each_once(watched, "x.png")
+
+
+def test_a_root_that_goes_in_the_middle_and_comes_back(
+    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"sub/{i}.png" for i in range(40)]
+    for i, name in enumerate(ids):
+        picture(watched.inbox / name, i)
+    predict, gone = FakeRunnable.predict, threading.Event()
+
+    def meanwhile(self: FakeRunnable, frames: list) -> list:
+        if not gone.is_set():
+            watched.inbox.rename(tmp_path / "away")
+            gone.set()
+        return predict(self, frames)
+
+    monkeypatch.setattr(FakeRunnable, "predict", meanwhile)
+    watched.start(HERE, "runner.max_failures=0", "decode_threads=1", "queue_mb=1")
+    watched.wait_for_health(f"unhealthy: cannot look into the watched folder {watched.inbox}")
+    wait_for(lambda: watched.status()["state"] == "idle")
+    (tmp_path / "away").rename(watched.inbox)
+    watched.wait_for_health("ok")
+    wait_for(lambda: len(set(watched.assets())) == 40)
+    report = watched.stop()
+    assert (report.exit_status, report.counts) == (0, {"done": 40, "failed": 0})
+    check_each_once(watched, *ids)
+
+
+def test_a_root_that_goes_in_a_single_pass(watched: Watched) -> None:
+    picture(watched.inbox / "x.png")
+    watched.start(HERE, "runner.max_passes=2", "runner.poll_s=1", "runner.events=false")
+    watched.wait_for_assets("x.png")
+    shutil.rmtree(watched.inbox)
+    with pytest.raises(RootGoneError, match="cannot look into"):
+        watched.wait()
+
+
+@pytest.mark.parametrize("after", ["keep", "move"])
+def test_an_output_inside_the_inbox(after: str, watched: Watched) -> None:
+    watched.out = watched.inbox / "results" / "today"
+    for name in ("x.png", "sub/y.png"):
+        picture(watched.inbox / name)
+    watched.start(HERE, "sink=[overlay]", f"runner.after={after}")
+    watched.wait_for_assets("sub/y.png", "x.png")
+    picture(watched.inbox / "z.png")
+    watched.wait_for_assets("sub/y.png", "x.png", "z.png")
+    wait_for(lambda: watched.status()["pending"] == 0)
+    assert watched.stop().counts == {"done": 3, "failed": 0}
+    check_each_once(watched, "sub/y.png", "x.png", "z.png")
+
+
+def test_markers_go_along(watched: Watched) -> None:
+    marked = ("runner.ready=marker", "runner.marker=.ok", "runner.after=move")
+    picture(watched.inbox / "a" / "x.png")
+    broken(watched.inbox / "y.png")
+    watched.start(HERE, *marked)
+    wait_for(lambda: watched.status()["state"] == "idle")
+    for name in ("a/x.png.ok", "y.png.ok"):
+        (watched.inbox / name).touch()
+    watched.wait_for_assets("a/x.png", "y.png")
+    wait_for(lambda: watched.status()["pending"] == 0)
+    watched.stop()
+    found = {str(path.relative_to(watched.inbox)) for path in watched.inbox.glob("**/*.*")}
+    assert found == {"done/a/x.png", "done/a/x.png.ok", "failed/y.png", "failed/y.png.ok"}
+
+
+def test_files_that_are_renamed_into_place(watched: Watched) -> None:
+    watched.start(HERE, "runner.ready=rename", "runner.settle_s=3600")
+    for i in range(5):
+        picture(watched.inbox / f".{i}.part.png", i)
+        (watched.inbox / f".{i}.part.png").rename(watched.inbox / f"{i}.png")
+    watched.wait_for_assets(*(f"{i}.png" for i in range(5)))
+    assert watched.stop().exit_status == 0
+
+
+def aggregated(watched: Watched) -> int:
+    import json
+
+    path = watched.out / "coco.json"
+    return len(json.loads(path.read_bytes())["images"]) if path.exists() else 0
+
+
+def test_hanging_up_rotates_the_log_and_brings_all_up_to_date(watched: Watched) -> None:
+    watched.start(HERE)
+    for n, rotate in enumerate((False, True), 1):
+        broken(watched.inbox / f"bad {n}.png")
+        picture(watched.inbox / f"{n}.png", n)
+        wait_for(lambda n=n: len(watched.assets("inputs.jsonl")) == 2 * n)
+        assert aggregated(watched) == n - 1
+        if rotate:
+            (watched.out / "run.log").rename(watched.out / "run.log.old")
+        watched.hang_up()
+        wait_for(lambda n=n: aggregated(watched) == n)
+    assert (watched.out / "run.log").exists()
+    assert watched.stop().exit_status == 0
+    assert "bad 2.png" in (watched.out / "run.log.old").read_text()
+    assert "bad 1.png" in (watched.out / "run.log.1").read_text()
+
+
+def test_aggregates_from_time_to_time(watched: Watched) -> None:
+    watched.start(HERE, "runner.finalise_every_s=0.1")
+    for n in (1, 2):
+        picture(watched.inbox / f"{n}.png", n)
+        wait_for(lambda n=n: aggregated(watched) == n)
+    assert watched.stop().exit_status == 0
+
+
+def test_an_end_that_would_take_too_long_leaves_the_aggregates(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runners.watch.work._BYTES_PER_S", 1e-3)
+    picture(watched.inbox / "x.png")
+    watched.start(HERE)
+    watched.wait_for_assets("x.png")
+    assert watched.stop().exit_status == 0
+    assert aggregated(watched) == 0
+    monkeypatch.undo()
+    watched.start(HERE, "runner.max_passes=1")
+    assert watched.wait().counts == {"done": 0, "failed": 0}
+    assert aggregated(watched) == 1
+
+
+def test_nothing_to_do(watched: Watched) -> None:
+    watched.start(HERE, "runner.max_passes=1")
+    assert watched.wait().exit_status == 0
+    assert (watched.lines(), aggregated(watched)) == ([], 0)
+    assert (watched.out / "coco.json").exists()

@@ -1,0 +1,126 @@
+"""A watch in a thread of the test's own process, so that faults can be injected into it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import ROOT
+from hydra import compose, initialize_config_dir
+from processes import wait_for
+
+import runners.watch.runner as runner
+from pipeline.config import build_job
+from pipeline.types import Report
+from runners.status import Status
+from runners.watch.signals import Wishes
+
+QUICK = ("runner.settle_s=0.1", "runner.poll_s=0.1", "runner.finalise_every_s=0")
+IN_THIS_PROCESS = "decode.isolation=none"
+
+
+class Watched:
+    """A watch that runs until ``stop`` is called, or until it ends by itself.
+
+    Attributes:
+        inbox: Is watched.
+        out: Its output.
+    """
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.inbox, self.out = folder / "in", folder / "out"
+        self.inbox.mkdir(exist_ok=True)
+        self._patch = patch
+        self._thread: threading.Thread | None = None
+
+    def start(self, *arguments: str) -> None:
+        """Start it, with the arguments of a command line."""
+        given = ["model=mask_rcnn", "runnable=fake", "sink=[coco]", "runner=watch", "quiet=true"]
+        given += [*QUICK, f"input={self.inbox}", f"output={self.out}"]
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            job = build_job(compose("config", [*given, *arguments]))
+        self.wishes, self.ended = Wishes(), None
+        ready = threading.Event()
+
+        @contextmanager
+        def heeded(wake: Any, late: Any, late_s: float) -> Iterator[Wishes]:
+            self._wake, self._late = wake, late
+            ready.set()
+            yield self.wishes
+
+        def monitored(*args: Any, **kwargs: Any) -> Status:
+            self._status = Status(*args, every_s=0.05, **kwargs)
+            return self._status
+
+        self._patch.setattr(runner, "heeded", heeded)
+        self._patch.setattr(runner, "Status", monitored)
+
+        def run() -> None:
+            try:
+                self.ended = job.runner.run(job)  # type: ignore[assignment]
+            except BaseException as exc:
+                self.ended = exc  # type: ignore[assignment]
+            ready.set()
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+        assert ready.wait(30)
+
+    def stop(self, status: int = 0, *, late: bool = False) -> Report:
+        """Do what a signal does, and wait for the end."""
+        self.wishes.stopped_s, self.wishes.status = time.monotonic(), status
+        self._wake()
+        if late:
+            self._late()
+        return self.wait()
+
+    def hang_up(self) -> None:
+        """Do what SIGHUP does."""
+        self.wishes.anew = True
+        self._wake()
+
+    def wait(self) -> Report:
+        """Wait until it has ended by itself; raises what it raised."""
+        assert self._thread is not None
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "it goes on"
+        if isinstance(self.ended, BaseException):
+            raise self.ended
+        assert self.ended is not None
+        return self.ended
+
+    def abandon(self) -> None:
+        """End it if a test has not."""
+        if self._thread is not None and self._thread.is_alive():
+            self.wishes.status = 0
+            self._wake()
+            self._late()
+            self._thread.join(30)
+
+    def lines(self, name: str = "predictions.jsonl") -> list[dict[str, Any]]:
+        """Return the objects of a list in the output, as far as it is written."""
+        path = self.out / name
+        text = path.read_bytes() if path.exists() else b""
+        return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+
+    def assets(self, name: str = "predictions.jsonl") -> list[str]:
+        """Return the ids in a list, sorted."""
+        return sorted(line["asset"] for line in self.lines(name))
+
+    def wait_for_assets(self, *ids: str) -> None:
+        """Wait until these, and no others, have results that are committed."""
+        wait_for(lambda: self.assets("inputs.jsonl") == sorted(ids))
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``status.json`` says, or would say if there were room for it."""
+        return self._status.snapshot()
+
+    def wait_for_health(self, text: str) -> None:
+        """Wait until the health begins like this."""
+        wait_for(lambda: (self.status()["health"] or "").startswith(text))
