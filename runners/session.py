@@ -17,11 +17,13 @@ from typing import Any, BinaryIO
 from pipeline.config import Job
 from pipeline.engine import Pipeline
 from pipeline.errors import OutputError, PipelineError, printable
+from pipeline.files import sync_folder
 from pipeline.protocols import Asset
 from pipeline.sinks.predictions import Position, PredictionsJsonl
 from pipeline.types import Outcome
 from runners import results
 from runners.ledger import Entry, Ledger
+from runners.redaction import redacted_text
 from runners.todo import trusted_mtime
 
 GROUP = 32  # inputs that are committed together at most
@@ -172,7 +174,7 @@ class Session:
             entry.length = self._position.size - before.size
         else:
             entry.stage = getattr(error, "stage", "")
-            entry.error, entry.message = type(error).__name__, printable(str(error))
+            entry.error, entry.message = type(error).__name__, printable(redacted_text(str(error)))
             entry.attempts = getattr(error, "attempts", 1)
         return entry
 
@@ -188,8 +190,16 @@ def finish(job: Job, ledger: Ledger) -> None:
         results.write_lists(job.output, ledger)
         for aggregate in job.aggregates.values():
             aggregate.build(job.output / "predictions.jsonl", job.model.categories)
+        sync_folder(job.output)  # a name must not be lost in a power cut that the ledger outlives
     ledger.state("finished", True)
     ledger.commit()
+
+
+def is_finished(job: Job, ledger: Ledger) -> bool:
+    """Return whether ``finish`` has nothing to do: nobody has removed what it made, either."""
+    lists = [results.INPUTS, results.FAILURES]
+    names = [name for each in job.aggregates.values() for name in getattr(each, "files", ())]
+    return bool(ledger.fact("finished")) and all((job.output / n).exists() for n in lists + names)
 
 
 @contextmanager

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config import Job
 from pipeline.errors import ConfigError, OutputError, OutputLockedError, RootGoneError
+from pipeline.files import expanded
 from pipeline.protocols import Asset
 from pipeline.sources import ImageAsset
 from pipeline.sources.decode import MAX_PIXELS
@@ -25,7 +25,7 @@ from runners.lock import locked
 from runners.log import Log, logged
 from runners.opening import check_settings, one_of, open_ledger, reader
 from runners.record import Record
-from runners.session import Session, finish, translated
+from runners.session import Session, finish, is_finished, translated
 from runners.status import Status
 from runners.tally import Tally
 from runners.todo import POISON, TO_DO, Todo
@@ -111,7 +111,7 @@ class Watch:
             OutputError: The output cannot be written at the start, or its ledger is damaged.
         """
         given = job.config["input"]
-        if given is None or given == "-" or not Path(given).expanduser().is_dir():
+        if given is None or given == "-" or not expanded(given).is_dir():
             raise ConfigError(f"runner=watch watches a folder, and input={given} is none")
         try:
             with locked(job.output), logged(job.output / "run.log") as log:
@@ -125,8 +125,8 @@ class Watch:
         return report
 
     def _locked(self, job: Job, log: Log) -> tuple[Report, str]:
-        root = Path(job.config["input"]).expanduser().absolute()
-        done, failed = (Path(p).expanduser().absolute() if p else root / name
+        root = expanded(job.config["input"])
+        done, failed = (expanded(p) if p else root / name
                         for p, name in ((self.done, "done"), (self.failed, "failed")))  # fmt: skip
         marker = self.marker if self.ready == "marker" else None
         leave_out = [job.output, done, failed] if self.after != "keep" else [job.output]
@@ -367,7 +367,7 @@ class _Watching:
         """Bring the aggregates up to date, if something was done since."""
         self._close()
         self.finished_s = time.monotonic()
-        if not self.ledger.fact("finished"):
+        if not is_finished(self.job, self.ledger):
             finish(self.job, self.ledger)
 
     def _opened(self) -> Session:
