@@ -13,13 +13,16 @@ def main() -> int:
     Returns:
         The exit status (docs/run.md).
     """
-    status = hold_early(sys.argv[1:])  # before the slow imports, which come with the entry
-    if status is not None:
-        return status
     try:
+        status = hold_early(sys.argv[1:])  # before the slow imports, which come with the entry
+        if status is not None:
+            return status
         from runners.entry import main as entry
 
         return entry()
+    except KeyboardInterrupt:  # during those imports
+        print("error: interrupted; nothing was started", file=sys.stderr)  # noqa: T201
+        return 130
     finally:
         forget_early()
 

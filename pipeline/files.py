@@ -19,6 +19,15 @@ from pipeline.errors import OutputError
 _MAX_NAME_BYTES = 255  # NAME_MAX of every common Linux file system
 _TEMPORARY = ".part"
 
+# what a run writes into its output, and removes from it to begin anew
+RESULTS = ("predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json")
+RESULT_FOLDERS = ("overlay", "sem_seg", "panoptic")
+
+
+def expanded(path: str) -> Path:
+    """Return a path absolute, its ``~`` as a shell expands it: left where there is no such user."""
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - that of Path raises
+
 
 @contextmanager
 def replaced(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
@@ -99,9 +108,11 @@ class OutputFolder:
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, base, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:
+            except BaseException as exc:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
+                if isinstance(exc, OSError):
+                    exc.filename = str(self.root / name)  # a person knows this one
                 raise
 
     def remove(self, name: str) -> None:

@@ -161,7 +161,11 @@ class Sink(AbstractContextManager[Any], Protocol):
 
 @runtime_checkable
 class Aggregate(Protocol):
-    """A file over the whole run, derived from predictions.jsonl by streaming when the run ends."""
+    """A file over the whole run, derived from predictions.jsonl by streaming when the run ends.
+
+    It may also have ``files``, names in the output directory: where one is missing, a run that
+    finds nothing to do builds them again.
+    """
 
     def build(self, predictions: Path, categories: Categories) -> None:
         """Read ``predictions.jsonl`` and replace the aggregate's file atomically."""

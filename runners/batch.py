@@ -21,7 +21,7 @@ from runners.lock import locked
 from runners.log import logged
 from runners.opening import check_settings, one_of, open_ledger, reader
 from runners.record import Record
-from runners.session import Session, finish, translated
+from runners.session import Session, finish, is_finished, translated
 from runners.status import Status
 from runners.tally import Tally
 from runners.todo import GONE, POISON, Todo
@@ -52,6 +52,10 @@ class Batch:
         one_of("on_error", self.on_error, "skip", "raise")
         one_of("on_change", self.on_change, "error", "restart")
         one_of("on_lock", self.on_lock, "error", "skip")
+        if not isinstance(self.retry_failed, bool):
+            raise ConfigError(
+                f"runner.retry_failed is '{self.retry_failed}'; it must be true or false"
+            )
         budget.allowed(self.max_failures, 0)
 
     def run(self, job: Job) -> Report:
@@ -156,7 +160,7 @@ class _Run:
                 self._each_input(session, found, progress)
             if not self._is_over():
                 self._forget_removed()
-            if self.tally.counts or not self.ledger.fact("finished"):
+            if self.tally.counts or self.todo.moved or not is_finished(job, self.ledger):
                 finish(job, self.ledger)
             report = self._report()
             self.record.finish(report)

@@ -20,8 +20,9 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, OutputLockedError
 from pipeline.sinks.predictions import Position
+from runners.lock import refusal
 
 NAME = "ledger.sqlite"
 _SCHEMA = 1
@@ -106,7 +107,8 @@ class Ledger:
 
     Raises:
         LedgerDamagedError: It is there and cannot be trusted.
-        OutputError: It cannot be opened or made.
+        OutputLockedError: Another process has it open.
+        OutputError: It cannot be opened or made, or is of another version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -280,6 +282,8 @@ class Ledger:
             except (sqlite3.Error, UnicodeDecodeError) as exc:
                 if _is_damage(exc):
                     raise LedgerDamagedError(self.path, str(exc)) from exc
+                if "locked" in str(exc):  # by a run whose .lock somebody has removed
+                    raise OutputLockedError(refusal(self.path.parent)) from exc
                 raise OutputError(f"cannot write the ledger '{self.path}': {exc}") from exc
 
 

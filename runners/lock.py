@@ -16,6 +16,7 @@ from pathlib import Path
 NAME = ".lock"
 _RUNNERS = {"batch", "watch"}  # that make an output
 _held: list[_Held] = []
+_not_made: list[Path] = []
 
 
 class _Held:
@@ -74,11 +75,14 @@ def hold_early(arguments: Sequence[str]) -> int | None:
     Returns:
         The exit status to leave with at once; ``None`` to go on, with the lock or without.
     """
-    output = _output(arguments)
+    output, runner = _output(arguments)
     if output is None:
         return None
     try:
-        _held.append(_Held(output))
+        if runner in _RUNNERS:
+            _held.append(_Held(output))
+        else:
+            _not_made.extend(_missing(output))  # Hydra makes it all the same
     except BlockingIOError:
         if "runner.on_lock=skip" in arguments:
             return 0
@@ -95,6 +99,10 @@ def forget_early() -> None:
         held.forget()
         held.free()
     _held.clear()
+    for folder in reversed(_not_made):
+        with suppress(OSError):  # there is something in it
+            folder.rmdir()
+    _not_made.clear()
 
 
 @contextmanager
@@ -113,7 +121,8 @@ def locked(output: Path) -> Iterator[None]:
     except BlockingIOError as exc:
         raise OutputLockedError(refusal(output)) from exc
     except OSError as exc:
-        raise OutputError(f"cannot write the output {output}: {exc.strerror}") from exc
+        where = exc.filename or output
+        raise OutputError(f"cannot write the output {where}: {exc.strerror}") from exc
     try:
         yield
     except ConfigError:  # nothing was started: leave nothing
@@ -129,30 +138,32 @@ def refusal(output: Path) -> str:
     return f"another run holds {output}; wait for it or choose another output"
 
 
-def _output(arguments: Sequence[str]) -> Path | None:
-    """Return the output directory; ``None`` where only Hydra can tell, or nothing is locked."""
+def _output(arguments: Sequence[str]) -> tuple[Path | None, str]:
+    """Return the output directory, ``None`` where only Hydra can tell, and the runner."""
     values: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or key.startswith(("-", "+", "~")) or key == "experiment":
-            return None
+            return None, ""
         values[key] = value
-    value = values.get("output", "")
+    value, runner = values.get("output", ""), values.get("runner", "batch")
     if not value.strip() or value[0] in "'\"" or "${" in value:
-        return None
-    if values.get("runner", "batch") not in _RUNNERS:
-        return None
-    return Path(value).expanduser().absolute()
+        return None, runner
+    return Path(os.path.expanduser(value)).absolute(), runner  # noqa: PTH111 - raises nothing
 
 
 def _make(folder: Path) -> list[Path]:
     """Make a folder and those above it; return which were not there."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    missing.reverse()
+    missing = _missing(folder)
     for each in missing:
         with suppress(FileExistsError):
             each.mkdir()
     return missing
+
+
+def _missing(folder: Path) -> list[Path]:
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    return missing[::-1]

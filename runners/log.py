@@ -9,6 +9,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from pipeline.errors import ConfigError, OutputError, printable
+from runners.redaction import redacted_text
 
 _MAX_BYTES = 64 << 20
 _KEPT = 5
@@ -60,14 +61,14 @@ class Log(RotatingFileHandler):
 
 
 class _OneLine(logging.Formatter):
-    """A message on one line, without control characters; tracebacks as they are."""
+    """A message on one line, tracebacks line by line; no control characters, no secrets."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))[:_MAX_CHARACTERS]
+        return printable(redacted_text(super().formatMessage(record)))[:_MAX_CHARACTERS]
 
     def formatException(self, ei: object) -> str:
         lines = super().formatException(ei).splitlines()  # type: ignore[arg-type]
-        return "\n".join(printable(line) for line in lines)
+        return "\n".join(printable(redacted_text(line)) for line in lines)
 
 
 @contextmanager

@@ -10,16 +10,15 @@ from typing import Any
 from pipeline.config import Job
 from pipeline.engine import half_the_cores
 from pipeline.errors import ConfigError
-from pipeline.files import remove_temporaries
+from pipeline.files import RESULT_FOLDERS, RESULTS, remove_temporaries
 from pipeline.sources.workers import DecodeWorkers
 from runners import results
 from runners.ledger import NAME as LEDGER
 from runners.ledger import Ledger, LedgerDamagedError
+from runners.redaction import redacted
 from runners.settings import differences
 
-_RESULTS = ("predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json")
 _LISTS = (LEDGER, f"{LEDGER}-journal", "failures.jsonl", "inputs.jsonl")
-_FOLDERS = ("overlay", "sem_seg", "panoptic")
 
 
 def one_of(option: str, value: str, *choices: str) -> None:
@@ -86,8 +85,9 @@ def check_settings(job: Job, ledger: Ledger, *, loaded: bool) -> None:
     Raises:
         ConfigError: They differ; names how.
     """
-    now = job.settings() if loaded else job.settings() | {"device": None}
-    before = ledger.fact("settings")
+    # a secret is not a setting: it is written nowhere, and may be another each day
+    now = redacted(job.settings() if loaded else job.settings() | {"device": None})
+    before = redacted(ledger.fact("settings"))
     if changed := differences(before or now, now):
         raise ConfigError(
             f"{job.output} holds results of other settings ({'; '.join(changed)}); choose another "
@@ -113,9 +113,9 @@ def reader(job: Job, *, by_default: bool) -> AbstractContextManager[Any]:
 
 def clear(output: Path) -> None:
     """Remove an earlier run's results, so that none of them can be taken for this one's."""
-    for name in (*_LISTS, *_RESULTS):
+    for name in (*_LISTS, *RESULTS):
         (output / name).unlink(missing_ok=True)
-    for name in _FOLDERS:
+    for name in RESULT_FOLDERS:
         if not (output / name).is_symlink():
             shutil.rmtree(output / name, ignore_errors=True)
 

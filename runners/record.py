@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -23,15 +22,11 @@ from pipeline.config import Job, library_versions
 from pipeline.files import write_whole
 from pipeline.types import Report
 from runners.console import busy
+from runners.redaction import redacted, redacted_text
 from runners.session import translated
 
-_SECRET = r"(?:token|secret|password|passwd|credentials?|(?:api|access|private|secret)_?key)"
-_SECRET_KEY = re.compile(rf"(?:^|[_.]){_SECRET}$", re.IGNORECASE)
-_SECRET_VALUE = re.compile(rf"({_SECRET}[\"']?\s*[=:]\s*)[^\n]*", re.IGNORECASE)
-_URL_USER = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
 _KEPT = ("start", "end", "exit_status", "command", "fingerprint", "device", "counts")
 _EARLIER = 20
-_URL_QUERY = re.compile(r"(\bhttps?://[^\s?'\"]+\?)[^\s'\"]+", re.IGNORECASE)
 
 
 @dataclass
@@ -129,24 +124,6 @@ def _earlier(path: Path) -> list[dict[str, Any]]:
         return [{key: last[key] for key in _KEPT}, *last.get("earlier", [])][:_EARLIER]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-def redacted(value: Any, key: str = "") -> Any:
-    """Return a copy without secrets: values of keys that name one, user and query of URLs."""
-    if value is not None and _SECRET_KEY.search(key):
-        return "***"
-    if isinstance(value, Mapping):
-        return {str(name): redacted(item, str(name)) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [redacted(item) for item in value]
-    return redacted_text(value) if isinstance(value, str) else value
-
-
-def redacted_text(text: str) -> str:
-    """Return text without user and query of URLs; after a key that names a secret, no more."""
-    text = _URL_USER.sub(r"\1***@", text)
-    text = _URL_QUERY.sub(r"\1***", text)
-    return _SECRET_VALUE.sub(r"\1***", text)
 
 
 def _now() -> str:

@@ -17,7 +17,7 @@ from pipeline.sinks.predictions import Position
 from pipeline.types import Report
 from runners.console import tell
 from runners.ledger import NAME as LEDGER
-from runners.ledger import Entry, Ledger
+from runners.ledger import Entry, Ledger, LedgerDamagedError
 from runners.lock import locked
 from runners.results import INPUTS
 from runners.session import translated
@@ -38,13 +38,17 @@ class Repair:
 
         Raises:
             OutputLockedError: A run is under way there.
-            OutputError: The output holds no record of a run, or cannot be written.
+            OutputError: The output holds no record of a run, is of another version of d2run, or
+                cannot be written.
         """
         output = job.output
-        if not output.is_dir():
+        if not output.is_dir() or not any(output.iterdir()):
             raise OutputError(f"there is no output {output} to repair; name one with output=")
         with locked(output), translated(output):
             settings = _settings(output / "run.json")
+            with suppress(LedgerDamagedError):
+                if (output / LEDGER).exists():  # not one in use, or of a newer version
+                    Ledger(output / LEDGER).__exit__()
             position, entries = _whole(output)
             _put_aside(output)
             with Ledger(output / LEDGER) as ledger:

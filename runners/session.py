@@ -25,6 +25,7 @@ from runners import results
 from runners.in_flight import InFlight
 from runners.ledger import Entry, Ledger
 from runners.opening import reader as opened_reader
+from runners.redaction import redacted_text
 from runners.todo import trusted_mtime
 
 GROUP = 32  # inputs that are committed together at most
@@ -183,7 +184,7 @@ class Session:
             entry.length = self._position.size - before.size
         else:
             entry.stage = getattr(error, "stage", "")
-            entry.error, entry.message = type(error).__name__, printable(str(error))
+            entry.error, entry.message = type(error).__name__, printable(redacted_text(str(error)))
             entry.attempts = getattr(error, "attempts", 1)
         return entry
 
@@ -202,6 +203,13 @@ def finish(job: Job, ledger: Ledger) -> None:
         sync_folder(job.output)  # or old ones may come back
     ledger.state("finished", True)
     ledger.commit()
+
+
+def is_finished(job: Job, ledger: Ledger) -> bool:
+    """Return whether ``finish`` has nothing to do: nobody has removed what it made, either."""
+    lists = [results.INPUTS, results.FAILURES]
+    names = [name for each in job.aggregates.values() for name in getattr(each, "files", ())]
+    return bool(ledger.fact("finished")) and all((job.output / n).exists() for n in lists + names)
 
 
 @contextmanager

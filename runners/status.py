@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pipeline.errors import ConfigError, printable
 from pipeline.files import asset_keys, write_whole
-from runners.record import redacted_text
+from runners.redaction import redacted_text
 
 State = Literal["loading", "running", "idle", "draining", "finished", "stopped"]
 

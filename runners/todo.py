@@ -39,6 +39,7 @@ class Todo:
         counts: Inputs seen so far by state: ``new``, ``changed``, ``failed`` (all three are to
             be done), ``done``, ``poison``, ``gone``, ``later``.
         known: How many of them the ledger knows.
+        moved: Whether any of those has another place than it had.
         unseen_failures: Ids that are taken out of it as they are seen.
     """
 
@@ -50,6 +51,7 @@ class Todo:
     keep_places: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     known: int = 0
+    moved: bool = False
     unseen_failures: set[str] = field(default_factory=set)
 
     @property
@@ -78,6 +80,7 @@ class Todo:
                     at = entry_now.place
                 elif entry_now is not None and entry_now.place != place:
                     entry_now = replace(entry_now, place=place)
+                    self.moved = True
                 if entry_now is not None and entry_now is not entry:
                     news.append(entry_now)
                 self.counts[state] += 1

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.config.checks import bad_values, check_parts, refuse_foreign, untrusted
 from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.files import expanded
 from pipeline.protocols import Aggregate, Runnable, Runner, Sink, Source, Stage
 from pipeline.sinks.predictions import PredictionsJsonl
 from pipeline.store.local import ModelStore
@@ -132,7 +133,7 @@ def build_job(cfg: DictConfig) -> Job:
     problems = [*untrusted(config), *bad_values(config)]
     if problems:
         raise ConfigError(*problems)
-    output = Path(config["output"]).expanduser().absolute()
+    output = expanded(config["output"])
     refuse_foreign(output, config["input"])
 
     def build(key: str, **wiring: Any) -> Any:
@@ -140,6 +141,8 @@ def build_job(cfg: DictConfig) -> Job:
 
     store = build("store")
     wanted = {key: value for key, value in config["model"].items() if key != "variant"}
+    if unknown := wanted.keys() - inspect.signature(Model).parameters.keys():
+        raise ConfigError(*(f"model has no option '{key}'" for key in sorted(unknown)))
     model = Model(**wanted, store=store, seed=config["seed"])
     model.check()  # first, for the other parts are checked against its classes
     stages = {name: build(f"stage.{name}") for name in config["stage"]}

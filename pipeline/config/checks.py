@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
 
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.files import RESULT_FOLDERS, RESULTS, expanded
 
 _ISOLATION = ("auto", "process", "none")
 _DAY_S = 86400
@@ -23,14 +26,28 @@ def refuse_foreign(output: Path, source: str | None) -> None:
     Raises:
         ConfigError: It would.
     """
-    if source not in (None, "-") and Path(str(source)).expanduser().absolute() == output:
-        raise ConfigError(f"output is the input {output}; its results would be the next inputs")
-    if not (output / "run.json").exists():
-        for name in ("predictions.jsonl", "coco.json", "coco_results.json"):
-            if (output / name).exists():
+    if source not in (None, "-"):
+        given, place = (Path(os.path.realpath(p)) for p in (expanded(str(source)), output))
+        if given == place:
+            raise ConfigError(f"output is the input {output}; its results would be the next inputs")
+        for name in RESULT_FOLDERS:
+            if given.is_relative_to(place / name):
+                raise ConfigError(
+                    f"the input {source} lies where results go, and are removed, in the output "
+                    f"{output}; choose another output"
+                )
+    if not any((output / name).exists() for name in ("run.json", "ledger.sqlite")):
+        for name in (*RESULTS, *RESULT_FOLDERS):
+            if _holds_something(output / name):
                 raise ConfigError(
                     f"{output} holds a {name} that no run of d2run wrote; choose another output"
                 )
+
+
+def _holds_something(path: Path) -> bool:
+    with suppress(OSError):  # said when it is written to
+        return any(path.iterdir()) if path.is_dir() else path.exists()
+    return False
 
 
 def bad_values(config: Mapping[str, Any]) -> Iterator[str]:

@@ -38,6 +38,8 @@ class CocoJson:
         directory: Where the files go: the run directory.
     """
 
+    files = "coco.json", "coco_results.json"
+
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
 

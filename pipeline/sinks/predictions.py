@@ -67,7 +67,7 @@ class PredictionsJsonl:
         """Open the file, and cut it off at ``position``.
 
         Raises:
-            OutputError: It is shorter than that, or a symbolic link.
+            OutputError: It is shorter than that, was changed, or is a symbolic link.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         path, size = self.directory / NAME, self.position.size
@@ -81,6 +81,13 @@ class PredictionsJsonl:
             raise OutputError(
                 f"'{path}' is shorter than the {size} bytes that were committed; "
                 "run again with runner=repair, which keeps what is whole"
+            )
+        if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
+            self._file.close()
+            self._file = None
+            raise OutputError(
+                f"'{path}' was changed by something other than d2run; run again with "
+                "runner=repair, which keeps what is whole"
             )
         self._file.truncate(size)
         self._file.seek(size)
@@ -225,8 +232,8 @@ def records(predictions: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError as exc:
                 raise OutputError(
-                    f"'{predictions}': line {number} is not whole; run again with the same "
-                    "output to write it anew"
+                    f"'{predictions}': line {number} is not whole; run again with runner=repair, "
+                    "which keeps what is whole"
                 ) from exc
 
 

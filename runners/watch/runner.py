@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pipeline.config import Job
 from pipeline.errors import ConfigError, OutputLockedError
+from pipeline.files import expanded
 from pipeline.types import Report
 from runners import budget
 from runners.console import print_summary
@@ -115,7 +116,7 @@ class Watch:
         given = job.config["input"]
         if given is None:
             raise ConfigError("no input: runner=watch needs input=PATH of a folder")
-        root = Path(given).expanduser().absolute()
+        root = expanded(given)
         if given == "-" or not root.is_dir():
             raise ConfigError(f"runner=watch watches a folder, and input={given} is none")
         for option, path in self._trees(root).items():
@@ -126,7 +127,7 @@ class Watch:
     def _trees(self, root: Path) -> dict[str, Path]:
         """Return where files go that are done, and that failed, by option."""
         done, failed = (
-            Path(given).expanduser().absolute() if given else root / name
+            expanded(given) if given else root / name
             for given, name in ((self.done, "done"), (self.failed, "failed"))
         )
         return {"runner.done": done, "runner.failed": failed}

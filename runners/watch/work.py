@@ -21,7 +21,7 @@ from pipeline.types import Outcome
 from runners import budget
 from runners.console import say, told
 from runners.ledger import Entry, Ledger
-from runners.session import Session, finish
+from runners.session import Session, finish, is_finished
 from runners.tally import Tally
 from runners.todo import POISON, TO_DO, Todo
 from runners.watch.after import After
@@ -142,7 +142,7 @@ class Work:
             OutputError: The output cannot be written.
         """
         self.close()
-        if not self.ledger.fact("finished"):
+        if not is_finished(self.job, self.ledger):
             began_s = time.monotonic()
             finish(self.job, self.ledger)
             self._finish_took_s = time.monotonic() - began_s

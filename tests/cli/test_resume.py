@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from command_line import Run, command, environment, write_picture
 
+from runners.ledger import Ledger
+
 FAKE = ("model=mask_rcnn", "runnable=fake", "quiet=true")
 SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")
 
@@ -137,6 +139,7 @@ def test_nothing_to_repair(d2run: Run, photos: Path, tmp_path: Path) -> None:
     assert (told.returncode, "no output" in told.stderr) == (1, True)
     assert not (tmp_path / "gone").exists()
     (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
     told = d2run(*job, f"output={tmp_path}/other")
     assert (told.returncode, "cannot be kept" in told.stderr) == (1, True)
 
@@ -172,6 +175,9 @@ def test_a_second_start_may_go_without_a_word(d2run: Run, photos: Path, out: Pat
 def test_a_wrong_start_leaves_no_directory(d2run: Run, photos: Path, tmp_path: Path) -> None:
     wrong = d2run(*FAKE, f"input={photos}", f"output={tmp_path}/a/b/c", "batch_size=0")
     assert wrong.returncode == 2
+    assert not (tmp_path / "a").exists()
+    planned = d2run(*FAKE, "runner=plan", f"input={photos}", f"output={tmp_path}/a/b/c")
+    assert planned.returncode == 0
     assert not (tmp_path / "a").exists()
 
 
@@ -237,3 +243,87 @@ def test_one_guilty_frame_fails_alone(d2run: Run, tmp_path: Path, out: Path) -> 
     other = (*FAKE, f"input={tmp_path}/in", f"output={out}2", "batch_size=1", guilty)
     assert d2run(*other).returncode == 3
     assert content(Path(f"{out}2")) == before
+
+
+def test_another_order_of_what_is_done(d2run: Run, photos: Path, tmp_path: Path) -> None:
+    ways = [str(photos / name) for name in ("b.png", "a1.jpg", "a2.jpg")]
+    listed = tmp_path / "list.txt"
+    for order, output in ((ways, "one"), (ways[::-1], "one"), (ways[::-1], "fresh")):
+        listed.write_text("\n".join(order))
+        assert d2run(*FAKE, f"input={listed}", f"output={tmp_path}/{output}").returncode == 0
+    assert content(tmp_path / "one") == content(tmp_path / "fresh")
+
+
+def test_what_was_removed_is_derived_again(d2run: Run, photos: Path, out: Path) -> None:
+    (photos / "broken.jpg").unlink()
+    job = (*FAKE, f"input={photos}", f"output={out}")
+    assert d2run(*job).returncode == 0
+    before = content(out)
+    for name in ("coco.json", "failures.jsonl", "run.json"):
+        (out / name).unlink()
+    assert d2run(*job).returncode == 0
+    assert content(out) == before
+    assert counts(out) == {"done": 0, "failed": 0, "skipped": 6}
+
+
+def test_predictions_that_an_editor_changed(d2run: Run, photos: Path, done: Path) -> None:
+    before = content(done)
+    changed = (done / "predictions.jsonl").read_bytes().replace(b"\n", b"\r\n")
+    (done / "predictions.jsonl").write_bytes(changed)
+    job = (*FAKE, f"input={photos}", f"output={done}")
+    told = d2run(*job)
+    assert (told.returncode, "runner=repair" in told.stderr) == (1, True)
+    assert (done / "predictions.jsonl").read_bytes() == changed
+    assert (done / "coco.json").read_bytes() == before["coco.json"]
+
+
+def test_a_ledger_in_use_is_left_alone(d2run: Run, photos: Path, done: Path) -> None:
+    job = (*FAKE, f"input={photos}", f"output={done}")
+    with Ledger(done / "ledger.sqlite"):  # of a run whose .lock somebody has removed
+        assert d2run(*job, "runner=repair").returncode == 11
+        assert (done / "ledger.sqlite").exists()
+    assert d2run(*job).returncode == 3
+    with Ledger(done / "ledger.sqlite") as ledger:
+        ledger.state("schema", 99)
+        ledger.commit()
+    told = d2run(*job, "runner=repair")
+    assert (told.returncode, "another version" in told.stderr) == (1, True)
+
+
+def test_secrets_are_written_nowhere(d2run: Run, photos: Path, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class Stage:\n"
+        "    def __init__(self, token, url): self.url = url\n"
+        "    def __call__(self, result): raise RuntimeError(f'{self.url} \\x1b[2J refused')\n"
+    )
+
+    def job(secret: str) -> tuple[str, ...]:
+        stage = "+stage.mine={_target_: mine.Stage, token: T, url: 'https://u:S@h/?sig=S'}"
+        stage = stage.replace("T,", f"{secret},").replace("S", secret)
+        stage = stage.replace(f"mine.{secret}tage", "mine.Stage")
+        trust = "trusted_packages=[pipeline,runners,mine]"
+        return (*FAKE, stage, trust, f"input={photos}/b.png", f"output={out}")
+
+    env = environment(tmp_path) | {"PYTHONPATH": str(tmp_path)}
+    assert d2run(*job("hush1"), env=env).returncode == 3
+    assert d2run(*job("hush2"), "runner=repair", env=env).returncode == 0
+    told = d2run(*job("hush2"), env=env)  # another token is no other setting
+    assert told.returncode == 3, told.stderr
+    files = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {"run.log", "ledger.sqlite", "run.json", "config.yaml", "failures.jsonl"} <= set(files)
+    assert [name for name, data in files.items() if b"hush" in data] == []
+    assert [name for name, data in files.items() if b"\x1b" in data and "ledger" not in name] == []
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("runner.retry_failed=maybe", "must be true or false"),
+        ("+model.weihgts=x.pth", "model has no option 'weihgts'"),
+        ("output=~nobody-of-this-name", None),
+    ],
+)
+def test_options_that_mean_nothing(d2run: Run, photos: Path, option: str, told: str | None) -> None:
+    done = d2run(*FAKE, f"input={photos}/b.png", option)
+    assert (done.returncode, len(done.stderr.splitlines())) == ((2, 1) if told else (0, 0))
+    assert (told or "") in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, OutputLockedError
 from pipeline.sinks.predictions import Position
 from runners.ledger import Entry, Ledger, LedgerDamagedError
 
@@ -73,7 +73,7 @@ def test_by_place_then_id(tmp_path: Path) -> None:
 
 
 def test_only_one_at_a_time(path: Path) -> None:
-    with Ledger(path), pytest.raises(OutputError, match="locked"):
+    with Ledger(path), pytest.raises(OutputLockedError, match="another run holds"):
         Ledger(path)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from runners.record import redacted, redacted_text
+from runners.redaction import redacted, redacted_text
 
 
 @pytest.mark.parametrize(
