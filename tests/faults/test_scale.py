@@ -101,7 +101,7 @@ def test_a_million_that_are_done(tmp_path: Path) -> None:
     make_done(tmp_path, 1_000_000)
     out = tmp_path / "out"
     measured(tmp_path, "end")  # brings the lists to their end
-    lists = {name: (out / name).stat() for name in ("inputs.jsonl", "predictions.jsonl")}
+    lists = {name: (out / name).stat() for name in ("inputs.jsonl", "coco.json")}
     nothing_s, nothing_mb = measured(tmp_path, "end")
     after = {name: (out / name).stat() for name in lists}
     assert {name: (s.st_ino, s.st_mtime_ns) for name, s in after.items()} == {
