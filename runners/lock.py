@@ -57,16 +57,16 @@ class _Held:
         os.close(self._file)
 
     def forget(self) -> None:
-        """Remove what was made, if a run has written nothing there."""
+        """Remove what was made, if no run has begun there: the folder may be a user's own."""
         log = self.output / "run.log"
         with suppress(OSError):
-            if {path.name for path in self.output.iterdir()} <= {NAME, log.name} and not (
-                log.exists() and log.stat().st_size
-            ):
-                log.unlink(missing_ok=True)
-                (self.output / NAME).unlink()
-                for folder in reversed(self.made):
-                    folder.rmdir()
+            begun = any((self.output / name).exists() for name in ("run.json", "ledger.sqlite"))
+            if begun or (log.exists() and log.stat().st_size):
+                return
+            log.unlink(missing_ok=True)
+            (self.output / NAME).unlink()
+            for folder in reversed(self.made):
+                folder.rmdir()
 
 
 def hold_early(arguments: Sequence[str]) -> int | None:

@@ -40,7 +40,8 @@ def refuse_foreign(output: Path, source: str | None) -> None:
         for name in (*RESULTS, *RESULT_FOLDERS):
             if _holds_something(output / name):
                 raise ConfigError(
-                    f"{output} holds a {name} that no run of d2run wrote; choose another output"
+                    f"{output} holds a {'' if '.' in name else 'folder '}{name} that no run of "
+                    "d2run wrote; choose another output"
                 )
 
 

@@ -33,7 +33,7 @@ def test_what_no_run_wrote(tmp_path: Path, name: str) -> None:
     mine.parent.mkdir(exist_ok=True)
     refuse_foreign(tmp_path, None)
     mine.touch()
-    with pytest.raises(ConfigError, match=f"holds a {name} that no run"):
+    with pytest.raises(ConfigError, match=f"holds a (folder )?{name} that no run"):
         refuse_foreign(tmp_path, None)
     (tmp_path / "ledger.sqlite").touch()
     refuse_foreign(tmp_path, None)
