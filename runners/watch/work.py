@@ -33,7 +33,7 @@ from runners.watch.versions import Arrival
 DRAIN_S = 8.0
 _AT_ONCE = 256  # arrivals between two looks at the folder
 _LEAST_SAMPLE = 20  # inputs before a share of failures means anything
-_BYTES_PER_S = 20e6  # of predictions.jsonl, when all is brought into order and aggregated
+_BYTES_PER_S = 8e6  # of predictions.jsonl, when all is brought into order and aggregated
 _log = logging.getLogger("d2run")
 
 
