@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import signal
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -107,6 +108,7 @@ class Bench:
 
     def _job(self, variant: list[str]) -> Run:
         output = self.scratch / "d2run"
+        shutil.rmtree(output, ignore_errors=True)  # or it would go on, with nothing to do
         overrides = job_overrides(self.case, self.device, variant)
         command = [str(ROOT / "run.py"), *overrides, f"output={output}"]
         return self._process(label(variant), command, output)
