@@ -199,6 +199,21 @@ class Ledger:
             ).fetchall()
         return {entry.id: entry for entry in map(self._entry, rows)}
 
+    def versions(self, ids: Sequence[str]) -> dict[str, tuple[int | None, int | None, int]]:
+        """Return size, mtime_ns and place of those inputs that are done.
+
+        Not held against their checksums, which takes most of the time of ``find``: for whom the
+        file on the disk confirms what is said.
+        """
+        marks = ", ".join("?" * len(ids))
+        with self._translated():
+            rows = self._db.execute(
+                "SELECT id, size, mtime_ns, place FROM entries "
+                f"WHERE outcome = 'done' AND id IN ({marks})",
+                [os.fsencode(asset_id) for asset_id in ids],
+            ).fetchall()
+        return {os.fsdecode(row[0]): row[1:] for row in rows}
+
     def put(self, entries: Iterable[Entry]) -> None:
         """Add entries, or replace those of the same ids."""
         rows = []
