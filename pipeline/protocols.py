@@ -16,13 +16,16 @@ class Asset(Protocol):
 
     Attributes:
         id: Path relative to the input, ``/`` separators; unique in a run.
-        path: Where it lies.
         fps: Frames per second; ``None`` for a still image.
     """
 
     id: str
-    path: Path
     fps: float | None
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        ...
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the content, in hexadecimal digits."""

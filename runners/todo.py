@@ -116,7 +116,8 @@ class Todo:
             ):
                 continue
             with suppress(OSError, ValueError):  # an asset need not be a file
-                status = os.stat(asset.path)  # noqa: PTH116 - a million times
+                file = asset if isinstance(asset, os.PathLike) else asset.path
+                status = os.stat(file)  # noqa: PTH116 - a million times
                 if (status.st_size, status.st_mtime_ns) == version[:2]:
                     found[asset.id] = version[2]
         return found

@@ -74,7 +74,10 @@ class Pipeline:
             finishers = None
             if stepped:
                 finishers = stack.enter_context(Finishers(stepped.finish, threads))
-            forwards = getattr(runnable, "forwards", 1)
+            wanted = getattr(runnable, "forwards", 1)
+            forwards = (
+                wanted if isinstance(wanted, int) else 1
+            )  # "auto" was never entered: no input
             device = Device(runnable, batches, finishers, forwards, ahead, results)
             devices = [
                 Thread(target=device.work, name=f"device-{i}", daemon=True) for i in range(forwards)

@@ -37,7 +37,7 @@ class ImageAsset:
 
     Attributes:
         id: Path relative to the input, ``/`` separators; unique in a run.
-        path: Where it lies.
+        location: Where it lies; becomes ``path`` when somebody asks, for there may be a million.
         fps: ``None``: a still image.
         exif: Whether to turn it upright as its EXIF orientation says.
         max_pixels: Larger pictures are refused.
@@ -47,7 +47,7 @@ class ImageAsset:
     """
 
     id: str
-    path: Path
+    location: str | Path
     fps: float | None = None
     exif: bool = True
     max_pixels: int = MAX_PIXELS
@@ -55,6 +55,14 @@ class ImageAsset:
     size_bytes: int | None = field(default=None, init=False)
     mtime_ns: int | None = field(default=None, init=False)
     _sha256: str | None = field(default=None, init=False, repr=False)
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(self.location)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.location)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file's content, in hexadecimal digits.

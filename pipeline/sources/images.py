@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -80,13 +81,9 @@ class Images:
         return self._skipped
 
     def _assets(self, found: Scan) -> Iterator[ImageAsset]:
-        folder, its_id = found.root, ""
+        root = os.path.join(found.root, "")  # noqa: PTH118
         for asset_id in found.images:
-            parent, _, name = asset_id.rpartition("/")
-            if parent != its_id:
-                folder, its_id = found.root / parent, parent
-            # from the folder's path it takes two thirds of the time, and shares its parts
-            yield ImageAsset(asset_id, folder / name, exif=self.exif, max_pixels=self.max_pixels)
+            yield ImageAsset(asset_id, root + asset_id, exif=self.exif, max_pixels=self.max_pixels)
 
     def _scan(self) -> Scan:
         base, pattern = self._resolve()

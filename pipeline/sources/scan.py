@@ -164,15 +164,21 @@ class _Walk:
         if folder_id and all(os.path.exists(path + name) for name in OF_A_RUN):  # noqa: PTH110
             self.skip(folder_id, "results of a run")
             return
-        self.names[folder_id] = []
+        names = self.names[folder_id] = []
         with os.scandir(path) as entries:
             for entry in entries:
-                reason = left_out(entry.name) or self.entry(folder_id, entry)
+                reason = left_out(entry.name)
+                if reason is None and entry.is_file(follow_symlinks=False):  # nearly all are
+                    reason = not_an_image(entry.name)
+                    if reason is None and self.wanted(folder_id + entry.name):
+                        names.append(entry.name)
+                elif reason is None:
+                    reason = self.entry(folder_id, entry)
                 if reason and self.wanted(folder_id + entry.name):
                     self.skip(folder_id + entry.name, reason)
 
     def entry(self, folder_id: str, entry: os.DirEntry[str]) -> str | None:
-        """Take an entry, or return why not."""
+        """Take an entry that is no plain file, or return why not."""
         link = entry.is_symlink()
         try:
             mode = entry.stat().st_mode if link else 0
@@ -184,7 +190,7 @@ class _Walk:
             self.names[folder_id].append(f"{entry.name}/")
             (self.links if link else self.folders).append(f"{folder_id}{entry.name}/")
             return None
-        if not (stat.S_ISREG(mode) or entry.is_file(follow_symlinks=False)):
+        if not stat.S_ISREG(mode):
             return "not a regular file"
         reason = not_an_image(entry.name)
         if reason is None and self.wanted(folder_id + entry.name):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import threading
@@ -238,6 +239,8 @@ def test_a_disk_that_fails_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     tries = []
+    # other libraries' logging configurations, which other tests import, silence who came before
+    monkeypatch.setattr(logging.getLogger("d2run"), "disabled", False)
 
     def full(*_: object, **__: object) -> None:
         tries.append(1)
