@@ -126,13 +126,17 @@ def print_summary(report: Report, ran_on: str, of_s: float | None = None) -> Non
         ran_on: Device and libraries.
         of_s: How long the run was there, in seconds, if it waited for most of that time.
     """
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in report.counts.items() if n) or "no input"
+    if report.counts.get("skipped") and not (report.counts["done"] or report.counts["failed"]):
+        tell(f"nothing to do: {counts}, done by an earlier run")
+        tell(f"results in {report.output}")
+        return
     found = sorted(report.detections.items(), key=lambda item: (-item[1], item[0]))
     print_table("Detections", ("class", "count"), [*found, ("all", sum(dict(found).values()))])
     steps = [step for step in _STEPS if step in report.timings]
     rows = [(step, *_share(report.timings, step, report.wall_s)) for step in steps]
     rows += [("wall", report.wall_s, 100.0)]
     print_table("Time", ("step", "seconds", "% of wall"), rows)
-    counts = ", ".join(f"{n} {outcome}" for outcome, n in report.counts.items() if n) or "no input"
     rate = report.counts.get("done", 0) / report.wall_s if report.wall_s else 0.0
     load_s = report.timings.get("load", 0.0)
     tell(f"{counts}; {rate:.2f} inputs/s after {load_s:.1f} s of loading the model")

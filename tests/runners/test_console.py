@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.types import Report
@@ -20,3 +22,12 @@ def test_summary_shows_busy_and_the_steps_there_were(capfd: pytest.CaptureFixtur
     assert "ran on cpu, busy 95 % of the time" in shown
     assert "finish" in shown
     assert "prepare" not in shown
+
+
+def test_summary_of_a_run_with_nothing_to_do(capfd: pytest.CaptureFixture[str]) -> None:
+    counts = {"done": 0, "failed": 0, "skipped": 8}
+    print_summary(Report(0, Path("out"), counts), "auto")
+    assert capfd.readouterr().out.splitlines() == [
+        "nothing to do: 8 skipped, done by an earlier run",
+        "results in out",
+    ]
