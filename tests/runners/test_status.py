@@ -240,7 +240,10 @@ def test_a_disk_that_fails_ends_nothing(
 ) -> None:
     tries = []
     # other libraries' logging configurations, which other tests import, silence who came before
-    monkeypatch.setattr(logging.getLogger("d2run"), "disabled", False)
+    log = logging.getLogger("d2run")
+    monkeypatch.setattr(log, "disabled", False)
+    monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level(logging.WARNING, log.name)
 
     def full(*_: object, **__: object) -> None:
         tries.append(1)

@@ -4,11 +4,14 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 import watchfiles
+from command_line import ROOT
 
 from runners.watch.events import Events
 from runners.watch.inbox import Inbox
@@ -181,15 +184,22 @@ def test_without_events_only_wake_wakes(root):
         assert events.wait(0.0)
 
 
+WAITS = """
+import signal, sys
+from pathlib import Path
+from runners.watch.events import Events
+with Events(Path(sys.argv[1]), events=False) as events:
+    signal.signal(signal.SIGUSR1, lambda *_: events.wake())
+    print("ready", flush=True)
+    print(events.wait(60.0))
+"""
+
+
 def test_a_handler_of_a_signal_runs_and_wakes_while_waiting(root):
-    with Events(root, events=False) as events:
-        before = signal.signal(signal.SIGUSR1, lambda *_: events.wake())
-        try:
-            timer = threading.Timer(
-                0.2, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1)
-            )
-            timer.start()
-            assert events.wait(60.0)
-            timer.join()
-        finally:
-            signal.signal(signal.SIGUSR1, before)
+    command = [sys.executable, "-c", WAITS, str(root)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.2)  # it waits by now; if not, it must be woken all the same
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.read() == "True\n"
