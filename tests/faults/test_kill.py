@@ -42,7 +42,7 @@ def scenario_points(folder: Path, n: int, times: list[int]) -> None:
     """Die in a run that goes on where an earlier one was, and has to bring all into order."""
     arguments = make_inputs(folder / "in", n)
     away = folder / "away"
-    late = [folder / "in" / "0" / f"{i}.png" for i in range(1, n, 2)]
+    late = [folder / "in" / f"{i // 50}" / f"{i}.png" for i in range(1, n, 2)]
     for path in late:
         away.mkdir(exist_ok=True)
         path.rename(away / path.name)
