@@ -45,8 +45,8 @@ class Part:
         """Modules within it that stay in float32 when the others do not.
 
         All maps that proposals and boxes are read off pass through the FPN's lateral layers, a
-        small part of the work: on 600 scenes 99.3 % of the boxes of ``model=shapes`` pair with
-        them in float32, 98.7 % without. The stem, ``res2`` or the output layers add nothing to it.
+        small part of the work: 99.3 % of the boxes of ``model=shapes`` pair with them in float32
+        (600 scenes), 98.7 % without (360). Stem, ``res2`` or output layers add nothing to it.
         """
         if self.name != "backbone":
             return []
