@@ -23,11 +23,18 @@ from pipeline.protocols import Model
 from pipeline.runnables.fetch import fetch
 from pipeline.runnables.forwards import Lanes, at_once, torch_threads
 from pipeline.runnables.memory import Halving, frames_that_fit, groups
+from pipeline.runnables.onednn import fuse
 from pipeline.runnables.openvino import compile_parts
+from pipeline.runnables.pooling import pool_by_sums
 from pipeline.runnables.postprocess import Finish, compute
 from pipeline.runnables.preprocess import Prepared, Preprocess, model_input
 from pipeline.runnables.proposals import choose_first, normalize_in_place
-from pipeline.runnables.rearrange import channels_last, fold_norms, lower_precision, parts
+from pipeline.runnables.rearrange import (
+    channels_last,
+    fold_norms,
+    lower_precision,
+    parts,
+)
 from pipeline.runnables.thresholds import ask_for_less
 from pipeline.types import Frame, Predictions
 
@@ -60,8 +67,7 @@ class Detectron2:
             bit. Otherwise the arithmetic is rearranged: 99.9 % of the detections are within 0.05
             px and 1e-3 in score.
         engine: What computes the convolutions: ``torch``, ``openvino`` (CPU), ``compile``
-            (torch.compile), or ``auto``: openvino for fp32 on the CPU where it is installed, else
-            torch.
+            (torch.compile), or ``auto``: torch.
         precision: ``fp32``; ``bf16``, or on CUDA ``fp16``, for the convolutions and linear layers.
         batch_size: Frames a forward at most; ``auto`` is 1 on the CPU and on CUDA what fits. Once
             entered, a number. The caller of ``forward`` keeps to it.
@@ -228,14 +234,18 @@ class Detectron2:
         module.requires_grad_(False)
         fold_norms(module)
         choose_first(module)
-        normalize_in_place(module)
+        summed = self.device == "cpu" and pool_by_sums(module)
+        if engine != "openvino":  # which takes planes
+            normalize_in_place(module)
         ask_for_less(module, self.least_score, self.most)
         if engine == "openvino":
             self._parts = compile_parts(
                 module, self.precision, forwards=int(self.forwards), threads=self.threads or 0
             )
             return
-        channels_last(module)
+        channels_last(module, pools_planes=not summed)
+        if self.device == "cpu" and engine == "torch":
+            fuse(module)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         for part in parts(module):
             self._parts[part.name] = engine
@@ -254,12 +264,7 @@ class Detectron2:
     def _engine(self) -> str:
         if self.exact:
             return "torch"
-        if self.engine != "auto":
-            return self.engine
-        on_cpu = not self.device.startswith("cuda")
-        # in bfloat16 OpenVINO takes a part whole, without the layers that torch keeps in float32
-        taken = on_cpu and self.precision == "fp32" and find_spec("openvino")
-        return "openvino" if taken else "torch"
+        return "torch" if self.engine == "auto" else self.engine
 
     def _problems(self) -> Iterator[str]:
         on_cuda = self.device.startswith("cuda")

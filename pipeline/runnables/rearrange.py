@@ -188,17 +188,19 @@ def lower_precision(part: Part, call: Call, dtype: Any) -> Call:
     return run
 
 
-def channels_last(module: Any) -> None:
-    """Compute convolutions on pixels of adjacent channels, and pool regions from planes.
+def channels_last(module: Any, *, pools_planes: bool) -> None:
+    """Compute convolutions on pixels of adjacent channels: in 0.9 of their time (CPU).
 
-    The convolutions take 0.9 (CPU) of their time so; the pooling would copy each map into planes
-    for each of its calls.
+    Args:
+        module: A Detectron2 model in eval mode.
+        pools_planes: Whether it pools regions from planes, and would copy each map into planes
+            for each call of a pooler.
     """
     import torch
 
     module.to(memory_format=torch.channels_last)
     heads = getattr(module, "roi_heads", None)
-    if heads is None or not any(parts(module)):
+    if not pools_planes or heads is None or not any(parts(module)):
         return
     whole = heads.forward
 

@@ -1,0 +1,186 @@
+"""Convolutions and linear layers on the CPU, in one pass with the sum or the ReLU behind them.
+
+Torch calls oneDNN so only from compiled models, but the operators take any shape and need no
+compiling. The numbers are those of the separate steps, or within rounding.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LOG = logging.getLogger(__name__)
+
+
+def fuse(module: Any) -> bool:
+    """Have a model on the CPU compute them so.
+
+    Args:
+        module: A Detectron2 model in eval mode, its norms folded; in channels_last format, or
+            what is gained is lost to copies.
+
+    Returns:
+        Whether this torch can.
+    """
+    from detectron2.layers import Conv2d
+    from detectron2.modeling.backbone.fpn import FPN
+    from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
+    from torch import nn
+
+    if not _works():
+        return False
+    for layer in module.modules():
+        kind = type(layer)
+        if kind in (Conv2d, nn.Conv2d) and _is_known(layer):
+            layer.forward = _Convolution(layer)
+        elif kind is nn.Linear:
+            layer.forward = partial(_linear, layer)
+        elif kind is nn.Sequential:
+            for i, block in enumerate(layer):
+                if type(block) in (BasicBlock, BottleneckBlock):
+                    _fuse_block(block, is_first=i == 0)
+        elif kind is FPN and layer._fuse_type == "sum":
+            _fuse_pyramid(layer)
+    return True
+
+
+@cache
+def _works() -> bool:
+    """Whether torch has the operators, which it does not document, and they do what is wanted."""
+    import torch
+    from torch import nn
+
+    x = torch.linspace(-1, 1, 64).view(1, 4, 4, 4).to(memory_format=torch.channels_last)
+    layer = nn.Conv2d(4, 4, 3, padding=1).to(memory_format=torch.channels_last)
+    flat = nn.Linear(64, 2)
+    convolve = _Convolution(layer)
+    with torch.no_grad():
+        plain = layer(x)
+        try:
+            pairs = [
+                (convolve(x), plain),
+                (convolve(x, cut=True), plain.relu()),
+                (convolve(x, onto=x.clone()), plain + x),
+                (convolve(x, onto=x.clone(), cut=True), (plain + x).relu()),
+                (_linear(flat, x.flatten(1)), flat(x.flatten(1))),
+            ]
+        except (AttributeError, RuntimeError, TypeError) as exc:
+            _LOG.info("layers are not fused: %s", exc)
+            return False
+    return all(torch.allclose(got, want, atol=1e-5) for got, want in pairs)
+
+
+def _is_known(layer: Any) -> bool:
+    from torch import nn
+    from torch.nn import functional
+
+    activation = getattr(layer, "activation", None)
+    return (
+        getattr(layer, "norm", None) is None
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and (activation is None or activation is functional.relu or type(activation) is nn.ReLU)
+    )
+
+
+class _Convolution:
+    """Does what the ``forward`` of a convolution without norm does, in its weights' precision.
+
+    Args:
+        layer: Detectron2's or torch's ``Conv2d``.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self.cuts = getattr(layer, "activation", None) is not None
+        self.how = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
+
+    def __call__(self, x: Tensor, *, cut: bool = False, onto: Tensor | None = None) -> Tensor:
+        """Convolve.
+
+        Args:
+            x: ``(N, C, H, W)``.
+            cut: Whether a ReLU comes last.
+            onto: Is added before that; of the result's shape, and it becomes the result.
+        """
+        import torch
+
+        weight, bias = self.layer.weight, self.layer.bias
+        x = x.to(weight.dtype)
+        found: Tensor
+        if onto is None:
+            relu = "relu" if cut or self.cuts else "none"
+            found = torch.ops.mkldnn._convolution_pointwise(
+                x, weight, bias, *self.how, relu, [], ""
+            )
+            return found
+        # in bfloat16 it cannot cut for all shapes
+        at_once = cut and weight.dtype is torch.float32
+        last = "relu" if at_once else None
+        found = torch.ops.mkldnn._convolution_pointwise_.binary(
+            onto.to(weight.dtype), x, weight, bias, *self.how, "add", 1.0, last, [], None
+        )
+        return found.relu_() if cut and not at_once else found
+
+
+def _linear(layer: Any, x: Tensor) -> Tensor:
+    """Do what ``nn.Linear.forward`` does."""
+    import torch
+
+    weight = layer.weight
+    x = x.to(weight.dtype)
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "none", [], "")
+    return found
+
+
+def _fuse_block(block: Any, *, is_first: bool) -> None:
+    """Have a residual block add its input, and cut the sum, in its last convolution."""
+    names = [name for name in ("conv1", "conv2", "conv3") if hasattr(block, name)]
+    layers = [getattr(block, name) for name in names]
+    if not all(map(_is_known, [*layers, *filter(None, [block.shortcut])])):
+        return
+    *inner, last = map(_Convolution, layers)
+    shortcut = block.shortcut and _Convolution(block.shortcut)
+
+    def forward(x: Tensor) -> Tensor:
+        within = x
+        for convolve in inner:
+            within = convolve(within, cut=True)
+        # what another block of the stage has made is needed nowhere else
+        kept = x.clone() if is_first and not shortcut else x
+        past = shortcut(x) if shortcut else kept
+        return last(within, onto=past, cut=True)
+
+    block.forward = forward
+
+
+def _fuse_pyramid(pyramid: Any) -> None:
+    """Have a feature pyramid add the coarser map in its lateral convolutions."""
+    from torch.nn import functional
+
+    if not all(map(_is_known, pyramid.lateral_convs)):
+        return
+    laterals = [_Convolution(layer) for layer in pyramid.lateral_convs]  # coarsest first
+
+    def forward(x: Tensor) -> dict[str, Tensor]:
+        found = pyramid.bottom_up(x)
+        maps: list[Tensor] = []
+        merged: Tensor | None = None
+        for name, lateral, output in zip(
+            reversed(pyramid.in_features), laterals, pyramid.output_convs, strict=True
+        ):
+            if merged is not None:
+                merged = functional.interpolate(merged, scale_factor=2.0, mode="nearest")
+            merged = lateral(found[name], onto=merged)
+            maps.insert(0, output(merged))
+        names = pyramid._out_features
+        if (top := pyramid.top_block) is not None:
+            named = dict(zip(names, maps, strict=False)) | found  # as FPN: the backbone's first
+            maps += top(named[top.in_feature])
+        return dict(zip(names, maps, strict=True))
+
+    pyramid.forward = forward

@@ -1,0 +1,131 @@
+"""Fused layers against the separate ones."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from random_model import ARCHITECTURES, RandomModel
+
+from pipeline.runnables import onednn
+from pipeline.runnables.onednn import fuse
+from pipeline.runnables.rearrange import channels_last, fold_norms
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.detectron2
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}  # of the largest value
+
+
+@pytest.fixture(autouse=True)
+def _fusing() -> None:
+    if not onednn._works():
+        pytest.skip("this torch has no oneDNN")
+
+
+def both(module: Any, *given: Any, dtype: Any = torch.float32) -> tuple[list[Any], list[Any]]:
+    """Return what a module and its fused copy make of the same input."""
+    from torch.utils._pytree import tree_flatten
+
+    module = module.eval().requires_grad_(False).to(dtype, memory_format=torch.channels_last)
+    fused = copy.deepcopy(module)
+    assert fuse(fused)
+    before = [each.clone() for each in given]
+    with torch.inference_mode():
+        want = tree_flatten(module(*(each.to(dtype) for each in given)))[0]
+        got = tree_flatten(fused(*given))[0]
+    assert all(map(torch.equal, given, before))
+    return want, got
+
+
+def assert_same(want: list[Any], got: list[Any], dtype: Any = torch.float32) -> None:
+    for one, two in zip(want, got, strict=True):
+        assert one.shape == two.shape
+        assert one.dtype == two.dtype == dtype
+        atol = TOLERANCE[dtype] * max(1.0, float(one.abs().max()))
+        torch.testing.assert_close(two, one, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("activation", [None, torch.nn.ReLU(), torch.nn.functional.relu])
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"groups": 2}, {"dilation": 2}])
+def test_convolution(options: dict[str, int], activation: Any, dtype: Any) -> None:
+    from detectron2.layers import Conv2d
+
+    torch.manual_seed(0)
+    layer = Conv2d(4, 8, 3, padding=1, activation=activation, **options)
+    for shape in ((1, 4, 9, 12), (3, 4, 5, 5), (0, 4, 9, 9)):
+        if shape[0]:
+            assert_same(*both(torch.nn.Sequential(layer), torch.randn(shape), dtype=dtype), dtype)
+    empty = torch.nn.Sequential(copy.deepcopy(layer))
+    fuse(empty)
+    assert empty(torch.empty(0, 4, 9, 9)).shape[:2] == (0, 8)
+
+
+def test_what_is_not_known_stays() -> None:
+    from detectron2.layers import Conv2d, get_norm
+
+    layers = [
+        Conv2d(32, 32, 3, norm=get_norm("GN", 32)),
+        Conv2d(32, 32, 3, activation=torch.nn.functional.leaky_relu),
+        torch.nn.Conv2d(32, 32, 3, padding="same"),
+        torch.nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"),
+    ]
+    module = torch.nn.ModuleList(layers)
+    fuse(module)
+    assert not any("forward" in vars(layer) for layer in layers)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_linear(dtype: Any) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(7, 3), torch.nn.Linear(3, 2, bias=False))
+    assert_same(*both(module, torch.randn(5, 7), dtype=dtype), dtype)
+    assert module(torch.empty(0, 7, dtype=dtype)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("depth", [18, 50])
+def test_residual_stages(depth: int, dtype: Any) -> None:
+    from detectron2.modeling.backbone.resnet import ResNet
+
+    torch.manual_seed(0)
+    stage = torch.nn.Sequential(*ResNet.make_default_stages(depth, norm="")[0])
+    channels = 64
+    x = torch.randn(2, channels, 10, 12)
+    assert_same(*both(stage, x, dtype=dtype), dtype)
+    # a block whose input may be needed elsewhere does not write into it
+    alone = torch.nn.Sequential(stage[1])
+    assert_same(*both(alone, torch.randn(1, 64 if depth == 18 else 256, 10, 12).relu()))
+
+
+@pytest.mark.parametrize("architecture", ["mask_rcnn", "retinanet"])
+def test_pyramid(architecture: str) -> None:
+    from torch.utils._pytree import tree_flatten
+
+    _, module = RandomModel(ARCHITECTURES[architecture], spread=3).load("cpu")
+    module.requires_grad_(False)
+    fold_norms(module)
+    channels_last(module, pools_planes=False)
+    x = torch.randn(1, 3, 96, 128)
+    with torch.inference_mode():
+        want = module.backbone(x)
+        assert fuse(module)
+        got = module.backbone(x)
+        assert list(got) == list(want)
+        assert_same(tree_flatten(want)[0], tree_flatten(got)[0])
+
+
+def test_a_torch_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*args: Any, **options: Any) -> Any:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute")
+
+    onednn._works.cache_clear()
+    monkeypatch.setattr(onednn, "_linear", missing)
+    try:
+        layer = torch.nn.Linear(2, 2)
+        assert not fuse(torch.nn.Sequential(layer))
+        assert "forward" not in vars(layer)
+    finally:
+        onednn._works.cache_clear()
