@@ -71,13 +71,13 @@ class Pipeline:
         with ExitStack() as stack:
             prepare = stepped.prepare if stepped else None
             ahead = stack.enter_context(Ahead(assets, prepare, threads=threads, **bounds))
+            wanted = getattr(runnable, "forwards", 1)
+            forwards = wanted if isinstance(wanted, int) else 1  # "auto": never entered, no input
             finishers = None
             if stepped:
-                finishers = stack.enter_context(Finishers(stepped.finish, threads))
-            wanted = getattr(runnable, "forwards", 1)
-            forwards = (
-                wanted if isinstance(wanted, int) else 1
-            )  # "auto" was never entered: no input
+                # of several forwards one can wait: what it has put out is still in the cache
+                others = threads if forwards == 1 else 0
+                finishers = stack.enter_context(Finishers(stepped.finish, others))
             device = Device(runnable, batches, finishers, forwards, ahead, results)
             devices = [
                 Thread(target=device.work, name=f"device-{i}", daemon=True) for i in range(forwards)

@@ -75,7 +75,7 @@ class Finishers:
 
     Args:
         finish: ``SteppedRunnable.finish``.
-        threads: How many.
+        threads: How many; with none, whoever brings an item finishes it.
     """
 
     def __init__(self, finish: Callable[[Frame, Any], Predictions], threads: int) -> None:
@@ -88,7 +88,10 @@ class Finishers:
 
     def take(self, item: Item) -> None:
         """Finish an item soon; ``item.finished`` tells when."""
-        self._items.put(item)
+        if self._threads:
+            self._items.put(item)
+        else:
+            self._finished(item)
 
     def __enter__(self) -> Finishers:
         """Start the threads."""
@@ -106,20 +109,23 @@ class Finishers:
 
     def _work(self) -> None:
         while (item := self._items.get()) is not None and not self._stopped:
-            started = perf_counter()
-            try:
-                if item.frame is not None:
-                    predictions = self._finish(item.frame, item.prepared)
-                    check_size(item, predictions)
-                    item.predictions = predictions
-            except Exception as exc:
-                item.error = failed(InferenceError, exc, item.asset, "inference")
-            except BaseException as exc:  # raised again where the results are written
-                item.crash = exc
-            item.prepared = None
-            item.seconds["finish"] = perf_counter() - started
-            if item.finished is not None:
-                item.finished.put(None)
+            self._finished(item)
+
+    def _finished(self, item: Item) -> None:
+        started = perf_counter()
+        try:
+            if item.frame is not None:
+                predictions = self._finish(item.frame, item.prepared)
+                check_size(item, predictions)
+                item.predictions = predictions
+        except Exception as exc:
+            item.error = failed(InferenceError, exc, item.asset, "inference")
+        except BaseException as exc:  # raised again where the results are written
+            item.crash = exc
+        item.prepared = None
+        item.seconds["finish"] = perf_counter() - started
+        if item.finished is not None:
+            item.finished.put(None)
 
 
 def check_size(item: Item, predictions: Any) -> None:
