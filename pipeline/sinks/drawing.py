@@ -58,7 +58,8 @@ class Painter:
         Returns:
             uint8 ``(f * H, f * W, 3)``, BGR; ``f`` is 1 above 240 px.
         """
-        p = predictions[np.asarray(np.isfinite(predictions.boxes).all(axis=1))]
+        finite = np.isfinite(predictions.boxes).all(axis=1)
+        p = predictions if finite.all() else predictions[np.asarray(finite)]
         factor = max(1, _ENLARGED_PX // max(image.shape[:2]))
         scene = _enlarged(image, factor).copy()
         height, width = scene.shape[:2]
@@ -173,6 +174,8 @@ def _blend(part: Image, painted: Image, mask: Image, opacity: float) -> None:
 def _draw_boxes(scene: Image, corners: NDArray[np.float32], p: Predictions, thickness: int) -> None:
     thin = (corners[:, 2:] - corners[:, :2]).min(axis=1) < 10 * thickness
     for chosen, width in ((~thin, thickness), (thin, max(1, thickness // 3))):
+        if not chosen.any():
+            continue
         detections = sv.Detections(xyxy=corners[chosen], class_id=p.classes[chosen])
         sv.BoxAnnotator(_colours(p), width).annotate(scene, detections)
 
