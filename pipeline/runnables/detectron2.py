@@ -29,12 +29,7 @@ from pipeline.runnables.pooling import pool_by_sums
 from pipeline.runnables.postprocess import Finish, compute
 from pipeline.runnables.preprocess import Prepared, Preprocess, model_input
 from pipeline.runnables.proposals import choose_first, normalize_in_place
-from pipeline.runnables.rearrange import (
-    channels_last,
-    fold_norms,
-    lower_precision,
-    parts,
-)
+from pipeline.runnables.rearrange import channels_last, fold_norms, lower_precision, parts
 from pipeline.runnables.thresholds import ask_for_less
 from pipeline.types import Frame, Predictions
 
@@ -244,9 +239,9 @@ class Detectron2:
             )
             return
         channels_last(module, pools_planes=not summed)
-        if self.device == "cpu" and engine == "torch":
-            fuse(module)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        if self.device == "cpu" and engine == "torch":
+            fuse(module, dtype)
         for part in parts(module):
             self._parts[part.name] = engine
             if dtype is not None and not part.in_fp32:
