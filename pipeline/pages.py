@@ -1,10 +1,12 @@
-"""Memory of pictures and maps: kept, and taken in large pages."""
+"""Memory: kept and taken in large pages; when Python looks through it."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 # of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -23,3 +25,21 @@ def keep_pages() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
         libc.mallopt(_M_TRIM_THRESHOLD, 128 << 20)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Have Python look for no garbage while the block runs, nor later among what is made in it.
+
+    It looks through all objects each time their number has grown by a quarter, and finds nothing
+    while libraries are imported: a quarter of the time that torch and Detectron2 take.
+    ``gc.unfreeze`` has it look again.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -7,6 +7,7 @@ masks are pasted into their box crops, never into full frames, with the same pix
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ import numpy as np
 
 from pipeline.devices import device_name, resolve_device
 from pipeline.errors import ConfigError
+from pipeline.pages import uncollected
 from pipeline.protocols import Model
 from pipeline.runnables.fetch import fetch
 from pipeline.runnables.forwards import Lanes, at_once, torch_threads
@@ -112,10 +114,11 @@ class Detectron2:
             DeviceError: The device does not exist; names those that do.
             StoreError: The weights cannot be had or do not fit.
         """
-        self.device = resolve_device(self.device)
-        if problems := list(self._problems()):
-            raise ConfigError(*problems)
-        with ExitStack() as stack:
+        with uncollected(), ExitStack() as stack:
+            self.device = resolve_device(self.device)
+            if problems := list(self._problems()):
+                raise ConfigError(*problems)
+            stack.callback(gc.unfreeze)
             self._share_the_cores(stack)
             self._load()
             self._entered = stack.pop_all()

@@ -6,7 +6,9 @@ compiling. The numbers are those of the separate steps, or within rounding.
 
 from __future__ import annotations
 
+import copy
 import logging
+import os
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _LOG = logging.getLogger(__name__)
+# oneDNN writes code for each layer and shape, and by default keeps that of 1,024: pictures of any
+# format come to some 30 shapes once they are padded, and to half as many again, so a small model
+# would spend a tenth of its time on writing anew. Each takes 0.1 MB.
+_KERNELS_KEPT = 2048
 
 
 def fuse(module: Any, dtype: Any = None) -> bool:
@@ -30,8 +36,10 @@ def fuse(module: Any, dtype: Any = None) -> bool:
     from detectron2.layers import Conv2d
     from detectron2.modeling.backbone.fpn import FPN
     from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
+    from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
     from torch import float32, nn
 
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS_KEPT))  # read once
     if not all(map(_works, {float32, dtype or float32})):
         return False
     for layer in module.modules():
@@ -46,6 +54,8 @@ def fuse(module: Any, dtype: Any = None) -> bool:
                     _fuse_block(block, is_first=i == 0)
         elif kind is FPN and layer._fuse_type == "sum":
             _fuse_pyramid(layer)
+        elif kind is StandardRPNHead:
+            _fuse_proposals(layer)
     return True
 
 
@@ -100,7 +110,7 @@ class _Convolution:
     """
 
     def __init__(self, layer: Any) -> None:
-        self.layer = layer
+        self.weight, self.bias = layer.weight, layer.bias  # whose dtype may change yet
         self.cuts = getattr(layer, "activation", None) is not None
         self.how = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
 
@@ -114,7 +124,7 @@ class _Convolution:
         """
         import torch
 
-        weight, bias = self.layer.weight, self.layer.bias
+        weight, bias = self.weight, self.bias
         x = x.to(weight.dtype)
         found: Tensor
         if onto is None:
@@ -189,3 +199,25 @@ def _fuse_pyramid(pyramid: Any) -> None:
         return dict(zip(names, maps, strict=True))
 
     pyramid.forward = forward
+
+
+def _fuse_proposals(head: Any) -> None:
+    """Have a head of proposals compute logits and deltas, few channels each, in one pass."""
+    import torch
+    from torch import nn
+
+    layers = head.objectness_logits, head.anchor_deltas
+    if not all(map(_is_known, layers)):
+        return
+    merged = copy.deepcopy(layers[0])
+    for name in ("weight", "bias"):
+        value = torch.cat([getattr(layer, name) for layer in layers])
+        setattr(merged, name, nn.Parameter(value, requires_grad=False))
+    convolve = _Convolution(merged)
+    channels = [layer.out_channels for layer in layers]
+
+    def forward(features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        found = [torch.split(convolve(head.conv(x)), channels, 1) for x in features]
+        return [logits for logits, _ in found], [deltas for _, deltas in found]
+
+    head.forward = forward

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Integers = NDArray[np.int64]
+Indices = NDArray[np.int32]
 Floats = NDArray[np.float32]
 _AT_ONCE = 1 << 20  # pixels that one call sums: 12 MB of indices and weights
 
@@ -99,13 +100,13 @@ class _Regions:
     Attributes:
         rows: Which: int64 ``(R,)``.
         level: The number of their map.
-        pixels: Of each bin, as rows of the map's table: int64 ``(R * bins, n)``.
+        pixels: Of each bin, as rows of the map's table: int32 ``(R * bins, n)``.
         weights: Of each of those: float32 ``(R * bins, n)``.
     """
 
     rows: Integers
     level: int
-    pixels: Integers
+    pixels: Indices
     weights: Floats
 
 
@@ -142,7 +143,7 @@ def _alike(regions: Floats, levels: Integers, shapes: Integers, pooler: Any) -> 
             rows = alike[first : first + some]
             lines, of_lines = y.taps(rows, n_y, height)
             places, of_places = x.taps(rows, n_x, width)
-            lines = (lines + regions[rows, 0].astype(np.int64)[:, None, None] * height) * width
+            lines = (lines + regions[rows, 0].astype(np.int32)[:, None, None] * height) * width
             pixels = lines[:, :, None, :, None] + places[:, None, :, None, :]
             weights = of_lines[:, :, None, :, None] * of_places[:, None, :, None, :]
             shape = (-1, n_y * n_x)
@@ -154,12 +155,12 @@ class _Axis:
     """The pixels that the bins of each region touch, in one direction.
 
     Attributes:
-        first: Coordinate of the first: int64 ``(R, bins, 1)``.
+        first: Coordinate of the first: int32 ``(R, bins, 1)``.
         n: How many from there on, or a few more: int64 ``(R,)``.
         weights: Of each of them: float32 ``(R, bins, largest n)``.
     """
 
-    first: Integers
+    first: Indices
     n: Integers
     weights: Floats
 
@@ -187,7 +188,7 @@ class _Axis:
         low = np.floor(at)
         share = counts * (1 / np.maximum(samples, 1))[:, None, None]
         of_next = (at - low) * share
-        first = low[:, :, :1].astype(np.int64)
+        first = low[:, :, :1].astype(np.int32)
         nth = low.astype(np.int64) - first
         n = _rounded(nth[:, :, -1].max(axis=1) + 2)
         most = int(n.max())
@@ -197,9 +198,10 @@ class _Axis:
         weights[1:] += np.bincount(places.ravel(), of_next.ravel(), len(weights) - 1)
         return cls(first, n, weights.astype(np.float32).reshape(-1, bins, most))
 
-    def taps(self, rows: Integers, n: int, end: int) -> tuple[Integers, Floats]:
+    def taps(self, rows: Integers, n: int, end: int) -> tuple[Indices, Floats]:
         """Return the coordinates, below ``end``, and the weights of some regions."""
-        return np.minimum(self.first[rows] + np.arange(n), end - 1), self.weights[rows, :, :n]
+        number = np.arange(n, dtype=np.int32)
+        return np.minimum(self.first[rows] + number, end - 1), self.weights[rows, :, :n]
 
 
 def _rounded(n: Integers) -> Integers:

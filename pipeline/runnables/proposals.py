@@ -39,19 +39,22 @@ def choose_first(module: Any) -> bool:
 
 def _proposals(rpn: Any, images: Any, features: dict[str, Tensor], _: Any = None) -> Any:
     """Do what ``RPN.forward`` does in eval mode."""
+    import torch
     from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 
     maps = [features[name] for name in rpn.in_features]
     pre, post = rpn.pre_nms_topk[False], rpn.post_nms_topk[False]
-    scores, boxes = [], []
+    scores, anchors, deltas = [], [], []
     levels = zip(*rpn.rpn_head(maps), *_grids(rpn.anchor_generator), strict=True)
-    for logits, deltas, stride, cell in levels:
+    for logits, of_places, stride, cell in levels:
         best, chosen = _best(logits, pre)
-        anchors = _anchors(chosen, logits.shape[-1], stride, cell, rpn.anchor_generator.offset)
-        of_those = _deltas(deltas, chosen, len(cell))
-        found = rpn.box2box_transform.apply_deltas(of_those.reshape(-1, 4), anchors.reshape(-1, 4))
         scores.append(best)
-        boxes.append(found.view(*best.shape, 4))
+        offset = rpn.anchor_generator.offset
+        anchors.append(_anchors(chosen, logits.shape[-1], stride, cell, offset))
+        deltas.append(_deltas(of_places, chosen, len(cell)))
+    all_at_once = (torch.cat(each, dim=1).view(-1, 4) for each in (deltas, anchors))
+    boxes = rpn.box2box_transform.apply_deltas(*all_at_once).view(len(maps[0]), -1, 4)
+    boxes = boxes.split([each.shape[1] for each in scores], dim=1)
     # False: not in training
     found = find_top_rpn_proposals(
         boxes, scores, images.image_sizes, rpn.nms_thresh, pre, post, rpn.min_box_size, False
@@ -85,9 +88,9 @@ def _deltas(deltas: Tensor, chosen: Tensor, cells: int) -> Tensor:
     import torch
 
     n, _, height, width = deltas.shape
-    by_place = deltas.reshape(n, cells, 4, height * width)
+    by_place = deltas.permute(0, 2, 3, 1).reshape(n, height * width, cells, 4)
     image = torch.arange(n, device=deltas.device)[:, None]
-    return by_place[image, chosen % cells, :, chosen // cells]
+    return by_place[image, chosen // cells, chosen % cells]
 
 
 def normalize_in_place(module: Any) -> bool:

@@ -116,6 +116,26 @@ def test_pyramid(architecture: str) -> None:
         assert_same(tree_flatten(want)[0], tree_flatten(got)[0])
 
 
+@pytest.mark.parametrize("conv_dims", [(-1,), (8, 16)])
+def test_head_of_proposals(conv_dims: tuple[int, ...]) -> None:
+    from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
+
+    torch.manual_seed(0)
+    head = StandardRPNHead(in_channels=8, num_anchors=3, conv_dims=conv_dims).requires_grad_(False)
+    for layer in (head.objectness_logits, head.anchor_deltas):
+        torch.nn.init.normal_(layer.weight)
+        torch.nn.init.normal_(layer.bias)
+    channels_last(head, pools_planes=False)
+    maps = [torch.randn(2, 8, 12, 9), torch.randn(2, 8, 6, 5)]
+    with torch.inference_mode():
+        want = head(maps)
+        assert fuse(torch.nn.Sequential(head))
+        got = head(maps)
+    assert [len(each) for each in got] == [2, 2]
+    for some, others in zip(want, got, strict=True):
+        assert_same(some, others)
+
+
 @pytest.mark.parametrize("exc", [AttributeError("no attribute"), RuntimeError("needs avx512bw")])
 def test_a_torch_or_cpu_without_them(monkeypatch: pytest.MonkeyPatch, exc: Exception) -> None:
     """Of bfloat16 alone, as on a CPU without AVX-512: then nothing is fused for bf16."""
