@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from pipeline.config import Job
 from pipeline.engine import half_the_cores
 from pipeline.errors import ConfigError
 from pipeline.files import RESULT_FOLDERS, RESULTS, remove_temporaries
+from pipeline.runnables.nvjpeg import DeviceJpeg
+from pipeline.sources.reading import read_image
 from pipeline.sources.workers import DecodeWorkers
 from runners import results
 from runners.ledger import NAME as LEDGER
@@ -101,14 +104,34 @@ def reader(job: Job, *, by_default: bool) -> AbstractContextManager[Any]:
     """Return what decodes files: to be entered; ``None`` where each asset does so itself.
 
     Args:
-        job: The job; its ``decode`` says where.
+        job: The job, its runnable entered; its ``decode`` says where and by what.
         by_default: Whether ``auto`` means processes of their own.
+
+    Raises:
+        ConfigError: The device has no decoder.
     """
+    if job.config["decode"]["jpeg"] == "nvjpeg":
+        return nullcontext(partial(read_image, decode_jpeg=_nvjpeg(job)))
+    isolation = job.config["decode"]["isolation"]
+    return apart(job) if isolation == "process" or by_default else nullcontext()
+
+
+def apart(job: Job) -> AbstractContextManager[Any]:
+    """Return what decodes in processes of its own, unless the job is to have none."""
     decode = job.config["decode"]
-    if decode["isolation"] == "none" or (decode["isolation"] == "auto" and not by_default):
+    if decode["isolation"] == "none":
         return nullcontext()
     threads = job.config["decode_threads"] or half_the_cores()
     return DecodeWorkers(threads, memory_mb=decode["memory_mb"], timeout_s=decode["timeout_s"])
+
+
+def _nvjpeg(job: Job) -> DeviceJpeg | None:
+    device = str(getattr(job.runnable, "device", "none"))
+    if device == "auto":  # never entered: there is no input
+        return None
+    if not device.startswith("cuda"):
+        raise ConfigError(f"decode.jpeg=nvjpeg needs a CUDA device; this job's is {device}")
+    return DeviceJpeg(device)
 
 
 def clear(output: Path) -> None:

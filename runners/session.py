@@ -20,11 +20,12 @@ from pipeline.errors import OutputError, PipelineError, printable
 from pipeline.files import sync_folder
 from pipeline.protocols import Asset
 from pipeline.sinks.predictions import Position, PredictionsJsonl
+from pipeline.sources.workers import DecodeWorkers
 from pipeline.types import Outcome
 from runners import results
 from runners.in_flight import InFlight
 from runners.ledger import Entry, Ledger
-from runners.opening import reader as opened_reader
+from runners.opening import apart
 from runners.redaction import redacted_text
 from runners.todo import trusted_mtime
 
@@ -50,7 +51,7 @@ class Session:
         committed: Callable[[list[Entry]], None] = lambda _: None,
     ) -> None:
         self.job, self.ledger, self._committed = job, ledger, committed
-        self._reader = self._apart = reader  # apart: of what may have killed a run
+        self._reader = self._apart = reader  # _apart: of what may have killed a run
         self._predictions: PredictionsJsonl = job.sinks["predictions"]  # type: ignore[assignment]
         self._sinks = ExitStack()
         self._places: dict[str, int] = {}  # of the assets in work
@@ -74,8 +75,8 @@ class Session:
             self._inputs = stack.enter_context(_appending(output / results.INPUTS))
             for sink in self.job.sinks.values():
                 stack.enter_context(sink)
-            if self._reader is None and self._in_flight.suspects:
-                self._apart = stack.enter_context(opened_reader(self.job, by_default=True))
+            if self._in_flight.suspects and not isinstance(self._reader, DecodeWorkers):
+                self._apart = stack.enter_context(apart(self.job)) or self._reader
             self._sinks = stack.pop_all()
         return self
 

@@ -85,6 +85,7 @@ class Job:
         config = self.config
         settings = {
             "model": self.model.identity(),
+            "jpeg": config["decode"]["jpeg"],
             "source": {k: v for k, v in config["source"].items() if k != "input"},
             "runnable": config["runnable"],
             "batch_size": config["batch_size"],

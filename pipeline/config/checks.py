@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import RESULT_FOLDERS, RESULTS, expanded
 
 _ISOLATION = ("auto", "process", "none")
+_JPEG = ("pillow", "nvjpeg")
 _DAY_S = 86400
 _LEAST_MB, _MOST_MB = 64, 1 << 30
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -66,6 +67,12 @@ def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
     decode = config["decode"]
     if decode["isolation"] not in _ISOLATION:
         yield f"decode.isolation '{decode['isolation']}' is none of {', '.join(_ISOLATION)}"
+    if decode["jpeg"] not in _JPEG:
+        yield f"decode.jpeg '{decode['jpeg']}' is none of {', '.join(_JPEG)}"
+    if decode["jpeg"] == "nvjpeg" and decode["isolation"] == "process":
+        yield "decode.jpeg=nvjpeg decodes in the job's own process; leave out decode.isolation"
+    if decode["jpeg"] == "nvjpeg" and config["runnable"].get("exact"):
+        yield "runnable.exact takes Pillow's pixels; leave out decode.jpeg=nvjpeg, or exact"
     if not 0 < decode["timeout_s"] <= _DAY_S:
         yield f"decode.timeout_s is {decode['timeout_s']}; it must be more than 0, at most a day"
     if not _LEAST_MB <= decode["memory_mb"] <= _MOST_MB:

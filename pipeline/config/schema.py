@@ -32,8 +32,9 @@ class ModelConfig:
 
 @dataclass
 class DecodeConfig:
-    """Keys of ``decode``: where files are decoded, and what one may take there."""
+    """Keys of ``decode``: where files are decoded, by what, and what one may take there."""
 
+    jpeg: str = "pillow"
     isolation: str = "auto"
     timeout_s: float = 60.0
     memory_mb: int = 2048

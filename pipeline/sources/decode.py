@@ -11,6 +11,7 @@ import ctypes
 import logging
 import re
 import warnings
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -29,6 +30,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.errors import DecodeError, printable
 
+DecodeJpeg = Callable[[bytes], NDArray[np.uint8]]
 MAX_PIXELS = 64_000_000
 NO_MEMORY = "not enough memory to decode"
 
@@ -73,7 +75,11 @@ with contextlib.suppress(AttributeError, OSError):  # a Pillow that is linked in
 
 
 def decode_image(
-    data: bytes, *, exif: bool = True, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    *,
+    exif: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    decode_jpeg: DecodeJpeg | None = None,
 ) -> NDArray[np.uint8]:
     """Return the first picture in an image file. Safe to call on several threads at once.
 
@@ -85,6 +91,8 @@ def decode_image(
         exif: Turn the picture upright as its EXIF orientation says. A TIFF's own orientation tag
             says how its rows lie and is always obeyed.
         max_pixels: Refuse a larger picture, by its header, before memory is taken for it.
+        decode_jpeg: Instead of Pillow turns JPEGs of the usual colours into RGB, as they are
+            stored; where it raises a RuntimeError, Pillow does.
 
     Returns:
         uint8 ``(H, W, 3)``, BGR, contiguous and writable.
@@ -105,12 +113,14 @@ def decode_image(
         image = _open(kind, data)
         _check_size(image.size, max_pixels)
         scan = image.fp.tell() if image.fp else 0
-        image.load()
+        decoded = _by(decode_jpeg, image, data)
+        if decoded is None:
+            image.load()
         if kind == "JPEG" and data.find(_END_OF_JPEG, scan) < 0:
             # half a file, filled up with zeros: libjpeg takes them for more of the picture
             raise DecodeError("truncated JPEG (its end is missing)")
         method = _TRANSPOSE.get(_orientation(image)) if exif else None
-        rgb = _to_rgb(image)
+        rgb = decoded or _to_rgb(image)
         if method is not None:
             rgb = rgb.transpose(method)
         return np.asarray(cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR), np.uint8)
@@ -118,6 +128,18 @@ def decode_image(
         raise
     except Exception as exc:  # Pillow raises a dozen classes for broken files, TypeError included
         raise DecodeError(_reason(kind, exc)) from exc
+
+
+def _by(decode_jpeg: DecodeJpeg | None, image: ImageFile, data: bytes) -> Image.Image | None:
+    """Return what somebody else makes of a JPEG, if it is one that everybody reads alike."""
+    if decode_jpeg is None or image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return None
+    if image.info.get("adobe_transform", 1) != 1:  # RGB that is stored as such
+        return None
+    try:
+        return Image.fromarray(decode_jpeg(data))
+    except RuntimeError:  # of torch: a kind that it does not read, or no sound picture
+        return None
 
 
 def _kind(prefix: bytes) -> str | None:

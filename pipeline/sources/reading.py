@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError
-from pipeline.sources.decode import MAX_PIXELS, decode_image
+from pipeline.sources.decode import MAX_PIXELS, DecodeJpeg, decode_image
 
 # More than the largest uncompressed form (16-bit RGBA) of the largest picture, twice over: a film
 # or an archive with an image's name must not be read into memory.
@@ -73,7 +73,12 @@ class Reader(Protocol):
 
 
 def read_image(
-    path: Path, *, exif: bool = True, max_pixels: int = MAX_PIXELS, sleep: Sleep = time.sleep
+    path: Path,
+    *,
+    exif: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    decode_jpeg: DecodeJpeg | None = None,
+    sleep: Sleep = time.sleep,
 ) -> Reading:
     """Read a file once and decode it, in this process: the default ``Reader``.
 
@@ -81,6 +86,7 @@ def read_image(
         path: A regular file, or a link to one.
         exif: Turn the picture upright as its EXIF orientation says.
         max_pixels: Refuse a larger picture.
+        decode_jpeg: As ``decode_image`` takes it.
         sleep: Called with the seconds to wait before another try.
 
     Raises:
@@ -88,7 +94,8 @@ def read_image(
     """
     data, version = read_bytes(path, max_pixels=max_pixels, sleep=sleep)
     try:
-        return Reading(decode_image(data, exif=exif, max_pixels=max_pixels), *version)
+        image = decode_image(data, exif=exif, max_pixels=max_pixels, decode_jpeg=decode_jpeg)
+        return Reading(image, *version)
     except DecodeError as exc:
         exc.version = version
         raise

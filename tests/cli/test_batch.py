@@ -91,6 +91,13 @@ def test_defaults_to_a_directory_under_outputs(d2run: Run, photos: Path, tmp_pat
     ]
 
 
+def test_nvjpeg_needs_a_cuda_device(d2run: Run, photos: Path) -> None:
+    nvjpeg = (*FAKE, f"input={photos}", "output=run", "decode.jpeg=nvjpeg")
+    done = d2run(*nvjpeg, "device=cpu")
+    assert done.returncode == 2
+    assert done.stderr == "error: decode.jpeg=nvjpeg needs a CUDA device; this job's is cpu\n"
+
+
 def test_relative_input_is_relative_to_the_caller(d2run: Run, photos: Path) -> None:
     assert d2run(*FAKE, "input=.", cwd=photos / "sub").returncode == 0
 

@@ -163,6 +163,8 @@ def test_code_of_other_packages_is_refused(
         ("decode_threads=0", "decode_threads is 0; it must be at least 1"),
         ("queue_mb=0", "queue_mb is 0; it must be at least 1"),
         ("decode.isolation=thread", "decode.isolation 'thread' is none of auto, process, none"),
+        ("decode.jpeg=turbo", "decode.jpeg 'turbo' is none of pillow, nvjpeg"),
+        ("decode={jpeg:nvjpeg,isolation:process}", "decode.jpeg=nvjpeg decodes in the job's own"),
         ("decode.timeout_s=0", "decode.timeout_s is 0.0; it must be more than 0"),
         ("decode.timeout_s=inf", "decode.timeout_s is inf; it must be more than 0, at most a day"),
         ("decode.timeout_s=nan", "decode.timeout_s is nan"),
@@ -172,6 +174,11 @@ def test_code_of_other_packages_is_refused(
 def test_values_that_no_job_can_have(tmp_path: Path, override: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         pipeline.config.build_job(composed(tmp_path, override, "runnable=fake"))
+
+
+def test_exact_is_of_pillows_pixels(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"leave out decode\.jpeg=nvjpeg"):
+        pipeline.config.build_job(composed(tmp_path, "runnable=exact", "decode.jpeg=nvjpeg"))
 
 
 def test_fingerprint_changes_with_what_changes_results(tmp_path: Path) -> None:
@@ -186,6 +193,7 @@ def test_fingerprint_changes_with_what_changes_results(tmp_path: Path) -> None:
         ["stage.min_score.threshold=0.6"], ["stage=[]"], ["sink=[]"], ["exif=false"], ["seed=1"],
         ["stage=[top_k,min_score]"], ["stage=[min_score,top_k]"],
         ["model.score_threshold=0.2"], ["batch_size=2"], ["runnable=fake"], ["device=cuda:0"],
+        ["decode.jpeg=nvjpeg"],
     ]  # fmt: skip
     assert len({print_of(*overrides) for overrides in same}) == 1
     assert len({print_of(*overrides) for overrides in [[], *other]}) == 1 + len(other)

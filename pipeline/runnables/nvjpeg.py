@@ -1,0 +1,63 @@
+"""JPEGs on the decoder of a GPU, for hosts whose cores cannot keep up with it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+
+
+@dataclass(slots=True)
+class DeviceJpeg:
+    """Decodes JPEGs on a device: torchvision's ``decode_jpeg``, which on CUDA is nvJPEG.
+
+    Its pixels are not quite Pillow's: it spreads the colour of subsampled pictures in another way.
+    A picture whose data is damaged, but not cut short, may come out wrong rather than fail.
+
+    Attributes:
+        device: Torch's name of it; on ``cpu`` it is libjpeg, to the bit as Pillow.
+
+    Raises:
+        ConfigError: This torchvision has no decoder.
+    """
+
+    device: str
+    _decode: Any = field(init=False)
+    _stream: Any = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            # deprecated since torchvision 0.29 in favour of torchcodec, which is no dependency yet
+            from torchvision.io import decode_jpeg
+        except ImportError as exc:
+            raise ConfigError(f"decode.jpeg=nvjpeg: torchvision has no decoder: {exc}") from exc
+        self._decode = decode_jpeg
+        if self.device.startswith("cuda"):
+            import torch
+
+            # beside the model's, whose forwards a copy would otherwise wait for
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+    def __call__(self, data: bytes) -> NDArray[np.uint8]:
+        """Return the picture; on any thread.
+
+        Args:
+            data: The whole file.
+
+        Returns:
+            uint8 ``(H, W, 3)``, RGB, as it is stored: not turned by its EXIF orientation.
+
+        Raises:
+            RuntimeError: It cannot be decoded there.
+        """
+        import torch
+
+        stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+            found = self._decode(stored, "RGB", device=self.device)
+            return np.ascontiguousarray(found.permute(1, 2, 0).cpu().numpy())
