@@ -14,6 +14,7 @@ import numpy as np
 _COUNTED = 0.05  # the least score that counts
 _COUNTED_HALF = 0.5
 _HALF_IOU = 0.95
+_ONE_OF = 100  # of so many, one may have no pair where a share may: it may be the one in a thousand
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,10 @@ def compare(got: Instances, want: Instances, line: str) -> Agreement:
         )
     share = float((paired / np.maximum(totals, 1)).min()) if totals.any() else 1.0
     same = same_masks / max(1, int(paired[0]))
-    holds = share >= asked.share and (same == 1 or not asked.same_masks or not totals[0])
+    one = (totals >= _ONE_OF) & (asked.share < 1)
+    allowed = np.maximum(np.round((1 - asked.share) * totals, 9), one)
+    enough = bool((totals - paired <= allowed).all())
+    holds = enough and (same == 1 or not asked.same_masks or not totals[0])
     return Agreement(line, int(totals[1]), share, same, bool(holds))
 
 

@@ -131,6 +131,28 @@ def test_agreement(agreement: ModuleType, ours: list[Any], holds: set[str]) -> N
 
 
 @pytest.mark.parametrize(
+    ("n", "missing", "holds"),
+    [
+        (99, 1, set()),
+        (100, 1, {"fp32", "half"}),
+        (400, 1, {"fp32", "half"}),
+        (400, 2, {"half"}),
+        (2000, 2, {"fp32", "half"}),
+        (2000, 3, {"half"}),
+    ],
+)
+def test_one_in_a_thousand_may_be_among_a_few_hundred(
+    agreement: ModuleType, n: int, missing: int, holds: set[str]
+) -> None:
+    want = [instance([10.0 * i, 0.0, 10.0 * i + 9, 9.0]) for i in range(n)]
+    ours = {"x.jpg": want[missing:]}
+    found = {
+        line for line in agreement.LINES if agreement.compare(ours, {"x.jpg": want}, line).holds
+    }
+    assert found == holds
+
+
+@pytest.mark.parametrize(
     ("runnable", "line"),
     [
         pytest.param({}, "fp32", id="default"),
