@@ -125,7 +125,7 @@ class _Convolution:
         import torch
 
         weight, bias = self.weight, self.bias
-        x = x.to(weight.dtype)
+        x = _as(weight, x)
         found: Tensor
         if onto is None:
             relu = "relu" if cut or self.cuts else "none"
@@ -137,7 +137,7 @@ class _Convolution:
         at_once = cut and weight.dtype is torch.float32
         last = "relu" if at_once else None
         found = torch.ops.mkldnn._convolution_pointwise_.binary(
-            onto.to(weight.dtype), x, weight, bias, *self.how, "add", 1.0, last, [], None
+            _as(weight, onto), x, weight, bias, *self.how, "add", 1.0, last, [], None
         )
         return found.relu_() if cut and not at_once else found
 
@@ -147,9 +147,14 @@ def _linear(layer: Any, x: Tensor) -> Tensor:
     import torch
 
     weight = layer.weight
-    x = x.to(weight.dtype)
+    x = _as(weight, x)
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, layer.bias, "none", [], "")
     return found
+
+
+def _as(weight: Tensor, x: Tensor) -> Tensor:
+    # ``to`` lets go of Python's lock even if it has nothing to do, and must then wait for it
+    return x if x.dtype is weight.dtype else x.to(weight.dtype)
 
 
 def _fuse_block(block: Any, *, is_first: bool) -> None:

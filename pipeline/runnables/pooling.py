@@ -82,15 +82,29 @@ def _pooled(pooler: Any, maps: list[Tensor], boxes: list[Any]) -> Tensor:
     shapes = np.array([each.shape[2:] for each in maps])
     groups = _alike(regions.numpy(), levels.numpy(), shapes, pooler) if len(regions) else ()
     for some in groups:
-        sums = torch.nn.functional.embedding_bag(
-            torch.from_numpy(some.pixels),
-            tables[some.level],
-            mode="sum",
-            per_sample_weights=torch.from_numpy(some.weights),
-        )
+        sums = _sums(tables[some.level], some.pixels, some.weights)
         of_bins = sums.view(len(some.rows), *pooler.output_size, -1)
         pooled[torch.from_numpy(some.rows)] = of_bins.permute(0, 3, 1, 2)
     return pooled
+
+
+def _sums(table: Tensor, rows: Indices, weights: Floats) -> Tensor:
+    """Do what ``torch.nn.functional.embedding_bag`` does, in a third of the calls.
+
+    Args:
+        table: float32 ``(rows, C)``.
+        rows: Of each sum: int32 ``(sums, n)``.
+        weights: Of each of those: float32 ``(sums, n)``.
+
+    Returns:
+        float32 ``(sums, C)``.
+    """
+    import torch
+
+    number, n = rows.shape
+    flat, shares = torch.from_numpy(rows.ravel()), torch.from_numpy(weights.ravel())
+    starts = torch.from_numpy(np.arange(0, number * n, n, dtype=np.int32))
+    return torch.embedding_bag(table, flat, starts, mode=0, per_sample_weights=shares)[0]  # sums
 
 
 @dataclass(frozen=True, slots=True)
