@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.devices import device_name, resolve_device
 from pipeline.errors import ConfigError
-from pipeline.pages import uncollected
+from pipeline.pages import import_for_good
 from pipeline.protocols import Model
 from pipeline.runnables.fetch import fetch
 from pipeline.runnables.forwards import Lanes, at_once, torch_threads
@@ -114,11 +114,11 @@ class Detectron2:
             DeviceError: The device does not exist; names those that do.
             StoreError: The weights cannot be had or do not fit.
         """
-        with uncollected(), ExitStack() as stack:
-            self.device = resolve_device(self.device)
-            if problems := list(self._problems()):
-                raise ConfigError(*problems)
-            stack.callback(gc.unfreeze)
+        import_for_good("torch", "torchvision", "detectron2.modeling", "detectron2.data.transforms")
+        self.device = resolve_device(self.device)
+        if problems := list(self._problems()):
+            raise ConfigError(*problems)
+        with ExitStack() as stack:
             self._share_the_cores(stack)
             self._load()
             self._entered = stack.pop_all()
@@ -140,6 +140,7 @@ class Detectron2:
         """Free the weights, and give torch its threads back."""
         self._entered.close()
         self._module = self._finish = None  # type: ignore[assignment]
+        gc.collect()  # what was put into a model refers to it
         if self.device.startswith("cuda"):
             import torch
 
@@ -161,8 +162,7 @@ class Detectron2:
 
     def describe(self) -> dict[str, Any]:
         """Return the device in use, its name, and how it computes, for the record."""
-        name = device_name(self.device)
-        where = {"device": self.device, "name": name, "threads": self.threads}
+        where = {"device": self.device, "name": device_name(self.device), "threads": self.threads}
         share = {"forwards": self.forwards, "batch_size": self.batch_size}
         return where | share | {"parts": self._parts} | self.numerics
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -50,6 +51,15 @@ def assert_close(got: Predictions, want: dict[str, Any], share: float = 0.999) -
 def needs_openvino(engine: str) -> None:
     if engine == "openvino":
         pytest.importorskip("openvino")
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_weights_are_freed(exact: bool) -> None:
+    model = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL)
+    with Detectron2(model, "cpu", exact=exact) as runnable:
+        runnable.predict([Frame(photo(next(iter(PHOTOS))), "x")])
+        module = weakref.ref(runnable._module)
+    assert module() is None
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
