@@ -87,7 +87,7 @@ class Job:
             "model": self.model.identity(),
             "jpeg": config["decode"]["jpeg"],
             "source": {k: v for k, v in config["source"].items() if k != "input"},
-            "runnable": config["runnable"],
+            "runnable": {k: v for k, v in config["runnable"].items() if k != "cache"},
             "batch_size": config["batch_size"],
             "seed": config["seed"],
             "device": {key: getattr(self.runnable, key, None) for key in _DECIDED_WHEN_LOADED},

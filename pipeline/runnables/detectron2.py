@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from pipeline.runnables.forwards import Lanes, at_once, torch_threads
 from pipeline.runnables.memory import Halving, frames_that_fit, groups
 from pipeline.runnables.onednn import fuse
 from pipeline.runnables.openvino import compile_parts
+from pipeline.runnables.options import engine_of, problems, takes_turns
 from pipeline.runnables.pooling import pool_by_sums
 from pipeline.runnables.postprocess import Finish, compute
 from pipeline.runnables.preprocess import Prepared, Preprocess, model_input
@@ -34,9 +34,6 @@ from pipeline.runnables.proposals import choose_first, normalize_in_place
 from pipeline.runnables.rearrange import channels_last, fold_norms, lower_precision, parts
 from pipeline.runnables.thresholds import ask_for_less
 from pipeline.types import Frame, Predictions
-
-_ENGINES = ("auto", "torch", "openvino", "compile")
-_PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(slots=True)
@@ -73,6 +70,7 @@ class Detectron2:
             shared out among them. ``auto``: on the CPU as many as torch has threads, up to four;
             one on CUDA, for ``exact`` and for ``compile``. Once entered, a number.
         resize_on_device: Resize there instead of with Pillow: within one of 256 levels of it.
+        cache: Folder in which OpenVINO keeps what it compiles.
         least_score: Instances below it are dropped later anyway, so the model need not find them.
         most: Only so many instances, of the highest scores, are kept later anyway.
         class_names: Names by class id.
@@ -91,6 +89,7 @@ class Detectron2:
     batch_by_shape: bool = True
     forwards: int | str = 1
     resize_on_device: bool = False
+    cache: str | None = None
     least_score: float = 0.0
     most: int | None = None
     class_names: tuple[str, ...] = field(init=False)
@@ -103,8 +102,8 @@ class Detectron2:
         self._memory = Halving(1 if self.exact else None)
         self._lanes = Lanes(1)
         self._entered = ExitStack()
-        if problems := list(self._problems()):
-            raise ConfigError(*problems)
+        if found := list(problems(self)):
+            raise ConfigError(*found)
 
     def __enter__(self) -> Detectron2:
         """Load the weights onto the device, and prepare the engine.
@@ -116,8 +115,8 @@ class Detectron2:
         """
         import_for_good("torch", "torchvision", "detectron2.modeling", "detectron2.data.transforms")
         self.device = resolve_device(self.device)
-        if problems := list(self._problems()):
-            raise ConfigError(*problems)
+        if found := list(problems(self)):
+            raise ConfigError(*found)
         with ExitStack() as stack:
             self._share_the_cores(stack)
             self._load()
@@ -149,7 +148,7 @@ class Detectron2:
     @property
     def numerics(self) -> dict[str, Any]:
         """What moves digits beside the device and its threads; known before torch is imported."""
-        engine = self._engine()
+        engine = engine_of(self)
         return {
             "exact": self.exact,
             "engine": engine,
@@ -214,21 +213,16 @@ class Detectron2:
         if self.device != "cpu":
             self.forwards = 1
             return
-        wanted = 1 if self._takes_turns() else self.forwards
+        wanted = 1 if takes_turns(self) else self.forwards
         self.forwards, self.threads = at_once(wanted, torch.get_num_threads())
         self._lanes = Lanes(self.forwards)
         stack.enter_context(torch_threads(self.threads))
-
-    def _takes_turns(self) -> bool:
-        """Whether one forward at once is all that it can do."""
-        # torch.compile's own tables are not made for several threads
-        return self.exact or self.engine == "compile" or self.device.startswith("cuda")
 
     def _hasten(self) -> None:
         """Rearrange the model for speed."""
         import torch
 
-        module, engine = self._module, self._engine()
+        module, engine = self._module, engine_of(self)
         module.requires_grad_(False)
         fold_norms(module)
         choose_first(module)
@@ -237,9 +231,8 @@ class Detectron2:
             normalize_in_place(module)
         ask_for_less(module, self.least_score, self.most)
         if engine == "openvino":
-            self._parts = compile_parts(
-                module, self.precision, forwards=int(self.forwards), threads=self.threads or 0
-            )
+            share = {"forwards": int(self.forwards), "threads": self.threads or 0}
+            self._parts = compile_parts(module, self.precision, **share, cache=self.cache)
             return
         channels_last(module, pools_planes=not summed)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
@@ -258,38 +251,6 @@ class Detectron2:
         longest = cfg.INPUT.MAX_SIZE_TEST
         largest = Frame(np.zeros((cfg.INPUT.MIN_SIZE_TEST or longest, longest, 3), np.uint8), "")
         return frames_that_fit(lambda: self.forward([self.prepare(largest)]), self.device)
-
-    def _engine(self) -> str:
-        if self.exact:
-            return "torch"
-        return "torch" if self.engine == "auto" else self.engine
-
-    def _problems(self) -> Iterator[str]:
-        on_cuda = self.device.startswith("cuda")
-        if self.engine not in _ENGINES:
-            yield f"engine '{self.engine}' is none of {', '.join(_ENGINES)}"
-        if self.precision not in _PRECISIONS:
-            yield f"precision '{self.precision}' is none of {', '.join(_PRECISIONS)}"
-        if self.engine == "openvino" and on_cuda:
-            yield f"engine openvino runs on the CPU, not on {self.device}"
-        elif self.engine == "openvino" and not find_spec("openvino"):
-            yield "engine openvino is not installed; pip install 'd2run[openvino]'"
-        if self.precision == "fp16" and (self.device == "cpu" or self._engine() == "openvino"):
-            yield "precision fp16 needs a CUDA device; bf16 runs everywhere"
-        if self.exact and (self.engine not in ("auto", "torch") or self.precision != "fp32"):
-            yield "exact is plain torch in fp32; leave engine and precision out, or exact"
-        if self.exact and self.resize_on_device:
-            yield "exact resizes with Pillow; leave out resize_on_device, or exact"
-        if self.batch_size != "auto" and not (type(self.batch_size) is int and self.batch_size > 0):
-            yield f"batch_size is {self.batch_size}; it must be at least 1, or auto"
-        if self.forwards != "auto" and not (type(self.forwards) is int and self.forwards > 0):
-            yield f"forwards is {self.forwards}; it must be at least 1, or auto"
-        elif self.forwards not in ("auto", 1) and self._takes_turns():
-            yield "exact, engine compile and CUDA run one forward at once; leave out forwards"
-        if not 0 <= self.least_score <= 1:
-            yield f"least_score is {self.least_score}; it must be between 0 and 1"
-        if self.most is not None and self.most < 0:
-            yield f"most is {self.most}; it must be at least 0"
 
 
 def _to_the_log(name: str) -> None:

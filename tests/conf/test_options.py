@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -196,4 +197,7 @@ def test_fingerprint_changes_with_what_changes_results(tmp_path: Path) -> None:
         ["decode.jpeg=nvjpeg"],
     ]  # fmt: skip
     assert len({print_of(*overrides) for overrides in same}) == 1
+    if find_spec("openvino"):
+        same = [["runnable=openvino", *cache] for cache in ([], ["runnable.cache=a"])]
+        assert len({print_of(*overrides) for overrides in same}) == 1
     assert len({print_of(*overrides) for overrides in [[], *other]}) == 1 + len(other)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from random_model import ARCHITECTURES, PHOTOS, RandomModel, photo, reference
 
+from pipeline.errors import ConfigError
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.stages.min_score import MinScore
 from pipeline.stages.top_k import TopK
@@ -112,6 +114,34 @@ def test_what_openvino_cannot_do_stays_in_torch(monkeypatch: pytest.MonkeyPatch)
         assert_close(runnable.predict([Frame(image, "x")])[0], reference(model, [image])[0])
         assert runnable.describe()["parts"] == {"backbone": "torch", "head": "torch"}
     assert warnings[0] == "backbone stays in torch: OpenVINO fails with no such operation"
+
+
+def test_what_openvino_compiles_is_kept_where_that_is_wanted(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    model = RandomModel(ARCHITECTURES["retinanet"], SMALL, spread=3)
+    frame, folder = Frame(photo("coffee"), "x"), tmp_path / "new" / "cache"
+
+    def predicted(cache: Path | None) -> Predictions:
+        options = {"engine": "openvino", "cache": cache and str(cache)}
+        with Detectron2(model, "cpu", **options) as runnable:
+            assert set(runnable.describe()["parts"].values()) == {"openvino"}
+            return runnable.predict([frame])[0]
+
+    want = predicted(None)
+    for _ in range(2):
+        got = predicted(folder)
+        assert got.boxes.tobytes() == want.boxes.tobytes()
+        assert got.scores.tobytes() == want.scores.tobytes()
+    blobs = list(folder.iterdir())
+    assert len(blobs) == 2
+    for blob in blobs:  # as of a run that was killed
+        whole = blob.read_bytes()
+        blob.unlink()
+        blob.write_bytes(whole[: len(whole) // 2])
+    assert predicted(folder).boxes.tobytes() == want.boxes.tobytes()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"runnable\.cache: cannot make '.*file'"):
+        predicted(tmp_path / "file")
 
 
 def test_the_steps_are_predict() -> None:

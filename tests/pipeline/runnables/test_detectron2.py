@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.protocols import SteppedRunnable
 from pipeline.runnables import detectron2
+from pipeline.runnables import options as runnable_options
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.types import Categories
 
@@ -23,7 +24,7 @@ def built(device: str = "cpu", **options: Any) -> Detectron2:
 
 @pytest.fixture(params=[True, False], ids=["with openvino", "without"])
 def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(detectron2, "find_spec", lambda name: request.param or None)
+    monkeypatch.setattr(runnable_options, "find_spec", lambda name: request.param or None)
     monkeypatch.setattr(detectron2.metadata, "version", lambda name: "1.2.3")
     return bool(request.param)
 
@@ -51,6 +52,7 @@ def test_it_works_in_steps() -> None:
         ({"forwards": 2, "exact": True}, "run one forward at once"),
         ({"forwards": 2, "engine": "compile"}, "run one forward at once"),
         ({"forwards": 2, "device": "cuda:0"}, "run one forward at once"),
+        ({"cache": "folder"}, "leave it out, or add engine=openvino"),
         ({"least_score": 1.5}, "between 0 and 1"),
         ({"most": -1}, "at least 0"),
     ],
