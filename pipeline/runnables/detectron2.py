@@ -113,10 +113,11 @@ class Detectron2:
             DeviceError: The device does not exist; names those that do.
             StoreError: The weights cannot be had or do not fit.
         """
-        import_for_good("torch", "torchvision", "detectron2.modeling", "detectron2.data.transforms")
+        import_for_good("torch")
         self.device = resolve_device(self.device)
         if found := list(problems(self)):
             raise ConfigError(*found)
+        import_for_good("detectron2.modeling", "detectron2.data.transforms")
         with ExitStack() as stack:
             self._share_the_cores(stack)
             self._load()
