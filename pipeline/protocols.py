@@ -72,8 +72,8 @@ class Runnable(Protocol):
     between those that it takes at once), ``forwards: int`` (on how many threads ``forward``, or
     ``predict``, may be called at the same time; by default one) and ``numerics``, which goes into
     the fingerprint: all that moves its results' digits. Its constructor may take ``least_score:
-    float`` and ``most: int``: of each frame, instances below that score and all but the best
-    ``most`` are not needed; see ``Stage``.
+    float``, ``classes: list[str]`` and ``most: int``: of each frame, instances below that score,
+    those of other classes, and of the rest all but the best ``most`` are not needed; see ``Stage``.
 
     Attributes:
         class_names: Names by class id; one tuple shared by all predictions.
@@ -129,10 +129,10 @@ class Stage(Protocol):
 
     A stage sees one asset's frames in order on one thread, so it may keep state. It may also have
     a method ``check(categories: Categories) -> None``, called before any work, that raises
-    ConfigError when the stage does not fit the model; and ``pushdown() -> dict[str, float]`` that
-    says what it drops, if that is all it does: instances below ``least_score``, all but the best
-    ``most`` of each frame. The model is told what the leading stages say, so that it can leave
-    out work; the stages run all the same.
+    ConfigError when the stage does not fit the model; and ``pushdown() -> dict[str, Any]`` that
+    says what it drops, if that is all it does: instances below ``least_score``, those of other
+    ``classes`` (names), of the rest all but the best ``most`` of each frame. The model is told what
+    the leading stages say, so that it can leave out work; the stages run all the same.
     """
 
     def __call__(self, result: Result, /) -> Result | None:

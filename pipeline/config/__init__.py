@@ -168,31 +168,33 @@ def build_job(cfg: DictConfig) -> Job:
     return job
 
 
-def asked_less(stages: Iterable[Stage], runnable: Mapping[str, Any]) -> dict[str, float]:
+def asked_less(stages: Iterable[Stage], runnable: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the leading stages let the model leave out, as arguments of the runnable.
 
-    Only what leads is said: thresholds, and the first limit after them. A limit that comes after
-    any other stage is not the model's, since of what that stage takes away others take the place.
-    Classes cannot be asked for: the model's own limit of instances a frame is shared by all, so
-    without the others it would find more of the wanted ones.
+    Only what leads is said: thresholds and classes, and the first limit after them. A limit that
+    comes after any other stage is not the model's, since of what that stage takes away others take
+    the place; nor is one after classes that cannot be asked for.
 
     Args:
         stages: In order.
         runnable: The configuration of ``runnable``. What the user set there stays; what its
             class does not take is not given.
     """
-    asked: dict[str, float] = {}
+    taken = inspect.signature(get_object(runnable["_target_"])).parameters
+    unset = {key for key in taken if runnable.get(key) in (None, taken[key].default)}
+    asked: dict[str, Any] = {}
     for stage in stages:
-        said: dict[str, float] = getattr(stage, "pushdown", dict)()
+        said: dict[str, Any] = getattr(stage, "pushdown", dict)()
         if "least_score" in said:
             asked["least_score"] = max(said["least_score"], asked.get("least_score", 0.0))
-        if "most" in said:
+        if "classes" in said:
+            before = asked.get("classes", said["classes"])
+            asked["classes"] = [name for name in said["classes"] if name in before]
+        if "most" in said and ("classes" not in asked or "classes" in unset):
             asked["most"] = said["most"]
-        if set(said) != {"least_score"}:
+        if not said or "most" in said:
             break
-    taken = inspect.signature(get_object(runnable["_target_"])).parameters
-    unset = {key: (None, taken[key].default) for key in asked if key in taken}
-    return {key: asked[key] for key in unset if runnable.get(key) in unset[key]}
+    return {key: value for key, value in asked.items() if key in unset}
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:

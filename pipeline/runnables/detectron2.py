@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.devices import device_name, resolve_device
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 from pipeline.pages import import_for_good
 from pipeline.protocols import Model
 from pipeline.runnables.fetch import fetch
@@ -72,7 +72,8 @@ class Detectron2:
         resize_on_device: Resize there instead of with Pillow: within one of 256 levels of it.
         cache: Folder in which OpenVINO keeps what it compiles.
         least_score: Instances below it are dropped later anyway, so the model need not find them.
-        most: Only so many instances, of the highest scores, are kept later anyway.
+        classes: Names; instances of others are dropped later anyway.
+        most: Only so many instances (of ``classes``), of the highest scores, are kept later anyway.
         class_names: Names by class id.
         threads: Of the CPU for each forward, once entered; their number moves the last digits.
 
@@ -91,6 +92,7 @@ class Detectron2:
     resize_on_device: bool = False
     cache: str | None = None
     least_score: float = 0.0
+    classes: Sequence[str] | None = None
     most: int | None = None
     class_names: tuple[str, ...] = field(init=False)
     threads: int | None = field(init=False, default=None)
@@ -157,6 +159,7 @@ class Detectron2:
             "precision": self.precision,
             "resize_on_device": self.resize_on_device,
             "least_score": None if self.exact else self.least_score,
+            "classes": None if self.exact or self.classes is None else list(self.classes),
             "most": None if self.exact else self.most,
         }
 
@@ -230,7 +233,7 @@ class Detectron2:
         summed = self.device == "cpu" and pool_by_sums(module)
         if engine != "openvino":  # which takes planes
             normalize_in_place(module)
-        ask_for_less(module, self.least_score, self.most)
+        ask_for_less(module, self.least_score, self.most, self._wanted())
         if engine == "openvino":
             share = {"forwards": int(self.forwards), "threads": self.threads or 0}
             self._parts = compile_parts(module, self.precision, **share, cache=self.cache)
@@ -245,6 +248,14 @@ class Detectron2:
                 part.replace(lambda part, call: lower_precision(part, call, dtype))
             if engine == "compile":
                 part.replace(lambda _, call: torch.compile(call, dynamic=True))
+
+    def _wanted(self) -> list[int] | None:
+        if self.classes is None:
+            return None
+        if unknown := set(self.classes) - set(self.class_names):
+            hints = (f"'{n}'{did_you_mean(n, self.class_names)}" for n in sorted(unknown))
+            raise ConfigError(*(f"classes: the model finds no instances of {h}" for h in hints))
+        return [i for i, name in enumerate(self.class_names) if name in self.classes]
 
     def _fitting(self, cfg: Any) -> int:
         if self.exact or self.device == "cpu":

@@ -33,7 +33,8 @@ class FakeRunnable:
         n_instances: Instances in each frame.
         masks: Whether they have masks.
         least_score: Leaves out instances below it, as a model does that was asked for less.
-        most: Leaves out all but the best.
+        classes: Leaves out instances of classes of other names.
+        most: Leaves out all but the best of what is left.
         fail_on: Ids of assets whose frames make ``predict`` raise, alone or in a batch.
 
     Raises:
@@ -49,6 +50,7 @@ class FakeRunnable:
         n_instances: int = 3,
         masks: bool = True,
         least_score: float = 0.0,
+        classes: Sequence[str] | None = None,
         most: int | None = None,
         fail_on: Sequence[str] = (),
     ) -> None:
@@ -59,7 +61,7 @@ class FakeRunnable:
         self.device = device
         self.n_instances = n_instances
         self.masks = masks
-        self.least_score, self.most = least_score, most
+        self.least_score, self.classes, self.most = least_score, classes, most
         self.fail_on = frozenset(fail_on)
         self._entered = False
 
@@ -86,9 +88,12 @@ class FakeRunnable:
         return [self._wanted(self._invent(frame)) for frame in frames]
 
     def _wanted(self, predictions: Predictions) -> Predictions:
-        if not self.least_score and self.most is None:
+        if not self.least_score and self.classes is None and self.most is None:
             return predictions
         kept = predictions[predictions.scores >= np.float32(self.least_score)]
+        if self.classes is not None:
+            wanted = [name in self.classes for name in self.class_names]
+            kept = kept[np.array(wanted, bool)[kept.classes]]
         return kept[: self.most]  # they are sorted, the best first
 
     def _invent(self, frame: Frame) -> Predictions:

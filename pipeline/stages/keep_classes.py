@@ -19,7 +19,6 @@ class KeepClasses:
         if isinstance(names, str) or not names:
             raise ConfigError(f"names: expected class names such as [person], got {names!r}")
         self.names = tuple(map(str, names))  # YAML reads [0, 1], the classes of digits, as numbers
-        self._known: tuple[str, ...] | None = None
 
     def check(self, categories: Categories) -> None:
         """Raise ConfigError for names that are no instance class of the model."""
@@ -29,11 +28,12 @@ class KeepClasses:
             hints = (f"'{n}'{why.get(n) or did_you_mean(n, things)}" for n in unknown)
             raise ConfigError(*(f"names: the model finds no instances of {h}" for h in hints))
 
+    def pushdown(self) -> dict[str, list[str]]:
+        """Say that the model may leave out other classes."""
+        return {"classes": list(self.names)}
+
     def __call__(self, result: Result) -> Result:
         """Return the result without instances of other classes."""
-        predictions = result.predictions
-        if predictions.class_names is not self._known:  # one tuple a model, so once a run
-            self._known = predictions.class_names
-            self._wanted = np.array([name in self.names for name in self._known], bool)
-        keep = self._wanted[predictions.classes]
-        return result if keep.all() else result.replace(predictions[keep])
+        found = result.predictions
+        keep = np.array([name in self.names for name in found.class_names], bool)[found.classes]
+        return result if keep.all() else result.replace(found[keep])

@@ -13,6 +13,7 @@ from random_model import ARCHITECTURES, PHOTOS, RandomModel, photo, reference
 
 from pipeline.errors import ConfigError
 from pipeline.runnables.detectron2 import Detectron2
+from pipeline.stages.keep_classes import KeepClasses
 from pipeline.stages.min_score import MinScore
 from pipeline.stages.top_k import TopK
 from pipeline.types import Frame, Predictions, Result
@@ -218,6 +219,57 @@ def test_asking_for_less_changes_no_result(architecture: str) -> None:
         assert_kept(got.predictions, want.predictions)
 
 
+@pytest.mark.parametrize("architecture", LESS)
+def test_other_classes_are_left_out_and_no_result_changes(architecture: str) -> None:
+    model = RandomModel(ARCHITECTURES[architecture], SMALL, spread=3)
+    frame = Frame(photo("coffee"), "x")
+    masks = []
+
+    def found(**less: Any) -> Predictions:
+        with Detectron2(model, "cpu", engine="torch", **less) as runnable:
+            if head := getattr(getattr(runnable._module, "roi_heads", None), "mask_head", None):
+                head.register_forward_pre_hook(lambda _, given: masks.append(len(given[0])))
+            return runnable.predict([frame])[0]
+
+    everything = found()
+    seen = np.unique(everything.classes)
+    classes = [everything.class_names[i] for i in seen[::2]]
+    wanted = np.isin(everything.classes, seen[::2])
+    assert 1 < wanted.sum() < len(everything)
+    for most in (None, 1):
+        stages = [KeepClasses(classes), TopK(most or 1000)]
+        got = Result(frame, found(classes=classes, most=most))
+        if architecture == "retinanet":  # which has no masks to leave out
+            assert len(got.predictions) == len(everything)
+        elif architecture != "panoptic_fpn":  # whose map needs more
+            assert len(got.predictions) == masks[-1] == min(most or 1000, wanted.sum())
+            assert masks[0] == len(everything)
+        want = Result(frame, everything)
+        for stage in stages:
+            want, got = stage(want), stage(got)
+        assert_kept(got.predictions, want.predictions)
+
+
+def test_no_instance_of_the_wanted_class() -> None:
+    model = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL, spread=3)
+    frame = Frame(photo("coffee"), "x")
+    with Detectron2(model, "cpu", engine="torch") as runnable:
+        seen = runnable.predict([frame])[0].classes
+    absent = [name for i, name in enumerate(runnable.class_names) if i not in seen]
+    with Detectron2(model, "cpu", engine="torch", classes=absent[:1]) as runnable:
+        got = runnable.predict([frame])[0]
+    assert len(got) == 0
+    assert got.masks is not None
+    with Detectron2(model, "cpu", engine="torch", classes=[]) as runnable:
+        assert len(runnable.predict([frame])[0]) == 0
+
+
+def test_a_class_that_the_model_does_not_know() -> None:
+    model = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL)
+    with pytest.raises(ConfigError, match="no instances of 'x'"):
+        Detectron2(model, "cpu", classes=["x"]).__enter__()
+
+
 def assert_kept(got: Predictions, want: Predictions) -> None:
     np.testing.assert_allclose(got.boxes, want.boxes, atol=1e-2)
     np.testing.assert_allclose(got.scores, want.scores, atol=1e-5)
@@ -232,7 +284,7 @@ def assert_kept(got: Predictions, want: Predictions) -> None:
 def test_exact_asks_for_all() -> None:
     model = RandomModel(ARCHITECTURES["faster_rcnn"], SMALL)
     frame = Frame(photo("coffee"), "x")
-    with Detectron2(model, "cpu", exact=True, least_score=0.9, most=1) as runnable:
+    with Detectron2(model, "cpu", exact=True, least_score=0.9, classes=[], most=1) as runnable:
         assert len(runnable.predict([frame])[0]) == 20
 
 

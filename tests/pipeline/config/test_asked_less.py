@@ -42,7 +42,7 @@ class TakesMost:
 class Filters:
     """A user's stage that says what it drops."""
 
-    def pushdown(self) -> dict[str, float]:
+    def pushdown(self) -> dict[str, Any]:
         return {"least_score": 0.7, "most": 2}
 
     def __call__(self, result: Result) -> Result:
@@ -50,7 +50,8 @@ class Filters:
         return result.replace(found[found.scores >= 0.7][:2])
 
 
-SCORE, BEST = MinScore(0.5), TopK(20)
+SCORE, BEST, A_B = MinScore(0.5), TopK(20), KeepClasses(["a", "b"])
+FEW_OF_A_B = {"least_score": 0.5, "classes": ["a", "b"], "most": 20}
 FAKE = {"_target_": "pipeline.runnables.fake.FakeRunnable"}
 
 
@@ -81,13 +82,17 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         pytest.param([Nms(0.5), SCORE, BEST], {}, id="nms leads"),
         pytest.param([SCORE, Nms(0.5), BEST], {"least_score": 0.5}, id="a limit after nms"),
         pytest.param([SCORE, MinArea(9), BEST], {"least_score": 0.5}, id="after min_area"),
-        pytest.param([SCORE, KeepClasses(["a"]), BEST], {"least_score": 0.5}, id="after classes"),
-        pytest.param([KeepClasses(["a"])], {}, id="classes"),
+        pytest.param([A_B], {"classes": ["a", "b"]}, id="classes"),
+        pytest.param([A_B, KeepClasses(["c", "b"])], {"classes": ["b"]}, id="classes of both"),
+        pytest.param([SCORE, A_B, BEST], FEW_OF_A_B, id="all three"),
+        pytest.param([A_B, SCORE, BEST], FEW_OF_A_B, id="classes lead"),
+        pytest.param([BEST, A_B], {"most": 20}, id="classes after a limit"),
+        pytest.param([Nms(0.5), A_B], {}, id="classes after nms"),
         pytest.param([lambda result: result, SCORE], {}, id="a function leads"),
         pytest.param([Filters(), SCORE], {"least_score": 0.7, "most": 2}, id="a user's stage"),
     ],
 )
-def test_what_is_asked(stages: list[Any], asked: dict[str, float]) -> None:
+def test_what_is_asked(stages: list[Any], asked: dict[str, Any]) -> None:
     assert asked_less(stages, FAKE) == asked
 
 
@@ -109,6 +114,17 @@ def test_of_whom_it_is_asked(runnable: dict[str, Any], asked: dict[str, float]) 
     assert asked_less([SCORE, BEST], runnable) == asked
 
 
+@pytest.mark.parametrize(
+    "runnable",
+    [
+        pytest.param(FAKE | {"classes": ["a"]}, id="the user's classes"),
+        pytest.param({"_target_": f"{MODULE}.TakesMost"}, id="does not take classes"),
+    ],
+)
+def test_a_limit_after_classes_that_are_not_asked_for(runnable: dict[str, Any]) -> None:
+    assert asked_less([A_B, BEST], runnable) == {}
+
+
 class Still:
     def __init__(self, i: int) -> None:
         self.id, self.path, self.fps = f"{i}.jpg", Path("x"), None
@@ -127,18 +143,21 @@ def predicted(directory: Path, runnable: Any, stages: Any) -> bytes:
     return (directory / "predictions.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("stage", ["min_score", "min_score,top_k"])
+ALL_OF_IT = ["least_score=1e-9", "classes=[circle,square,triangle]", "most=99"]
+
+
+@pytest.mark.parametrize(
+    "stage", ["min_score", "keep_classes", "min_score,top_k", "keep_classes,min_score,top_k"]
+)
 def test_results_stay_and_less_is_found(job: Any, tmp_path: Path, stage: str) -> None:
     options = ["runnable.n_instances=12", f"stage=[{stage}]"]
     if "min_score" in stage:
         options.append("stage.min_score.threshold=0.75")
+    if "keep_classes" in stage:
+        options.append("stage.keep_classes.names=[circle,square]")
     if "top_k" in stage:
-        options.append("stage.top_k.k=4")
-    less, all_of_it = (
-        job(*options),
-        job(*options, "+runnable.least_score=1e-9", "+runnable.most=99"),
-    )
-    assert less.runnable.most == 4 or less.runnable.least_score == 0.75
+        options.append("stage.top_k.k=2")
+    less, all_of_it = job(*options), job(*options, *(f"+runnable.{each}" for each in ALL_OF_IT))
     assert predicted(tmp_path, less.runnable, less.stages) == predicted(
         tmp_path, all_of_it.runnable, all_of_it.stages
     )

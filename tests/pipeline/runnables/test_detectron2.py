@@ -96,9 +96,10 @@ def test_numerics_tell_what_changes_digits() -> None:
     options: list[dict[str, Any]] = [
         {}, {"exact": True}, {"engine": "compile"}, {"precision": "bf16"},
         {"resize_on_device": True}, {"least_score": 0.5}, {"most": 5},
+        {"classes": ["a"]}, {"classes": []},
     ]  # fmt: skip
     assert len({str(built(**option).numerics) for option in options}) == len(options)
-    ignored = built(exact=True, least_score=0.5, most=5).numerics
+    ignored = built(exact=True, least_score=0.5, classes=["a"], most=5).numerics
     assert ignored == built(exact=True).numerics
 
 

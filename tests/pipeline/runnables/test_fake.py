@@ -170,6 +170,16 @@ def test_finds_no_more_than_is_asked_for(asked, n):
     assert as_lists(found) == as_lists(everything[:n])
 
 
+def test_classes_come_before_the_limit():
+    frame = make_frame()
+    (everything,) = predict(frame, n_instances=9, class_names=["a", "b", "c"])
+    wanted = everything[everything.classes != 1]
+    assert 2 < len(wanted) < 9
+    asked = {"classes": ["c", "a"], "most": 2}
+    (found,) = predict(frame, n_instances=9, class_names=["a", "b", "c"], **asked)
+    assert as_lists(found) == as_lists(wanted[:2])
+
+
 def test_least_score_is_inclusive():
     frame = make_frame()
     (everything,) = predict(frame)
