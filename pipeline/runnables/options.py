@@ -54,5 +54,7 @@ def problems(options: Detectron2) -> Iterator[str]:
         yield "exact, engine compile and CUDA run one forward at once; leave out forwards"
     if not 0 <= options.least_score <= 1:
         yield f"least_score is {options.least_score}; it must be between 0 and 1"
+    if isinstance(options.classes, str):
+        yield f"classes is {options.classes!r}; it must be a list of names, such as [person]"
     if options.most is not None and options.most < 0:
         yield f"most is {options.most}; it must be at least 0"

@@ -54,6 +54,7 @@ def test_it_works_in_steps() -> None:
         ({"forwards": 2, "device": "cuda:0"}, "run one forward at once"),
         ({"cache": "folder"}, "leave it out, or add engine=openvino"),
         ({"least_score": 1.5}, "between 0 and 1"),
+        ({"classes": "person"}, "a list of names"),
         ({"most": -1}, "at least 0"),
     ],
 )
