@@ -10,6 +10,7 @@ PipelineError                  everything raised on purpose
 │   ├── ModelExistsError
 │   ├── ModelCorruptError      a digest, a key or a shape differs
 │   └── UntrustedModelError    loading it would execute code
+├── DeviceLostError            the device failed for good, in the midst of work
 ├── OutputError                the output cannot be written at all (disk full, read-only)
 ├── RootGoneError              the watched folder is not there, or cannot be read, for now
 ├── AssetError                 one input failed
@@ -50,6 +51,10 @@ class ConfigError(PipelineError):
 
 class DeviceError(ConfigError):
     """The device asked for does not exist; the message names those that do."""
+
+
+class DeviceLostError(PipelineError):
+    """The device failed in the midst of work, and no input can be done on it in this process."""
 
 
 class OutputLockedError(PipelineError):
@@ -103,9 +108,12 @@ class AssetError(PipelineError):
         asset_id: The input that failed.
         stage: Where it failed: ``decode``, ``inference``, a stage's or a sink's name.
         attempts: How often it was tried.
+        trace: The traceback of what was raised, for the log. As text, for Python's own keeps what
+            the failed calls held, such as the picture, in memory.
     """
 
     default_stage = ""
+    trace = ""
 
     def __init__(
         self, message: str, *, asset_id: str = "", stage: str = "", attempts: int = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from traceback import format_exception
 
 from pipeline.errors import AssetError, OutputError, PipelineError, SinkError
 from pipeline.protocols import Asset
@@ -13,16 +14,35 @@ _OUTPUT_IS_GONE |= {errno.EFBIG, errno.EMFILE, errno.ENFILE}
 
 
 def failed(kind: type[AssetError], exc: Exception, asset: Asset, stage: str) -> AssetError:
-    """Translate whatever a part raised into the asset's own error."""
+    """Translate whatever a part raised into the asset's own error.
+
+    Its traceback becomes text, or the error would keep the picture in memory.
+    """
+    trace = _let_go(exc)
     if isinstance(exc, AssetError):
         exc.asset_id = exc.asset_id or asset.id
         exc.stage = exc.stage or stage
+        exc.trace = exc.trace or trace
         return exc
     text = str(exc) if isinstance(exc, PipelineError) else f"{type(exc).__name__}: {exc}"
     text = text.removesuffix(": ")  # an assertion without words
     error = kind(text, asset_id=asset.id, stage=stage)
     error.__cause__ = exc
+    error.trace = trace
     return error
+
+
+def _let_go(exc: BaseException) -> str:
+    """Return the traceback as text, and forget it."""
+    trace = "".join(format_exception(exc))
+    links: list[BaseException | None] = [exc]
+    seen: set[int] = set()
+    while links:
+        if (link := links.pop()) is not None and id(link) not in seen:
+            seen.add(id(link))
+            link.__traceback__ = None
+            links += [link.__cause__, link.__context__]
+    return trace
 
 
 def sink_failed(exc: Exception, asset: Asset, name: str) -> PipelineError:

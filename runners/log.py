@@ -67,8 +67,16 @@ class _OneLine(logging.Formatter):
         return printable(redacted_text(super().formatMessage(record)))[:_MAX_CHARACTERS]
 
     def formatException(self, ei: object) -> str:
-        lines = super().formatException(ei).splitlines()  # type: ignore[arg-type]
-        return "\n".join(printable(redacted_text(line)) for line in lines)
+        return _line_by_line(super().formatException(ei))  # type: ignore[arg-type]
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Add the traceback that an error of an input brings along as text."""
+        trace = _line_by_line(getattr(record, "trace", ""))
+        return "\n".join(filter(None, [super().format(record), trace]))
+
+
+def _line_by_line(trace: str) -> str:
+    return "\n".join(printable(redacted_text(line)) for line in trace.splitlines())
 
 
 @contextmanager

@@ -38,7 +38,8 @@ class Tally:
         kind: Literal["done", "failed"] = "done"
         if outcome.error is not None:
             kind = "failed"
-            _log.error("%s: %s", outcome.asset.id, outcome.error, exc_info=outcome.error)
+            trace = {"trace": getattr(outcome.error, "trace", "")}
+            _log.error("%s: %s", outcome.asset.id, outcome.error, extra=trace)
         self.counts[kind] += 1
         self.detections.update(outcome.detections)
         for step, seconds in outcome.timings.items():

@@ -12,12 +12,13 @@ grow with the number of assets; order is kept; one asset's failure is its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Thread
+from typing import TypeVar
 
-from pipeline.engine.ahead import Ahead
+from pipeline.engine.ahead import Ahead, join
 from pipeline.engine.batches import Batches
 from pipeline.engine.behind import Finishers, Results
 from pipeline.engine.device import Device
@@ -28,6 +29,7 @@ from pipeline.types import Outcome
 __all__ = ["Pipeline", "half_the_cores"]
 
 _MOST_THREADS = 8
+_Threads = TypeVar("_Threads", Ahead, Finishers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +71,24 @@ class Pipeline:
         }
         results = Results(**bounds)
         with ExitStack() as stack:
+            stack.callback(results.close)  # all are told twice: a signal may cut short the first
             prepare = stepped.prepare if stepped else None
-            ahead = stack.enter_context(Ahead(assets, prepare, threads=threads, **bounds))
+            ahead = _started(stack, Ahead(assets, prepare, threads=threads, **bounds))
             wanted = getattr(runnable, "forwards", 1)
             forwards = wanted if isinstance(wanted, int) else 1  # "auto": never entered, no input
-            finishers = None
+            stops, finishers = [results.close, ahead.stop], None
             if stepped:
                 # of several forwards one can wait: what it has put out is still in the cache
                 others = threads if forwards == 1 else 0
-                finishers = stack.enter_context(Finishers(stepped.finish, others))
+                finishers = _started(stack, Finishers(stepped.finish, others))
+                stops.append(finishers.stop)
             device = Device(runnable, batches, finishers, forwards, ahead, results)
             devices = [
                 Thread(target=device.work, name=f"device-{i}", daemon=True) for i in range(forwards)
             ]
-            stack.callback(_join, devices)
-            stack.callback(ahead.stop)
-            stack.callback(results.close)
+            stack.callback(_end, devices, stops)
             for thread in devices:
-                thread.start()  # after what ends it, for a signal may come in between
+                thread.start()  # after what ends it, as in _started
             yield from Writing(self.stages, self.sinks).outcomes(results)
 
     def _batch_size(self) -> int:
@@ -94,10 +96,16 @@ class Pipeline:
         return next((size for size in sizes if isinstance(size, int)), 1)  # "auto" is the model's
 
 
-def _join(threads: list[Thread]) -> None:
-    for thread in threads:
-        if thread.is_alive():
-            thread.join()
+def _started(stack: ExitStack, threads: _Threads) -> _Threads:
+    """Start threads after what ends them, for a signal may come in between."""
+    stack.push(threads)
+    return threads.__enter__()
+
+
+def _end(threads: list[Thread], stops: list[Callable[[], None]]) -> None:
+    for stop in stops:
+        stop()
+    join(threads)
 
 
 def half_the_cores() -> int:

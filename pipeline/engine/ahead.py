@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
 from threading import Condition, Lock, Thread
 from time import perf_counter
 from typing import Any
 
 from pipeline.engine.items import Item
-from pipeline.errors import DecodeError, InferenceError, PipelineError
+from pipeline.errors import DecodeError, DeviceLostError, InferenceError, PipelineError
 from pipeline.failures import failed
 from pipeline.protocols import Asset
 from pipeline.types import Frame
@@ -51,7 +52,9 @@ class Ahead:
         self._source = Lock()
         lock = Lock()
         self._room, self._ready = Condition(lock), Condition(lock)
-        self._threads = [
+        self._stop: SimpleQueue[None] = SimpleQueue()
+        self._threads = [Thread(target=self._give_up, name="decode-stop", daemon=True)]
+        self._threads += [
             Thread(target=self._work, name=f"decode-{i}", daemon=True) for i in range(threads)
         ]
 
@@ -62,10 +65,9 @@ class Ahead:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """End them."""
+        """End them; also where not all of them were started."""
         self.stop()
-        for thread in self._threads:
-            thread.join()
+        join(self._threads)
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the items until all are taken or ``stop`` is called; for one thread only.
@@ -78,7 +80,15 @@ class Ahead:
             yield item
 
     def stop(self) -> None:
-        """Have everybody who waits here give up."""
+        """Have everybody who waits here give up.
+
+        For the main thread, in which a signal may raise between any two instructions: with a lock
+        in its hands everybody else would wait for ever, so another thread takes that.
+        """
+        self._stop.put(None)
+
+    def _give_up(self) -> None:
+        self._stop.get()
         with self._room:
             self._closed = True
             self._room.notify_all()
@@ -162,8 +172,15 @@ class Ahead:
         return self._frames < self._max_items and self._bytes + item.nbytes <= self._max_bytes
 
 
+def join(threads: Iterable[Thread]) -> None:
+    """Wait for those that run to end."""
+    for thread in threads:
+        if thread.is_alive():
+            thread.join()
+
+
 def _decoded(asset: Asset, prepare: Prepare | None) -> Iterator[Item]:
-    """Yield the asset's frames and its end; never raises an ``Exception``."""
+    """Yield the asset's frames and its end; raises no ``Exception`` but DeviceLostError."""
     error: PipelineError | None = None
     n_frames = 0
     started = perf_counter()
@@ -178,6 +195,8 @@ def _decoded(asset: Asset, prepare: Prepare | None) -> Iterator[Item]:
             started = perf_counter()
         if not n_frames:
             error = DecodeError("it holds no frame", asset_id=asset.id)
+    except DeviceLostError:
+        raise
     except Exception as exc:
         error = failed(DecodeError, exc, asset, "decode")
     end = Item(asset, counts=not n_frames, error=error)
@@ -190,6 +209,8 @@ def _prepared(item: Item, frame: Frame, prepare: Prepare) -> None:
     try:
         item.prepared = prepare(frame)
         item.nbytes += getattr(item.prepared, "nbytes", 0)
+    except DeviceLostError:
+        raise
     except Exception as exc:
         item.error, item.pending = failed(InferenceError, exc, item.asset, "inference"), False
     item.seconds["prepare"] = perf_counter() - started

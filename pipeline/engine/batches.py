@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from pipeline.engine.items import Item
 
 _WINDOW = 4  # batches' worth of frames among which equal shapes find one another
+_WINDOW_BYTES = 512e6  # of pictures, whatever the batch; no option, for it moves results
 
 
 class Batches:
@@ -14,7 +15,8 @@ class Batches:
 
     The input is cut into windows of consecutive places (a frame has one, and so has an asset that
     holds none, or windows could grow without end). Frames of equal shape within a window go
-    together in order of first appearance; what is left over goes at the window's end.
+    together in order of first appearance; what is left over goes at the window's end, which large
+    pictures bring about earlier, since they all wait for it.
 
     Args:
         size: Frames that share a forward, at most.
@@ -26,6 +28,7 @@ class Batches:
         self._size, self._by_shape = size, by_shape
         self._groups: dict[Hashable, list[Item]] = {}
         self._places = 0
+        self._nbytes = 0
 
     def add(self, item: Item) -> list[list[Item]]:
         """Take the next item; return the batches that are due."""
@@ -39,7 +42,9 @@ class Batches:
             if len(group) == self._size:
                 due.append(self._groups.pop(shape))
         self._places += item.counts
-        if item.counts and self._places % self.window == 0:
+        self._nbytes += item.frame.image.nbytes if item.frame is not None else 0
+        if self._places >= self.window or self._nbytes >= _WINDOW_BYTES:
+            self._places = self._nbytes = 0
             due += self.rest()
         return due
 

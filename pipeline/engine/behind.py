@@ -14,8 +14,9 @@ from threading import Thread
 from time import perf_counter
 from typing import Any
 
+from pipeline.engine.ahead import join
 from pipeline.engine.items import Item
-from pipeline.errors import InferenceError
+from pipeline.errors import DeviceLostError, InferenceError
 from pipeline.failures import failed
 from pipeline.types import Frame, Predictions
 
@@ -100,12 +101,15 @@ class Finishers:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """End them; what is not begun is left undone. To be called when no more is put."""
+        """End them, those that were started."""
+        self.stop()
+        join(self._threads)
+
+    def stop(self) -> None:
+        """Have them leave undone what is not begun."""
         self._stopped = True
         for _ in self._threads:
             self._items.put(None)
-        for thread in self._threads:
-            thread.join()
 
     def _work(self) -> None:
         while (item := self._items.get()) is not None and not self._stopped:
@@ -119,7 +123,10 @@ class Finishers:
                 check_size(item, predictions)
                 item.predictions = predictions
         except Exception as exc:
-            item.error = failed(InferenceError, exc, item.asset, "inference")
+            if isinstance(exc, DeviceLostError):
+                item.crash = exc
+            else:
+                item.error = failed(InferenceError, exc, item.asset, "inference")
         except BaseException as exc:  # raised again where the results are written
             item.crash = exc
         item.prepared = None

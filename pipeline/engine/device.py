@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Lock
 from time import perf_counter
-from traceback import clear_frames
 from typing import Any, cast
 
 from pipeline.engine.batches import Batches
 from pipeline.engine.behind import Finishers, Results, check_size
 from pipeline.engine.items import Item
-from pipeline.errors import InferenceError
+from pipeline.errors import AssetError, DeviceLostError, InferenceError
 from pipeline.failures import failed
 from pipeline.protocols import Runnable, SteppedRunnable
 
@@ -100,17 +99,17 @@ class Device:
         if failure is None:
             return
         for item in batch:  # split, so that only the guilty one fails
-            single = failure if len(batch) == 1 else self._attempt([item])
-            if single is not None:
-                item.error = failed(InferenceError, single, item.asset, "inference")
+            item.error = failure if len(batch) == 1 else self._attempt([item])
+            if item.error is not None:
                 item.prepared = None
 
-    def _attempt(self, batch: Sequence[Item]) -> Exception | None:
+    def _attempt(self, batch: Sequence[Item]) -> AssetError | None:
         try:
             outputs = self._outputs(batch)
-        except Exception as exc:
-            clear_frames(exc.__traceback__)  # what it computed must not outlive the next attempt
-            return exc
+        except DeviceLostError:
+            raise
+        except Exception as exc:  # what it computed must not outlive the next attempt
+            return failed(InferenceError, exc, batch[0].asset, "inference")
         for item, output in zip(batch, outputs, strict=True):
             if self._finishers is None:
                 item.predictions = output

@@ -44,6 +44,12 @@ def test_batches_of_two(by_shape: bool, sizes: list[tuple[int, int]], batches: l
     assert batches_of(runnable, stills(*sizes)) == batches
 
 
+def test_large_pictures_end_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine.batches._WINDOW_BYTES", 3 * 8 * 8 * 3)
+    runnable = Stepped(batch_size=4, batch_by_shape=True)
+    assert batches_of(runnable, stills(*[A] * 7)) == ["0 1 2", "3 4 5", "6"]
+
+
 def test_a_runnable_without_steps_takes_neighbours_of_any_shape() -> None:
     assert batches_of(Scripted(batch_size=2), stills(A, B, C)) == ["0 1", "2"]
     assert batches_of(Scripted(batch_size=2, batch_by_shape=True), stills(A, B, A)) == ["0 2", "1"]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
+import linecache
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 from scripted import Halved, ListedAsset, Recording, Scripted, Stepped, engine_threads, run
 
 from pipeline.engine import Pipeline
+from pipeline.errors import DeviceLostError
 from pipeline.types import Frame, Predictions, Result
 
 PLACES = ("source", "decode", "prepare", "forward", "predict", "finish", "stage", "sink")
@@ -126,6 +135,98 @@ def test_whatever_raises_wherever(
             list(outcomes)
         assert caught.value is exc
     assert engine_threads() == []
+
+
+@pytest.mark.parametrize("forwards", [1, 3])
+@pytest.mark.parametrize("place", ["decode", "prepare", "forward", "predict", "finish"])
+def test_a_lost_device_ends_the_run(place: str, forwards: int) -> None:
+    lost = DeviceLostError("cuda:0 has failed")
+    outcomes = trapped_pipeline(Trap(place, lost, 4), 1, forwards)
+    done = []
+    with pytest.raises(DeviceLostError) as caught:
+        done.extend(outcomes)
+    assert caught.value is lost
+    assert not [outcome for outcome in done if outcome.error]
+    assert engine_threads() == []
+
+
+@pytest.mark.parametrize("place", ["decode", "prepare", "forward", "predict", "finish", "sink"])
+def test_a_failed_frame_is_let_go_of(place: str) -> None:
+    """Without waiting for Python to look for cycles: each may be hundreds of megabytes."""
+    pictures: list[weakref.ref[Any]] = []
+
+    class Listed(Trapped):
+        def frames(self) -> Iterator[Frame]:
+            for frame in ListedAsset.frames(self):
+                pictures.append(weakref.ref(frame.image))
+                self.trap.step("decode")
+                yield frame
+
+    class Raises(Recording):
+        def write(self, result: Result) -> None:
+            trap.step("sink")
+
+    class Anew(Trap):
+        def step(self, place: str) -> None:
+            if place == self.place:
+                raise OSError("gone")
+
+    trap = Anew(place, OSError(), 0)
+    assets = [Listed(f"{i}") for i in range(6)]
+    for asset in assets:
+        asset.trap = trap
+    runnable = (Whole if place == "predict" else Steps)(trap, 1)
+    gc.collect()
+    gc.disable()
+    try:
+        errors = [each.error for each in Pipeline(runnable, {}, {"sink": Raises()}).run(assets)]
+    finally:
+        gc.enable()
+    for error in errors:
+        assert "in step" in error.trace  # for the log
+    assert len(pictures) == 6
+    assert [each for each in pictures if each() is not None] == []
+
+
+def test_an_interrupt_at_any_line_of_the_callers_thread() -> None:
+    engine = str(Path(inspect.getfile(Pipeline)).parent)
+
+    def interrupted(at: int) -> bool:
+        """Raise KeyboardInterrupt at the engine's ``at``-th line: whether it came to that."""
+        left = at
+
+        def trace(frame: FrameType, event: str, _: Any) -> Any:
+            nonlocal left
+            if not frame.f_code.co_filename.startswith(engine):
+                return None
+            line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+            # between a block and the end of its ``with`` Python keeps no interrupt out
+            if event == "line" and "with ExitStack" not in line:
+                left -= 1
+                if left == 0:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            outcomes = Pipeline(Stepped(), {}, {"sink": Recording()}, decode_threads=1).run(
+                ListedAsset(f"{i}") for i in range(3)
+            )
+            with closing(outcomes), suppress(KeyboardInterrupt):
+                list(outcomes)
+        finally:
+            sys.settrace(before)
+        return left <= 0
+
+    at = 1
+    while interrupted(at):
+        deadline = time.monotonic() + 2
+        while (alive := engine_threads()) and time.monotonic() < deadline:
+            time.sleep(0.001)  # one whose start was cut short is not waited for
+        assert alive == [], f"after an interrupt at line event {at}"
+        at += 1
+    assert at > 100
 
 
 @pytest.mark.parametrize("forwards", [1, 3])
