@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import DeviceError
+from pipeline.errors import DeviceError, DeviceLostError
 
 
 def resolve_device(device: str) -> str:
@@ -35,6 +37,26 @@ def device_name(device: str) -> str:
 
         return torch.cuda.get_device_name(device)
     return _cpu_name()
+
+
+@contextmanager
+def told_if_lost(device: str) -> Iterator[None]:
+    """Tell a device that failed for good from an input that did.
+
+    After such an error of CUDA every later call fails with it too, until the process ends.
+
+    Raises:
+        DeviceLostError: The device failed.
+    """
+    import torch
+
+    try:
+        yield
+    except getattr(torch, "AcceleratorError", ()) as exc:  # of torch 2.8
+        what = str(exc).split("\n", 1)[0]
+        raise DeviceLostError(
+            f"{device} has failed ({what}); start again to go on with what is not done"
+        ) from exc
 
 
 def _cpu_name() -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.devices import device_name, resolve_device
+from pipeline.devices import device_name, resolve_device, told_if_lost
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.pages import import_for_good
 from pipeline.protocols import Model
@@ -47,6 +47,12 @@ class Output:
 
     content: dict[str, Any]
     ready: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of its tensors."""
+        tensors = [*self.content.get("instances", {}).values(), self.content.get("sem_seg")]
+        return sum(getattr(tensor, "nbytes", 0) for tensor in tensors)
 
 
 @dataclass(eq=False)
@@ -121,6 +127,7 @@ class Detectron2:
             raise ConfigError(*found)
         import_for_good("detectron2.modeling", "detectron2.data.transforms")
         with ExitStack() as stack:
+            stack.callback(self._free)
             self._share_the_cores(stack)
             self._load()
             self._entered = stack.pop_all()
@@ -135,12 +142,15 @@ class Detectron2:
         self._finish = Finish(self._module, self.model.categories)
         if not self.exact:
             self._hasten()
+            ask_for_less(self._module, self.least_score, self.most, self._wanted())
         if self.batch_size == "auto":
             self.batch_size = self._fitting(cfg)
 
     def __exit__(self, *exc_info: object) -> None:
         """Free the weights, and give torch its threads back."""
         self._entered.close()
+
+    def _free(self) -> None:
         self._module = self._finish = None  # type: ignore[assignment]
         gc.collect()  # what was put into a model refers to it
         if self.device.startswith("cuda"):
@@ -175,8 +185,13 @@ class Detectron2:
         return [self.finish(frame, output) for frame, output in zip(frames, outputs, strict=True)]
 
     def prepare(self, frame: Frame) -> Prepared:
-        """Resize a frame and start to send it to the device; on any thread."""
-        return self._preprocess(frame)
+        """Resize a frame and start to send it to the device; on any thread.
+
+        Raises:
+            DeviceLostError: As ``forward`` and ``finish`` do, when the device failed for good.
+        """
+        with told_if_lost(self.device):
+            return self._preprocess(frame)
 
     def forward(self, prepared: Sequence[Prepared]) -> list[Output]:
         """Run the model; on as many threads at once as ``forwards`` says.
@@ -189,7 +204,7 @@ class Detectron2:
         import torch
 
         outputs: dict[int, Output] = {}
-        with self._lanes.taken(), torch.inference_mode():
+        with self._lanes.taken(), torch.inference_mode(), told_if_lost(self.device):
             for positions in groups([item.shape for item in prepared]):
                 found = self._memory(self._compute, [prepared[i] for i in positions])
                 outputs |= zip(positions, found, strict=True)
@@ -199,13 +214,13 @@ class Detectron2:
         """Scale to the frame's pixels and paste the masks; on any thread."""
         import torch
 
-        if output.ready is not None:
-            output.ready.synchronize()
-        with torch.inference_mode():
+        with torch.inference_mode(), told_if_lost(self.device):
+            if output.ready is not None:
+                output.ready.synchronize()
             return self._finish(output.content, frame.size)
 
     def _compute(self, prepared: Sequence[Prepared]) -> list[Output]:
-        contents = compute(self._module, [model_input(item) for item in prepared])
+        contents = compute(self._module, [model_input(item, self.device) for item in prepared])
         if self.exact:  # DefaultPredictor does the rest on the device
             return [Output(content) for content in contents]
         contents, ready = fetch(contents)
@@ -233,7 +248,6 @@ class Detectron2:
         summed = self.device == "cpu" and pool_by_sums(module)
         if engine != "openvino":  # which takes planes
             normalize_in_place(module)
-        ask_for_less(module, self.least_score, self.most, self._wanted())
         if engine == "openvino":
             share = {"forwards": int(self.forwards), "threads": self.threads or 0}
             self._parts = compile_parts(module, self.precision, **share, cache=self.cache)

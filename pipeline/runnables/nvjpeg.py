@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from pipeline.errors import ConfigError
+from pipeline.devices import told_if_lost
+from pipeline.errors import ConfigError, DecodeError
 
 
 @dataclass(slots=True)
@@ -23,7 +26,7 @@ class DeviceJpeg:
         device: Torch's name of it; on ``cpu`` it is libjpeg, to the bit as Pillow.
 
     Raises:
-        ConfigError: This torchvision has no decoder.
+        ConfigError: This torchvision has no decoder, or not for the device.
     """
 
     device: str
@@ -42,6 +45,10 @@ class DeviceJpeg:
 
             # beside the model's, whose forwards a copy would otherwise wait for
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        try:
+            self(_small())
+        except RuntimeError as exc:  # or every file would silently go to Pillow
+            raise ConfigError(f"decode.jpeg=nvjpeg: {self.device} cannot: {exc}") from exc
 
     def __call__(self, data: bytes) -> NDArray[np.uint8]:
         """Return the picture; on any thread.
@@ -54,10 +61,22 @@ class DeviceJpeg:
 
         Raises:
             RuntimeError: It cannot be decoded there.
+            DecodeError: There is no memory for it. What decodes it must not hang on that.
+            DeviceLostError: The device failed for good.
         """
         import torch
 
         stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
-            found = self._decode(stored, "RGB", device=self.device)
-            return np.ascontiguousarray(found.permute(1, 2, 0).cpu().numpy())
+        beside = torch.cuda.stream(self._stream) if self._stream else nullcontext()
+        try:
+            with told_if_lost(self.device), beside:
+                found = self._decode(stored, "RGB", device=self.device)
+                return np.ascontiguousarray(found.permute(1, 2, 0).cpu().numpy())
+        except torch.OutOfMemoryError as exc:
+            raise DecodeError(f"no memory left on {self.device} to decode it") from exc
+
+
+def _small() -> bytes:
+    buffer = BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, "JPEG")
+    return buffer.getvalue()

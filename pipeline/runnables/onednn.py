@@ -35,8 +35,9 @@ def fuse(module: Any, dtype: Any = None) -> bool:
     """
     from detectron2.layers import Conv2d
     from detectron2.modeling.backbone.fpn import FPN
-    from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
+    from detectron2.modeling.backbone.resnet import ResNet
     from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
+    from detectron2.modeling.roi_heads import Res5ROIHeads
     from torch import float32, nn
 
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS_KEPT))  # read once
@@ -48,10 +49,11 @@ def fuse(module: Any, dtype: Any = None) -> bool:
             layer.forward = _Convolution(layer)
         elif kind is nn.Linear:
             layer.forward = partial(_linear, layer)
-        elif kind is nn.Sequential:
-            for i, block in enumerate(layer):
-                if type(block) in (BasicBlock, BottleneckBlock):
-                    _fuse_block(block, is_first=i == 0)
+        elif kind is ResNet:
+            for stage in layer.stages:
+                _fuse_stage(stage)
+        elif kind is Res5ROIHeads:
+            _fuse_stage(layer.res5)
         elif kind is FPN and layer._fuse_type == "sum":
             _fuse_pyramid(layer)
         elif kind is StandardRPNHead:
@@ -155,6 +157,15 @@ def _linear(layer: Any, x: Tensor) -> Tensor:
 def _as(weight: Tensor, x: Tensor) -> Tensor:
     # ``to`` lets go of Python's lock even if it has nothing to do, and must then wait for it
     return x if x.dtype is weight.dtype else x.to(weight.dtype)
+
+
+def _fuse_stage(stage: Any) -> None:
+    """Fuse the blocks of a stage of which only the last one's output is used."""
+    from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
+
+    for i, block in enumerate(stage):
+        if type(block) in (BasicBlock, BottleneckBlock):
+            _fuse_block(block, is_first=i == 0)
 
 
 def _fuse_block(block: Any, *, is_first: bool) -> None:

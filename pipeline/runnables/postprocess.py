@@ -32,11 +32,10 @@ def compute(module: Any, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 
-    inference = getattr(type(module), "inference", None)
     sem_segs: Any = [None] * len(inputs)
-    if inference is PanopticFPN.inference:
+    if _computes_as(PanopticFPN, module):
         found, sem_segs = module.inference(inputs, do_postprocess=False)
-    elif inference is GeneralizedRCNN.inference:
+    elif _computes_as(GeneralizedRCNN, module):
         found = module.inference(inputs, do_postprocess=False)
     else:
         return [_as_given(output) for output in module(inputs)]
@@ -44,6 +43,11 @@ def compute(module: Any, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         _raw(instances, sem_seg, item)
         for instances, sem_seg, item in zip(found, sem_segs, inputs, strict=True)
     ]
+
+
+def _computes_as(kind: Any, module: Any) -> bool:
+    names = ("forward", "inference", "_postprocess")
+    return all(getattr(type(module), name, None) is getattr(kind, name) for name in names)
 
 
 def _as_given(output: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,19 @@ class Prepared:
         size: ``(height, width)`` of the frame in pixels.
         image: uint8 ``(3, h, w)`` in the model's colour order; of ``shape``, or of ``size`` where
             the device is to resize it.
-        uploaded: On CUDA, an event of the copy that brings ``image`` there.
+        uploaded: On CUDA, an event of the copy that brings ``image`` there; without it the image
+            is still here, for want of memory there.
     """
 
     shape: tuple[int, int]
     size: tuple[int, int]
     image: Tensor
     uploaded: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of the image."""
+        return int(self.image.nbytes)
 
 
 @dataclass(slots=True)
@@ -75,21 +82,21 @@ class Preprocess:
     def _sent(self, prepared: Prepared) -> Prepared:
         import torch
 
-        pinned = prepared.image.pin_memory(self.device)
-        with torch.cuda.stream(self.stream):
+        pinned = prepared.image.pin_memory()
+        with torch.cuda.stream(self.stream), suppress(torch.OutOfMemoryError):
             prepared.image = pinned.to(self.device, non_blocking=True)
             prepared.uploaded = self.stream.record_event()
         return prepared
 
 
-def model_input(prepared: Prepared) -> dict[str, Any]:
+def model_input(prepared: Prepared, device: str) -> dict[str, Any]:
     """Return what Detectron2's models take: float32 ``(3, h, w)`` in [0, 255] and the frame's size.
 
     On the device's thread, which waits there, not here, for the copy to end.
     """
     import torch
 
-    image = prepared.image
+    image = prepared.image.to(device)
     if prepared.uploaded is not None:
         stream = torch.cuda.current_stream(image.device)
         stream.wait_event(prepared.uploaded)

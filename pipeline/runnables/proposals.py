@@ -106,7 +106,8 @@ def normalize_in_place(module: Any) -> bool:
 
     if type(module) not in (GeneralizedRCNN, PanopticFPN):
         return False
-    if module.backbone.padding_constraints.get("square_size"):
+    constraints = module.backbone.padding_constraints
+    if constraints.get("square_size") or "size_divisibility" in constraints:
         return False
     module.preprocess_image = MethodType(_normalized, module)
     return True

@@ -198,7 +198,9 @@ def channels_last(module: Any, *, pools_planes: bool) -> None:
     """
     import torch
 
-    module.to(memory_format=torch.channels_last)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:  # of a 3D convolution it is 5, for which there is no such format
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
     heads = getattr(module, "roi_heads", None)
     if not pools_planes or heads is None or not any(parts(module)):
         return

@@ -1,18 +1,20 @@
 """Asking a model for less, where what is left out would have been dropped anyway.
 
-A model drops instances by score before it suppresses overlaps and computes masks, and only an
-instance of a higher score can suppress another. So what the first stages would drop by score need
-not be computed, and what they keep stays the same. Classes are different: the model's own limit of
-instances a frame is shared by all of them, and without the others it would find more of the wanted
-ones. They are dropped once the boxes are chosen, before masks and keypoints are computed.
+A model drops instances by score before it suppresses overlaps, and only an instance of a higher
+score can suppress another. So what the first stages would drop by score need not be computed, and
+what they keep stays the same. Classes and limits are different: the model's own limit of instances
+a frame is shared by all classes, and counts boxes without an area too, which only its
+post-processing drops. So they apply once the boxes are chosen, before masks and keypoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+
+_AREA_FOR_SURE_PX = 1e-3  # of a side: not gone when it is scaled to the frame and clipped
 
 
 def ask_for_less(
@@ -29,65 +31,73 @@ def ask_for_less(
         most: Only so many, those with the highest scores, are wanted; ``None`` for all.
         classes: Ids of those that are wanted, of which ``most`` then counts; ``None`` for all.
     """
-    from detectron2.modeling import PanopticFPN
+    from detectron2.modeling import PanopticFPN, RetinaNet
 
     if type(module) is PanopticFPN:
         least_score = min(least_score, module.combine_instances_score_thresh)
         most = classes = None
-    if classes is not None:
-        _drop_before_masks(module, classes, most)
-        most = None
     below = float(np.nextafter(np.float32(least_score), np.float32(-1)))  # they keep what is above
-    for chooser, most_name in _choosers(module):
-        chooser.test_score_thresh = max(chooser.test_score_thresh, below)
-        if most is not None:
-            allowed = getattr(chooser, most_name)
-            setattr(chooser, most_name, most if allowed < 0 else min(allowed, most))
+    if type(module) is RetinaNet:
+        module.test_score_thresh = max(module.test_score_thresh, below)
+    heads = _known_heads(module)
+    if heads is None:
+        return
+    for predictor in _predictors(heads):
+        predictor.test_score_thresh = max(predictor.test_score_thresh, below)
+    if classes is not None or most is not None:
+        _drop_before_masks(module, classes, most)
 
 
-def _drop_before_masks(module: Any, classes: Collection[int], most: int | None) -> None:
+def _drop_before_masks(module: Any, classes: Collection[int] | None, most: int | None) -> None:
     import torch
 
-    if (heads := _known_heads(module)) is None:
-        return
-    wanted = torch.tensor(sorted(classes), dtype=torch.int64, device=module.device)
+    ids = torch.tensor(sorted(classes or ()), dtype=torch.int64, device=module.device)
+    heads = module.roi_heads
     go_on = heads.forward_with_given_boxes
 
+    def wanted(instances: Any) -> Any:
+        if classes is not None:
+            instances = instances[torch.isin(instances.pred_classes, ids)]
+        if most is not None:  # they are sorted, the best first
+            corners = instances.pred_boxes.tensor.view(-1, 2, 2)
+            has_area = (corners[:, 1] - corners[:, 0]).amin(dim=1) > _AREA_FOR_SURE_PX
+            before = has_area.cumsum(0) - has_area.long()
+            instances = instances[before < most]
+        return instances
+
     def of_the_wanted(features: Any, instances: list[Any]) -> Any:
-        kept = [found[torch.isin(found.pred_classes, wanted)] for found in instances]
-        return go_on(features, [_best(found, most) for found in kept])
+        return go_on(features, [wanted(each) for each in instances])
 
     heads.forward_with_given_boxes = of_the_wanted
 
 
-def _best(instances: Any, most: int | None) -> Any:
-    if most is None or len(instances) <= most:
-        return instances
-    best = instances.scores.argsort(descending=True, stable=True)[:most]
-    return instances[best.sort().values]
+def _predictors(heads: Any) -> list[Any]:
+    from detectron2.modeling.roi_heads import CascadeROIHeads
 
-
-def _choosers(module: Any) -> Iterator[tuple[Any, str]]:
-    """Yield what has a ``test_score_thresh``, and its name for the greatest number."""
-    from detectron2.modeling import RetinaNet
-    from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers
-
-    if type(module) is RetinaNet:
-        yield module, "max_detections_per_image"
-    if (heads := _known_heads(module)) is None:
-        return
-    stages = heads.box_predictor if type(heads) is CascadeROIHeads else [heads.box_predictor]
-    for predictor in stages:
-        if type(predictor) is FastRCNNOutputLayers:
-            yield predictor, "test_topk_per_image"
+    found = heads.box_predictor
+    return list(found) if type(heads) is CascadeROIHeads else [found]
 
 
 def _known_heads(module: Any) -> Any:
     """Return the heads of a model whose way of choosing instances is known, else ``None``."""
     from detectron2.modeling import GeneralizedRCNN, PanopticFPN
-    from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
+    from detectron2.modeling.roi_heads import (
+        CascadeROIHeads,
+        FastRCNNOutputLayers,
+        KRCNNConvDeconvUpsampleHead,
+        MaskRCNNConvUpsampleHead,
+        Res5ROIHeads,
+        StandardROIHeads,
+    )
 
     if type(module) not in (GeneralizedRCNN, PanopticFPN):
         return None
     heads = module.roi_heads
-    return heads if type(heads) in (CascadeROIHeads, Res5ROIHeads, StandardROIHeads) else None
+    if type(heads) not in (CascadeROIHeads, Res5ROIHeads, StandardROIHeads):
+        return None
+    if any(type(each) is not FastRCNNOutputLayers for each in _predictors(heads)):
+        return None
+    # a head of another kind may score its instances anew, or look at all of them at once
+    known = (type(None), KRCNNConvDeconvUpsampleHead, MaskRCNNConvUpsampleHead)
+    later = (getattr(heads, name, None) for name in ("mask_head", "keypoint_head"))
+    return heads if all(type(head) in known for head in later) else None

@@ -28,7 +28,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipeline.errors import DecodeError, printable
+from pipeline.errors import DecodeError, DeviceLostError, printable
 
 DecodeJpeg = Callable[[bytes], NDArray[np.uint8]]
 MAX_PIXELS = 64_000_000
@@ -124,7 +124,7 @@ def decode_image(
         if method is not None:
             rgb = rgb.transpose(method)
         return np.asarray(cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR), np.uint8)
-    except DecodeError:
+    except (DecodeError, DeviceLostError):
         raise
     except Exception as exc:  # Pillow raises a dozen classes for broken files, TypeError included
         raise DecodeError(_reason(kind, exc)) from exc
