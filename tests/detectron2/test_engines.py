@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from random_model import ARCHITECTURES, PHOTOS, RandomModel, photo, reference
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DeviceLostError
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.stages.keep_classes import KeepClasses
 from pipeline.stages.min_score import MinScore
@@ -395,9 +395,61 @@ def test_no_instance_of_the_wanted_class() -> None:
 
 
 def test_a_class_that_the_model_does_not_know() -> None:
-    model = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL)
+    import torch
+
+    model, threads = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL), torch.get_num_threads()
+    runnable = Detectron2(model, "cpu", classes=["x"], forwards=2)
     with pytest.raises(ConfigError, match="no instances of 'x'"):
-        Detectron2(model, "cpu", classes=["x"]).__enter__()
+        runnable.__enter__()
+    assert runnable._module is None
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("less", [{"classes": ["thing_7"]}, {"classes": ["thing_0"], "most": 0}])
+def test_openvino_compiles_all_before_the_first_frame(less: dict[str, Any]) -> None:
+    needs_openvino("openvino")
+    model = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL)
+    with Detectron2(model, "cpu", engine="openvino", **less) as runnable:
+        assert runnable._module.roi_heads.mask_head.layers._compared
+
+
+@pytest.mark.parametrize("place", ["_preprocess", "_compute", "_finish"])
+def test_a_device_that_fails_for_good(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def fails(*_: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access\nCompile with ...")
+
+    model, frame = RandomModel(ARCHITECTURES["faster_rcnn"], SMALL), Frame(photo("coffee"), "x")
+    with Detectron2(model, "cpu") as runnable:
+        monkeypatch.setattr(runnable, place, fails)
+        with pytest.raises(DeviceLostError, match=r"^cpu has failed \(.*access\); start again"):
+            runnable.predict([frame])
+
+
+def test_padding_that_a_backbone_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from detectron2.modeling.backbone.fpn import FPN
+
+    model, frame = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL), Frame(photo("coffee"), "x")
+    monkeypatch.setattr(FPN, "size_divisibility", 0)
+    monkeypatch.setattr(FPN, "padding_constraints", {"size_divisibility": 32})
+    want, got = (len(predicted(model, frame, exact=exact)) for exact in (True, False))
+    assert want == got > 0
+
+
+def predicted(model: RandomModel, frame: Frame, **options: Any) -> Predictions:
+    with Detectron2(model, "cpu", **options) as runnable:
+        return runnable.predict([frame])[0]
+
+
+def test_sizes_count_towards_the_queue() -> None:
+    model, frame = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL), Frame(photo("coffee"), "x")
+    with Detectron2(model, "cpu") as runnable:
+        prepared = runnable.prepare(frame)
+        assert prepared.nbytes == 3 * 96 * 144
+        (output,) = runnable.forward([prepared])
+        n = len(output.content["instances"]["scores"])
+        assert n * 28 * 28 * 4 < output.nbytes < n * 28 * 28 * 4 + n * 64
 
 
 def assert_kept(got: Predictions, want: Predictions) -> None:

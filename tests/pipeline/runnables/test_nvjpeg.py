@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import ConfigError, DecodeError
+from pipeline.errors import ConfigError, DecodeError, DeviceLostError
 from pipeline.runnables.nvjpeg import DeviceJpeg
 from pipeline.sources.decode import decode_image
 from pipeline.sources.reading import read_image
@@ -48,6 +48,37 @@ class Counting:
         found = self.decode(data)
         self.done += 1
         return found
+
+
+def test_without_memory_it_is_not_left_to_pillow() -> None:
+    decoder = DeviceJpeg("cpu")
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    decoder._decode = full
+    with pytest.raises(DecodeError, match="no memory left on cpu"):
+        decode_image(jpeg(), decode_jpeg=decoder)
+
+
+def test_a_device_that_fails_for_good() -> None:
+    decoder = DeviceJpeg("cpu")
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error")
+
+    decoder._decode = fails
+    with pytest.raises(DeviceLostError):
+        decode_image(jpeg(), decode_jpeg=decoder)
+
+
+def test_a_device_that_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", cannot)
+    with pytest.raises(ConfigError, match="nvjpeg: cpu cannot: no such operator"):
+        DeviceJpeg("cpu")
 
 
 @pytest.mark.parametrize("options", PICTURES.values(), ids=PICTURES)
