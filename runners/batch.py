@@ -52,10 +52,6 @@ class Batch:
         one_of("on_error", self.on_error, "skip", "raise")
         one_of("on_change", self.on_change, "error", "restart")
         one_of("on_lock", self.on_lock, "error", "skip")
-        if not isinstance(self.retry_failed, bool):
-            raise ConfigError(
-                f"runner.retry_failed is '{self.retry_failed}'; it must be true or false"
-            )
         budget.allowed(self.max_failures, 0)
 
     def run(self, job: Job) -> Report:

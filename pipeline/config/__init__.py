@@ -19,6 +19,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.config.arguments import misfits
 from pipeline.config.checks import bad_values, check_parts, refuse_foreign, untrusted
 from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.errors import ConfigError, PipelineError
@@ -207,6 +208,9 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _instantiate(node: Any, key: str, wiring: Mapping[str, Any]) -> Any:
+    values: Any = OmegaConf.to_container(node, resolve=True)
+    if found := list(misfits(get_object(values["_target_"]), values | wiring)):
+        raise ConfigError(*(f"{key}: {problem}" for problem in found))
     try:
         return instantiate(node, _convert_="all", **wiring)
     except InstantiationException as exc:
@@ -216,8 +220,6 @@ def _instantiate(node: Any, key: str, wiring: Mapping[str, Any]) -> Any:
         if isinstance(cause, PipelineError):
             raise cause from exc
         text = str(cause) if cause is not None else str(exc).splitlines()[0]
-        if isinstance(cause, TypeError):  # a comparison of a text with a number, mostly
-            text = f"a value is of the wrong type ({text})"
         raise ConfigError(f"{key}: {text}") from exc
 
 

@@ -17,6 +17,7 @@ from pipeline.files import RESULT_FOLDERS, RESULTS, expanded
 _ISOLATION = ("auto", "process", "none")
 _JPEG = ("pillow", "nvjpeg")
 _DAY_S = 86400
+_MOST_THREADS = 1024
 _LEAST_MB, _MOST_MB = 64, 1 << 30
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -64,6 +65,8 @@ def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
     for key in ("decode_threads", "queue_mb"):
         if config[key] is not None and config[key] < 1:
             yield f"{key} is {config[key]}; it must be at least 1"
+    if (config["decode_threads"] or 1) > _MOST_THREADS:
+        yield f"decode_threads is {config['decode_threads']}; it must be at most {_MOST_THREADS}"
     decode = config["decode"]
     if decode["isolation"] not in _ISOLATION:
         yield f"decode.isolation '{decode['isolation']}' is none of {', '.join(_ISOLATION)}"

@@ -98,7 +98,7 @@ class Detectron2:
     resize_on_device: bool = False
     cache: str | None = None
     least_score: float = 0.0
-    classes: Sequence[str] | None = None
+    classes: Sequence[str | int] | None = None
     most: int | None = None
     class_names: tuple[str, ...] = field(init=False)
     threads: int | None = field(init=False, default=None)
@@ -266,10 +266,11 @@ class Detectron2:
     def _wanted(self) -> list[int] | None:
         if self.classes is None:
             return None
-        if unknown := set(self.classes) - set(self.class_names):
+        wanted = set(map(str, self.classes))  # YAML reads [0, 1], the classes of digits, as numbers
+        if unknown := wanted - set(self.class_names):
             hints = (f"'{n}'{did_you_mean(n, self.class_names)}" for n in sorted(unknown))
-            raise ConfigError(*(f"classes: the model finds no instances of {h}" for h in hints))
-        return [i for i, name in enumerate(self.class_names) if name in self.classes]
+            raise ConfigError(*(f"runnable.classes: the model finds no {hint}" for hint in hints))
+        return [i for i, name in enumerate(self.class_names) if name in wanted]
 
     def _fitting(self, cfg: Any) -> int:
         if self.exact or self.device == "cpu":

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _ENGINES = ("auto", "torch", "openvino", "compile")
 _PRECISIONS = ("fp32", "bf16", "fp16")
+_MOST_FORWARDS = 1024
 
 
 def engine_of(options: Detectron2) -> str:
@@ -38,7 +39,9 @@ def problems(options: Detectron2) -> Iterator[str]:
         yield f"engine openvino runs on the CPU, not on {options.device}"
     elif options.engine == "openvino" and not find_spec("openvino"):
         yield "engine openvino is not installed; pip install 'd2run[openvino]'"
-    if options.cache is not None and options.engine != "openvino":
+    if options.cache == "":
+        yield "cache is empty; it must be a folder, or null for none"
+    elif options.cache is not None and options.engine != "openvino":
         yield "cache is for what OpenVINO compiles; leave it out, or add engine=openvino"
     if options.precision == "fp16" and (options.device == "cpu" or engine == "openvino"):
         yield "precision fp16 needs a CUDA device; bf16 runs everywhere"
@@ -50,11 +53,11 @@ def problems(options: Detectron2) -> Iterator[str]:
         yield f"batch_size is {batch_size}; it must be at least 1, or auto"
     if forwards != "auto" and not (type(forwards) is int and forwards > 0):
         yield f"forwards is {forwards}; it must be at least 1, or auto"
+    elif isinstance(forwards, int) and forwards > _MOST_FORWARDS:
+        yield f"forwards is {forwards}; it must be at most {_MOST_FORWARDS}"
     elif forwards not in ("auto", 1) and takes_turns(options):
         yield "exact, engine compile and CUDA run one forward at once; leave out forwards"
     if not 0 <= options.least_score <= 1:
         yield f"least_score is {options.least_score}; it must be between 0 and 1"
-    if isinstance(options.classes, str):
-        yield f"classes is {options.classes!r}; it must be a list of names, such as [person]"
     if options.most is not None and options.most < 0:
         yield f"most is {options.most}; it must be at least 0"

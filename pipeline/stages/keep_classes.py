@@ -15,7 +15,7 @@ class KeepClasses:
         ConfigError: ``names`` is empty or no list.
     """
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str | int]) -> None:
         if isinstance(names, str) or not names:
             raise ConfigError(f"names: expected class names such as [person], got {names!r}")
         self.names = tuple(map(str, names))  # YAML reads [0, 1], the classes of digits, as numbers

@@ -158,7 +158,7 @@ def test_wrong_starts(d2run: Run, inbox: Path, out: Path, tmp_path: Path) -> Non
     assert "watches a folder" in refused(f"input={tmp_path}/x.png", f"output={out}")
     assert "output is the input" in refused(f"input={inbox}", f"output={inbox}")
     assert "runner.done is the watched folder" in refused(*here, f"runner.done={inbox}")
-    assert "runner.ignore is '*.bak'" in refused(*here, "runner.ignore=*.bak")
+    assert "ignore: expected a list, got '*.bak'" in refused(*here, "runner.ignore=*.bak")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert f"127.0.0.1:{port}" in refused(*here, f"runner.metrics_port={port}")

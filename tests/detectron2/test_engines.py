@@ -399,7 +399,7 @@ def test_a_class_that_the_model_does_not_know() -> None:
 
     model, threads = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL), torch.get_num_threads()
     runnable = Detectron2(model, "cpu", classes=["x"], forwards=2)
-    with pytest.raises(ConfigError, match="no instances of 'x'"):
+    with pytest.raises(ConfigError, match="finds no 'x'"):
         runnable.__enter__()
     assert runnable._module is None
     assert torch.get_num_threads() == threads

@@ -54,7 +54,8 @@ def test_it_works_in_steps() -> None:
         ({"forwards": 2, "device": "cuda:0"}, "run one forward at once"),
         ({"cache": "folder"}, "leave it out, or add engine=openvino"),
         ({"least_score": 1.5}, "between 0 and 1"),
-        ({"classes": "person"}, "a list of names"),
+        ({"cache": "", "engine": "torch"}, "cache is empty"),
+        ({"forwards": 100_000}, "at most 1024"),
         ({"most": -1}, "at least 0"),
     ],
 )
