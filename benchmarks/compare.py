@@ -267,9 +267,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", choices=[*CASES, "all"], default="r50")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0")
-    parser.add_argument("--images", type=int, help="pictures; by default the case's")
-    parser.add_argument("--pairs", type=int, default=5, help="how often each contender runs")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--images", type=report.at_least_one, help="pictures; by default the case's"
+    )
+    parser.add_argument(
+        "--pairs", type=report.at_least_one, default=5, help="how often each contender runs"
+    )
+    parser.add_argument("--json", type=report.new_file, metavar="FILE")
     parser.add_argument(
         "--variant", action="append", metavar="'OVERRIDE ...'", help="for d2run; may be repeated"
     )
@@ -277,8 +281,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the clean-up
 
     from pipeline.devices import resolve_device
+    from pipeline.errors import DeviceError
 
-    device = resolve_device(args.device)
+    try:
+        device = resolve_device(args.device)
+    except DeviceError as exc:
+        parser.error(str(exc))
     names = list(CASES) if args.case == "all" else [args.case]
     found = {"machine": report.machine(), "device": device, "pairs": args.pairs, "cases": {}}
     for name in names:

@@ -70,7 +70,7 @@ def predictor(case: Path, output: Path, device: str) -> Work:
     def work() -> None:
         for path in sorted((case / "images").iterdir()):
             predict(cv2.imread(str(path)))
-        _wait()
+        _wait(device)
 
     return work
 
@@ -92,7 +92,7 @@ def forward(case: Path, output: Path, device: str) -> Work:
         with torch.inference_mode():
             for item in inputs:
                 predict.model.inference([item], do_postprocess=False)
-        _wait()
+        _wait(device)
 
     return work
 
@@ -117,7 +117,7 @@ def floor(case: Path, output: Path, device: str, *overrides: str) -> Work:
         with ThreadPoolExecutor(runnable.forwards) as pool:
             for _ in pool.map(runnable.forward, batches):
                 pass
-        _wait()
+        _wait(device)
 
     return work
 
@@ -156,11 +156,11 @@ def _batches(inputs: list[Any], size: Any) -> Any:
         yield from (found[i : i + size] for i in range(0, len(found), size))
 
 
-def _wait() -> None:
+def _wait(device: str) -> None:
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
 
 
 def main() -> None:

@@ -180,10 +180,12 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, help="by default 2,000; 10,000 for --memory")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--frames", type=report.at_least_one, help="by default 2,000; 10,000 for --memory"
+    )
+    parser.add_argument("--runs", type=report.at_least_one, default=5)
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=report.new_file, metavar="FILE")
     args = parser.parse_args()
     found = memory(args) if args.memory else overhead(args)
     report.save(args.json, {"machine": report.machine(), **found})

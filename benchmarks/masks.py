@@ -116,10 +116,14 @@ def overlay(n: int, size: Size, pairs: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--masks", type=int, default=100, help="masks of a frame for the RLE")
-    parser.add_argument("--drawn", type=int, default=20, help="instances of the 1080p overlay")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--pairs", type=report.at_least_one, default=5)
+    parser.add_argument(
+        "--masks", type=report.at_least_one, default=100, help="masks of a frame for the RLE"
+    )
+    parser.add_argument(
+        "--drawn", type=report.at_least_one, default=20, help="instances of the 1080p overlay"
+    )
+    parser.add_argument("--json", type=report.new_file, metavar="FILE")
     args = parser.parse_args()
     found = {}
     for height, width in _SIZES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -65,6 +66,21 @@ def machine() -> dict[str, Any]:
 def _cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def at_least_one(text: str) -> int:
+    """Read a count for argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def new_file(text: str) -> Path:
+    """Read the path of a file to write for argparse, which tells at once if it cannot be."""
+    path = Path(text)
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ArgumentTypeError(f"cannot write {text}")
+    return path
 
 
 def save(path: Path | None, report: dict[str, Any]) -> None:

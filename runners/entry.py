@@ -147,8 +147,10 @@ def _explained(exc: Exception) -> str:
     if lost := _NOT_FOUND.search(texts[0]):  # of a list of options; Hydra gives no choices there
         options = sorted(path.stem for path in (_CONF / lost[1]).glob("*.yaml"))
         texts += [f"Available options in '{lost[1]}':", *(f"    {name}" for name in options)]
-    text = "\n".join(texts).expandtabs(4)
-    return "\n".join(line for line in text.splitlines() if line.strip() and not _NOISE.match(line))
+    lines = "\n".join(texts).expandtabs(4).splitlines()
+    lines = [line for line in lines if line.strip() and not _NOISE.match(line)]
+    choices = any(line.startswith(" ") for line in lines)
+    return "\n".join(lines) if choices else "; ".join(line.rstrip(".") for line in lines)
 
 
 def _complain(message: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.errors import InferenceError
 from pipeline.types import Frame
 
 if TYPE_CHECKING:
@@ -61,22 +62,30 @@ class Preprocess:
             self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def __call__(self, frame: Frame) -> Prepared:
-        """Return the frame's input."""
+        """Return the frame's input.
+
+        Raises:
+            InferenceError: The frame is so narrow that nothing of it is left at the model's size.
+        """
         import torch
         from detectron2.data.transforms import ResizeShortestEdge
 
         short, longest = self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST
+        shape = frame.size
+        if short and 0 in (shape := ResizeShortestEdge.get_output_shape(*shape, short, longest)):
+            height, width = frame.size
+            raise InferenceError(
+                f"{width}x{height} px is too narrow: with its longer side at {longest} px, the "
+                "model's most, less than one is left of the shorter"
+            )
         pixels = frame.image if self.cfg.INPUT.FORMAT == "BGR" else frame.image[:, :, ::-1]
-        if self.resize_on_device and short:
-            shape = ResizeShortestEdge.get_output_shape(*frame.size, short, longest)
-        else:
+        if not self.resize_on_device:
             resize = ResizeShortestEdge([short, short], longest)
             pixels = resize.get_transform(pixels).apply_image(pixels)
-            shape = pixels.shape[:2]
         # height, width, channel in memory as DefaultPredictor has it: the convolutions' kernels,
         # and with them the last digits, go by the strides
         image = torch.from_numpy(np.array(pixels, order="C")).permute(2, 0, 1)
-        prepared = Prepared((int(shape[0]), int(shape[1])), frame.size, image)
+        prepared = Prepared(shape, frame.size, image)
         return prepared if self.stream is None else self._sent(prepared)
 
     def _sent(self, prepared: Prepared) -> Prepared:

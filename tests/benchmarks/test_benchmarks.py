@@ -178,3 +178,22 @@ def test_results_that_differ_end_the_comparison(agreement: ModuleType, tmp_path:
     run = compare.Run({"config": {"runnable": {}}}, process_s=1.0, peak_mb=1.0)
     with pytest.raises(SystemExit, match="the results of d2run differ"):
         bench._agreement([], run)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "told"),
+    [
+        ("compare.py", ["--json", "/nowhere/x.json"], "--json: cannot write /nowhere/x.json"),
+        ("compare.py", ["--pairs", "0"], "--pairs: invalid at_least_one value: '0'"),
+        ("compare.py", ["--images", "-1"], "--images: invalid at_least_one value: '-1'"),
+        ("compare.py", ["--device", "cuda:99"], "device 'cuda:99' does not exist here"),
+        ("engine.py", ["--frames", "0"], "--frames: invalid at_least_one value: '0'"),
+        ("masks.py", ["--json", str(BENCHMARKS)], "--json: cannot write"),
+    ],
+)
+def test_wrong_arguments_are_told_at_once(script: str, arguments: list[str], told: str) -> None:
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from random_model import ARCHITECTURES, PHOTOS, RandomModel, photo, reference
 
-from pipeline.errors import ConfigError, DeviceLostError
+from pipeline.errors import ConfigError, DeviceLostError, InferenceError
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.stages.keep_classes import KeepClasses
 from pipeline.stages.min_score import MinScore
@@ -440,6 +440,13 @@ def test_padding_that_a_backbone_asks_for(monkeypatch: pytest.MonkeyPatch) -> No
 def predicted(model: RandomModel, frame: Frame, **options: Any) -> Predictions:
     with Detectron2(model, "cpu", **options) as runnable:
         return runnable.predict([frame])[0]
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
+def test_a_picture_of_which_nothing_is_left(size: tuple[int, int]) -> None:
+    model = RandomModel(ARCHITECTURES["faster_rcnn"], SMALL)
+    with Detectron2(model, "cpu") as runnable, pytest.raises(InferenceError, match="too narrow"):
+        runnable.prepare(Frame(np.zeros((*size, 3), np.uint8), "x"))
 
 
 def test_sizes_count_towards_the_queue() -> None:
