@@ -72,6 +72,8 @@ def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"decode.isolation '{decode['isolation']}' is none of {', '.join(_ISOLATION)}"
     if decode["jpeg"] not in _JPEG:
         yield f"decode.jpeg '{decode['jpeg']}' is none of {', '.join(_JPEG)}"
+    if decode["jpeg"] == "nvjpeg" and config["device"] == "cpu":
+        yield "decode.jpeg=nvjpeg needs a CUDA device; this job's is cpu"
     if decode["jpeg"] == "nvjpeg" and decode["isolation"] == "process":
         yield "decode.jpeg=nvjpeg decodes in the job's own process; leave out decode.isolation"
     if decode["jpeg"] == "nvjpeg" and config["runnable"].get("exact"):
