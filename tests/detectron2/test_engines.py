@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,23 @@ def test_boxes_without_an_area_do_not_count(
         assert_kept(got, want.predictions)
 
 
+def predicted(model: RandomModel, frame: Frame, **options: Any) -> Predictions:
+    with Detectron2(model, "cpu", **options) as runnable:
+        return runnable.predict([frame])[0]
+
+
+def changed(change: Callable[[Any], None]) -> RandomModel:
+    """A model that is not quite Detectron2's own."""
+
+    class Model(RandomModel):
+        def load(self, device: str) -> Any:
+            cfg, module = super().load(device)
+            change(module)
+            return cfg, module
+
+    return Model(ARCHITECTURES["mask_rcnn"], SMALL, spread=3)
+
+
 def test_a_head_that_scores_anew_is_asked_for_all() -> None:
     from detectron2.modeling.roi_heads import MaskRCNNConvUpsampleHead
 
@@ -295,46 +313,30 @@ def test_a_head_that_scores_anew_is_asked_for_all() -> None:
                 each.scores = 1 - each.scores
             return found
 
-    class Model(RandomModel):
-        def load(self, device: str) -> Any:
-            cfg, module = super().load(device)
-            module.roi_heads.mask_head.__class__ = ScoresAnew
-            return cfg, module
+    def change(module: Any) -> None:
+        module.roi_heads.mask_head.__class__ = ScoresAnew
 
-    model = Model(ARCHITECTURES["mask_rcnn"], SMALL, spread=3)
-    with Detectron2(model, "cpu", least_score=0.9, most=1, classes=["thing_0"]) as runnable:
-        assert len(runnable.predict([Frame(photo("coffee"), "x")])[0]) > 1
-
-
-class TopThree:
-    """Mixed into an architecture: its ``forward`` and ``_postprocess`` are its own."""
-
-    def forward(self, inputs: Any) -> Any:
-        found: Any = super().forward(inputs)  # type: ignore[misc]
-        return [{"instances": each["instances"][:3]} for each in found]
+    less = {"least_score": 0.9, "most": 1, "classes": ["thing_0"]}
+    assert len(predicted(changed(change), Frame(photo("coffee"), "x"), **less)) > 1
 
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_an_architecture_with_a_forward_of_its_own(exact: bool) -> None:
     from detectron2.modeling import GeneralizedRCNN
 
-    class Own(TopThree, GeneralizedRCNN):  # type: ignore[misc]
-        pass
+    class Own(GeneralizedRCNN):  # type: ignore[misc]
+        def forward(self, inputs: Any) -> Any:
+            return [{"instances": each["instances"][:3]} for each in super().forward(inputs)]
 
-    class Model(RandomModel):
-        def load(self, device: str) -> Any:
-            cfg, module = super().load(device)
-            module.__class__ = Own
-            return cfg, module
+    def change(module: Any) -> None:
+        module.__class__ = Own
 
-    model = Model(ARCHITECTURES["mask_rcnn"], SMALL, spread=3)
-    with Detectron2(model, "cpu", exact=exact) as runnable:
-        got = runnable.predict([Frame(photo("coffee"), "x")])[0]
+    got = predicted(changed(change), Frame(photo("coffee"), "x"), exact=exact)
     assert len(got) == 3
     assert got.masks is not None
 
 
-def test_a_backbone_that_hands_out_every_block(tmp_path: Path) -> None:
+def test_a_backbone_that_hands_out_every_block() -> None:
     from detectron2.modeling.backbone.resnet import ResNet
 
     class Sums(ResNet):  # type: ignore[misc]
@@ -349,19 +351,11 @@ def test_a_backbone_that_hands_out_every_block(tmp_path: Path) -> None:
                     found[name] = sum(blocks) / len(blocks)
             return found
 
-    class Model(RandomModel):
-        def load(self, device: str) -> Any:
-            cfg, module = super().load(device)
-            module.backbone.bottom_up.__class__ = Sums
-            return cfg, module
+    def change(module: Any) -> None:
+        module.backbone.bottom_up.__class__ = Sums
 
-    model = Model(ARCHITECTURES["mask_rcnn"], SMALL, spread=3)
-    frame = Frame(photo("coffee"), "x")
-    found = []
-    for exact in (True, False):
-        with Detectron2(model, "cpu", exact=exact) as runnable:
-            found.append(runnable.predict([frame])[0])
-    want, got = found
+    model, frame = changed(change), Frame(photo("coffee"), "x")
+    want, got = (predicted(model, frame, exact=exact) for exact in (True, False))
     assert len(want) == len(got) > 5
     assert_kept(got, want)
 
@@ -369,15 +363,10 @@ def test_a_backbone_that_hands_out_every_block(tmp_path: Path) -> None:
 def test_a_model_with_weights_of_five_dimensions() -> None:
     import torch
 
-    class Model(RandomModel):
-        def load(self, device: str) -> Any:
-            cfg, module = super().load(device)
-            module.volumes = torch.nn.Conv3d(2, 2, 2)
-            return cfg, module
+    def change(module: Any) -> None:
+        module.volumes = torch.nn.Conv3d(2, 2, 2)
 
-    model = Model(ARCHITECTURES["mask_rcnn"], SMALL, spread=3)
-    with Detectron2(model, "cpu") as runnable:
-        assert len(runnable.predict([Frame(photo("coffee"), "x")])[0])
+    assert len(predicted(changed(change), Frame(photo("coffee"), "x")))
 
 
 def test_no_instance_of_the_wanted_class() -> None:
@@ -435,11 +424,6 @@ def test_padding_that_a_backbone_asks_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(FPN, "padding_constraints", {"size_divisibility": 32})
     want, got = (len(predicted(model, frame, exact=exact)) for exact in (True, False))
     assert want == got > 0
-
-
-def predicted(model: RandomModel, frame: Frame, **options: Any) -> Predictions:
-    with Detectron2(model, "cpu", **options) as runnable:
-        return runnable.predict([frame])[0]
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
