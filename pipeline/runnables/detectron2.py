@@ -246,12 +246,11 @@ class Detectron2:
         fold_norms(module)
         choose_first(module)
         summed = self.device == "cpu" and pool_by_sums(module)
-        if engine != "openvino":  # which takes planes
-            normalize_in_place(module)
         if engine == "openvino":
             share = {"forwards": int(self.forwards), "threads": self.threads or 0}
             self._parts = compile_parts(module, self.precision, **share, cache=self.cache)
             return
+        normalize_in_place(module)  # into pixels of adjacent channels; OpenVINO takes planes
         channels_last(module, pools_planes=not summed)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         if self.device == "cpu" and engine == "torch":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,11 @@ def test_forwards_at_once(engine: str) -> None:
         assert_close(one, want)
 
 
+def predicted(model: RandomModel, frame: Frame, **options: Any) -> Predictions:
+    with Detectron2(model, "cpu", **options) as runnable:
+        return runnable.predict([frame])[0]
+
+
 LESS = ["mask_rcnn", "mask_rcnn_c4", "cascade_mask_rcnn", "retinanet", "panoptic_fpn"]
 
 
@@ -203,10 +209,7 @@ def test_asking_for_less_changes_no_result(architecture: str) -> None:
     model = RandomModel(ARCHITECTURES[architecture], SMALL, spread=3)
     frame = Frame(photo("coffee"), "x")
 
-    def found(**less: Any) -> Predictions:
-        with Detectron2(model, "cpu", engine="torch", **less) as runnable:
-            return runnable.predict([frame])[0]
-
+    found = partial(predicted, model, frame, engine="torch")
     everything = found()
     score = float(np.sort(everything.scores)[len(everything) // 3])  # as high as one of them
     for most in (None, 5):
@@ -274,21 +277,13 @@ def test_boxes_without_an_area_do_not_count(
     model = RandomModel(ARCHITECTURES[architecture], SMALL, spread=3)
     frame = Frame(photo("coffee"), "x")
 
-    def found(**less: Any) -> Predictions:
-        with Detectron2(model, "cpu", engine="torch", **less) as runnable:
-            return runnable.predict([frame])[0]
-
+    found = partial(predicted, model, frame, engine="torch")
     everything = found()
     for most in (1, 4):
         want = TopK(most)(Result(frame, everything))
         got = found(most=most)
         assert len(want.predictions) == len(got) == most
         assert_kept(got, want.predictions)
-
-
-def predicted(model: RandomModel, frame: Frame, **options: Any) -> Predictions:
-    with Detectron2(model, "cpu", **options) as runnable:
-        return runnable.predict([frame])[0]
 
 
 def changed(change: Callable[[Any], None]) -> RandomModel:
@@ -375,12 +370,10 @@ def test_no_instance_of_the_wanted_class() -> None:
     with Detectron2(model, "cpu", engine="torch") as runnable:
         seen = runnable.predict([frame])[0].classes
     absent = [name for i, name in enumerate(runnable.class_names) if i not in seen]
-    with Detectron2(model, "cpu", engine="torch", classes=absent[:1]) as runnable:
-        got = runnable.predict([frame])[0]
-    assert len(got) == 0
-    assert got.masks is not None
-    with Detectron2(model, "cpu", engine="torch", classes=[]) as runnable:
-        assert len(runnable.predict([frame])[0]) == 0
+    for classes in (absent[:1], []):
+        got = predicted(model, frame, engine="torch", classes=classes)
+        assert len(got) == 0
+        assert got.masks is not None
 
 
 def test_a_class_that_the_model_does_not_know() -> None:
