@@ -17,6 +17,9 @@ def main() -> int:
         status = hold_early(sys.argv[1:])  # before the slow imports, which come with the entry
         if status is not None:
             return status
+        from pipeline.children import clean_import_path
+
+        clean_import_path()
         from runners.entry import main as entry
 
         return entry()

@@ -18,6 +18,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from pipeline import __version__
+from pipeline.children import find_program
 from pipeline.config import Job, library_versions
 from pipeline.files import write_whole
 from pipeline.types import Report
@@ -132,9 +133,10 @@ def _now() -> str:
 
 def _git_commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
+    git = find_program("git")
+    if git is None or not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    command = [git, "-C", str(root), "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):

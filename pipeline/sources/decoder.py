@@ -82,3 +82,7 @@ def _answer(connection: socket.socket, request: dict[str, Any]) -> None:
     else:
         wire.send(connection, {"size": image.shape[:2]})
         connection.sendall(image.data.cast("B"))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import queue
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Lock
 
+from pipeline.children import python_command
 from pipeline.errors import DecodeError, PipelineError, PoisonError
 from pipeline.sources.reading import Reading, Version
 from pipeline.sources.worker import Lost, Worker
 
-# With this process's own sys.path: run.py may have been started from anywhere.
-_MAIN = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from pipeline.sources.decoder import main; main(*map(int, sys.argv[2:]))"
-)
 _MAX_PATH = 8192  # twice what Linux takes
 _PAUSE_S = 0.2
 
@@ -169,8 +163,7 @@ class DecodeWorkers:
         return worker
 
     def _start(self) -> Worker:
-        path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-        command = self._command or [sys.executable, "-c", _MAIN, path]
+        command = self._command or python_command("pipeline.sources.decoder")
         worker = Worker(command, self._memory_mb)
         with self._lock:
             self._workers = {w for w in self._workers if w.is_alive()} | {worker}
