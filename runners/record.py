@@ -19,6 +19,7 @@ import yaml  # type: ignore[import-untyped]
 
 from pipeline import __version__
 from pipeline.config import Job, library_versions
+from pipeline.descriptors import open_to_read
 from pipeline.files import write_whole
 from pipeline.types import Report
 from runners.console import busy
@@ -120,7 +121,8 @@ class Record:
 def _earlier(path: Path) -> list[dict[str, Any]]:
     """Return when and how the runs before this one in the same output ended, the last first."""
     try:
-        last = json.loads(path.read_bytes())
+        with open_to_read(path) as file:
+            last = json.load(file)
         return [{key: last[key] for key in _KEPT}, *last.get("earlier", [])][:_EARLIER]
     except (OSError, ValueError, KeyError, TypeError):
         return []
