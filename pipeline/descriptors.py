@@ -179,7 +179,7 @@ def open_to_read(path: Path) -> BinaryIO:
     Raises:
         OutputError: It is a link, or no regular file.
     """
-    return open(open_file(path, os.O_RDONLY), "rb")  # noqa: PTH123
+    return open(open_file(path, os.O_RDONLY), "rb")
 
 
 def create_file(path: Path, directory: int, name: str) -> int:
@@ -257,7 +257,7 @@ def names_in(path: Path) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     try:
-        return os.listdir(directory)
+        return os.listdir(directory)  # noqa: PTH208 - of a descriptor
     finally:
         os.close(directory)
 
@@ -291,7 +291,7 @@ def _remove(directory: int, name: str) -> None:
         return
     inner = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
     try:
-        for each in os.listdir(inner):
+        for each in os.listdir(inner):  # noqa: PTH208 - of a descriptor
             _remove(inner, each)
     finally:
         os.close(inner)

@@ -48,9 +48,11 @@ def replaced(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """
     # the process's number comes last: the store looks there whether the writer is still alive
     mark = f"-{get_ident()}.{os.getpid()}"
-    with parent_of(path, make=True) as (directory, name):
-        with _replaced(path, directory, name, mark, durable=durable) as file:
-            yield file
+    with (
+        parent_of(path, make=True) as (directory, name),
+        _replaced(path, directory, name, mark, durable=durable) as file,
+    ):
+        yield file
 
 
 @contextmanager
@@ -60,6 +62,8 @@ def _replaced(
     temporary = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{mark}{_TEMPORARY}"
     try:
         with open(create_file(path, directory, temporary), "wb") as file:  # noqa: PTH123
+            # some libraries write to a file that they open by name
+            file.raw.name = str(path.with_name(temporary))  # type: ignore[attr-defined]
             yield file
             file.flush()
             if durable:

@@ -78,7 +78,7 @@ class _Held:
 
     def forget(self) -> None:
         """Remove what was made, if no run has begun there: the folder may be a user's own."""
-        names = set(os.listdir(self.directory))
+        names = set(os.listdir(self.directory))  # noqa: PTH208 - of a descriptor
         with suppress(OSError):
             if {"run.json", "ledger.sqlite"} & names:
                 return
@@ -137,7 +137,8 @@ def locked(output: Path) -> Iterator[None]:
         OutputLockedError: Another run holds it.
         OutputError: The directory cannot be made or written.
     """
-    from pipeline.descriptors import check_regular, held as held_open
+    from pipeline.descriptors import check_regular
+    from pipeline.descriptors import held as held_open
     from pipeline.errors import ConfigError, OutputError, OutputLockedError
 
     early = next((held for held in _held if held.is_of(output)), None)

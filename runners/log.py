@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.descriptors import open_file, rename
 from pipeline.errors import ConfigError, OutputError, printable
-from runners.redaction import redacted_text
+from pipeline.redaction import redacted_text
 
 _MAX_BYTES = 64 << 20
 _KEPT = 5

@@ -12,13 +12,13 @@ from pipeline.descriptors import check_regular, remove, status_of
 from pipeline.engine import half_the_cores
 from pipeline.errors import ConfigError
 from pipeline.files import RESULT_FOLDERS, RESULTS, remove_temporaries
+from pipeline.redaction import redacted
 from pipeline.runnables.nvjpeg import DeviceJpeg
 from pipeline.sources.reading import read_image
 from pipeline.sources.workers import DecodeWorkers
 from runners import results
 from runners.ledger import NAME as LEDGER
 from runners.ledger import Ledger, LedgerDamagedError
-from runners.redaction import redacted
 from runners.settings import differences
 
 _LISTS = (LEDGER, f"{LEDGER}-journal", "failures.jsonl", "inputs.jsonl")

@@ -21,9 +21,9 @@ from pipeline import __version__
 from pipeline.config import Job, library_versions
 from pipeline.descriptors import open_to_read
 from pipeline.files import write_whole
+from pipeline.redaction import redacted, redacted_text
 from pipeline.types import Report
 from runners.console import busy
-from runners.redaction import redacted, redacted_text
 from runners.session import translated
 
 _KEPT = ("start", "end", "exit_status", "command", "fingerprint", "device", "counts")
@@ -76,6 +76,7 @@ class Record:
             "message": redacted_text(report.message),
             "counts": dict(report.counts),
             "detections": dict(report.detections),
+            "warnings": redacted(self.warnings),
             "busy": round(busy(report), 4),
             "seconds": seconds | {"wall": round(report.wall_s, 6)},
             "inputs_per_s": {
@@ -103,17 +104,17 @@ class Record:
             "end": None,
             "exit_status": None,
             "counts": {},
-            "command": " ".join(redacted_text(shlex.quote(argument)) for argument in sys.orig_argv),
+            "command": shlex.join(redacted(sys.orig_argv)),
             "fingerprint": job.fingerprint(),
             "settings": redacted(job.settings()),
             "config": config,
-            "model": job.model.identity()
+            "model": redacted(job.model.identity())
             | {"class_names": list(job.model.categories.thing_names)}
             | {"stuff_names": list(job.model.categories.stuff_names)},
             "device": self.device,
             "seed": job.config["seed"],
             "versions": _versions(),
-            "warnings": self.warnings,
+            "warnings": redacted(self.warnings),
             "earlier": _earlier(job.output / "run.json"),
         }
 

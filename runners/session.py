@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.config import Job
-from pipeline.engine import Pipeline
 from pipeline.descriptors import check_held, open_file, status_of
+from pipeline.engine import Pipeline
 from pipeline.errors import OutputError, PipelineError, printable
 from pipeline.files import sync_folder
 from pipeline.protocols import Asset
+from pipeline.redaction import redacted_text
 from pipeline.sinks.predictions import Position, PredictionsJsonl
 from pipeline.sources.workers import DecodeWorkers
 from pipeline.types import Outcome
@@ -27,7 +28,6 @@ from runners import results
 from runners.in_flight import InFlight
 from runners.ledger import Entry, Ledger
 from runners.opening import apart
-from runners.redaction import redacted_text
 from runners.todo import trusted_mtime
 
 GROUP = 32  # inputs that are committed together at most

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pipeline.descriptors import open_directory, remove
 from pipeline.errors import ConfigError, OutputError, printable
 from pipeline.files import asset_keys, write_whole
-from runners.redaction import redacted_text
+from pipeline.redaction import redacted_text
 
 State = Literal["loading", "running", "idle", "draining", "finished", "stopped"]
 
