@@ -61,7 +61,8 @@ def _remote(url: str) -> Iterator[tuple[Any, str]]:
         if isinstance(exc, FileNotFoundError):
             reason = "there is no such file"
         raise StoreError(
-            f"cannot copy '{redacted_text(url)}': {reason}; check the address, your rights and the free space"
+            f"cannot copy '{redacted_text(url)}': {reason}; check the address, your rights and the "
+            "free space"
         ) from exc
 
 
