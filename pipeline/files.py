@@ -6,7 +6,6 @@ import base64
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,6 +13,14 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any, BinaryIO
 
+from pipeline.descriptors import (
+    create_file,
+    names_in,
+    open_directory,
+    parent_of,
+    remove,
+    status_of,
+)
 from pipeline.errors import OutputError
 
 _MAX_NAME_BYTES = 255  # NAME_MAX of every common Linux file system
@@ -35,27 +42,50 @@ def replaced(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     An error in the block leaves ``path`` as it was and no temporary file behind. Unless it is
     ``durable``, the content need not outlive a power cut: the disk is not waited for.
+
+    Raises:
+        OutputError: In an output, a directory on the way is a symbolic link, or was deleted.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     # the process's number comes last: the store looks there whether the writer is still alive
-    temporary = path.with_name(f".{digest}-{get_ident()}.{os.getpid()}{_TEMPORARY}")
+    mark = f"-{get_ident()}.{os.getpid()}"
+    with (
+        parent_of(path, make=True) as (directory, name),
+        _replaced(path, directory, name, mark, durable=durable) as file,
+    ):
+        yield file
+
+
+@contextmanager
+def _replaced(
+    path: Path, directory: int, name: str, mark: str = "", *, durable: bool = True
+) -> Iterator[BinaryIO]:
+    temporary = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{mark}{_TEMPORARY}"
     try:
-        with temporary.open("wb") as file:
+        with open(create_file(path, directory, temporary), "wb") as file:  # noqa: PTH123
+            # some libraries write to a file that they open by name
+            file.raw.name = str(path.with_name(temporary))  # type: ignore[attr-defined]
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException as exc:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        if isinstance(exc, OSError) and exc.filename == temporary:
+            exc.filename, exc.filename2 = str(path), None  # a person knows this one
         raise
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Remove what a killed process has left of ``replaced`` in a folder that is one's own."""
-    for path in folder.glob(f".*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
+def remove_temporaries(directory: Path) -> None:
+    """Remove what a killed process has left of ``replaced`` in a directory of the run's own.
+
+    Raises:
+        OutputError: The directory is a symbolic link.
+    """
+    for name in names_in(directory):
+        if name.startswith(".") and name.endswith(_TEMPORARY):
+            remove(directory / name)
 
 
 def write_whole(path: Path, data: bytes | str, *, durable: bool = True) -> None:
@@ -64,9 +94,9 @@ def write_whole(path: Path, data: bytes | str, *, durable: bool = True) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
-def sync_folder(path: str | Path) -> None:
+def sync_folder(path: str | Path, *, below: Path | None = None) -> None:
     """Make the names in a folder durable: what was created, renamed or removed there."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_directory(Path(path), below=below)
     try:
         os.fsync(descriptor)
     except OSError as exc:
@@ -78,16 +108,17 @@ def sync_folder(path: str | Path) -> None:
 
 @dataclass
 class OutputFolder:
-    """A folder of whole files whose names come from inputs: nothing is written outside it.
+    """A directory of whole files whose names come from inputs: nothing is written outside it.
 
     A symbolic link below ``root`` is never followed: it would lead out of the output. What is
     written is on the disk when ``write`` returns; its name is so after ``sync``.
 
     Attributes:
-        root: May be, or lie behind, a link itself: that is the user's own choice.
+        root: May be, or be behind, a link itself: that is the user's choice.
     """
 
     root: Path
+    _written: dict[str, None] = field(default_factory=dict, repr=False)  # since the last sync
     _touched: set[str] = field(default_factory=set, repr=False)
     _entered: set[str] = field(default_factory=set, repr=False)
 
@@ -95,78 +126,53 @@ class OutputFolder:
         """Write ``<root>/<name>`` so that a reader sees the old content or the new.
 
         Raises:
-            OutputError: A folder on the way is a symbolic link.
+            OutputError: A directory on the way is a symbolic link, or was deleted.
         """
-        with self._folder_of(name, make=True) as (folder, base):
-            digest = hashlib.sha256(os.fsencode(base)).hexdigest()[:16]
+        path = self.root / name
+        with parent_of(path, below=self.root, make=True) as (directory, base):
+            self._touch(path.parent)
             # of the name alone: what a killed run has left is written over by the next
-            temporary = f".{digest}{_TEMPORARY}"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                with open(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as file:  # noqa: PTH123
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, base, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException as exc:
-                with suppress(OSError):
-                    os.unlink(temporary, dir_fd=folder)
-                if isinstance(exc, OSError):
-                    exc.filename = str(self.root / name)  # a person knows this one
-                raise
+            with _replaced(path, directory, base) as file:
+                file.write(data)
+        self._written[name] = None
 
     def remove(self, name: str) -> None:
-        """Remove ``<root>/<name>``, a file or a folder of files, if it is there."""
+        """Remove ``<root>/<name>``, a file or a directory of files, if it is there."""
+        path = self.root / name
+        inner = f"{name}/"
+        for each in [each for each in self._written if each == name or each.startswith(inner)]:
+            del self._written[each]
         with suppress(FileNotFoundError, NotADirectoryError):
-            with self._folder_of(name, make=False) as (folder, base):
-                if not stat.S_ISDIR(os.stat(base, dir_fd=folder, follow_symlinks=False).st_mode):
-                    os.unlink(base, dir_fd=folder)
-                    return
-            for inner in os.listdir(self.root / name):  # noqa: PTH208 - names of any bytes
-                self.remove(f"{name}/{inner}")
-            (self.root / name).rmdir()
+            os.close(open_directory(path.parent, below=self.root))
+            self._touch(path.parent)
+            remove(path, below=self.root)
+        self._entered = {each for each in self._entered if not f"{each}/".startswith(f"{path}/")}
 
     def sync(self) -> None:
-        """Make the names of all files written or removed until now durable."""
+        """Make the names of all files written or removed until now durable.
+
+        Raises:
+            OutputError: One that was written is not there any more, so it must not count as done.
+        """
+        for name in self._written:
+            if status_of(self.root / name, below=self.root) is None:
+                raise OutputError(
+                    f"'{self.root / name}' was moved or deleted during the run, before its input "
+                    "was committed; run the same command again"
+                )
         for path in sorted(self._touched):
             with suppress(FileNotFoundError):  # removed since
-                sync_folder(path)
+                sync_folder(path, below=self.root)
+        self._written.clear()
         self._touched.clear()  # not before: what could not be synced is still to be
 
-    @contextmanager
-    def _folder_of(self, name: str, *, make: bool) -> Iterator[tuple[int, str]]:
-        """Open the folder that a name is in, step by step, and give the name's last part."""
-        *parents, base = name.split("/")
-        if make and not self.root.is_dir():
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._touched.add(str(self.root.parent))
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        path, folder = str(self.root), os.open(self.root, flags)
-        try:
-            for part in parents:
-                if make:
-                    with suppress(FileExistsError):
-                        os.mkdir(part, dir_fd=folder)
-                        self._touched.add(path)
-                    if f"{path}/{part}" not in self._entered:  # made by a run that was killed?
-                        self._entered.add(f"{path}/{part}")
-                        self._touched.add(path)
-                path = f"{path}/{part}"
-                try:
-                    inner = os.open(part, flags | os.O_NOFOLLOW, dir_fd=folder)
-                except NotADirectoryError as exc:
-                    if not Path(path).is_symlink():
-                        raise
-                    raise OutputError(
-                        f"'{path}' is a symbolic link, which is not followed; remove it, or choose "
-                        "another output"
-                    ) from exc
-                os.close(folder)
-                folder = inner
-            self._touched.add(path)
-            yield folder, base
-        finally:
-            os.close(folder)
+    def _touch(self, directory: Path) -> None:
+        """Note that names in a directory changed; at first those above it, made by whom ever."""
+        self._touched.add(str(directory))
+        while str(directory) not in self._entered and directory != self.root:
+            self._entered.add(str(directory))
+            directory = directory.parent
+            self._touched.add(str(directory))
 
 
 def output_name(asset_id: str, suffix: str, frame: int | None = None) -> str:

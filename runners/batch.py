@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from pipeline.config import Job
-from pipeline.errors import ConfigError, OutputLockedError
+from pipeline.errors import ConfigError, OutputError, OutputLockedError
 from pipeline.protocols import Asset
 from pipeline.types import Report
 from runners import budget
@@ -226,5 +226,5 @@ class _Run:
     def _interrupted(self, exc: BaseException) -> None:
         """Leave a record that tells the truth, if it can still be written."""
         status = getattr(exc, "exit_status", 130 if isinstance(exc, KeyboardInterrupt) else 1)
-        with suppress(OSError):  # the disk may be what ended it
+        with suppress(OSError, OutputError):  # the disk may be what ended it
             self.record.finish(self._as_report(status, f"{type(exc).__name__}: {exc}"))

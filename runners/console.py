@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline.errors import AssetError, PipelineError, printable
+from pipeline.redaction import redacted_text
 from pipeline.types import Report
 
 _LINE_EVERY_S = 30.0
@@ -19,12 +20,12 @@ _STEPS = ("decode", "prepare", "forward", "finish", "stages", "sinks", "waiting"
 
 def say(text: str) -> None:
     """Print one line on standard error."""
-    print(printable(text), file=sys.stderr, flush=True)
+    print(printable(redacted_text(text)), file=sys.stderr, flush=True)
 
 
 def tell(text: str) -> None:
     """Print one line on standard output."""
-    print(printable(text), flush=True)
+    print(printable(redacted_text(text)), flush=True)
 
 
 def told(error: PipelineError) -> str:
@@ -89,7 +90,8 @@ class Progress:
         if self._bar.disable:
             say(text)
         else:
-            self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+            text = printable(redacted_text(text))
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
@@ -102,7 +104,7 @@ def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[objec
         numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(printable(_number(cell)) for cell in row))
+        table.add_row(*(printable(redacted_text(_number(cell))) for cell in row))
     width = None if sys.stdout.isatty() else 100  # a log has no width of its own
     Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
 

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.config import build_job
 from pipeline.errors import ConfigError, PipelineError, printable
 from pipeline.pages import keep_pages
+from pipeline.redaction import redacted_text
 
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
 _OVERRIDE = re.compile(r"~|\+{0,2}[\w/@$][\w/.@:$-]*=", re.ASCII)
@@ -154,7 +155,7 @@ def _explained(exc: Exception) -> str:
 
 
 def _complain(message: str) -> None:
-    for i, line in enumerate(message.splitlines()):
+    for i, line in enumerate(redacted_text(message).splitlines()):
         print(f"error: {printable(line)}" if not i else printable(line), file=sys.stderr)
 
 

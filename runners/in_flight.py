@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.descriptors import open_file, remove
+
 NAME = ".in_flight"
 
 
@@ -28,12 +30,12 @@ class InFlight:
 
     Raises:
         OSError: The note cannot be opened.
+        OutputError: It is no regular file.
     """
 
     def __init__(self, output: Path) -> None:
         self._path = output / NAME
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.open(self._path, flags, 0o666)
+        self._file = open_file(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         with open(self._file, "rb", closefd=False) as file:
             self.suspects = set(_ids(file))
         self._open = dict.fromkeys(self.suspects)
@@ -49,7 +51,7 @@ class InFlight:
         self.end(())
         os.close(self._file)
         if kind is None or not self._open:
-            self._path.unlink(missing_ok=True)
+            remove(self._path)
 
     def begin(self, asset_id: str) -> None:
         """Note an input, before anything is done to it."""

@@ -13,19 +13,22 @@ import sqlite3
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from pipeline.descriptors import check_held, check_regular, remove, status_of
 from pipeline.errors import OutputError, OutputLockedError
 from pipeline.sinks.predictions import Position
 from runners.lock import refusal
+from runners.seal import is_sealed, seal
 
 NAME = "ledger.sqlite"
 _SCHEMA = 1
+_SIBLINGS = "", "-journal", "-wal", "-shm"
 _PAGE = 4096  # rows read at once
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -114,22 +117,31 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = RLock()
-        made = not path.exists()
-        if not made and not path.stat().st_size:
+        self._changed = False
+        self._identity: tuple[int, int] | None = None
+        for suffix in _SIBLINGS:  # SQLite would follow a link
+            check_regular(path.with_name(path.name + suffix))
+        check_held(path.parent)  # it opens the file by name
+        status = status_of(path)
+        if status is not None and not status.st_size:
             raise LedgerDamagedError(path, "it is empty")
+        intact = status is not None and is_sealed(path)
         with self._translated():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            with self._translated():
-                self._open(made)
+            with self._translated(opening=True):
+                self._open(made=status is None, intact=intact)
+            self._identity = _identity(status_of(path))
         except BaseException:
-            self._db.close()
+            self.__exit__()
             raise
 
-    def _open(self, made: bool) -> None:
+    def _open(self, *, made: bool, intact: bool) -> None:
         run = self._db.execute
         run("PRAGMA locking_mode = EXCLUSIVE")
         run("PRAGMA synchronous = FULL")
+        # by descriptor; deleted by name, it could be that of another run's in a replaced output
+        mode = run("PRAGMA journal_mode = TRUNCATE").fetchone()[0]
         run("PRAGMA cache_size = -32768")  # KiB
         run("PRAGMA temp_store = MEMORY")
         run("BEGIN EXCLUSIVE")
@@ -139,16 +151,40 @@ class Ledger:
             self._set("schema", _SCHEMA)
             self._set("position", [0, 1])
             run("COMMIT")
+            self._changed = True
             run("BEGIN EXCLUSIVE")
             return
-        problems = [row[0] for row in run("PRAGMA integrity_check(1)")]
-        if problems != ["ok"]:
-            raise LedgerDamagedError(self.path, problems[0])
+        if mode != "truncate":
+            raise LedgerDamagedError(self.path, "its header is not that of a ledger")
+        if not intact:
+            self._verify()
         if (schema := self.fact("schema")) != _SCHEMA:
             raise OutputError(
                 f"'{self.path}' was written by another version of d2run (schema {schema}, not "
                 f"{_SCHEMA}); finish with that version, or choose another output"
             )
+
+    def _verify(self) -> None:
+        """Read all of it, which takes some seconds for a million inputs.
+
+        Raises:
+            LedgerDamagedError: Something is not as it was written.
+        """
+        run = self._db.execute
+        problems = [row[0] for row in run("PRAGMA integrity_check(1)")]
+        if problems != ["ok"]:
+            raise LedgerDamagedError(self.path, problems[0])
+        run("UPDATE facts SET value = value")  # its header may call it read-only
+        for (name,) in run("SELECT name FROM facts").fetchall():
+            self.fact(name)
+        if self.fact("schema") != _SCHEMA:
+            return  # another version's tables
+        found = [row[0] for row in run("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        if found != [each.strip() for each in _TABLES.split(";")[:-1]]:
+            raise LedgerDamagedError(self.path, "its tables are not those of a ledger")
+        for *row, checksum in run(f"SELECT {_COLUMNS}, checksum FROM entries"):
+            if _checksum(tuple(row)) != checksum:
+                raise LedgerDamagedError(self.path, "an entry does not fit its checksum")
 
     def __enter__(self) -> Ledger:
         """Go on."""
@@ -158,6 +194,20 @@ class Ledger:
         """Close it; what was not committed is forgotten."""
         with self._lock:
             self._db.close()
+            with suppress(OSError, OutputError):  # the next run verifies it row by row
+                self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove the journal, unless the next run must roll back with it, and seal the ledger."""
+        journal = self.path.with_name(f"{self.path.name}-journal")
+        status = status_of(journal)
+        if status is not None:
+            if status.st_size:
+                return
+            remove(journal)
+        if self._changed and _identity(status_of(self.path)) == self._identity:
+            seal(self.path)
+        self._changed = False
 
     @property
     def position(self) -> Position:
@@ -239,7 +289,13 @@ class Ledger:
         with self._translated():
             if position is not None:
                 self._set("position", [position.size, position.next_image_id])
+            if _identity(status_of(self.path)) != self._identity:
+                raise OutputError(
+                    f"the ledger '{self.path}' was moved, replaced or deleted during the run; run "
+                    "the same command with runner=repair, which keeps the intact results"
+                )
             self._db.execute("COMMIT")
+            self._changed = True
             self._db.execute("BEGIN EXCLUSIVE")
 
     def rollback(self) -> None:
@@ -290,23 +346,28 @@ class Ledger:
         return Entry(os.fsdecode(row[0]), *row[1:-1])
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, *, opening: bool = False) -> Iterator[None]:
         with self._lock:
             try:
                 yield
-            except (sqlite3.Error, UnicodeDecodeError) as exc:
-                if _is_damage(exc):
+            except (sqlite3.Error, ValueError) as exc:
+                read_only = "readonly" in str(exc) and os.access(self.path, os.W_OK)
+                if _is_damage(exc) or (opening and read_only):
                     raise LedgerDamagedError(self.path, str(exc)) from exc
                 if "locked" in str(exc):  # by a run whose .lock somebody has removed
                     raise OutputLockedError(refusal(self.path.parent)) from exc
                 raise OutputError(f"cannot write the ledger '{self.path}': {exc}") from exc
 
 
-def _is_damage(exc: sqlite3.Error | UnicodeDecodeError) -> bool:
+def _identity(status: os.stat_result | None) -> tuple[int, int] | None:
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
+def _is_damage(exc: sqlite3.Error | ValueError) -> bool:
     """Tell damage from a disk that fails; by SQLite's words, as Python 3.10 has no other names."""
     text = str(exc)
     return (
-        isinstance(exc, UnicodeDecodeError)
+        isinstance(exc, ValueError)  # not UTF-8, not JSON
         or text.startswith(("no such ", "Could not decode"))
         or any(
             words in text for words in ("malformed", "not a database", "unsupported file format")

@@ -6,24 +6,30 @@ cron perhaps, leaves in an instant. Hence nothing but the standard library is im
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 
 NAME = ".lock"
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _RUNNERS = {"batch", "watch"}  # that make an output
 _held: list[_Held] = []
 _not_made: list[Path] = []
 
 
 class _Held:
-    """The lock of a directory, and what was made for it.
+    """The lock of a directory, a descriptor of the directory, and what was made for it.
 
     Args:
         output: The directory; made if need be.
+
+    Attributes:
+        directory: The descriptor.
 
     Raises:
         OSError: It cannot be made or written.
@@ -33,38 +39,54 @@ class _Held:
     def __init__(self, output: Path) -> None:
         self.output = output
         self.made = _make(output)
+        self.directory = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._file = self._lock()
+        except BaseException:
+            os.close(self.directory)
+            raise
+
+    def _lock(self) -> int:
         while True:
-            self._file = os.open(
-                output / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
-            )
+            file = os.open(NAME, _FLAGS, 0o666, dir_fd=self.directory)
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self.is_of(output):
-                    return
+                if not S_ISREG(os.fstat(file).st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file", NAME)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(self._status(NAME), os.fstat(file)):
+                    return file
+            except FileNotFoundError:
+                pass  # its holder removed it before it left: it locks nothing
             except BaseException:
-                os.close(self._file)
+                os.close(file)
                 raise
-            os.close(self._file)  # its holder removed it before it left: it locks nothing
+            os.close(file)
+
+    def _status(self, name: str) -> os.stat_result:
+        return os.stat(name, dir_fd=self.directory, follow_symlinks=False)
 
     def is_of(self, output: Path) -> bool:
         """Return whether it is the lock of this directory."""
         with suppress(OSError):
-            return os.path.samestat((output / NAME).stat(), os.fstat(self._file))
+            return os.path.samestat(output.stat(), os.fstat(self.directory))
         return False
 
     def free(self) -> None:
         """Let another run have it."""
         os.close(self._file)
+        os.close(self.directory)
 
     def forget(self) -> None:
         """Remove what was made, if no run has begun there: the folder may be a user's own."""
-        log = self.output / "run.log"
+        names = set(os.listdir(self.directory))  # noqa: PTH208 - of a descriptor
         with suppress(OSError):
-            begun = any((self.output / name).exists() for name in ("run.json", "ledger.sqlite"))
-            if begun or (log.exists() and log.stat().st_size):
+            if {"run.json", "ledger.sqlite"} & names:
                 return
-            log.unlink(missing_ok=True)
-            (self.output / NAME).unlink()
+            if "run.log" in names:
+                if self._status("run.log").st_size:
+                    return
+                os.unlink("run.log", dir_fd=self.directory)
+            os.unlink(NAME, dir_fd=self.directory)
             for folder in reversed(self.made):
                 folder.rmdir()
 
@@ -109,10 +131,14 @@ def forget_early() -> None:
 def locked(output: Path) -> Iterator[None]:
     """Hold ``<output>/.lock`` until the block ends; the kernel frees it if the process dies.
 
+    Meanwhile files below the output are opened from a descriptor of it (``pipeline.descriptors``).
+
     Raises:
         OutputLockedError: Another run holds it.
         OutputError: The directory cannot be made or written.
     """
+    from pipeline.descriptors import check_regular
+    from pipeline.descriptors import held as held_open
     from pipeline.errors import ConfigError, OutputError, OutputLockedError
 
     early = next((held for held in _held if held.is_of(output)), None)
@@ -121,10 +147,12 @@ def locked(output: Path) -> Iterator[None]:
     except BlockingIOError as exc:
         raise OutputLockedError(refusal(output)) from exc
     except OSError as exc:
+        check_regular(output / NAME)  # raises what says more
         where = exc.filename or output
         raise OutputError(f"cannot write the output {where}: {exc.strerror}") from exc
     try:
-        yield
+        with held_open(output, held.directory):
+            yield
     except ConfigError:  # nothing was started: leave nothing
         held.forget()
         raise

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from itertools import pairwise
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from pipeline.descriptors import open_file, rename
 from pipeline.errors import ConfigError, OutputError, printable
-from runners.redaction import redacted_text
+from pipeline.redaction import redacted_text
 
 _MAX_BYTES = 64 << 20
 _KEPT = 5
@@ -24,34 +28,49 @@ class Log(RotatingFileHandler):
         path: Where it is.
 
     Raises:
-        OutputError: It cannot be written, or is a symbolic link.
+        OutputError: It cannot be written, or is no regular file.
     """
 
     def __init__(self, path: Path) -> None:
-        if path.is_symlink():
-            raise OutputError(f"'{path}' is a symbolic link, which is not followed; remove it")
+        self._path = path  # baseFilename has no "..", by which a directory may not be found as held
         try:
+            # delay: the handler's own constructor would open it before it is checked
             super().__init__(
                 path,
                 maxBytes=_MAX_BYTES,
                 backupCount=_KEPT,
                 encoding="utf-8",
                 errors="backslashreplace",
+                delay=True,
             )
+            self.stream = self._open()
         except OSError as exc:
             raise OutputError(f"cannot write the output {path}: {exc.strerror}") from exc
         self.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def _open(self) -> TextIOWrapper:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        descriptor = open_file(self._path, flags)
+        return open(descriptor, "a", encoding=self.encoding, errors=self.errors)  # noqa: PTH123
+
+    def doRollover(self) -> None:
+        """Rename the files, each to the next number, and start a new one."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+        name = self._path.name
+        names = [self._path, *(self._path.with_name(f"{name}.{n}") for n in range(1, _KEPT + 1))]
+        for old, new in reversed(list(pairwise(names))):
+            with suppress(FileNotFoundError):
+                rename(old, new)
+        self.stream = self._open()
 
     def begin_anew(self) -> None:
         """Start a new file; if another program has moved the old one away, under its name."""
         self.acquire()
         try:
-            if Path(self.baseFilename).exists():
-                self.doRollover()
-            else:
-                self.close()
-                self.stream = self._open()
-        except OSError:  # a full disk: as for what is logged
+            self.doRollover()
+        except (OSError, OutputError):  # a full disk: as for what is logged
             pass
         finally:
             self.release()

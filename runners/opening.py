@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Job
+from pipeline.descriptors import check_regular, remove, status_of
 from pipeline.engine import half_the_cores
 from pipeline.errors import ConfigError
 from pipeline.files import RESULT_FOLDERS, RESULTS, remove_temporaries
+from pipeline.redaction import redacted
 from pipeline.runnables.nvjpeg import DeviceJpeg
 from pipeline.sources.reading import read_image
 from pipeline.sources.workers import DecodeWorkers
 from runners import results
 from runners.ledger import NAME as LEDGER
 from runners.ledger import Ledger, LedgerDamagedError
-from runners.redaction import redacted
 from runners.settings import differences
 
 _LISTS = (LEDGER, f"{LEDGER}-journal", "failures.jsonl", "inputs.jsonl")
@@ -46,18 +46,17 @@ def open_ledger(job: Job, on_change: str) -> Ledger | None:
         LedgerDamagedError: The ledger, or the predictions that it speaks of, are damaged.
     """
     path, restart = job.output / LEDGER, on_change == "restart"
-    if not (job.output / "run.json").exists() and not path.exists():
+    if status_of(job.output / "run.json") is None and not check_regular(path):
         return None  # whatever lies there is not a run's
     for folder in (job.output, job.output / ".hydra"):
         remove_temporaries(folder)
     try:
         if not _holds(path):
             if _holds(job.output / "predictions.jsonl"):
-                raise LedgerDamagedError(
-                    path, "it is empty" if path.exists() else "it is not there"
-                )
+                there = check_regular(path)
+                raise LedgerDamagedError(path, "it is empty" if there else "it is not there")
             for name in (LEDGER, f"{LEDGER}-journal"):  # of a run that died when it made them
-                (job.output / name).unlink(missing_ok=True)
+                remove(job.output / name)
             return None
         ledger = Ledger(path)
     except LedgerDamagedError:
@@ -137,11 +136,11 @@ def _nvjpeg(job: Job) -> DeviceJpeg | None:
 def clear(output: Path) -> None:
     """Remove an earlier run's results, so that none of them can be taken for this one's."""
     for name in (*_LISTS, *RESULTS):
-        (output / name).unlink(missing_ok=True)
+        remove(output / name)
     for name in RESULT_FOLDERS:
-        if not (output / name).is_symlink():
-            shutil.rmtree(output / name, ignore_errors=True)
+        remove(output / name)
 
 
 def _holds(path: Path) -> bool:
-    return path.exists() and path.stat().st_size > 0
+    status = check_regular(path)
+    return status is not None and status.st_size > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -88,7 +89,7 @@ class Plan:
 
     def _ledger(self, job: Job, stack: ExitStack) -> tuple[Ledger | None, str]:
         """Return what is done already, or why it is not known; makes and changes nothing."""
-        if not (job.output / LEDGER).exists():
+        if not os.path.lexists(job.output / LEDGER):
             return None, ""
         try:
             stack.enter_context(locked(job.output))

@@ -20,10 +20,11 @@ import yaml  # type: ignore[import-untyped]
 from pipeline import __version__
 from pipeline.children import find_program
 from pipeline.config import Job, library_versions
+from pipeline.descriptors import open_to_read
 from pipeline.files import write_whole
+from pipeline.redaction import redacted, redacted_text
 from pipeline.types import Report
 from runners.console import busy
-from runners.redaction import redacted, redacted_text
 from runners.session import translated
 
 _KEPT = ("start", "end", "exit_status", "command", "fingerprint", "device", "counts")
@@ -76,6 +77,7 @@ class Record:
             "message": redacted_text(report.message),
             "counts": dict(report.counts),
             "detections": dict(report.detections),
+            "warnings": redacted(self.warnings),
             "busy": round(busy(report), 4),
             "seconds": seconds | {"wall": round(report.wall_s, 6)},
             "inputs_per_s": {
@@ -103,17 +105,17 @@ class Record:
             "end": None,
             "exit_status": None,
             "counts": {},
-            "command": " ".join(redacted_text(shlex.quote(argument)) for argument in sys.orig_argv),
+            "command": shlex.join(redacted(sys.orig_argv)),
             "fingerprint": job.fingerprint(),
             "settings": redacted(job.settings()),
             "config": config,
-            "model": job.model.identity()
+            "model": redacted(job.model.identity())
             | {"class_names": list(job.model.categories.thing_names)}
             | {"stuff_names": list(job.model.categories.stuff_names)},
             "device": self.device,
             "seed": job.config["seed"],
             "versions": _versions(),
-            "warnings": self.warnings,
+            "warnings": redacted(self.warnings),
             "earlier": _earlier(job.output / "run.json"),
         }
 
@@ -121,7 +123,8 @@ class Record:
 def _earlier(path: Path) -> list[dict[str, Any]]:
     """Return when and how the runs before this one in the same output ended, the last first."""
     try:
-        last = json.loads(path.read_bytes())
+        with open_to_read(path) as file:
+            last = json.load(file)
         return [{key: last[key] for key in _KEPT}, *last.get("earlier", [])][:_EARLIER]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Job
+from pipeline.descriptors import check_regular, open_to_read, remove, rename
 from pipeline.errors import OutputError
 from pipeline.files import asset_id_of
 from pipeline.sinks.predictions import NAME as PREDICTIONS
@@ -47,7 +48,7 @@ class Repair:
         with locked(output), translated(output):
             settings = _settings(output / "run.json")
             with suppress(LedgerDamagedError):
-                if (output / LEDGER).exists():  # not one in use, or of a newer version
+                if check_regular(output / LEDGER):  # not one in use, or of a newer version
                     Ledger(output / LEDGER).__exit__()
             position, entries = _whole(output)
             _put_aside(output)
@@ -64,7 +65,8 @@ class Repair:
 
 def _settings(record: Path) -> dict[str, Any]:
     try:
-        settings = json.loads(record.read_bytes())["settings"]
+        with open_to_read(record) as file:
+            settings = json.load(file)["settings"]
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(
             f"'{record}' does not say with which settings the results were made, so they cannot be "
@@ -112,7 +114,7 @@ def _of_version(entry: Entry, line: dict[str, Any]) -> Entry:
 
 def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield the records of a file and their lengths in bytes, up to what is not whole."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
+    with suppress(FileNotFoundError), open_to_read(path) as file:
         for line in file:
             try:
                 record = json.loads(line)
@@ -127,7 +129,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the whole lines of ``inputs.jsonl``; one that is broken is left out."""
     keys = {"asset", "outcome", "size", "sha256", "frames", "dropped"}
-    with suppress(FileNotFoundError), path.open("rb") as file:
+    with suppress(FileNotFoundError), open_to_read(path) as file:
         for text in file:
             with suppress(ValueError):
                 line = json.loads(text)
@@ -137,5 +139,5 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _put_aside(output: Path) -> None:
     with suppress(FileNotFoundError):
-        (output / LEDGER).replace(output / _DAMAGED)
-    (output / f"{LEDGER}-journal").unlink(missing_ok=True)
+        rename(output / LEDGER, output / _DAMAGED)
+    remove(output / f"{LEDGER}-journal")

@@ -11,6 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline.descriptors import (
+    check_regular,
+    create_file,
+    open_to_read,
+    parent_of,
+    remove,
+    rename,
+)
 from pipeline.errors import OutputError
 from pipeline.files import asset_keys, replaced, sync_folder
 from pipeline.sinks.predictions import NAME as PREDICTIONS
@@ -37,7 +45,7 @@ def put_in_order(directory: Path, ledger: Ledger) -> None:
     try:
         position = _rewrite(directory, ledger, ordered)
     except BaseException:
-        ordered.unlink(missing_ok=True)  # a full disk has better uses for that room
+        remove(ordered)  # a full disk has better uses for that room
         raise
     sync_folder(directory)
     ledger.state("ordered", True)
@@ -48,7 +56,7 @@ def put_in_order(directory: Path, ledger: Ledger) -> None:
 def _rewrite(directory: Path, ledger: Ledger, ordered: Path) -> Position:
     """Write the predictions in order to another file, and what is where to the ledger."""
     size, next_image_id = 0, 1
-    with (directory / PREDICTIONS).open("rb") as old, ordered.open("wb") as new:
+    with open_to_read(directory / PREDICTIONS) as old, _created(ordered) as new:
         for chunk in _chunks(ledger.entries()):
             moved = []
             for entry in chunk:
@@ -68,16 +76,21 @@ def _rewrite(directory: Path, ledger: Ledger, ordered: Path) -> Position:
     return Position(size, next_image_id)
 
 
+def _created(path: Path) -> BinaryIO:
+    with parent_of(path) as (directory, name):
+        return open(create_file(path, directory, name), "wb")  # noqa: PTH123
+
+
 def finish_order(directory: Path, ledger: Ledger) -> None:
     """Put the rewritten ``predictions.jsonl`` in its place, if the ledger says that it counts."""
     ordered = directory / _ORDERED
     if ledger.fact("ordered"):
-        if ordered.exists():
-            ordered.replace(directory / PREDICTIONS)
+        if check_regular(ordered):
+            rename(ordered, directory / PREDICTIONS)
             sync_folder(directory)
         ledger.state("ordered", False)
         ledger.commit()
-    ordered.unlink(missing_ok=True)
+    remove(ordered)
 
 
 def _is_in_order(ledger: Ledger) -> bool:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.config import Job
+from pipeline.descriptors import check_held, open_file, status_of
 from pipeline.engine import Pipeline
 from pipeline.errors import OutputError, PipelineError, printable
 from pipeline.files import sync_folder
 from pipeline.protocols import Asset
+from pipeline.redaction import redacted_text
 from pipeline.sinks.predictions import Position, PredictionsJsonl
 from pipeline.sources.workers import DecodeWorkers
 from pipeline.types import Outcome
@@ -26,7 +28,6 @@ from runners import results
 from runners.in_flight import InFlight
 from runners.ledger import Entry, Ledger
 from runners.opening import apart
-from runners.redaction import redacted_text
 from runners.todo import trusted_mtime
 
 GROUP = 32  # inputs that are committed together at most
@@ -137,6 +138,7 @@ class Session:
                 getattr(sink, "sync", _nothing)()
             for entry in group:
                 results.write_line(self._inputs, results.input_line(entry))
+            check_held(self.job.output)  # a sink may have opened its files by name
         self.ledger.put(group)
         self.ledger.state("finished", False)
         self.ledger.commit(self._position)
@@ -202,6 +204,7 @@ def finish(job: Job, ledger: Ledger) -> None:
         for aggregate in job.aggregates.values():
             aggregate.build(job.output / "predictions.jsonl", job.model.categories)
         sync_folder(job.output)  # or old ones may come back
+        check_held(job.output)
     ledger.state("finished", True)
     ledger.commit()
 
@@ -210,7 +213,8 @@ def is_finished(job: Job, ledger: Ledger) -> bool:
     """Return whether ``finish`` has nothing to do: nobody has removed what it made, either."""
     lists = [results.INPUTS, results.FAILURES]
     names = [name for each in job.aggregates.values() for name in getattr(each, "files", ())]
-    return bool(ledger.fact("finished")) and all((job.output / n).exists() for n in lists + names)
+    missing = [name for name in lists + names if status_of(job.output / name) is None]
+    return bool(ledger.fact("finished")) and not missing
 
 
 @contextmanager
@@ -226,8 +230,8 @@ def translated(output: Path) -> Iterator[None]:
 @contextmanager
 def _appending(path: Path) -> Iterator[BinaryIO]:
     """Open a list of lines to append to; a last line that is not whole is ended."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path, flags, 0o666), "rb+", buffering=0) as file:  # noqa: PTH123
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    with open(open_file(path, flags), "rb+", buffering=0) as file:  # noqa: PTH123
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":

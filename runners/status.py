@@ -15,9 +15,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import ConfigError, printable
+from pipeline.descriptors import open_directory, remove
+from pipeline.errors import ConfigError, OutputError, printable
 from pipeline.files import asset_keys, write_whole
-from runners.redaction import redacted_text
+from pipeline.redaction import redacted_text
 
 State = Literal["loading", "running", "idle", "draining", "finished", "stopped"]
 
@@ -120,9 +121,9 @@ class Status:
         if self._thread.is_alive():
             return
         if kind and issubclass(kind, ConfigError):  # nothing was started: leave nothing
-            with suppress(OSError):
+            with suppress(OSError, OutputError):
                 for name in _FILES:
-                    (self.directory / name).unlink(missing_ok=True)
+                    remove(self.directory / name)
         else:
             self._write()
 
@@ -249,11 +250,11 @@ class Status:
         if self.metrics and self._render:
             files["metrics.prom"] = self._render()
         try:
-            self.directory.stat()  # where it is gone, unmounted say, it is not made anew
+            os.close(open_directory(self.directory))  # where it is gone it is not made again
             for name, data in files.items():
                 write_whole(self.directory / name, data, durable=False)
             self._complained = False
-        except OSError as exc:
+        except (OSError, OutputError) as exc:
             if not self._complained:
                 _log.warning("cannot write %s: %s", self.directory / "status.json", exc)
             self._complained = self._changed = True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.descriptors import open_to_read
 from pipeline.errors import OutputError
 from pipeline.files import replaced
 from pipeline.sinks.coco_format import coco_image, dump_list
@@ -81,7 +83,9 @@ def _boxes(png: Path) -> dict[int, list[int]]:
     """Return x, y, width, height in whole pixels of each segment of a label map."""
     import cv2  # a tenth of a second that most commands do not need
 
-    data = np.fromfile(png, np.uint8) if png.exists() else np.zeros(0, np.uint8)
+    data = np.zeros(0, np.uint8)
+    with suppress(FileNotFoundError), open_to_read(png) as file:
+        data = np.frombuffer(file.read(), np.uint8)
     colours = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if colours is None:
         raise OutputError(f"'{png}' cannot be read; run again with the same output to write it")

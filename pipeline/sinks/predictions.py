@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.descriptors import check_named, open_file, open_to_read
 from pipeline.errors import OutputError, SinkError
 from pipeline.files import OutputFolder, asset_keys, output_name, sync_folder
 from pipeline.protocols import Asset
@@ -67,14 +68,11 @@ class PredictionsJsonl:
         """Open the file, and cut it off at ``position``.
 
         Raises:
-            OutputError: It is shorter than that, was changed, or is a symbolic link.
+            OutputError: It is shorter than that, was changed, or is no regular file.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
         path, size = self.directory / NAME, self.position.size
-        if path.is_symlink():
-            raise OutputError(f"'{path}' is a symbolic link, which is not followed; remove it")
         # unbuffered: after a failed write nothing is left in a buffer for close() to write again
-        self._file = FileIO(path, "r+" if path.exists() else "w+")
+        self._file = FileIO(open_file(path, os.O_RDWR | os.O_CREAT), "r+")
         if self._file.seek(0, os.SEEK_END) < size:
             self._file.close()
             self._file = None
@@ -178,9 +176,11 @@ class PredictionsJsonl:
 
         Raises:
             OSError: It cannot be.
+            OutputError: The file, or a label map, was moved or deleted during the run.
         """
         if self._file is not None:
             os.fsync(self._file.fileno())
+            check_named(self.directory / NAME, self._file.fileno())
         self._maps.sync()
 
     def discard(self, asset: Asset) -> None:
@@ -226,7 +226,7 @@ def records(predictions: Path) -> Iterator[dict[str, Any]]:
     Raises:
         OutputError: A line is not whole.
     """
-    with predictions.open("rb") as lines:
+    with open_to_read(predictions) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 yield json.loads(line)

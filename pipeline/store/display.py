@@ -12,6 +12,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from pipeline.errors import printable
+from pipeline.redaction import redacted_text
 from pipeline.store.entry import StoredModel
 from pipeline.store.local import ModelStore
 from pipeline.store.pointers import meant_by, versions_in
@@ -91,9 +92,9 @@ def size(n_bytes: int) -> str:
 
 def tell(text: str) -> None:
     """Print one line on standard output."""
-    print(printable(text))
+    print(printable(redacted_text(text)))
 
 
 def say(text: str) -> None:
     """Print one line on standard error."""
-    print(printable(text), file=sys.stderr)
+    print(printable(redacted_text(text)), file=sys.stderr)

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pipeline.errors import ConfigError, ModelCorruptError, StoreError
 from pipeline.files import replaced, sha256_file, write_whole
+from pipeline.redaction import redacted_text
 
 _ATTEMPTS = 3
 _TIMEOUT_S = 30.0  # without a byte, not for the whole file
@@ -29,13 +30,6 @@ _log = logging.getLogger(__name__)
 
 class _PassingError(Exception):
     """A failure that another attempt may not meet."""
-
-
-def redacted(url: str) -> str:
-    """Return an address without its user, password, query and fragment."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", "")) + ("?..." if parts.query else "")
 
 
 def local_path(url: str, folder: Path) -> Path:
@@ -50,13 +44,16 @@ def local_path(url: str, folder: Path) -> Path:
         parts = urlsplit(url)
         port = f"_{parts.port}" if parts.port else ""
     except ValueError as exc:
-        raise ConfigError(f"the address of the weights is malformed: {exc}") from exc
+        raise ConfigError(  # exc quotes what may be part of a password
+            f"the address of the weights, '{redacted_text(url)}', is malformed; write / ? # @ % in "
+            "a user or password as %2F %3F %23 %40 %25"
+        ) from exc
     # quoted again, so that "%2e%2e" and "%2f" cannot climb
     names = [quote(unquote(part), safe="~ ") for part in parts.path.split("/") if part]
     if parts.scheme not in ("http", "https") or not parts.hostname or not names:
-        raise ConfigError(f"'{redacted(url)}' is not the http(s) address of a file")
+        raise ConfigError(f"'{redacted_text(url)}' is not the http(s) address of a file")
     if any(name in (".", "..") for name in names):
-        raise ConfigError(f"'{redacted(url)}' has '..' in its path")
+        raise ConfigError(f"'{redacted_text(url)}' has '..' in its path")
     last = Path(names[-1])
     if parts.query:
         mark = hashlib.sha256(parts.query.encode()).hexdigest()[:12]
@@ -132,7 +129,7 @@ def _with_attempts(url: str, path: Path, backoff_s: float) -> None:
         except _PassingError as exc:
             reason = str(exc)
             if attempt < _ATTEMPTS:
-                _log.warning("%s: %s; trying again", redacted(url), reason)
+                _log.warning("%s: %s; trying again", redacted_text(url), reason)
                 time.sleep(backoff_s * 2 ** (attempt - 1))
         except urllib.error.HTTPError as exc:
             exc.close()
@@ -142,8 +139,8 @@ def _with_attempts(url: str, path: Path, backoff_s: float) -> None:
             reason = str(exc.reason)
             break
     raise StoreError(
-        f"cannot download {redacted(url)}: {reason}; without a network, put the file at '{path}' "
-        "or set model.weights=PATH"
+        f"cannot download {redacted_text(url)}: {reason}; without a network, put the file at "
+        f"'{path}' or set model.weights=PATH"
     )
 
 
@@ -183,7 +180,7 @@ def _save(response: http.client.HTTPResponse, length: int | None, url: str, path
     size = 0
     terminal = sys.stderr.isatty()
     if not terminal:
-        _log.info("downloading %s to %s", redacted(url), path)
+        _log.info("downloading %s to %s", redacted_text(url), path)
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True), disable=not terminal)
     with progress, replaced(path) as file:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.files import sha256_file
+from pipeline.redaction import redacted_text
 from pipeline.store.config_file import ConfigFile
-from pipeline.store.download import download, local_path, redacted
+from pipeline.store.download import download, local_path
 from pipeline.store.weights import SUFFIXES
 from pipeline.store.zoo import zoo_url
 
@@ -36,7 +37,7 @@ class Origin:
         """
         if self.path is None:
             return
-        shown = redacted(self.url) if self.url else str(self.path)
+        shown = redacted_text(self.url) if self.url else str(self.path)
         if self.path.suffix.lower() not in SUFFIXES:
             raise ConfigError(f"weights '{shown}' must end in {', '.join(SUFFIXES)}")
         if not self.url and not self.path.is_file():

@@ -78,7 +78,7 @@ class Watching:
         except BaseException as exc:
             with suppress(OutputError):
                 self.work.close()
-            with suppress(OSError):
+            with suppress(OSError, OutputError):
                 status = getattr(exc, "exit_status", 1)
                 self.record.finish(self._report(status, f"{type(exc).__name__}: {exc}"))
             raise

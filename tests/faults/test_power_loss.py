@@ -43,8 +43,8 @@ def recorded(arguments: list[str], out: Path, log: Path) -> list[Operation]:
         layer = Layer(out, note=note)
 
         def committing(original: Any) -> Any:
-            def commit(self: Ledger, *args: Any) -> None:
-                original(self, *args)
+            def commit(self: Ledger, *args: Any, **options: Any) -> None:
+                original(self, *args, **options)
                 with layer.lock:
                     note(("commit", self.path.read_bytes()))
 

@@ -58,12 +58,12 @@ def test_an_error_leaves_the_old_content_and_no_trace(tmp_path, before, error):
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_an_error_of_the_disk_leaves_the_old_content_and_no_trace(tmp_path, monkeypatch, step):
-    def full(*args):
+    def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), full)
+    monkeypatch.setattr(os, step, full)
     with pytest.raises(OSError, match="No space left"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
@@ -175,7 +175,7 @@ def test_the_names_of_folders_are_synced_whoever_made_them(
     (tmp_path / "a/b").mkdir(parents=True)  # by a run that was killed before it synced them
     folder, synced, broken = OutputFolder(tmp_path), list[str](), [True]
 
-    def sync(path: str) -> None:
+    def sync(path: str, below: Path) -> None:
         if broken:
             broken.pop()
             raise OSError(5, "I/O error")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.errors import StoreError, printable
 from pipeline.files import replaced
-from pipeline.store.download import redacted
+from pipeline.redaction import redacted_text
 
 
 def fetch(url: str, path: Path) -> None:
@@ -33,7 +33,9 @@ def send(path: Path, url: str, *, overwrite: bool) -> None:
         with suppress(FileNotFoundError):
             # not exists(), to which every error means no
             if not overwrite and system.info(remote):
-                raise StoreError(f"'{redacted(url)}' is there already; overwrite it or rename it")
+                raise StoreError(
+                    f"'{redacted_text(url)}' is there already; overwrite it or rename it"
+                )
         system.put_file(str(path), remote)
 
 
@@ -41,10 +43,11 @@ def send(path: Path, url: str, *, overwrite: bool) -> None:
 def _remote(url: str) -> Iterator[tuple[Any, str]]:
     """Open the file system of an address; what its package raises becomes a StoreError."""
     try:
-        shown = "" if "::" in url else redacted(url)  # fsspec would see a chain of addresses
+        urlsplit(url)
+        is_one = "::" not in url  # fsspec would see a chain of addresses
     except ValueError:
-        shown = ""
-    if not shown:
+        is_one = False
+    if not is_one:
         raise StoreError("the address is malformed; give one like s3://bucket/model.tar.xz")
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
@@ -54,14 +57,15 @@ def _remote(url: str) -> Iterator[tuple[Any, str]]:
         raise
     except Exception as exc:  # each package has its own, and fsspec's says what to install
         # which may quote the address, with its password or token
-        reason = printable(re.sub(r"(?<=//)[^/\s]*@|\?\S*", "", str(exc))) or type(exc).__name__
+        reason = printable(redacted_text(str(exc))) or type(exc).__name__
         if isinstance(exc, FileNotFoundError):
             reason = "there is no such file"
         raise StoreError(
-            f"cannot copy '{shown}': {reason}; check the address, your rights and the free space"
+            f"cannot copy '{redacted_text(url)}': {reason}; check the address, your rights and the "
+            "free space"
         ) from exc
 
 
 def shown(path: str) -> str:
     """Return a path as messages may show it: an address without its password."""
-    return redacted(path) if "://" in path else path
+    return redacted_text(path) if "://" in path else path

@@ -1,0 +1,142 @@
+"""Secrets, kept out of everything that is written: records, logs, messages, the ledger.
+
+A secret is known by its key (``api_token``, ``dbPassword``, ``--secret-key``), by its place in an
+address (user, password, query), or by its form (``Bearer ...``, ``AccountKey=...``, a private key).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+HIDDEN = "***"
+
+_MORE = r"(?:_(?:id|value|string|header|b64|base64|hex|text|raw|hash|json|pem|\d+))*$"
+_STRONG = re.compile(
+    r"(?:password|passwd|passphrase|passcode|pwd|secret|token|credential|authorization"
+    # what makes a "key" one to keep secret
+    r"|(?:access|account|api|app|auth|aws|client|consumer|deploy|encryption|hmac|license|master"
+    r"|private|secret|service|session|shared|signing|ssh|storage|subscription|webhook)_?key"
+    r"|conn(?:ection)?_?str(?:ing)?|session_?id|(?:^|_)(?:bearer|cred|dsn|jwt))(s?)" + _MORE
+)
+_WEAK = re.compile(r"(?:signature|(?:^|_)(?:cookie|o?auth|pass|sas|sig))s?" + _MORE)
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_PLAIN = re.compile(
+    r"(?:-?\d{1,6}|-?\d*\.\d+|true|false|null|none)(?=$|\s|,\s|[)}\]]+$)", re.IGNORECASE
+)
+_ASSIGNED = re.compile(r"(?<![\w.-])([A-Za-z_+-][\w.@/-]*)([\"']?\s*[=:]\s*)(?=\S)")
+_SHELL_WORD = r"""(?:'[^']*'|"(?:[^"\\]|\\.)*"|[^\s'"])+(?!\S)|\S+"""
+_FLAG = re.compile(rf"(?<!\S)(--?[A-Za-z][\w.-]*)(\s+)({_SHELL_WORD})")
+_QUOTED = re.compile(
+    r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')(?=$|\s|[,;]["'\s]|[)}\]]+(?:$|[\s,;]))"""
+)
+_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)(\S+)", re.IGNORECASE)
+_QUERY = re.compile(r"^([^\s?'\"]*\?)((?:[^\s'\"]|['\"](?=[\w%&=+/.~-]))+)")
+_SCHEME = re.compile(
+    r"\b([Bb]earer\s+|BEARER\s+)(?!tokens?\b|auth)[^\s,;'\"]+"
+    r"|\b(Basic\s+)(?=[A-Za-z+/]*[\d=]|[A-Za-z+/]+[A-Z])[\w+/=-]{4,}",
+)
+_KNOWN = re.compile(
+    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_\w{20,}|\bhf_[A-Za-z0-9]{20,}|\bglpat-[\w-]{20,}"
+    r"|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
+)
+_PEM = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
+)
+
+
+def is_secret(key: str, value: Any = "") -> bool:
+    """Return whether a key names a secret, in any of the usual ways to write one.
+
+    Args:
+        key: Such as ``db-password`` or ``sink.s3.secretKey``; of a dotted one each part counts.
+        value: What it is for; a number of ``tokens`` is none.
+    """
+    return any(_names_secret(part, value) for part in re.split(r"[./@]", key))
+
+
+def _names_secret(key: str, value: Any) -> bool:
+    name = "_".join(_WORD.findall(key)).lower()
+    if value is None or isinstance(value, (bool, float)):
+        return False
+    if found := _STRONG.search(name):
+        is_count = found[1] or name.endswith("_id")  # tokens: 5
+        return not (is_count and isinstance(value, int) and abs(value) < 10**6)
+    return isinstance(value, (str, list)) and bool(_WEAK.search(name))
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """Return a copy without secrets, of plain containers.
+
+    Args:
+        value: Mappings, lists, text, numbers.
+        key: Under which it stands.
+    """
+    if value not in (None, "") and is_secret(key, value):
+        return HIDDEN
+    if isinstance(value, Mapping):
+        named = value.get("name", value.get("key"))  # {name: API_TOKEN, value: ...}
+        return {
+            redacted_text(str(name)): redacted(
+                item, str(named) if name == "value" and isinstance(named, str) else str(name)
+            )
+            for name, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return list(_redacted_items(value))
+    return redacted_text(value) if isinstance(value, str) else value
+
+
+def _redacted_items(items: Sequence[Any]) -> Iterator[Any]:
+    """Yield the items; one that follows ``--token`` is its value."""
+    for before, item in pairwise((None, *items)):
+        flag = isinstance(before, str) and re.fullmatch(r"--?[A-Za-z][\w.-]*", before)
+        yield redacted(item, str(before) if flag else "")
+
+
+def redacted_text(text: str) -> str:
+    """Return text without secrets; after a key that names one, nothing more of its line."""
+    text = _PEM.sub(HIDDEN, text)
+    text = _ADDRESS.sub(_address, text)
+    text = _FLAG.sub(_flag, text)
+    text = "\n".join(map(_line, text.split("\n")))
+    text = _SCHEME.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}", text)
+    return _KNOWN.sub(HIDDEN, text)
+
+
+def _address(found: re.Match[str]) -> str:
+    """Hide user and password, which may hold any character, and the query."""
+    scheme, rest = found.groups()
+    authority = rest.split("/", 1)[0]
+    if "@" in rest and ("@" in authority or ":" in authority):
+        rest = f"{HIDDEN}@{rest.rpartition('@')[2]}"
+    if scheme.lower() != "file://":
+        rest = _QUERY.sub(rf"\1{HIDDEN}", rest)
+    return scheme + rest
+
+
+def _flag(found: re.Match[str]) -> str:
+    flag, space, value = found.groups()
+    return f"{flag}{space}{HIDDEN}" if is_secret(flag, value) else found[0]
+
+
+def _line(line: str) -> str:
+    at = 0
+    while found := _ASSIGNED.search(line, at):
+        at = found.end()
+        rest = line[at:]
+        plain = _PLAIN.match(rest)
+        value: Any = rest
+        if plain:
+            digits = plain[0].lstrip("-")
+            value = int(digits) if digits.isdigit() else None
+        if rest.startswith(HIDDEN) or not is_secret(found[1], value):
+            continue
+        quoted = _QUOTED.match(rest)
+        after = rest[quoted.end() :] if quoted else ""
+        line = line[:at] + HIDDEN + after
+        at += len(HIDDEN)
+    return line
