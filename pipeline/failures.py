@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from traceback import format_exception
+from traceback import extract_tb, format_exception
 
 from pipeline.errors import AssetError, OutputError, PipelineError, SinkError
 from pipeline.protocols import Asset
@@ -55,3 +55,11 @@ def sink_failed(exc: Exception, asset: Asset, name: str) -> PipelineError:
         error.__cause__ = exc
         return error
     return failed(SinkError, exc, asset, name)
+
+
+def described(exc: Exception) -> str:
+    """Return an error's kind and text on one line; of a bare assertion the line of code."""
+    text = " ".join(str(exc).split())
+    if not text and (frames := extract_tb(exc.__traceback__)):
+        text = str(frames[-1].line)
+    return f"{type(exc).__name__}: {text}"[:400]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -24,15 +24,14 @@ from pipeline.protocols import Model
 from pipeline.runnables.fetch import fetch
 from pipeline.runnables.forwards import Lanes, at_once, torch_threads
 from pipeline.runnables.memory import Halving, frames_that_fit, groups
-from pipeline.runnables.onednn import fuse
-from pipeline.runnables.openvino import compile_parts
 from pipeline.runnables.options import engine_of, problems, takes_turns
-from pipeline.runnables.pooling import pool_by_sums
-from pipeline.runnables.postprocess import Finish, compute
+from pipeline.runnables.postprocess import Compute, Finish, computing
 from pipeline.runnables.preprocess import Prepared, Preprocess, model_input
-from pipeline.runnables.proposals import choose_first, normalize_in_place
-from pipeline.runnables.rearrange import channels_last, fold_norms, lower_precision, parts
+from pipeline.runnables.snapshot import State
+from pipeline.runnables.speedups import apply_speedups
+from pipeline.runnables.stateless import Doubt, doubts
 from pipeline.runnables.thresholds import ask_for_less
+from pipeline.runnables.trial import try_out
 from pipeline.types import Frame, Predictions
 
 
@@ -74,7 +73,8 @@ class Detectron2:
         batch_by_shape: Whether the caller brings frames of equal shape together.
         forwards: On how many threads ``forward`` may be called at a time; torch's threads are
             shared out among them. ``auto``: on the CPU as many as torch has threads, up to four;
-            one on CUDA, for ``exact`` and for ``compile``. Once entered, a number.
+            one on CUDA, for ``exact`` and for ``compile``. One, whatever was given, for a model
+            with modules that are not known to be stateless. Once entered, a number.
         resize_on_device: Resize there instead of with Pillow: within one of 256 levels of it.
         cache: Folder in which OpenVINO keeps what it compiles.
         least_score: Instances below it are dropped later anyway, so the model need not find them.
@@ -82,6 +82,7 @@ class Detectron2:
         most: Only so many instances (of ``classes``), of the highest scores, are kept later anyway.
         class_names: Names by class id.
         threads: Of the CPU for each forward, once entered; their number moves the last digits.
+        warnings: Sentences for people that belong to the results, once entered.
 
     Raises:
         ConfigError: The options do not fit together; lists all problems.
@@ -102,12 +103,17 @@ class Detectron2:
     most: int | None = None
     class_names: tuple[str, ...] = field(init=False)
     threads: int | None = field(init=False, default=None)
+    warnings: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.class_names = self.model.categories.thing_names
         self._module: Any = None
-        self._parts: dict[str, str] = {}
-        self._memory = Halving(1 if self.exact else None)
+        self._parts: Callable[[], dict[str, str]] = dict
+        self._doubts: list[Doubt] = []
+        self._state: State | None = None
+        self._compute_raw: Compute | None = None
+        self.forwards_reason = ""
+        self._memory = Halving()
         self._lanes = Lanes(1)
         self._entered = ExitStack()
         if found := list(problems(self)):
@@ -117,7 +123,7 @@ class Detectron2:
         """Load the weights onto the device, and prepare the engine.
 
         Raises:
-            ConfigError: The options do not fit the device or the model.
+            ConfigError: The options do not fit the device or the model, or the model cannot work.
             DeviceError: The device does not exist; names those that do.
             StoreError: The weights cannot be had or do not fit.
         """
@@ -128,30 +134,39 @@ class Detectron2:
         import_for_good("detectron2.modeling", "detectron2.data.transforms")
         with ExitStack() as stack:
             stack.callback(self._free)
-            self._share_the_cores(stack)
-            self._load()
+            self._load(stack)
             self._entered = stack.pop_all()
         return self
 
-    def _load(self) -> None:
+    def _load(self, stack: ExitStack) -> None:
         _to_the_log("torch")
+        wanted = self._wanted()
         cfg, self._module = self.model.load(self.device)
-        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise ConfigError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT}; RGB or BGR is supported")
+        self._doubts = doubts(self._module)
+        self._share_the_cores(stack)
         self._preprocess = Preprocess(cfg, self.device, self.resize_on_device)
+        self._compute_raw = computing(self._module, self._doubts)
         self._finish = Finish(self._module, self.model.categories)
-        if not self.exact:
-            self._hasten()
-            ask_for_less(self._module, self.least_score, self.most, self._wanted())
-        if self.batch_size == "auto":
-            self.batch_size = self._fitting(cfg)
+        changed = [doubt for doubt in self._doubts if doubt.changed]
+        if not (self.exact or changed):
+            self._parts = apply_speedups(self, self._module, self._doubts)
+        self._state = State(self._module) if self._doubts else None
+        with self._restored(always=True):
+            try_out(self, self._module)
+            if self.batch_size == "auto" or (self.exact and self._doubts):
+                self.batch_size = self._fitting(cfg)
+        if changed and not self.exact:
+            self.warnings.append(f"the model runs without d2run's speed-ups: {changed[0]}")
+        elif not self.exact:
+            ask_for_less(self._module, self.least_score, self.most, wanted)
 
     def __exit__(self, *exc_info: object) -> None:
         """Free the weights, and give torch its threads back."""
         self._entered.close()
 
     def _free(self) -> None:
-        self._module = self._finish = None  # type: ignore[assignment]
+        self._module = self._finish = self._state = None  # type: ignore[assignment]
+        self._compute_raw, self._parts = None, dict
         gc.collect()  # what was put into a model refers to it
         if self.device.startswith("cuda"):
             import torch
@@ -176,8 +191,9 @@ class Detectron2:
     def describe(self) -> dict[str, Any]:
         """Return the device in use, its name, and how it computes, for the record."""
         where = {"device": self.device, "name": device_name(self.device), "threads": self.threads}
-        share = {"forwards": self.forwards, "batch_size": self.batch_size}
-        return where | share | {"parts": self._parts} | self.numerics
+        share = {"forwards": self.forwards, "forwards_reason": self.forwards_reason}
+        more = {"batch_size": self.batch_size, "parts": self._parts()}
+        return where | share | more | self.numerics
 
     def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
         """Return the predictions of each frame, in the frame's own pixels."""
@@ -205,7 +221,9 @@ class Detectron2:
 
         outputs: dict[int, Output] = {}
         with self._lanes.taken(), torch.inference_mode(), told_if_lost(self.device):
-            for positions in groups([item.shape for item in prepared]):
+            shapes = [item.shape for item in prepared]
+            # exact: one by one, in order
+            for positions in groups(range(len(prepared)) if self.exact else shapes):
                 found = self._memory(self._compute, [prepared[i] for i in positions])
                 outputs |= zip(positions, found, strict=True)
         return [outputs[i] for i in range(len(prepared))]
@@ -220,50 +238,37 @@ class Detectron2:
             return self._finish(output.content, frame.size)
 
     def _compute(self, prepared: Sequence[Prepared]) -> list[Output]:
-        contents = compute(self._module, [model_input(item, self.device) for item in prepared])
+        inputs = [model_input(item, self.device) for item in prepared]
+        with self._restored(always=False):  # or the next forward would begin with half of this one
+            assert self._compute_raw is not None  # it is entered
+            contents = self._compute_raw(inputs)
         if self.exact:  # DefaultPredictor does the rest on the device
             return [Output(content) for content in contents]
         contents, ready = fetch(contents)
         return [Output(content, ready) for content in contents]
 
+    def _restored(self, *, always: bool) -> AbstractContextManager[None]:
+        """Put the state of the model back after a forward that raised, or ``always``."""
+        return self._state.restored(always=always) if self._state else nullcontext()
+
     def _share_the_cores(self, stack: ExitStack) -> None:
         import torch
 
+        doubt = str(self._doubts[0]) if self._doubts else ""
+        if doubt and self.forwards not in ("auto", 1):
+            self.warnings.append(f"runnable.forwards={self.forwards} is reduced to 1: {doubt}")
+        why = "auto: one per thread, up to 4" if self.forwards == "auto" else "as configured"
+        self.forwards_reason = doubt or takes_turns(self) or why
         if self.device != "cpu":
             self.forwards = 1
             return
-        wanted = 1 if takes_turns(self) else self.forwards
+        wanted = 1 if doubt or takes_turns(self) else self.forwards
         self.forwards, self.threads = at_once(wanted, torch.get_num_threads())
         self._lanes = Lanes(self.forwards)
         stack.enter_context(torch_threads(self.threads))
 
-    def _hasten(self) -> None:
-        """Rearrange the model for speed."""
-        import torch
-
-        module, engine = self._module, engine_of(self)
-        module.requires_grad_(False)
-        fold_norms(module)
-        choose_first(module)
-        summed = self.device == "cpu" and pool_by_sums(module)
-        if engine == "openvino":
-            share = {"forwards": int(self.forwards), "threads": self.threads or 0}
-            self._parts = compile_parts(module, self.precision, **share, cache=self.cache)
-            return
-        normalize_in_place(module)  # into pixels of adjacent channels; OpenVINO takes planes
-        channels_last(module, pools_planes=not summed)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        if self.device == "cpu" and engine == "torch":
-            fuse(module, dtype)
-        for part in parts(module):
-            self._parts[part.name] = engine
-            if dtype is not None and not part.in_fp32:
-                part.replace(lambda part, call: lower_precision(part, call, dtype))
-            if engine == "compile":
-                part.replace(lambda _, call: torch.compile(call, dynamic=True))
-
     def _wanted(self) -> list[int] | None:
-        if self.classes is None:
+        if self.exact or self.classes is None:
             return None
         wanted = set(map(str, self.classes))  # YAML reads [0, 1], the classes of digits, as numbers
         if unknown := wanted - set(self.class_names):

@@ -33,7 +33,6 @@ def fuse(module: Any, dtype: Any = None) -> bool:
     Returns:
         Whether this torch can, on this CPU; otherwise the model is left as it is.
     """
-    from detectron2.layers import Conv2d
     from detectron2.modeling.backbone.fpn import FPN
     from detectron2.modeling.backbone.resnet import ResNet
     from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
@@ -45,7 +44,7 @@ def fuse(module: Any, dtype: Any = None) -> bool:
         return False
     for layer in module.modules():
         kind = type(layer)
-        if kind in (Conv2d, nn.Conv2d) and _is_known(layer):
+        if _is_known(layer):
             layer.forward = _Convolution(layer)
         elif kind is nn.Linear:
             layer.forward = partial(_linear, layer)
@@ -92,12 +91,14 @@ def _works(dtype: Any) -> bool:
 
 
 def _is_known(layer: Any) -> bool:
+    from detectron2.layers import Conv2d
     from torch import nn
     from torch.nn import functional
 
     activation = getattr(layer, "activation", None)
     return (
-        getattr(layer, "norm", None) is None
+        type(layer) in (Conv2d, nn.Conv2d)
+        and getattr(layer, "norm", None) is None
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
         and (activation is None or activation is functional.relu or type(activation) is nn.ReLU)
@@ -163,17 +164,26 @@ def _fuse_stage(stage: Any) -> None:
     """Fuse the blocks of a stage of which only the last one's output is used."""
     from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 
-    for i, block in enumerate(stage):
-        if type(block) in (BasicBlock, BottleneckBlock):
-            _fuse_block(block, is_first=i == 0)
+    follows = False
+    for block in stage:
+        is_known = type(block) in (BasicBlock, BottleneckBlock)
+        follows = is_known and _fuse_block(block, follows=follows)
 
 
-def _fuse_block(block: Any, *, is_first: bool) -> None:
-    """Have a residual block add its input, and cut the sum, in its last convolution."""
+def _fuse_block(block: Any, *, follows: bool) -> bool:
+    """Have a residual block add its input, and cut the sum, in its last convolution.
+
+    Args:
+        block: Detectron2's.
+        follows: Whether its input is what another such block has made, and is needed nowhere else.
+
+    Returns:
+        Whether it does.
+    """
     names = [name for name in ("conv1", "conv2", "conv3") if hasattr(block, name)]
     layers = [getattr(block, name) for name in names]
     if not all(map(_is_known, [*layers, *filter(None, [block.shortcut])])):
-        return
+        return False
     *inner, last = map(_Convolution, layers)
     shortcut = block.shortcut and _Convolution(block.shortcut)
 
@@ -181,12 +191,12 @@ def _fuse_block(block: Any, *, is_first: bool) -> None:
         within = x
         for convolve in inner:
             within = convolve(within, cut=True)
-        # what another block of the stage has made is needed nowhere else
-        kept = x.clone() if is_first and not shortcut else x
+        kept = x if follows or shortcut else x.clone()
         past = shortcut(x) if shortcut else kept
         return last(within, onto=past, cut=True)
 
     block.forward = forward
+    return True
 
 
 def _fuse_pyramid(pyramid: Any) -> None:

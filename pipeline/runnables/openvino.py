@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import ConfigError
+from pipeline.failures import described
 from pipeline.runnables.forwards import lane
 from pipeline.runnables.rearrange import Call, Part, parts
+from pipeline.runnables.stateless import Doubt
 
 _LOG = logging.getLogger(__name__)
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -26,9 +29,15 @@ _TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}  # of the largest value; measured: 3e-6
 
 
 def compile_parts(
-    module: Any, precision: str, *, forwards: int, threads: int, cache: str | None = None
-) -> dict[str, str]:
-    """Let OpenVINO compute a model's parts from now on.
+    module: Any,
+    precision: str,
+    *,
+    forwards: int,
+    threads: int,
+    cache: str | None = None,
+    doubts: Sequence[Doubt] = (),
+) -> Callable[[], dict[str, str]]:
+    """Let OpenVINO compute a model's parts from now on; each is compiled when it is first called.
 
     Args:
         module: A Detectron2 model in eval mode on the CPU, its parameters without gradients.
@@ -36,9 +45,12 @@ def compile_parts(
         forwards: On how many threads the model may be called at the same time.
         threads: For each of them; as many as torch uses, for they take turns.
         cache: Folder in which OpenVINO keeps what it compiles; made if need be.
+        doubts: A part with modules that are not known to be stateless stays in torch: a trace
+            would repeat for each frame what they did for the first.
 
     Returns:
-        What computes each part: ``openvino``, or ``torch`` where OpenVINO cannot.
+        A function that says what computes each part: ``openvino``, or ``torch`` where OpenVINO
+        cannot.
 
     Raises:
         ConfigError: The folder cannot be written to.
@@ -50,7 +62,8 @@ def compile_parts(
     }
     if cache is not None:
         settings["CACHE_DIR"] = _folder(cache)
-    compiled: dict[str, Compiled] = {}
+    names = {each: name for name, each in module.named_modules()}
+    compiled: dict[str, Compiled | None] = {}
 
     def through_openvino(part: Part, call: Call) -> Call:
         used = "fp32" if part.in_fp32 else precision
@@ -59,9 +72,16 @@ def compile_parts(
         return compiled[part.name]
 
     for part in parts(module):
-        part.replace(through_openvino)
-    _call_each(module)
-    return {name: "torch" if part.in_torch else "openvino" for name, part in compiled.items()}
+        inside = f"{names[part.owner]}."
+        if doubt := next((each for each in doubts if f"{each.where}.".startswith(inside)), None):
+            _LOG.warning("%s stays in torch: %s", part.name, doubt)
+            compiled[part.name] = None
+        else:
+            part.replace(through_openvino)
+    return lambda: {
+        name: "torch" if part is None or part.in_torch else "openvino"
+        for name, part in compiled.items()
+    }
 
 
 def _folder(cache: str) -> str:
@@ -73,26 +93,6 @@ def _folder(cache: str) -> str:
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"runnable.cache: no right to write in '{folder}'")
     return str(folder)
-
-
-def _call_each(module: Any) -> None:
-    """Call every part on a small picture, so that all are compiled before the first frame."""
-    import torch
-    from detectron2.modeling import GeneralizedRCNN
-    from detectron2.structures import Boxes, Instances
-
-    size = (64, 96)
-    picture = torch.linspace(0, 255, 3 * 64 * 96).reshape(3, *size)
-    item = {"image": picture, "height": size[0], "width": size[1]}
-    with torch.inference_mode():
-        if not isinstance(module, GeneralizedRCNN):
-            module([item])
-            return
-        module.inference([item], do_postprocess=False)
-        box = Boxes(torch.tensor([[8.0, 8.0, 56.0, 40.0]]))
-        one = Instances(size, pred_boxes=box, pred_classes=torch.zeros(1, dtype=torch.int64))
-        # whether or not the model found anything, here is an instance for its mask head
-        GeneralizedRCNN.inference(module, [item], [one], do_postprocess=False)
 
 
 class Compiled:
@@ -138,7 +138,12 @@ class Compiled:
                     self._compared = True
         if self.in_torch or empty:
             return self.call(*args)
-        return tree_unflatten(_inferred(self._requests[lane()], tensors), self._spec)
+        try:
+            return tree_unflatten(_inferred(self._requests[lane()], tensors), self._spec)
+        except Exception as exc:  # at a size that is unlike the first
+            shapes = [tuple(tensor.shape) for tensor in tensors]
+            _LOG.warning("%s runs in torch at %s: %s", self.part.name, shapes, described(exc))
+            return self.call(*args)
 
     def _compiled(self) -> Any:
         import openvino
@@ -159,7 +164,9 @@ class Compiled:
             for got, want in zip(found, expected, strict=True):
                 _compare(got.numpy(), want.numpy(), self.tolerance)
         except Exception as exc:  # of many kinds: it is torch's tracer, OpenVINO or the comparison
-            _LOG.warning("%s stays in torch: OpenVINO fails with %s", self.part.name, exc)
+            _LOG.warning(
+                "%s stays in torch: OpenVINO fails with %s", self.part.name, described(exc)
+            )
             self.in_torch = True
 
 

@@ -21,10 +21,13 @@ def engine_of(options: Detectron2) -> str:
     return "torch" if options.engine == "auto" else options.engine
 
 
-def takes_turns(options: Detectron2) -> bool:
-    """Whether one forward at once is all that it can do."""
-    # torch.compile's own tables are not made for several threads
-    return options.exact or options.engine == "compile" or options.device.startswith("cuda")
+def takes_turns(options: Detectron2) -> str:
+    """Return why one forward at a time is all that it can do; empty if it can do more."""
+    if options.exact:
+        return "exact runs one forward at a time"
+    if options.engine == "compile":  # torch's tables of it are not made for several threads
+        return "engine compile runs one forward at a time"
+    return "CUDA runs one forward at a time" if options.device.startswith("cuda") else ""
 
 
 def problems(options: Detectron2) -> Iterator[str]:

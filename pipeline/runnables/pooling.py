@@ -41,6 +41,8 @@ def pool_by_sums(module: Any) -> bool:
     if type(heads) not in (CascadeROIHeads, Res5ROIHeads, StandardROIHeads):
         return False
     poolers = [each for each in heads.modules() if isinstance(each, ROIPooler)]
+    if any(type(pooler) is not ROIPooler for pooler in poolers):
+        return False
     if any(type(each) is not ROIAlign for pooler in poolers for each in pooler.level_poolers):
         return False
     for pooler in poolers:

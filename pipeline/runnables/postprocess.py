@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,44 +11,55 @@ from numpy.typing import NDArray
 
 from pipeline.masks import InstanceMasks
 from pipeline.runnables.paste import pasted
+from pipeline.runnables.stateless import Doubt
 from pipeline.types import Categories, Predictions, Segment
 
 _FIELDS = ("pred_boxes", "scores", "pred_classes", "pred_masks", "pred_keypoints")
 
 
-def compute(module: Any, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Run a model, short of its own post-processing where that would paste masks.
+Compute = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+
+
+def computing(module: Any, doubts: Iterable[Doubt]) -> Compute:
+    """Return what runs a model, short of its own post-processing where that would paste masks.
 
     An architecture that computes its results in its own way is asked for them as they are.
 
     Args:
         module: A Detectron2 model in eval mode.
-        inputs: What it takes, a frame each.
+        doubts: What was put into it, by others than d2run, may need its own ``forward``.
 
     Returns:
-        A dict a frame, of tensors on the device and plain values: ``shape``, the input's (height,
-        width); ``instances``, a dict of tensors by Detectron2's names, in the pixels of the input
-        and with the mask head's probabilities if ``raw``, else as the model gave them;
-        ``sem_seg``, int32 ``(H, W)``; ``panoptic_seg``, as Detectron2 has it.
+        A function. It takes the model's inputs, one per frame, and returns a dict per frame, of
+        tensors on the device and plain values: ``shape``, the input's (height, width);
+        ``instances``, a dict of tensors by Detectron2's names, in the pixels of the input and with
+        the mask head's probabilities if ``raw``, else as the model gave them; ``sem_seg``, int32
+        ``(H, W)``; ``panoptic_seg``, as Detectron2 has it.
     """
     from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 
-    sem_segs: Any = [None] * len(inputs)
-    if _computes_as(PanopticFPN, module):
-        found, sem_segs = module.inference(inputs, do_postprocess=False)
-    elif _computes_as(GeneralizedRCNN, module):
+    kinds = [kind for kind in (PanopticFPN, GeneralizedRCNN) if _computes_as(kind, module)]
+    if not kinds or any(doubt.changed and not doubt.where for doubt in doubts):
+        return lambda inputs: [_as_given(output) for output in _outputs(module, inputs)]
+
+    def compute(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         found = module.inference(inputs, do_postprocess=False)
-    else:
-        return [_as_given(output) for output in module(inputs)]
-    return [
-        _raw(instances, sem_seg, item)
-        for instances, sem_seg, item in zip(found, sem_segs, inputs, strict=True)
-    ]
+        instances, sem_segs = found if kinds[0] is PanopticFPN else (found, [None] * len(inputs))
+        return [raw_output(*each) for each in zip(instances, sem_segs, inputs, strict=True)]
+
+    return compute
 
 
 def _computes_as(kind: Any, module: Any) -> bool:
     names = ("forward", "inference", "_postprocess")
     return all(getattr(type(module), name, None) is getattr(kind, name) for name in names)
+
+
+def _outputs(module: Any, inputs: list[dict[str, Any]]) -> Any:
+    outputs = module(inputs)
+    if len(outputs) != len(inputs):
+        raise ValueError(f"it returns {len(outputs)} results for {len(inputs)} images")
+    return outputs
 
 
 def _as_given(output: dict[str, Any]) -> dict[str, Any]:
@@ -59,10 +71,15 @@ def _as_given(output: dict[str, Any]) -> dict[str, Any]:
         kept["sem_seg"] = output["sem_seg"].argmax(dim=0).int()
     if "panoptic_seg" in output:
         kept["panoptic_seg"] = output["panoptic_seg"]
+        if kept["panoptic_seg"][1] is None:
+            raise ValueError("its panoptic_seg does not say what its segments are")
+    if len(kept) == 1:
+        raise ValueError("its output has neither instances nor sem_seg nor panoptic_seg")
     return kept
 
 
-def _raw(instances: Any, sem_seg: Any, item: dict[str, Any]) -> dict[str, Any]:
+def raw_output(instances: Any, sem_seg: Any, item: dict[str, Any]) -> dict[str, Any]:
+    """Return one frame's dict, see ``computing``, of what ``GeneralizedRCNN.inference`` gives."""
     from detectron2.modeling.postprocessing import sem_seg_postprocess
 
     kept = {"raw": True, "instances": _fields(instances), "shape": instances.image_size}
@@ -73,6 +90,10 @@ def _raw(instances: Any, sem_seg: Any, item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(instances: Any) -> dict[str, Any]:
+    if missing := [name for name in _FIELDS[:3] if not instances.has(name)]:
+        raise ValueError(f"its instances have no {', '.join(missing)}")
+    if instances.pred_boxes.tensor.shape[1] != 4:
+        raise ValueError(f"its boxes are {type(instances.pred_boxes).__name__}, not Boxes")
     found = {name: instances.get(name) for name in _FIELDS if instances.has(name)}
     return found | {"pred_boxes": found["pred_boxes"].tensor}
 

@@ -129,12 +129,13 @@ def fold_norms(module: Any) -> int:
 
 
 def _constant(norm: Any) -> bool:
-    from detectron2.layers import FrozenBatchNorm2d
+    from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
     from torch import nn
 
-    if isinstance(norm, FrozenBatchNorm2d):
+    kind = type(norm)  # a subclass may do something else
+    if kind is FrozenBatchNorm2d:
         return True
-    known = isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
+    known = kind in (nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
     return known and not norm.training and norm.running_var is not None and norm.affine
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
+from pipeline.store.zoo import zoo_root
 from pipeline.types import Categories
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ _DEFAULTS = {
     "MODEL.RETINANET.NUM_CLASSES": 80,
     _STUFF: 54,
     _KEYPOINTS: 17,
+}
+
+_ROTATED = {
+    "MODEL.ANCHOR_GENERATOR.NAME": ("RotatedAnchorGenerator",),
+    "MODEL.PROPOSAL_GENERATOR.NAME": ("RRPN",),
+    "MODEL.ROI_HEADS.NAME": ("RROIHeads",),
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignRotated",),
 }
 
 
@@ -98,6 +106,52 @@ def class_problems(
     if points and points != (said(_KEYPOINTS) or _DEFAULTS[_KEYPOINTS]):
         problems.append(f"there are names for {points} keypoints, but {_KEYPOINTS} differs")
     return problems
+
+
+def unsupported(said: Callable[[str], Any]) -> list[str]:
+    """Name what a config asks for that no run can do, as far as that is known without building it.
+
+    Args:
+        said: What the config says of a key; ``None`` where it leaves the key open.
+    """
+    problems = []
+    for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
+        value = said(key)
+        if isinstance(value, (list, tuple)) and len(value) != 3:
+            problems.append(
+                f"{key} has {len(value)} values: the model takes images of {len(value)} channels, "
+                "and d2run gives it 3"
+            )
+        elif isinstance(value, (list, tuple)) and key.endswith("STD") and 0 in value:
+            problems.append(f"{key} is {value}: pixels cannot be divided by 0")
+    if said("INPUT.FORMAT") not in (None, "RGB", "BGR"):
+        problems.append(f"INPUT.FORMAT is {said('INPUT.FORMAT')}; it must be RGB or BGR")
+    proposals = "MODEL.PROPOSAL_GENERATOR.NAME"
+    if said("MODEL.LOAD_PROPOSALS") is True or said(proposals) == "PrecomputedProposals":
+        problems.append(
+            "the model needs precomputed proposals, as Fast R-CNN does, and an image brings none; "
+            f"use a model with a {proposals} of its own, such as RPN"
+        )
+    rotated = (f"{key} {said(key)}" for key, names in _ROTATED.items() if said(key) in names)
+    if found := next(rotated, None):
+        problems.append(f"the model finds rotated boxes ({found}), which are not supported")
+    if _any(said("MODEL.RESNETS.DEFORM_ON_PER_STAGE")) and not _is_compiled():
+        problems.append(
+            "the model has deformable convolutions (MODEL.RESNETS.DEFORM_ON_PER_STAGE), which need "
+            "a Detectron2 with compiled operators; install an official build of it"
+        )
+    if str(said("MODEL.META_ARCHITECTURE")).startswith("PanopticDeepLab"):
+        problems.append("Panoptic-DeepLab is not supported; the panoptic model is PanopticFPN")
+    return problems
+
+
+def _any(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and any(value)
+
+
+def _is_compiled() -> bool:
+    # the package is not imported: that would import torch
+    return any(zoo_root().parent.parent.glob("_C*"))
 
 
 def counts_in(cfg: Any) -> tuple[int, int]:

@@ -232,8 +232,10 @@ class Model:
 
     @property
     def _architecture(self) -> str:
-        key = "MODEL.META_ARCHITECTURE"
-        return str(self._opts.get(key) or self._config.get(key) or architectures.DEFAULT)
+        return str(self._said("MODEL.META_ARCHITECTURE") or architectures.DEFAULT)
+
+    def _said(self, key: str) -> Any:
+        return self._opts.get(key) or self._config.get(key)
 
     @cached_property
     def _origin(self) -> Origin:
@@ -273,6 +275,8 @@ class Model:
             )
 
     def _check_classes(self) -> None:
+        if problems := architectures.unsupported(self._said):
+            raise ConfigError(*problems)
         # where the user's names may set the number of classes, there is nothing to compare with
         open_ = self.class_names is not None and self.weights != "zoo" and self._config.in_zoo
         problems = architectures.class_problems(
