@@ -18,7 +18,7 @@ from pipeline.store.entry import CONFIG, WEIGHTS, StoredModel
 from pipeline.store.local import ModelStore
 from pipeline.store.plain import plain_signatures
 from pipeline.store.saving import neutral, put
-from pipeline.store.weights import load_weights, read_weights, without_prefix
+from pipeline.store.weights import load_weights, read_weights
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -86,12 +86,11 @@ def save_model(
         categories, warning = categories_of(cfg, checkpointables)
         if warning:
             warnings.warn(f"'{name}' is saved {warning}", stacklevel=2)
-    weights = without_prefix(module.state_dict())
     return put(
         store,
         name,
         cfg,
-        weights,
+        module.state_dict(),
         categories,
         labels=labels,
         metadata=metadata,
