@@ -26,6 +26,7 @@ _SIGNATURES = (
 )
 _LFS = b"version https://git-lfs.github.com/spec/"
 _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|script|title)\b|<!--", re.IGNORECASE)
+_XML = re.compile(rb"<(\?xml|[A-Za-z])")
 _MESSAGE = re.compile(rb"<Code>([^<]{1,80})</Code>")
 _AGAIN = "saved instead of the file; get the file again"
 
@@ -37,7 +38,7 @@ class ForeignFileError(Exception):
 def describe(head: bytes) -> str | None:
     """Say what a file is by its first ``HEAD`` bytes; ``None`` if it may be a model.
 
-    A pickle of protocol 0 is text, too, so texts that say nothing are left to ``is_text``.
+    A pickle of protocol 0 is text, too, so other texts are left to ``is_text``.
     """
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not head:
@@ -46,30 +47,31 @@ def describe(head: bytes) -> str | None:
         return "a Git LFS pointer, not the file itself: run `git lfs pull` in its repository"
     if _HTML.match(start):
         return f"an HTML page (a download or log-in page) {_AGAIN}"
-    if start.startswith(b"<"):
+    if _XML.match(start):
         code = _MESSAGE.search(head)
         said = f" that says {printable(code[1].decode('latin1'))}" if code else ""
         return f"an XML document{said}, {_AGAIN}"
-    if start.startswith(b"{") and head[8:9] != b"{":
-        return f"JSON text ({_shown(start)}) {_AGAIN}"
     if head[257:262] == b"ustar":
         return "a tar archive; unpack it first"
     if head[4:8] == b"TFL3":
         return "a TensorFlow Lite model; give weights of a Detectron2 model"
     if head[:1] == b"\x08" and any(word in head[:200] for word in (b"pytorch", b"onnx", b"ONNX")):
         return "an ONNX model; give the PyTorch weights that it was exported from"
-    if b"tensorflow" in head.lower():
+    if b"tensorflow" in head.lower() and not is_text(head):
         return "a TensorFlow model; give weights of a Detectron2 model"
     return next((what for mark, what in _SIGNATURES if head.startswith(mark)), None)
 
 
 def is_text(head: bytes) -> str | None:
     """Say so if a file that could not be read as a model begins like text."""
+    if head.startswith(b"\x80"):  # a pickle may look like it
+        return None
     text = head.decode("utf-8", "replace")
     plain = sum(c.isprintable() or c.isspace() for c in text)
     if "\0" in text or plain < 0.98 * len(text):
         return None
-    return f"text ({_shown(head)}) {_AGAIN}"
+    kind = "JSON text" if text.lstrip().startswith(("{", "[")) else "text"
+    return f"{kind} ({_shown(head)}) {_AGAIN}"
 
 
 def _shown(start: bytes) -> str:

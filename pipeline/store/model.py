@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ConfigError
 from pipeline.store import architectures
 from pipeline.store.categories import named, table
-from pipeline.store.config_file import ConfigFile, make_cfg, read_config, set_keys
+from pipeline.store.config_file import ConfigFile, make_cfg, read_config, read_plain, set_keys
 from pipeline.store.custom import import_modules
 from pipeline.store.entry import CONFIG, WEIGHTS, StoredModel
 from pipeline.store.local import ModelStore
@@ -223,8 +223,7 @@ class Model:
     def _config(self) -> ConfigFile:
         if not self._stored:
             return read_config(self.config or "")
-        saved = read_config(str(self._stored.file(CONFIG)))
-        return ConfigFile(CONFIG, saved.data, in_zoo=False)
+        return ConfigFile(CONFIG, read_plain(self._stored.file(CONFIG)), in_zoo=False)
 
     @cached_property
     def _opts(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError, UntrustedModelError
 from pipeline.store import architectures
 from pipeline.store.catalog import categories_of, metadata_of
 from pipeline.store.categories import named
-from pipeline.store.config_file import ConfigFile, make_cfg, parse_yaml
+from pipeline.store.config_file import ConfigFile, make_cfg, read_plain
 from pipeline.store.custom import import_modules
 from pipeline.store.entry import CONFIG, WEIGHTS, StoredModel
 from pipeline.store.local import ModelStore
@@ -171,8 +171,8 @@ def load_model(
 
 def stored_cfg(entry: StoredModel) -> CfgNode:
     """Return the ``CfgNode`` of a stored model, with the keys that are not Detectron2's own."""
-    data = parse_yaml((entry.path / CONFIG).read_text(encoding="utf-8"), f"'{entry.path / CONFIG}'")
-    return make_cfg(ConfigFile(CONFIG, data, in_zoo=False), strict=False)
+    config = ConfigFile(CONFIG, read_plain(entry.path / CONFIG), in_zoo=False)
+    return make_cfg(config, strict=False)
 
 
 def build_stored(entry: StoredModel, cfg: CfgNode) -> nn.Module:

@@ -18,6 +18,7 @@ from pipeline.store.categories import named
 from pipeline.store.config_file import ConfigFile, make_cfg, read_plain
 from pipeline.store.entry import CONFIG, StoredModel
 from pipeline.store.local import ModelStore
+from pipeline.store.pointers import content
 from pipeline.store.saving import put
 from pipeline.store.weights import SUFFIXES, read_weights
 from pipeline.types import Categories
@@ -148,7 +149,7 @@ def _chosen(folder: Path) -> Path:
     """Return the checkpoint that training wrote last."""
     found = {path.name: path for path in _checkpoints(folder)}
     pointer = folder / _POINTER
-    last = pointer.read_text(errors="replace").strip() if pointer.is_file() else _FINAL
+    last = content(pointer).strip() or _FINAL
     last = last.rsplit("/", 1)[-1]  # it may hold the path that training had
     if last in found:
         return found[last]

@@ -124,7 +124,9 @@ def test_refused(tmp_path, file, name):
         pytest.param(b"Pid\n.", "opcode PERSID", id="persid"),
         pytest.param(b"K\x01Q.", "opcode BINPERSID", id="binpersid"),
         pytest.param(b"\x82\x01.", "opcode EXT1", id="extension"),
-        pytest.param(CFG + b"}" + text("a") + b"K\x01sb.", "changing a function", id="build-on-the-class"),
+        pytest.param(
+            CFG + b"}" + text("a") + b"K\x01sb.", "changing a function", id="build-on-the-class"
+        ),
         pytest.param(b"c__main__\nCfgNode\n.", "__main__.CfgNode", id="other-cfg-node"),
     ],
 )
