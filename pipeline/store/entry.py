@@ -64,8 +64,15 @@ class StoredModel:
 
     @property
     def categories(self) -> Categories:
-        """What it can tell apart."""
-        return read_categories(self.info["categories"])
+        """What it can tell apart.
+
+        Raises:
+            ModelCorruptError: They are not what d2run writes.
+        """
+        try:
+            return read_categories(self.info["categories"])
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise ModelCorruptError(f"the class names of '{self.tag}' are damaged: {exc}") from exc
 
     @property
     def custom_objects(self) -> dict[str, Any]:

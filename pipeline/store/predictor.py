@@ -11,7 +11,6 @@ from pipeline.devices import resolve_device
 from pipeline.errors import ConfigError, UntrustedModelError
 from pipeline.store import architectures
 from pipeline.store.catalog import categories_of, metadata_of
-from pipeline.store.categories import named
 from pipeline.store.config_file import ConfigFile, make_cfg, read_plain
 from pipeline.store.custom import import_modules
 from pipeline.store.entry import CONFIG, WEIGHTS, StoredModel
@@ -36,7 +35,7 @@ def save_model(
     custom_objects: Mapping[str, Any] | None = None,
     external_modules: Iterable[ModuleType] | None = None,
     metadata: Mapping[str, Any] | None = None,
-    class_names: Sequence[str] | str | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | str | None = None,
     store: ModelStore | None = None,
 ) -> StoredModel:
     """Save a Detectron2 model with the weights it has now.
@@ -54,8 +53,8 @@ def save_model(
         custom_objects: Python objects to keep with it, pickled by cloudpickle.
         external_modules: Modules whose source is to travel with it; packages whole.
         metadata: Values that JSON has, and NumPy's.
-        class_names: Names by class id, or a file of names (``categories.named``). By default those
-            of the config's data sets in Detectron2's ``MetadataCatalog``.
+        class_names: Names by class id, ids and names, or a file (``categories.named``). By default
+            those of the config's data sets in Detectron2's ``MetadataCatalog``.
         store: By default the one in ``$D2RUN_HOME``.
 
     Returns:
@@ -78,10 +77,7 @@ def save_model(
             )
     cfg = neutral(cfg)
     if class_names is not None:
-        semantic = architectures.instance_node(cfg.MODEL.META_ARCHITECTURE) is None
-        categories = named(class_names, semantic=semantic)
-        if problems := architectures.count_problems(cfg, categories):
-            raise ConfigError(*problems)
+        categories = architectures.names_for(cfg, class_names)
     else:
         categories, warning = categories_of(cfg, checkpointables)
         if warning:

@@ -35,7 +35,7 @@ class Wanted:
     """
 
     name: str | None = None
-    class_names: Sequence[str] | str | None = None
+    class_names: Sequence[str] | Mapping[int, str] | str | None = None
     labels: Mapping[str, str] | None = None
     metadata: Mapping[str, Any] | None = None
     ema: bool = False
@@ -46,7 +46,7 @@ def import_model(
     path: str | Path,
     *,
     name: str | None = None,
-    class_names: Sequence[str] | str | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | str | None = None,
     labels: Mapping[str, str] | None = None,
     metadata: Mapping[str, Any] | None = None,
     ema: bool = False,
