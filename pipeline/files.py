@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -246,10 +247,55 @@ def asset_id_of(record: Mapping[str, Any]) -> str:
     return record["asset"]
 
 
+class RegularFile(io.BufferedReader):
+    """A regular file, open for reading, that is as long as it was when it was opened.
+
+    Opening never waits, as it would for a pipe that nobody writes to, and reading allocates no
+    more than there is, whatever length a header in the file says.
+
+    Args:
+        path: The file; a link to one will do.
+
+    Raises:
+        OSError: There is none, it cannot be read, or it is a folder, a pipe or a device.
+    """
+
+    def __init__(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                is_folder = stat.S_ISDIR(found.st_mode)
+                what = "it is a folder" if is_folder else "it is a pipe or a device, not a file"
+                raise OSError(errno.EINVAL, what, str(path))
+            super().__init__(io.FileIO(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self.size = found.st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to so many bytes, all that is left by default."""
+        left = max(0, self.size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return the content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        OSError: It cannot be read, is not a regular file, or is larger.
+    """
+    with RegularFile(path) as file:
+        if file.size > limit:
+            raise OSError(errno.EFBIG, f"it has {file.size} bytes, more than {limit}", str(path))
+        return file.read()
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with RegularFile(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

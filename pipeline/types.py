@@ -7,6 +7,7 @@ Boxes are ``x1, y1, x2, y2`` in pixels of the original frame (Detectron2's ``XYX
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,14 +75,40 @@ class Categories:
     skeleton: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
+        for name in (*self.thing_names, *self.stuff_names, *self.keypoint_names):
+            if problem := name_problem(name):
+                raise ValueError(f"the name {name!r:.60} {problem}")
         for names, ids in (("thing_names", "thing_ids"), ("stuff_names", "stuff_ids")):
             n = len(getattr(self, names))
             if not getattr(self, ids):  # a data set of one's own: ids are class id + 1
                 object.__setattr__(self, ids, tuple(range(1, n + 1)))
             if len(getattr(self, ids)) != n:
-                raise ValueError(f"Categories.{ids}: expected {n} ids, one a name")
+                raise ValueError(f"Categories.{ids}: expected {n} ids, one per name")
+            if any(type(i) is not int or not 0 <= i < 1 << 63 for i in getattr(self, ids)):
+                raise ValueError(f"Categories.{ids}: an id is not a whole number of at least 0")
             if len(set(getattr(self, ids))) != n:
-                raise ValueError(f"Categories.{ids}: an id stands there twice")
+                raise ValueError(f"Categories.{ids}: duplicate id")
+        n = len(self.keypoint_names)
+        if not all(0 <= point < n for pair in self.skeleton for point in pair):
+            raise ValueError(f"the skeleton joins a keypoint that is none of the {n}")
+
+
+def name_problem(name: object) -> str | None:
+    """Say why a text cannot name a class or a keypoint; ``None`` if it can.
+
+    Every sink must be able to write it on one line, as UTF-8.
+    """
+    if not isinstance(name, str):
+        return f"is not text but a {type(name).__name__}"
+    if not name.strip():
+        return "is empty"
+    for character in name:
+        category = unicodedata.category(character)
+        if category in ("Cc", "Zl", "Zp"):
+            return f"has a control character, U+{ord(character):04X}"
+        if category == "Cs":
+            return f"has half of a surrogate pair, U+{ord(character):04X}"
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError
 from pipeline.masks import InstanceMasks
 from pipeline.protocols import Model
-from pipeline.types import Frame, Predictions
+from pipeline.types import Categories, Frame, Predictions
 
 
 class FakeRunnable:
@@ -57,7 +57,8 @@ class FakeRunnable:
         if n_instances < 0:
             raise ConfigError(f"n_instances: expected at least 0, got {n_instances}")
         known = model.categories.thing_names if model else ()
-        self.class_names: tuple[str, ...] = tuple(class_names or known or ("object",))
+        names = Categories(thing_names=tuple(class_names or known or ("object",)))  # checks them
+        self.class_names: tuple[str, ...] = names.thing_names
         self.device = device
         self.n_instances = n_instances
         self.masks = masks

@@ -125,7 +125,8 @@ def label_text(name: str, class_id: int, score: float | None, track_id: int | No
     Long names are cut. OpenCV 5 draws Latin, Cyrillic, Greek and CJK letters; before it only
     ASCII, so accents are left out there, and a name of other letters becomes ``class 7``.
     """
-    name = " ".join(name.split())
+    # half of a surrogate pair, in the names of a custom runnable, would end the process
+    name = " ".join(name.encode(errors="replace").decode().split())
     if not (name.isascii() or _CV2_DRAWS_UNICODE):
         plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().strip()
         name = plain or f"class {class_id}"

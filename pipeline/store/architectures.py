@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
+from pipeline.store.categories import named
 from pipeline.store.zoo import zoo_root
 from pipeline.types import Categories
 
@@ -66,6 +67,20 @@ def threshold_keys(architecture: str, score: float | None, nms: float | None) ->
     return {f"{node}.{key}": value for key, value in given.items()}
 
 
+def name_classes(class_names: Any, architecture: str, said: Callable[[str], Any]) -> Categories:
+    """Return the categories that a user names for an architecture; see ``categories.named``.
+
+    Args:
+        class_names: The names.
+        architecture: ``MODEL.META_ARCHITECTURE``.
+        said: What the config says of a key; ``None`` where it leaves the key open.
+    """
+    node = instance_node(architecture)
+    things = said(f"{node}.NUM_CLASSES") if node else None
+    stuff = said(_STUFF) if architecture in _SEMANTIC else None
+    return named(class_names, semantic=node is None, n_things=things, n_stuff=stuff)
+
+
 def class_counts(architecture: str, categories: Categories) -> dict[str, int]:
     """Return the keys that hold numbers of classes, and the numbers."""
     node = instance_node(architecture)
@@ -102,9 +117,12 @@ def class_problems(
                 f"there are names for {names} {kind}, but {key} is {expected}; give as many "
                 "model.class_names as the weights know"
             )
-    points = len(categories.keypoint_names)
-    if points and points != (said(_KEYPOINTS) or _DEFAULTS[_KEYPOINTS]):
-        problems.append(f"there are names for {points} keypoints, but {_KEYPOINTS} differs")
+    points, expected = len(categories.keypoint_names), said(_KEYPOINTS) or _DEFAULTS[_KEYPOINTS]
+    if said("MODEL.KEYPOINT_ON") and points not in (0, expected):
+        problems.append(
+            f"there are names for {points} keypoints, but {_KEYPOINTS} is {expected}; give the "
+            "names of those that the weights know"
+        )
     return problems
 
 
@@ -174,6 +192,18 @@ def relevant(cfg: Any, categories: Categories) -> Categories:
         keypoint_names=categories.keypoint_names if keypoints else (),
         skeleton=categories.skeleton if keypoints else (),
     )
+
+
+def names_for(cfg: Any, class_names: Any) -> Categories:
+    """Return the categories that a user names for a whole ``CfgNode``.
+
+    Raises:
+        ConfigError: The names cannot be read, or are not as many as the config says.
+    """
+    found = name_classes(class_names, cfg.MODEL.META_ARCHITECTURE, lambda key: _value(cfg, key))
+    if problems := count_problems(cfg, found):
+        raise ConfigError(*problems)
+    return found
 
 
 def count_problems(cfg: Any, categories: Categories) -> list[str]:

@@ -1,18 +1,28 @@
-"""What models can tell apart: the COCO tables, and the names of a model of one's own."""
+"""What models can tell apart: the COCO tables, and the names of a custom model."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, did_you_mean
+from pipeline.store.class_names import CocoRows, category_id, class_texts, read_names
+from pipeline.store.zoo import literals
 from pipeline.types import Categories
 
 TABLES = ("coco", "coco_panoptic", "coco_person", "coco_stuff")
+_TABLE_DATASETS = {  # whose classes are in coco.json
+    "coco_panoptic": r"coco_\w+_panoptic_separated",
+    "coco_stuff": r"coco_\w+_panoptic_stuffonly",
+    "coco_person": r"keypoints_coco_",
+    "coco": r"coco_\d+_(?!.*panoptic)|lvis_\S+_cocofied",
+}
 
 
 def table(name: str) -> Categories:
@@ -50,71 +60,79 @@ def _coco() -> dict[str, Any]:
     return data
 
 
-def named(class_names: Sequence[str] | str, *, semantic: bool = False) -> Categories:
+def of_dataset(name: str) -> Categories | None:
+    """Return the categories of a data set that the zoo's models are trained on.
+
+    The names are those of Detectron2's ``MetadataCatalog``, read without importing it.
+
+    Args:
+        name: As in ``DATASETS.TRAIN``, such as ``lvis_v1_train``.
+    """
+    for kind, pattern in _TABLE_DATASETS.items():
+        if re.match(pattern, name):
+            return table(kind)
+    if name.startswith("voc_"):
+        found = literals("data/datasets/pascal_voc.py", "CLASS_NAMES")
+        return Categories(thing_names=tuple(found["CLASS_NAMES"]))
+    if name.startswith("cityscapes_fine_instance_seg"):
+        rows = literals("data/datasets/builtin_meta.py", "CITYSCAPES_CATEGORIES")
+        things = [row for row in rows["CITYSCAPES_CATEGORIES"] if row["isthing"]]
+        return Categories(thing_names=tuple(row["name"] for row in things))
+    if lvis := re.match(r"lvis_(v1|v0\.5)_", name):
+        module = f"data/datasets/lvis_{lvis[1].replace('.', '_')}_categories.py"
+        by_id = sorted(literals(module, "LVIS_CATEGORIES")["LVIS_CATEGORIES"], key=itemgetter("id"))
+        return Categories(thing_names=tuple(row["synonyms"][0] for row in by_id))
+    return None
+
+
+def named(
+    class_names: Any,
+    *,
+    semantic: bool = False,
+    n_things: int | None = None,
+    n_stuff: int | None = None,
+) -> Categories:
     """Return the categories that a user names.
 
     Args:
-        class_names: Names by class id, or the path of a text file with a name a line, or of a
-            ``.json``: a list of names, what ``MetadataCatalog.get(...).as_dict()`` says, or a COCO
-            file, whose ``categories`` are taken in the order of their ids, as Detectron2 does.
-            Those with ``isthing: 0`` are stuff; class 0 of the stuff is then "things", as in
-            Detectron2's separated panoptic data sets.
-        semantic: A plain list names stuff, because the model has no instances.
+        class_names: A list of names by class id; a mapping of the data set's ids to names, taken in
+            the order of the ids; or the path of a file: text with a name per line, or ``.json`` or
+            ``.yaml`` with such a list or mapping, alone or under ``names``; what
+            ``MetadataCatalog.get(...).as_dict()`` says; or a COCO file, whose ``categories`` are
+            taken in the order of their ids, as Detectron2 does.
+        semantic: All names are stuff, because the model has no instances.
+        n_things: Number of instance classes that the model has, if it is known.
+        n_stuff: Number of stuff classes that the model has, if it is known.
 
     Raises:
-        ConfigError: The file cannot be read, or a name is missing, empty or there twice.
+        ConfigError: The file cannot be read, or a name is missing, not text, empty or duplicate.
     """
-    if isinstance(class_names, str):
-        path = Path(class_names).expanduser()
-        text = _text(path)
-        if path.suffix.lower() == ".json":
-            data = _json(text, path)
-            if isinstance(data, dict):
-                return _from_mapping(data, path)
-            class_names = data
-        else:
-            class_names = [line.strip() for line in text.splitlines() if line.strip()]
-    names = tuple(str(name) for name in class_names)
-    _distinct(names, "class_names")
-    return Categories(stuff_names=names) if semantic else Categories(thing_names=names)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+    where, given = "class_names", class_names
+    if isinstance(given, str):
+        where = f"class_names: '{given}'"
+        given = read_names(given)
+        if isinstance(given, dict) and {"thing_classes", "stuff_classes"} & set(given):
+            return _checked(lambda: from_metadata(given), where)
+        if isinstance(given, dict) and isinstance(given.get("categories"), list):
+            given = given["categories"]
+        elif isinstance(given, dict) and isinstance(given.get("names"), (list, dict)):
+            given = given["names"]
+        if isinstance(given, list) and any(isinstance(row, dict) for row in given):
+            rows = CocoRows(given, where)
+            return _checked(lambda: rows.categories(semantic, n_things, n_stuff), where)
+    ids: tuple[int, ...] = ()
+    if isinstance(given, Mapping):
+        by_id = sorted((category_id(key, where), value) for key, value in given.items())
+        ids, given = tuple(key for key, _ in by_id), [value for _, value in by_id]
+    elif isinstance(given, (str, bytes, set, frozenset)) or not isinstance(given, Iterable):
         raise ConfigError(
-            f"class_names: cannot read '{path}' ({reason}); give a text file with a name a line, "
-            "a COCO .json, or the names themselves: 'model.class_names=[cat,dog]'"
-        ) from exc
-
-
-def _json(text: str, path: Path) -> Any:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"class_names: '{path}' is not JSON ({exc})") from exc
-    if not isinstance(data, (dict, list)) or not all(isinstance(item, str) for item in data):
-        raise ConfigError(
-            f"class_names: '{path}' is neither a COCO file, nor a data set's metadata, nor a list "
-            "of names"
+            f"{where} is {given!r:.60}; give a list, [cat,dog], a mapping, {{0: cat, 1: dog}}, or "
+            "a file"
         )
-    return data
-
-
-def _from_mapping(data: dict[str, Any], path: Path) -> Categories:
-    if "thing_classes" not in data and "stuff_classes" not in data:
-        return _from_coco(data, path)
-    try:
-        categories = from_metadata(data)
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise ConfigError(
-            f"class_names: '{path}' is not what MetadataCatalog.get(...).as_dict() says "
-            f"({type(exc).__name__}: {exc})"
-        ) from exc
-    _distinct(categories.thing_names + categories.stuff_names, f"class_names: '{path}'")
-    return categories
+    names = class_texts(list(given), where)
+    if semantic:
+        return _checked(lambda: Categories(stuff_names=names, stuff_ids=ids), where)
+    return _checked(lambda: Categories(thing_names=names, thing_ids=ids), where)
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> Categories:
@@ -122,17 +140,21 @@ def from_metadata(metadata: Mapping[str, Any]) -> Categories:
 
     Args:
         metadata: ``MetadataCatalog.get(...).as_dict()``, or the same read from JSON.
+
+    Raises:
+        ConfigError: A name is not text.
+        Exception: It is something else; any kind.
     """
     fields: dict[str, Any] = {}
     for kind in ("thing", "stuff"):
-        names = tuple(str(name) for name in metadata.get(f"{kind}_classes") or ())
+        names = class_texts(metadata.get(f"{kind}_classes") or (), f"{kind}_classes")
         by_id = metadata.get(f"{kind}_dataset_id_to_contiguous_id") or {}
         ids = {int(class_id): int(id_) for id_, class_id in by_id.items()}
         fields[f"{kind}_names"] = names
         # a data set's own ids only if every class has one
         if set(range(len(names))) <= set(ids):
             fields[f"{kind}_ids"] = tuple(ids[i] for i in range(len(names)))
-    points = tuple(str(name) for name in metadata.get("keypoint_names") or ())
+    points = class_texts(metadata.get("keypoint_names") or (), "keypoint_names")
     rules = metadata.get("keypoint_connection_rules") or ()
     return Categories(
         **fields,
@@ -141,36 +163,18 @@ def from_metadata(metadata: Mapping[str, Any]) -> Categories:
     )
 
 
-def _from_coco(data: dict[str, Any], path: Path) -> Categories:
+def _checked(make: Callable[[], Categories], where: str) -> Categories:
+    """Make categories of what a user gave, and refuse those that cannot be told apart."""
     try:
-        rows = sorted(data["categories"], key=lambda row: row["id"])
-        things = [row for row in rows if row.get("isthing", 1)]
-        stuff = [row for row in rows if not row.get("isthing", 1)]
-        if stuff:
-            stuff.insert(0, {"id": 0, "name": "things"})
-        posed = things[0] if len(things) == 1 and things[0].get("keypoints") else {}
-        categories = Categories(
-            thing_names=tuple(str(row["name"]) for row in things),
-            thing_ids=tuple(int(row["id"]) for row in things),
-            stuff_names=tuple(str(row["name"]) for row in stuff),
-            stuff_ids=tuple(int(row["id"]) for row in stuff),
-            keypoint_names=tuple(posed.get("keypoints", ())),
-            # COCO counts keypoints from 1
-            skeleton=tuple((a - 1, b - 1) for a, b in posed.get("skeleton", ())),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise ConfigError(
-            f"class_names: '{path}' is not a COCO file whose categories have a name and an id of "
-            f"their own ({type(exc).__name__}: {exc})"
-        ) from exc
-    where = f"class_names: '{path}'"
-    _distinct(categories.thing_names + categories.stuff_names, where)
+        categories = make()
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as exc:
+        raise ConfigError(f"{where}: {exc}") from exc
+    if not categories.thing_names and not categories.stuff_names:
+        raise ConfigError(f"{where} has no names")
+    for names in (categories.thing_names, categories.stuff_names, categories.keypoint_names):
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ConfigError(
+                f"{where} has a name twice: {', '.join(twice[:10])}; rename one, or give all names "
+                "by class id: 'model.class_names=[cat,dog]'"
+            )
     return categories
-
-
-def _distinct(names: tuple[str, ...], where: str) -> None:
-    if not names or not all(names):
-        raise ConfigError(f"{where} has {'an empty name' if names else 'no names'}")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ConfigError(f"{where} has a name twice: {', '.join(twice[:10])}")

@@ -1,14 +1,17 @@
-"""Detectron2's YAML configs, read so that no file can run code or reach outside its folder.
+"""Detectron2's YAML configs, read so that no file can run code or use the network.
 
-Detectron2's own reader falls back to ``yaml.unsafe_load`` and follows ``_BASE_`` to any path or
-address. This one knows plain YAML only, and ``_BASE_`` only within the config's folder.
+Detectron2's own reader falls back to ``yaml.unsafe_load`` and follows ``_BASE_`` to any address.
+This one knows plain YAML only. ``_BASE_`` is a relative path, and only in configs that the user
+names; those of stored, imported and trained models are whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +19,20 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from pipeline.errors import ConfigError, UntrustedModelError, did_you_mean
+from pipeline.files import expanded, read_regular
+from pipeline.store.foreign import HEAD, describe
+from pipeline.store.plain_yaml import MAX_BYTES, PlainLoader, load_yaml
 from pipeline.store.zoo import zoo_names, zoo_root
 
 _BASE = "_BASE_"
+_SUFFIXES = (".yaml", ".yml")
+_MAX_FILES = 64
 _EVAL = "tag:yaml.org,2002:python/object/apply:eval"
 # The one expression that the zoo has Python evaluate (Base-RetinaNet.yaml), known here by its text.
 _ANCHORS = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+class _Loader(PlainLoader):
     """Plain YAML, and the zoo's one expression."""
 
 
@@ -70,14 +78,14 @@ def read_config(config: str) -> ConfigFile:
     """Read a config of the zoo, by name, or a YAML file, by path.
 
     Raises:
-        ConfigError: There is none, it is not YAML, or its ``_BASE_`` leads out of its folder.
+        ConfigError: There is none, it is not YAML, or its ``_BASE_`` is not a relative path to one.
         UntrustedModelError: It has a tag that would run code.
     """
     name = config.removesuffix(".yaml")
     if name in zoo_names():
-        root = zoo_root().resolve()
-        return ConfigFile(name, _read(root / f"{name}.yaml", root, ()), in_zoo=True)
-    path = Path(config).expanduser()
+        path = zoo_root().resolve() / f"{name}.yaml"
+        return ConfigFile(name, _Reading().read(path, ()), in_zoo=True)
+    path = expanded(config)
     if path.suffix == ".py":
         raise ConfigError(
             f"config '{config}' is Python code, which is never run; give a Detectron2 YAML config"
@@ -87,17 +95,20 @@ def read_config(config: str) -> ConfigFile:
         hint = hint if "did you mean" in hint else "; docs/models.md lists the usual ones"
         raise ConfigError(f"config '{config}' is neither a file nor in the model zoo{hint}")
     path = path.resolve()
-    return ConfigFile(path.name, _read(path, path.parent, ()), in_zoo=False)
+    return ConfigFile(path.name, _Reading().read(path, ()), in_zoo=False)
 
 
 def read_plain(path: Path) -> dict[str, Any]:
     """Read a whole config, as a ``CfgNode`` dumps it: it has no ``_BASE_``.
 
     Raises:
-        ConfigError: It cannot be read, or is not YAML.
+        ConfigError: It cannot be read, is not YAML, or has a ``_BASE_``.
         UntrustedModelError: It has a tag that would run code.
     """
-    return _read(path, path.parent, ())
+    data = _Reading().parse(path)
+    if _BASE in data:
+        raise ConfigError(f"{path} has a {_BASE}; a model's own config must be whole")
+    return data
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
@@ -107,8 +118,10 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         ConfigError: It is not YAML, or no mapping with text keys.
         UntrustedModelError: It has a Python tag.
     """
+    if text and (what := describe(text[:HEAD].encode(errors="replace"))):
+        raise ConfigError(f"{where} is {what}")
     try:
-        data = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        data = load_yaml(text, _Loader)
     except yaml.constructor.ConstructorError as exc:
         problem = str(exc.problem)
         line = exc.problem_mark.line + 1 if exc.problem_mark else "?"
@@ -118,8 +131,8 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
                 f"{where}, line {line}: the tag {tag} would run code; write a plain value instead"
             ) from exc
         raise ConfigError(f"{where}, line {line}: {problem}") from exc
-    except (yaml.YAMLError, RecursionError, ValueError) as exc:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(exc).split())}") from exc
+    except (yaml.YAMLError, ValueError) as exc:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(exc).split())[:300]}") from exc
     _text_keys(data, where)
     return dict(data)
 
@@ -134,31 +147,53 @@ def _text_keys(data: Any, where: str) -> None:
             _text_keys(value, where)
 
 
-def _read(path: Path, root: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"cannot read the config '{path}': {exc}") from exc
-    data = parse_yaml(text, str(path))
-    bases = data.pop(_BASE, [])
-    merged: dict[str, Any] = {}
-    for base in bases if isinstance(bases, list) else [bases]:
-        target = _base_path(base, path, root)
-        if target in (*trail, path):
-            raise ConfigError(f"{path}: _BASE_ '{base}' leads back to itself")
-        _merge(_read(target, root, (*trail, path)), merged, path)
-    _merge(data, merged, path)
-    return merged
+class _Reading:
+    """Reads one config with its bases, which together must not be too many or too large."""
+
+    def __init__(self) -> None:
+        self._files = 0
+        self._bytes_left = MAX_BYTES
+
+    def parse(self, path: Path) -> dict[str, Any]:
+        """Return what a file says itself."""
+        self._files += 1
+        if self._files > _MAX_FILES:
+            raise ConfigError(f"{path}: the config has more than {_MAX_FILES} bases")
+        try:
+            text = read_regular(path, self._bytes_left)
+            self._bytes_left -= len(text)
+            return parse_yaml(text.decode(), str(path))
+        except (OSError, UnicodeDecodeError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+            raise ConfigError(f"cannot read the config '{path}': {reason}") from exc
+
+    def read(self, path: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
+        """Return what a file and its bases say."""
+        data = self.parse(path)
+        bases = data.pop(_BASE, [])
+        merged: dict[str, Any] = {}
+        for base in bases if isinstance(bases, list) else [bases]:
+            target = _base_path(base, path)
+            if target in (*trail, path):
+                raise ConfigError(f"{path}: _BASE_ '{base}' leads back to itself")
+            _merge(self.read(target, (*trail, path)), merged, path)
+        _merge(data, merged, path)
+        return merged
 
 
-def _base_path(base: Any, path: Path, root: Path) -> Path:
-    if isinstance(base, str) and "://" not in base and not base.startswith(("/", "~")):
-        target = (path.parent / base).resolve()  # through links too
-        if target.is_relative_to(root) and target.is_file():
-            return target
+def _base_path(base: Any, path: Path) -> Path:
+    """Find a base: beside the config or, where it is not there, in the model zoo."""
+    if isinstance(base, str) and base.endswith(_SUFFIXES) and not base.startswith(("/", "~")):
+        target = path.parent / base
+        in_zoo = re.sub(r"^((\.|\.\.|configs|detectron2|model_zoo)/)*", "", base)
+        if in_zoo.removesuffix(".yaml") in zoo_names() and not target.is_file():
+            target = zoo_root() / in_zoo
+        with suppress(OSError, ValueError):  # a NUL, or far too long a name
+            if "://" not in base and target.is_file():
+                return target.resolve()
     raise ConfigError(
-        f"{path}: _BASE_ {base!r} must be the relative path of a file within '{root}'; copy the "
-        "base there"
+        f"{path}: _BASE_ {str(base)[:200]!r} must be the path of a .yaml file that is there, "
+        f"relative to '{path.parent}', or a config of the model zoo"
     )
 
 

@@ -15,6 +15,7 @@ import sys
 import zipfile
 import zipimport
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.store.entry import CUSTOM_OBJECTS, EXTERNAL_MODULES, StoredModel
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip has, so that same content is same bytes
 _SHOWN = 8
+_MAX_STEPS = 1_000_000  # of a pickle that is not loaded, only looked at
 
 
 def pack_custom(
@@ -129,7 +131,7 @@ def _named(data: bytes) -> str:
     count = 0
     latest = ""  # the text that was pushed last, if nothing else was
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, _ in islice(pickletools.genops(data), _MAX_STEPS):
             if opcode.name == "STACK_GLOBAL":
                 names[".".join(texts[-2:])] = None
             elif opcode.name in ("GLOBAL", "INST"):

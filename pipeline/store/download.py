@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pipeline.errors import ConfigError, ModelCorruptError, StoreError
-from pipeline.files import replaced, sha256_file, write_whole
+from pipeline.files import read_regular, replaced, sha256_file, write_whole
 from pipeline.redaction import redacted_text
 
 _ATTEMPTS = 3
@@ -112,7 +112,7 @@ def _record(path: Path, digest: str) -> None:
 def _verify(path: Path) -> None:
     digest = sha256_file(path)
     try:
-        recorded = _digest_path(path).read_text(encoding="ascii", errors="replace").split()
+        recorded = read_regular(_digest_path(path), 4096).decode("ascii", "replace").split()
     except FileNotFoundError:
         return _record(path, digest)
     if recorded[:1] != [digest]:

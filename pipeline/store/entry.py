@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelCorruptError, StoreError
-from pipeline.files import sha256_file
+from pipeline.files import read_regular, sha256_file
 from pipeline.store.info import ModelInfo, sealed
+from pipeline.store.plain_yaml import MAX_BYTES
 from pipeline.store.tags import Tag
 from pipeline.types import Categories
 
@@ -63,8 +64,15 @@ class StoredModel:
 
     @property
     def categories(self) -> Categories:
-        """What it can tell apart."""
-        return read_categories(self.info["categories"])
+        """What it can tell apart.
+
+        Raises:
+            ModelCorruptError: They are not what d2run writes.
+        """
+        try:
+            return read_categories(self.info["categories"])
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise ModelCorruptError(f"the class names of '{self.tag}' are damaged: {exc}") from exc
 
     @property
     def custom_objects(self) -> dict[str, Any]:
@@ -156,7 +164,7 @@ def open_entry(path: Path, *, trust: bool = False) -> StoredModel:
 def read_entry(path: Path, *, trust: bool = False) -> StoredModel:
     """Read the ``model.yaml`` of a directory that may have any name."""
     try:
-        info = ModelInfo((path / INFO).read_bytes(), f"'{path / INFO}'")
+        info = ModelInfo(read_regular(path / INFO, MAX_BYTES), f"'{path / INFO}'")
     except OSError as exc:
         raise StoreError(f"cannot read '{path / INFO}': {exc.strerror or exc}") from exc
     return StoredModel(info.tag, path, info, trust)

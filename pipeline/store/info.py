@@ -17,9 +17,11 @@ import yaml  # type: ignore[import-untyped]
 
 from pipeline.errors import ConfigError, ModelCorruptError
 from pipeline.store.config_file import parse_yaml
+from pipeline.store.plain_yaml import load_yaml
 from pipeline.store.tags import Tag
 
 _SEALED = re.compile(rb"(?P<body>.*\n)digest: (?P<digest>[0-9a-f]{64})\n", re.DOTALL)
+_LARGE = 200_000  # bytes
 _SMALL = 4096  # libyaml is 8 times faster, but deep nesting, some 20,000 levels, ends the process
 _KEY = re.compile(r"^([a-z_]+):", re.MULTILINE)  # what is below a key is indented
 
@@ -85,8 +87,8 @@ class ModelInfo(Mapping[str, Any]):
 
 def _parsed(section: str, where: str) -> dict[str, Any]:
     if yaml.__with_libyaml__ and len(section) <= _SMALL:
-        with suppress(yaml.YAMLError):  # whose message the other reader gives better
-            if isinstance(data := yaml.load(section, Loader=yaml.CSafeLoader), dict):
+        with suppress(yaml.YAMLError, ValueError):  # whose message the other reader gives better
+            if isinstance(data := load_yaml(section, yaml.CSafeLoader), dict):
                 return data
     return parse_yaml(section, where)
 
@@ -113,6 +115,11 @@ def sealed(info: Mapping[str, Any]) -> bytes:
     """
     try:
         body = yaml.dump(dict(info), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"labels, metadata and signatures must be plain values: {exc}") from exc
+        if len(body) > _LARGE:  # only then may it be more than is read
+            load_yaml(body)
+    except (yaml.YAMLError, RecursionError, ValueError) as exc:
+        raise ConfigError(
+            f"labels, metadata and signatures must be plain values, and not too many: {exc}; put "
+            "large data into custom_objects"
+        ) from exc
     return f"{body}digest: {hashlib.sha256(body.encode()).hexdigest()}\n".encode()

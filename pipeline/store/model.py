@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
 from pipeline.store import architectures
-from pipeline.store.categories import named, table
-from pipeline.store.config_file import ConfigFile, make_cfg, read_config, set_keys
+from pipeline.store.categories import of_dataset, table
+from pipeline.store.config_file import ConfigFile, make_cfg, read_config, read_plain, set_keys
 from pipeline.store.custom import import_modules
 from pipeline.store.entry import CONFIG, WEIGHTS, StoredModel
 from pipeline.store.local import ModelStore
@@ -21,6 +22,7 @@ from pipeline.store.origin import Origin, origin
 from pipeline.store.predictor import build_stored
 from pipeline.store.saving import put
 from pipeline.store.weights import load_weights, read_weights
+from pipeline.store.zoo import zoo_names
 from pipeline.types import Categories
 
 if TYPE_CHECKING:
@@ -40,9 +42,11 @@ class Model:
         config: A config of the model zoo, by name, or a YAML file.
         weights: ``zoo``, a path, an http(s) address, or ``random``.
         variant: What the YAML of ``model=`` puts into ``config``; not used here.
-        categories: A built-in table: ``coco``, ``coco_person``, ``coco_panoptic``, ``coco_stuff``.
-        class_names: Names by class id, or a file of names (see ``categories.named``); set the
-            number of classes where the config leaves it open.
+        categories: A built-in table, for configs that are not the zoo's: ``coco``, ``coco_person``,
+            ``coco_panoptic``, ``coco_stuff``.
+        class_names: Names by class id, ids and names, or a file (see ``categories.named``); set the
+            number of classes where the config leaves it open. A config of the zoo has the names of
+            its data set by default.
         score_threshold: Least score of an instance; by default the config's.
         nms_threshold: Largest overlap of two instances of a class; by default the config's.
         opts: Detectron2's own ``[KEY, VALUE, ...]``; the last word on any key.
@@ -67,7 +71,7 @@ class Model:
         weights: str | None = None,
         variant: str | None = None,
         categories: str | None = None,
-        class_names: Sequence[str] | str | None = None,
+        class_names: Sequence[str] | Mapping[int, str] | str | None = None,
         score_threshold: float | None = None,
         nms_threshold: float | None = None,
         opts: Sequence[Any] = (),
@@ -115,9 +119,8 @@ class Model:
         if self._stored:
             return self._stored.categories
         if self.class_names is not None:
-            semantic = architectures.instance_node(self._architecture) is None
-            return named(self.class_names, semantic=semantic)
-        return table(self.table or "")
+            return architectures.name_classes(self.class_names, self._architecture, self._said)
+        return self._trained_on or table(self.table or "")
 
     def check(self) -> None:
         """Find what is wrong without torch and without the network.
@@ -223,8 +226,7 @@ class Model:
     def _config(self) -> ConfigFile:
         if not self._stored:
             return read_config(self.config or "")
-        saved = read_config(str(self._stored.file(CONFIG)))
-        return ConfigFile(CONFIG, saved.data, in_zoo=False)
+        return ConfigFile(CONFIG, read_plain(self._stored.file(CONFIG)), in_zoo=False)
 
     @cached_property
     def _opts(self) -> dict[str, Any]:
@@ -233,9 +235,6 @@ class Model:
     @property
     def _architecture(self) -> str:
         return str(self._said("MODEL.META_ARCHITECTURE") or architectures.DEFAULT)
-
-    def _said(self, key: str) -> Any:
-        return self._opts.get(key) or self._config.get(key)
 
     @cached_property
     def _origin(self) -> Origin:
@@ -266,7 +265,7 @@ class Model:
                 yield f"the stored model '{self.tag}' has its own {', '.join(given)}; leave out"
             return
         lacking = [f"model.{key}" for key in ("config", "weights") if own[key] is None]
-        if self.class_names is None and self.table is None:
+        if not (self.class_names is not None or self.table or self._trained_on):
             lacking.append("model.class_names")
         if lacking:
             yield (
@@ -274,15 +273,28 @@ class Model:
                 f"'{self.name}'; or model.tag, for one from the store"
             )
 
+    @cached_property
+    def _trained_on(self) -> Categories | None:
+        """The classes of the data set that a config of the zoo names."""
+        if not self.config or self.config.removesuffix(".yaml") not in zoo_names():
+            return None
+        dataset = re.search(r"[\w.-]+", str(self._config.get("DATASETS.TRAIN")))
+        return of_dataset(dataset[0]) if dataset else None
+
+    def _said(self, key: str) -> Any:
+        """Return what the options or the config say of a key; ``None`` where it is open."""
+        # where the user's names may set the number of classes, there is nothing to compare with
+        open_ = self.class_names is not None and self.weights != "zoo" and self._config.in_zoo
+        counts = key.endswith("NUM_CLASSES")
+        return self._opts.get(key, None if open_ and counts else self._config.get(key))
+
     def _check_classes(self) -> None:
         if problems := architectures.unsupported(self._said):
             raise ConfigError(*problems)
-        # where the user's names may set the number of classes, there is nothing to compare with
-        open_ = self.class_names is not None and self.weights != "zoo" and self._config.in_zoo
         problems = architectures.class_problems(
             self._architecture,
             self.categories,
-            said=lambda key: self._opts.get(key, None if open_ else self._config.get(key)),
+            said=self._said,
             default=self.class_names is None or self.weights == "zoo",
         )
         if problems:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 
+_MAX_BITS = 200  # of a number; 64 digits are read back
 DEFAULT_SIGNATURES = {"__call__": {"batchable": False}}
 _SIGNATURE = {"batchable", "batch_dim", "input_spec", "output_spec"}
 
@@ -22,8 +23,22 @@ def plain_labels(labels: Mapping[str, Any] | None) -> dict[str, str]:
     for key, value in (labels or {}).items():
         if not isinstance(key, str) or not isinstance(value, (str, int, float)):
             raise ConfigError(f"label {key!r}: {value!r} must be a text, as in team: vision")
-        plain[key] = str(value).lower() if isinstance(value, bool) else str(value)
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        plain[plain_text(key, "a label")] = plain_text(text, f"label {key!r}")
     return plain
+
+
+def plain_text(text: str, where: str) -> str:
+    """Return a text that UTF-8 can hold.
+
+    Raises:
+        ConfigError: It has half of a surrogate pair; says where.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise ConfigError(f"{where} holds {text!r:.80}, which is not Unicode text") from exc
+    return text
 
 
 def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -32,7 +47,10 @@ def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
         ConfigError: Something else is in it; says where.
     """
-    copy: dict[str, Any] = plain_value(dict(metadata or {}), "metadata")
+    try:
+        copy: dict[str, Any] = plain_value(dict(metadata or {}), "metadata")
+    except RecursionError:
+        raise ConfigError("metadata is nested too deeply, or within itself") from None
     return copy
 
 
@@ -44,14 +62,21 @@ def plain_value(value: Any, where: str) -> Any:
     """
     if hasattr(value, "tolist") and hasattr(value, "dtype"):  # NumPy's and torch's
         value = value.tolist()
-    if value is None or isinstance(value, (str, bool, int)):
+    if isinstance(value, str):
+        return plain_text(value, where)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and value.bit_length() <= _MAX_BITS:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, (list, tuple)):
         return [plain_value(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: plain_value(item, f"{where}.{key}") for key, item in value.items()}
+        return {
+            plain_text(key, where): plain_value(item, f"{where}.{key}")
+            for key, item in value.items()
+        }
     raise ConfigError(
         f"{where} holds {value!r:.80}, which JSON does not have; give texts, finite numbers, true, "
         "false, null, lists and mappings with text keys, or put it into custom_objects"

@@ -7,9 +7,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.files import write_whole
+from pipeline.files import RegularFile, write_whole
 from pipeline.store.entry import INFO, open_entry
 from pipeline.store.tags import LATEST, is_name, parse_tag
+
+_MAX_POINTER = 4096  # bytes; a version's name has at most 63
 
 LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
@@ -31,7 +33,7 @@ def versions_in(home: Path) -> list[str]:
 def aliases_in(home: Path) -> dict[str, str]:
     """Return the version of each alias; one whose version is gone counts for nothing."""
     files = [path for path in home.iterdir() if path.is_file()] if home.is_dir() else []
-    stands = {path.name: _content(path) for path in files if is_name(path.name)}
+    stands = {path.name: content(path) for path in files if is_name(path.name)}
     stands.pop(LATEST, None)
     there = versions_in(home) if stands else []
     return {alias: version for alias, version in sorted(stands.items()) if version in there}
@@ -39,7 +41,7 @@ def aliases_in(home: Path) -> dict[str, str]:
 
 def latest_of(home: Path, versions: list[str]) -> str:
     """Return the version that ``latest`` names, or the newest where it names none."""
-    version = _content(home / LATEST)
+    version = content(home / LATEST)
     if version in versions:
         return version
     # a crash between the two renames of a save, or a version deleted by hand
@@ -90,5 +92,9 @@ def point_to_latest(home: Path) -> None:
         os.close(descriptor)
 
 
-def _content(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+def content(path: Path) -> str:
+    """Return the first bytes of a small text file; ``""`` if there is none."""
+    if not path.is_file():
+        return ""
+    with RegularFile(path) as file:
+        return file.read(_MAX_POINTER).decode(errors="replace")

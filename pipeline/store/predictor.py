@@ -11,14 +11,13 @@ from pipeline.devices import resolve_device
 from pipeline.errors import ConfigError, UntrustedModelError
 from pipeline.store import architectures
 from pipeline.store.catalog import categories_of, metadata_of
-from pipeline.store.categories import named
-from pipeline.store.config_file import ConfigFile, make_cfg, parse_yaml
+from pipeline.store.config_file import ConfigFile, make_cfg, read_plain
 from pipeline.store.custom import import_modules
 from pipeline.store.entry import CONFIG, WEIGHTS, StoredModel
 from pipeline.store.local import ModelStore
 from pipeline.store.plain import plain_signatures
 from pipeline.store.saving import neutral, put
-from pipeline.store.weights import load_weights, read_weights, without_prefix
+from pipeline.store.weights import load_weights, read_weights
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -36,7 +35,7 @@ def save_model(
     custom_objects: Mapping[str, Any] | None = None,
     external_modules: Iterable[ModuleType] | None = None,
     metadata: Mapping[str, Any] | None = None,
-    class_names: Sequence[str] | str | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | str | None = None,
     store: ModelStore | None = None,
 ) -> StoredModel:
     """Save a Detectron2 model with the weights it has now.
@@ -54,8 +53,8 @@ def save_model(
         custom_objects: Python objects to keep with it, pickled by cloudpickle.
         external_modules: Modules whose source is to travel with it; packages whole.
         metadata: Values that JSON has, and NumPy's.
-        class_names: Names by class id, or a file of names (``categories.named``). By default those
-            of the config's data sets in Detectron2's ``MetadataCatalog``.
+        class_names: Names by class id, ids and names, or a file (``categories.named``). By default
+            those of the config's data sets in Detectron2's ``MetadataCatalog``.
         store: By default the one in ``$D2RUN_HOME``.
 
     Returns:
@@ -78,20 +77,16 @@ def save_model(
             )
     cfg = neutral(cfg)
     if class_names is not None:
-        semantic = architectures.instance_node(cfg.MODEL.META_ARCHITECTURE) is None
-        categories = named(class_names, semantic=semantic)
-        if problems := architectures.count_problems(cfg, categories):
-            raise ConfigError(*problems)
+        categories = architectures.names_for(cfg, class_names)
     else:
         categories, warning = categories_of(cfg, checkpointables)
         if warning:
             warnings.warn(f"'{name}' is saved {warning}", stacklevel=2)
-    weights = without_prefix(module.state_dict())
     return put(
         store,
         name,
         cfg,
-        weights,
+        module.state_dict(),
         categories,
         labels=labels,
         metadata=metadata,
@@ -172,8 +167,8 @@ def load_model(
 
 def stored_cfg(entry: StoredModel) -> CfgNode:
     """Return the ``CfgNode`` of a stored model, with the keys that are not Detectron2's own."""
-    data = parse_yaml((entry.path / CONFIG).read_text(encoding="utf-8"), f"'{entry.path / CONFIG}'")
-    return make_cfg(ConfigFile(CONFIG, data, in_zoo=False), strict=False)
+    config = ConfigFile(CONFIG, read_plain(entry.path / CONFIG), in_zoo=False)
+    return make_cfg(config, strict=False)
 
 
 def build_stored(entry: StoredModel, cfg: CfgNode) -> nn.Module:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, ModelCorruptError, PipelineError
+from pipeline.files import RegularFile
 from pipeline.store import architectures
 from pipeline.store.config_file import set_keys
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 
 _SIDE_PX = 128
+_MAX_SIDE_PX = 1024  # of an image in a file
+_MAX_BYTES = 64 << 20  # of its arrays; a mask takes 16 kB
 _KEPT = 20  # the best instances: below them, equal scores change places
 # docs/performance.md: what another order of the same arithmetic may change in float32
 _BOX_PX = 0.05
@@ -209,11 +212,18 @@ def _npz(arrays: Arrays) -> bytes:
 
 def _arrays(path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
+        with RegularFile(path) as file:
+            with zipfile.ZipFile(file) as archive:
+                if sum(member.file_size for member in archive.infolist()) > _MAX_BYTES:
+                    raise ValueError(f"it unpacks to over {_MAX_BYTES} bytes")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as data:
+                arrays = {name: data[name] for name in data.files}
         image = arrays[_IMAGE]
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError("its picture is none")
+            raise ValueError("its image is not an image")
+        if max(image.shape) > _MAX_SIDE_PX:
+            raise ValueError(f"its image has {image.shape[1]} x {image.shape[0]} pixels")
     except Exception as exc:  # zipfile, NumPy and zlib raise a dozen kinds for broken files
         raise ModelCorruptError(f"'{path}' is no self-test ({exc}); save the model again") from exc
     return arrays

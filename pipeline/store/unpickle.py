@@ -2,30 +2,26 @@
 
 The model zoo's weights are pickles, and a pickle may call any function by its name. Here the names
 that NumPy writes stand for the small stand-ins below, and every other name is refused. Not even
-NumPy's own functions are called, as crafted states of a ``dtype`` can corrupt memory.
-
-BentoML keeps a model's config in a pickle. That needs no calls at all, so it is read by the small
-interpreter at the end, which knows no more than plain values and the making of a ``CfgNode``.
+NumPy's own functions are called, as crafted states of a ``dtype`` can corrupt memory. BentoML keeps
+a model's config in a pickle, which needs no more than plain values and the making of a ``CfgNode``.
 """
 
 from __future__ import annotations
 
-import copyreg
+import io
 import itertools
-import pickle
-import pickletools
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
 from pipeline.errors import ModelCorruptError, UntrustedModelError
+from pipeline.files import RegularFile
+from pipeline.store.opcodes import MAX_VALUES, RefusedError, SetOf, Stand, interpret, set_items
 
 _KINDS = "biufcSU"  # booleans, numbers and text; never objects
 _MAX_DEPTH = 32
-_MAX_VALUES = 1_000_000  # a few bytes can say "twice that" thirty times over
 _MAX_CONFIG_BYTES = 4 << 20  # a thousand times a usual config
 
 _CFG_NODES = {
@@ -34,11 +30,7 @@ _CFG_NODES = {
     "fvcore.common.config.CfgNode",
     "yacs.config.CfgNode",
 }
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-
-
-class _RefusedError(Exception):
-    """The pickle asks for something that is not on the list."""
+_CFG_NODE = Stand(dict)
 
 
 class _Dtype:
@@ -47,112 +39,102 @@ class _Dtype:
     __slots__ = ("dtype",)
 
     def __init__(self, code: str) -> None:
-        dtype = np.dtype(code)
+        dtype = np.dtype(code[:32])
         if dtype.kind not in _KINDS:
-            raise _RefusedError(f"an array of dtype '{dtype}'")
+            raise RefusedError(f"an array of dtype '{dtype}'")
         self.dtype = dtype
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def build(self, state: tuple[Any, ...]) -> None:
         _, byteorder, subarray, names, fields, *_ = state
         if subarray is not None or names is not None or fields is not None:
-            raise _RefusedError("an array of records")
+            raise RefusedError("an array of records")
         self.dtype = self.dtype.newbyteorder(byteorder)
+
+
+class ArrayNames:
+    """What stands for the names in a pickle of arrays.
+
+    Args:
+        limit: Bytes that all arrays together may take.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._known: dict[str, Any] = {
+            "collections.OrderedDict": Stand(_dict),
+            "collections.Counter": Stand(_dict),
+            "_codecs.encode": Stand(_encode),
+            "numpy.ndarray": Stand(lambda *_: _Array(self)),
+            "numpy.dtype": Stand(lambda code, *_: _Dtype(str(code))),
+        }
+        for core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
+            self._known |= {
+                f"{core}.multiarray._reconstruct": Stand(lambda *_: _Array(self)),
+                f"{core}.multiarray.scalar": Stand(self._scalar),
+                f"{core}.numeric._frombuffer": Stand(self._frombuffer),
+            }
+
+    def __call__(self, name: str) -> Any:
+        """Return what stands for a name."""
+        try:
+            return self._known[name]
+        except KeyError:
+            raise RefusedError(name[:200]) from None
+
+    def array(self, data: Any, dtype: Any, shape: Any, order: Any) -> Any:
+        """Return an array of bytes that a pickle holds; they may be read again and again."""
+        if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray, str)):
+            raise RefusedError("an array of Python objects")
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError("more arrays than the file has bytes")
+        # Python 2 wrote text
+        raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
+        return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
+
+    def _frombuffer(self, data: Any, dtype: Any, shape: Any, order: Any = "C") -> _Array:
+        array = _Array(self)
+        array.value = self.array(data, dtype, shape, order)
+        return array
+
+    def _scalar(self, dtype: Any, data: Any = b"") -> Any:
+        return self.array(data, dtype, (1,), "C")[0]
 
 
 class _Array:
     """Stands for a ``numpy.ndarray`` until its bytes are known."""
 
-    __slots__ = ("value",)
+    __slots__ = ("_names", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, names: ArrayNames) -> None:
+        self._names = names
         self.value: Any = None
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def build(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, data = state
-        self.value = _array(data, dtype, shape, "F" if fortran else "C")
+        self.value = self._names.array(data, dtype, shape, "F" if fortran else "C")
 
 
-def _array(data: Any, dtype: Any, shape: Any, order: Any) -> Any:
-    if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray, str)):
-        raise _RefusedError("an array of Python objects")
-    raw = data.encode("latin1") if isinstance(data, str) else bytes(data)  # str: Python 2 wrote it
-    return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
-
-
-class _Stand:
-    """A callable that a pickle can neither change nor take apart."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        raise _RefusedError("changing a function's state")
-
-
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any = "C") -> _Array:
-    array = _Array()
-    array.value = _array(data, dtype, shape, order)
-    return array
-
-
-def _scalar(dtype: Any, data: Any = b"") -> Any:
-    return _array(data, dtype, (1,), "C")[0]
+def _dict(items: Any = ()) -> dict[Any, Any]:
+    if isinstance(items, dict):
+        return dict(items)
+    return set_items({}, [value for key, item in items for value in (key, item)])
 
 
 def _encode(text: str, encoding: str = "") -> bytes:
     if encoding != "latin1":
-        raise _RefusedError(f"_codecs.encode to '{encoding}'")
+        raise RefusedError(f"_codecs.encode to '{encoding:.80}'")
     return text.encode("latin1")
 
 
-_STANDS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _Stand(_encode),
-    ("numpy", "ndarray"): _Stand(lambda *_: _Array()),
-    ("numpy", "dtype"): _Stand(lambda code, *_: _Dtype(str(code))),
-}
-for _core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
-    _STANDS[_core + ".multiarray", "_reconstruct"] = _Stand(lambda *_: _Array())
-    _STANDS[_core + ".multiarray", "scalar"] = _Stand(_scalar)
-    _STANDS[_core + ".numeric", "_frombuffer"] = _Stand(_frombuffer)
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _STANDS[module, name]
-        except KeyError:
-            raise _RefusedError(f"{module}.{name}") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _RefusedError("a persistent id")
-
-
-def load_arrays(path: Path) -> Any:
+def load_arrays(file: RegularFile) -> Any:
     """Return what a pickle holds: arrays, numbers and text in dicts, lists and tuples.
 
     Raises:
-        UntrustedModelError: It names anything else; says what.
-        ModelCorruptError: It is not a whole pickle.
+        RefusedError: It names anything else; says what.
+        Exception: It is not a whole pickle; any kind.
     """
-    with path.open("rb") as file:
-        try:
-            return plain_copy(_unpickle(file))
-        except _RefusedError as exc:
-            raise UntrustedModelError(
-                f"'{path}' is a pickle that asks for {exc}, which could run code, so it is not "
-                "loaded; convert its weights to .safetensors where you trust it"
-            ) from None
-        except Exception as exc:  # a broken pickle raises whatever its stray opcodes raise
-            raise ModelCorruptError(
-                f"'{path}' is not a whole pickle of arrays ({type(exc).__name__}: {exc}); "
-                "get the file again"
-            ) from exc
+    return plain_copy(interpret(file, ArrayNames(file.size), calls=True))
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -165,15 +147,15 @@ def load_config(path: Path) -> dict[str, Any]:
         ModelCorruptError: It is not a whole pickle of a mapping.
         OSError: It cannot be read.
     """
-    with path.open("rb") as file:
+    with RegularFile(path) as file:
         data = file.read(_MAX_CONFIG_BYTES + 1)
     try:
         if len(data) > _MAX_CONFIG_BYTES:
-            raise _RefusedError(f"more than {_MAX_CONFIG_BYTES >> 20} MiB of objects")
-        config = plain_copy(_interpret(data))
+            raise RefusedError(f"more than {_MAX_CONFIG_BYTES >> 20} MiB of objects")
+        config = plain_copy(interpret(_stream(data), _config_name))
         if not isinstance(config, dict):
             raise ValueError(f"a {type(config).__name__} in place of a mapping")
-    except _RefusedError as exc:
+    except RefusedError as exc:
         raise UntrustedModelError(
             f"'{path}' asks for {exc}, which could run code, so it is not loaded; where you trust "
             "who made it, use --trust (trust=True)"
@@ -195,15 +177,20 @@ def plain_copy(value: Any) -> Any:
     return _plain(value, itertools.count())
 
 
-def _unpickle(file: BinaryIO) -> Any:
-    copyreg.clear_extension_cache()  # it would give out what find_class has not seen
-    return _Unpickler(file, encoding="latin1").load()  # the zoo's files come from Python 2
+def _stream(data: bytes) -> IO[bytes]:
+    return io.BytesIO(data)
+
+
+def _config_name(name: str) -> Stand:
+    if name not in _CFG_NODES:
+        raise RefusedError(name[:200])
+    return _CFG_NODE
 
 
 def _plain(value: Any, count: Iterator[int], depth: int = 0) -> Any:
     if depth > _MAX_DEPTH:
         raise ValueError("nested too deeply")
-    if next(count) > _MAX_VALUES:
+    if next(count) > MAX_VALUES:
         raise ValueError("too many values")
     if isinstance(value, _Array):
         if value.value is None:
@@ -211,106 +198,9 @@ def _plain(value: Any, count: Iterator[int], depth: int = 0) -> Any:
         return value.value
     if isinstance(value, dict):
         return {key: _plain(item, count, depth + 1) for key, item in value.items()}
-    if isinstance(value, (_Stand, _Dtype, _Set, type)):
-        raise _RefusedError("a function, a type or a set as a value")
+    if isinstance(value, (Stand, _Dtype, SetOf)):
+        raise RefusedError("a function, a type or a set as a value")
     if isinstance(value, (list, tuple)):
         items = [_plain(item, count, depth + 1) for item in value]
         return items if isinstance(value, list) else tuple(items)
     return value
-
-
-class _Node:
-    """Stands for the class ``CfgNode``; never made, as a dict stands for what it makes."""
-
-
-class _Set(list[Any]):
-    """Stands for a set, which a ``CfgNode`` has in its own state."""
-
-
-def _interpret(data: bytes) -> Any:
-    """Follow a pickle's opcodes as ``pickle`` does, as far as plain values need them."""
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[int, Any] = {}
-
-    def above_mark() -> list[Any]:
-        start = marks.pop()
-        items = stack[start:]
-        del stack[start:]
-        return items
-
-    opcodes: Iterator[tuple[Any, Any, Any]] = pickletools.genops(data)
-    for opcode, argument, _ in opcodes:
-        match opcode.name:
-            case "PROTO" | "FRAME" | "STOP":
-                pass
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append(_CONSTANTS[opcode.name])
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "BINFLOAT":
-                stack.append(argument)
-            case "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8":
-                stack.append(argument)
-            case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
-            case "MARK":
-                marks.append(len(stack))
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                size = int(opcode.name[-1])
-                stack[-size:] = [tuple(stack[-size:])]
-            case "TUPLE":
-                stack.append(tuple(above_mark()))
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_SET":
-                stack.append(_Set())
-            case "APPEND":
-                item = stack.pop()
-                stack[-1].append(item)
-            case "APPENDS" | "ADDITEMS":
-                items = above_mark()
-                stack[-1].extend(items)
-            case "EMPTY_DICT":
-                stack.append({})
-            case "SETITEM":
-                items = [stack.pop(-2), stack.pop()]
-                _set_items(stack[-1], items)
-            case "SETITEMS":
-                items = above_mark()
-                _set_items(stack[-1], items)
-            case "GLOBAL":
-                stack.append(_node(*argument.split(" ", 1)))
-            case "STACK_GLOBAL":
-                stack.append(_node(stack.pop(-2), stack.pop()))
-            case "NEWOBJ":
-                if (stack.pop(-2), stack.pop()) != (_Node, ()):
-                    raise _RefusedError("the making of an object")
-                stack.append({})
-            case "BUILD":
-                stack.pop()  # whether a CfgNode is frozen, and the like
-            case "INST":
-                raise _RefusedError(argument.replace(" ", ".")[:200])
-            case other:
-                raise _RefusedError(f"the pickle opcode {other}")
-    return stack.pop()
-
-
-def _set_items(into: dict[Any, Any], items: list[Any]) -> None:
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        # a tuple of shared tuples takes for ever to hash
-        if key is not None and not isinstance(key, (str, int, float)):
-            raise _RefusedError("a key that is neither text nor a number")
-        into[key] = value
-
-
-def _node(module: Any, name: Any) -> type[_Node]:
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise ValueError("a name that is not text")
-    if f"{module}.{name}" not in _CFG_NODES:
-        raise _RefusedError(f"{module}.{name}"[:200])
-    return _Node

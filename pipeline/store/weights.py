@@ -1,18 +1,28 @@
 """Weight files: read without running code, and fitted to a model without exception.
 
-Detectron2's checkpointer unpickles freely and only warns where keys or shapes differ. This never
-uses it: whatever does not fit is an error that lists the keys.
+Detectron2's checkpointer unpickles freely and only warns where keys or shapes differ. It is never
+used here: whatever does not fit is an error that names the keys.
 """
 
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ModelCorruptError, StoreError, UntrustedModelError
+from pipeline.errors import (
+    ConfigError,
+    ModelCorruptError,
+    StoreError,
+    UntrustedModelError,
+    printable,
+)
+from pipeline.files import RegularFile
+from pipeline.store.checkpoint import ZIP, LazyTensor, is_legacy, load_legacy, load_zip
+from pipeline.store.foreign import HEAD, ForeignFileError, describe, is_text
+from pipeline.store.misfits import form, misfit, short, some
+from pipeline.store.opcodes import RefusedError
 from pipeline.store.unpickle import load_arrays
 
 if TYPE_CHECKING:
@@ -26,17 +36,22 @@ _BOOKKEEPING = {
     "__author__", "optimizer", "scheduler", "iteration", "epoch", "trainer", "matching_heuristics"
 }  # fmt: skip
 _UNUSED = re.compile(r"^pixel_(mean|std)$|anchor_generator\.cell_anchors|\.num_batches_tracked$")
-_NAMED = re.compile(
-    r"(?:GLOBAL|function) +<?([\w.]+(?: [\w.]+)??)>?(?: (?:was|whose|which)|$)", re.M
-)
-_SHOWN = 10
+_WRAPPERS = ("module.", "model.", "_orig_mod.")
+_MAX_HEADER = 16 << 20  # bytes of a safetensors header; a thousand tensors take a hundredth
+_WHOSE = {  # packages whose classes are in checkpoints of other tools
+    "ultralytics.": " (it is a YOLO model of Ultralytics, which Detectron2 cannot run)",
+    "models.": " (it is a YOLOv5 or YOLOv7 model, which Detectron2 cannot run)",
+    "mmengine.": " (it is a checkpoint of MMDetection, which Detectron2 cannot run)",
+    "detectron2.": " (it is a whole pickled model)",
+    "torch.nn.": " (it is a whole pickled model)",
+}
 
 
 def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a weight file, by name, on the CPU.
 
-    Takes ``.safetensors``, PyTorch's ``.pth``, ``.pt`` and ``.bin``, and the zoo's ``.pkl``. What
-    stands under ``model`` or ``state_dict`` is found, and a prefix ``module.`` is dropped.
+    Takes what ``torch.save`` and safetensors write, and the zoo's pickles; the content says
+    which it is. What is under ``model`` or ``state_dict`` is found.
 
     Args:
         path: The file.
@@ -45,75 +60,93 @@ def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
 
     Raises:
         UntrustedModelError: Reading it would run code; names what it asks for.
-        ModelCorruptError: It is broken, or holds something else than weights.
+        ModelCorruptError: It is broken, or holds something other than weights; says what it is.
         StoreError: It cannot be read, or is of another kind.
     """
-    suffix = path.suffix.lower()
+    if path.suffix.lower() not in SUFFIXES:
+        raise StoreError(f"'{path}': weights are read from {', '.join(SUFFIXES)}")
     try:
-        if suffix == ".safetensors":
-            data = _safetensors(path)
-        elif suffix == ".pkl":
-            data = load_arrays(path)
-        elif suffix in SUFFIXES:
-            data = _torch(path)
-        else:
-            raise StoreError(f"'{path}': weights are read from {', '.join(SUFFIXES)}")
+        with RegularFile(path) as file:
+            data = _read(file, path)
+            tensors = _tensors(_weights_in(data, path), path)
+            return _averaged(data, path, tensors) if ema else tensors
     except OSError as exc:
         raise StoreError(f"cannot read the weights '{path}': {exc.strerror or exc}") from exc
-    tensors = _tensors(_weights_in(data, path), path)
-    return tensors | _averages(data, path, tensors) if ema else tensors
 
 
-def _averages(data: Any, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def refuse_foreign(path: Path) -> None:
+    """Look at a file's first bytes only.
+
+    Raises:
+        ConfigError: They are those of something that is no weight file; says what it is.
+        OSError: It cannot be read.
+    """
+    with RegularFile(path) as file:
+        if what := describe(file.read(HEAD)):
+            raise ConfigError(f"weights '{path}' is {what}")
+
+
+def _read(file: RegularFile, path: Path) -> Any:
+    head = file.read(HEAD)
+    file.seek(0)
+    if what := describe(head):
+        raise ModelCorruptError(f"'{path}' is {what}")
+    try:
+        if head.startswith(ZIP):
+            return load_zip(file)
+        if is_legacy(head):
+            return load_legacy(file)
+        if head[8:9] == b"{":
+            return _safetensors(path, int.from_bytes(head[:8], "little"), file.size)
+        return load_arrays(file)
+    except OSError as exc:
+        if exc.errno:
+            raise
+        raise _broken(path, head, exc) from exc
+    except ForeignFileError as exc:
+        raise ModelCorruptError(f"'{path}' is {exc}") from None
+    except RefusedError as exc:
+        whose = next((text for name, text in _WHOSE.items() if str(exc).startswith(name)), "")
+        raise UntrustedModelError(
+            f"'{path}' asks for {exc}{whose}, which could run code, so it is not loaded; where you "
+            "trust it, save its weights alone: torch.save(model.state_dict(), PATH)"
+        ) from None
+    except Exception as exc:  # a broken file raises whatever its stray bytes raise
+        raise _broken(path, head, exc) from exc
+
+
+def _safetensors(path: Path, header: int, size: int) -> Any:
+    from safetensors.torch import load_file
+
+    if not header <= min(_MAX_HEADER, size):
+        raise ValueError(f"a header of {header} bytes")
+    return load_file(path)
+
+
+def _broken(path: Path, head: bytes, exc: Exception) -> ModelCorruptError:
+    if what := is_text(head):
+        return ModelCorruptError(f"'{path}' is {what}")
+    reason = printable(str(exc))[:120]
+    return ModelCorruptError(
+        f"'{path}' is not a whole weight file ({type(exc).__name__}: {reason}); get the file again"
+    )
+
+
+def _averaged(data: Any, path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     averages = data.get("ema_state") if isinstance(data, Mapping) else None
     for key in ("state", "shadow", "module"):  # as different trainers nest them
         if isinstance(averages, Mapping) and isinstance(averages.get(key), Mapping):
             averages = averages[key]
     if not isinstance(averages, Mapping) or not averages:
         raise ModelCorruptError(f"'{path}' has no averaged weights (ema_state); leave out ema")
-    found = _tensors(averages, path)
+    found = fitted(_tensors(averages, path), set(tensors))
+    if not set(found) <= set(tensors):  # the weights have the prefix, the averages do not
+        tensors = fitted(tensors, set(found))
     if strange := [name for name in found if name not in tensors]:
         raise ModelCorruptError(
-            f"'{path}': the averaged weights name what the model lacks: {_some(strange)}"
+            f"'{path}': the averaged weights name what the model lacks: {some(strange, 3)}"
         )
-    return found
-
-
-def _safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError) as exc:
-        raise _broken(path, exc) from exc
-
-
-def _torch(path: Path) -> Any:
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols it seldom sees
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as exc:  # torch raises a dozen kinds for broken files
-        named = _NAMED.search(str(exc))
-        if named:
-            raise UntrustedModelError(
-                f"'{path}' asks for {named[1]}, which could run code, so it is not loaded; save "
-                "only the weights, where you trust it: torch.save(model.state_dict(), PATH)"
-            ) from exc
-        raise _broken(path, exc) from exc
-
-
-def _broken(path: Path, exc: Exception) -> ModelCorruptError:
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    reason = f": {lines[0][:120]}" if lines and "eights only" not in lines[0] else ""
-    return ModelCorruptError(
-        f"'{path}' is not a whole weight file ({type(exc).__name__}{reason}); get the file again"
-    )
+    return tensors | found
 
 
 def _weights_in(data: Any, path: Path) -> Mapping[str, Any]:
@@ -135,24 +168,57 @@ def _tensors(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     import torch
 
     tensors: dict[str, Tensor] = {}
+    shared: dict[int, Tensor] = {}  # one array may have many names
     for name, value in data.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            native = value.astype(value.dtype.newbyteorder("="))
-            value = torch.from_numpy(native)
-        if isinstance(value, torch.Tensor):
-            tensors[str(name)] = value
+        if isinstance(value, LazyTensor):
+            value = _loaded(value, name, path)
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            if id(value) not in shared:
+                native = value.astype(value.dtype.newbyteorder("="))
+                shared[id(value)] = torch.from_numpy(native)
+            value = shared[id(value)]
+        if isinstance(value, torch.Tensor) and isinstance(name, str):
+            tensors[name] = value
         elif name not in _BOOKKEEPING:
             raise ModelCorruptError(
-                f"'{path}' holds a {type(value).__name__} under '{name}': expected tensors by name"
+                f"'{path}' holds a {type(value).__name__} under '{short(name)}': expected tensors "
+                "by name"
             )
-    return without_prefix(tensors)
+    return tensors
 
 
-def without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the ``module.`` that training on several devices puts before every name."""
-    if not all(name.startswith("module.") for name in tensors):
+def _loaded(value: LazyTensor, name: Any, path: Path) -> Tensor:
+    try:
+        return value.load()
+    except Exception as exc:  # each of torch's own kinds
+        reason = printable(str(exc).split("\n")[0])[:120]
+        raise ModelCorruptError(
+            f"'{path}' is not a whole weight file: '{short(name)}' cannot be read ({reason}); get "
+            "the file again"
+        ) from exc
+
+
+def fitted(tensors: Mapping[str, Tensor], expected: Set[str]) -> dict[str, Tensor]:
+    """Drop what wrappers put into names, where without it they are what a model expects.
+
+    ``module.`` comes from training on several devices, ``model.`` from Lightning, ``_orig_mod.``
+    from ``torch.compile``; they may be nested, and the last is found in the middle of names too.
+    """
+    if any(name in expected for name in tensors):
         return dict(tensors)
-    return {name.removeprefix("module."): value for name, value in tensors.items()}
+    plain = {name.replace("_orig_mod.", ""): value for name, value in tensors.items()}
+    prefix = next((found for name in plain if (found := _prefix(name, expected))), "")
+    return {name.removeprefix(prefix): value for name, value in plain.items()}
+
+
+def _prefix(name: str, expected: Set[str]) -> str:
+    rest = name
+    while rest not in expected:
+        wrapper = next((w for w in _WRAPPERS if rest.startswith(w)), None)
+        if wrapper is None:
+            return ""
+        rest = rest.removeprefix(wrapper)
+    return name.removesuffix(rest)
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -160,17 +226,12 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
 
     Raises:
         ModelCorruptError: A key is missing, unexpected or of another shape or kind, or a value is
-            not a number; lists the keys.
+            not a number; names the first of each kind.
     """
     expected = module.state_dict()
+    tensors = fitted(tensors, expected.keys())
     known = [name for name in tensors if name in expected]
-    unlike = [
-        f"{name} is {_form(tensors[name])}, the model expects {_form(expected[name])}"
-        for name in known
-        if _form(tensors[name]) != _form(expected[name])
-    ]
-    missing: list[str] = []
-    unexpected: list[str] = []
+    unlike = [name for name in known if form(tensors[name]) != form(expected[name])]
     if not unlike:
         # its modules' own hooks complete what older Detectron2 wrote, so it tells what is missing
         found = module.load_state_dict(dict(tensors), strict=False)
@@ -181,37 +242,9 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     missing = [name for name in missing if not _UNUSED.search(name)]
     unexpected = [name for name in unexpected if not _UNUSED.search(name)]
     if unlike or missing or unexpected:
-        listed = [
-            f"{len(names)} {what}: {_some(names)}"
-            for what, names in (
-                ("of another shape", unlike),
-                ("missing", missing),
-                ("unexpected", unexpected),
-            )
-            if names
-        ]
-        raise ModelCorruptError(
-            f"{where} do not fit the model: {'; '.join(listed)}{_hint(unlike, known)}"
-        )
+        text = misfit(tensors, expected, unlike, missing, unexpected)
+        raise ModelCorruptError(f"{where} do not fit the model: {text}")
     _finite(module, where)
-
-
-def _form(tensor: Tensor) -> str:
-    kind = "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
-    return f"{tuple(tensor.shape)}{kind}"
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _hint(unlike: list[str], known: Iterable[str]) -> str:
-    if not list(known):
-        return "; not one name is known, so they are another architecture's: see model.config"
-    if any(re.search(r"cls_score|bbox_pred|\.predictor\.", line) for line in unlike):
-        return "; where the number of classes differs, set model.class_names to those it knows"
-    return "; are they another variant's? see model.config and model.variant"
 
 
 def _finite(module: nn.Module, where: str) -> None:
@@ -225,5 +258,5 @@ def _finite(module: nn.Module, where: str) -> None:
     ]
     if bad:
         raise ModelCorruptError(
-            f"{where} hold values that are not numbers: {_some(bad)}; was the training stable?"
+            f"{where} hold values that are not numbers: {some(bad, 3)}; was the training stable?"
         )

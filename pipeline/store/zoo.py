@@ -45,19 +45,25 @@ def zoo_url(name: str, mirror: str | None = None) -> str | None:
         name: The config's name, without ``.yaml``.
         mirror: What to put in place of Detectron2's own prefix.
     """
-    table = _table()
+    table = literals("model_zoo/model_zoo.py", "S3_PREFIX", "CONFIG_PATH_TO_URL_SUFFIX")
     suffix = table["CONFIG_PATH_TO_URL_SUFFIX"].get(name)
     prefix = str(mirror or table["S3_PREFIX"]).rstrip("/")
     return f"{prefix}/{name}/{suffix}" if suffix else None
 
 
 @cache
-def _table() -> dict[str, Any]:
-    source = zoo_root().parent / "model_zoo.py"
+def literals(module: str, *names: str) -> dict[str, Any]:
+    """Return the literals that a source file of the installed Detectron2 assigns to names.
+
+    Args:
+        module: The file, relative to the package.
+        names: The names.
+    """
+    source = zoo_root().parents[1] / module
     found: dict[str, Any] = {}
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name in ("S3_PREFIX", "CONFIG_PATH_TO_URL_SUFFIX"):
+            if name in names:
                 found[name] = ast.literal_eval(node.value)
     return found

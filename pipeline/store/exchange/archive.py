@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 from pipeline.errors import ModelCorruptError, StoreError, did_you_mean, printable
 from pipeline.files import replaced
+from pipeline.store.foreign import ForeignFileError, describe, is_text
 
 FORMATS = ("tar.xz", "tar.gz", "zip")
 MAX_MEMBERS = 1000  # files and folders
@@ -108,6 +109,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 (path if is_folder else path.parent).mkdir(0o755, parents=True, exist_ok=True)
                 if not is_folder:
                     _write(path, size, read)
+    except ForeignFileError as exc:
+        raise ModelCorruptError(f"'{archive}' is {exc}") from None
     except _RefusedError as exc:
         raise StoreError(
             f"'{archive}' is refused: {exc}; have it packed again from plain files, by someone you "
@@ -227,6 +230,8 @@ def _members(file: io.BufferedReader) -> Iterator[_Member]:
         return _tar_members(_counted(bz2.BZ2File(file).read, limit))
     if start[257:262] == b"ustar":
         return _tar_members(_counted(file.read, limit))
+    if what := describe(start) or is_text(start):
+        raise ForeignFileError(what)
     raise _RefusedError("it is no tar, tar.xz, tar.gz, tar.bz2 or zip")
 
 

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import yaml  # type: ignore[import-untyped]
 
 from pipeline.errors import ConfigError, ModelCorruptError, StoreError, UntrustedModelError
-from pipeline.files import sha256_file
+from pipeline.files import read_regular, sha256_file
+from pipeline.store.plain_yaml import MAX_BYTES, PlainLoader, load_yaml
 from pipeline.store.unpickle import load_config, plain_copy
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class BentoModel:
     sha256: str
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+class _Loader(PlainLoader):
     """Plain YAML in which all keys are text, and dates stay text."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
@@ -223,7 +224,7 @@ def write_bento(
 
 def _read_info(path: Path) -> dict[str, Any]:
     try:
-        info = plain_copy(yaml.load(path.read_bytes(), Loader=_Loader))  # a SafeLoader
+        info = plain_copy(load_yaml(read_regular(path, MAX_BYTES), _Loader))
     except FileNotFoundError:
         raise StoreError(
             f"there is no '{path}'; give the folder of one version of a model of BentoML"
@@ -232,7 +233,7 @@ def _read_info(path: Path) -> dict[str, Any]:
         raise StoreError(f"cannot read '{path}': {exc.strerror or exc}") from exc
     except yaml.constructor.ConstructorError as exc:
         raise UntrustedModelError(f"'{path}' is more than plain YAML: {exc.problem}") from exc
-    except (yaml.YAMLError, RecursionError, ValueError) as exc:
+    except (yaml.YAMLError, ValueError) as exc:
         problem = " ".join(str(exc).split())
         raise ModelCorruptError(f"'{path}' is not plain YAML: {problem}") from exc
     if not isinstance(info, dict):

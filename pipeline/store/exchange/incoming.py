@@ -14,6 +14,7 @@ from pipeline.store.entry import CONFIG, INFO, StoredModel, read_entry, sync
 from pipeline.store.exchange import archive, bento, training
 from pipeline.store.exchange.remote import fetch, shown
 from pipeline.store.local import ModelStore
+from pipeline.store.pointers import content
 from pipeline.store.schema import check_info
 from pipeline.store.staging import staged
 from pipeline.store.tags import LATEST, check_version
@@ -34,7 +35,7 @@ class Wanted:
     """
 
     name: str | None = None
-    class_names: Sequence[str] | str | None = None
+    class_names: Sequence[str] | Mapping[int, str] | str | None = None
     labels: Mapping[str, str] | None = None
     metadata: Mapping[str, Any] | None = None
     ema: bool = False
@@ -45,7 +46,7 @@ def import_model(
     path: str | Path,
     *,
     name: str | None = None,
-    class_names: Sequence[str] | str | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | str | None = None,
     labels: Mapping[str, str] | None = None,
     metadata: Mapping[str, Any] | None = None,
     ema: bool = False,
@@ -169,7 +170,7 @@ def _model_folder(folder: Path, path: str) -> Path:
             return folder
         latest = folder / LATEST
         if latest.is_file():
-            version = latest.read_text(errors="replace").strip()
+            version = content(latest).strip()
             check_version(version)
             folder = folder / version
             continue

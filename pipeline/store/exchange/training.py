@@ -10,14 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import StoreError
 from pipeline.files import sha256_file
 from pipeline.store import architectures
 from pipeline.store.catalog import categories_of
-from pipeline.store.categories import named
 from pipeline.store.config_file import ConfigFile, make_cfg, read_plain
 from pipeline.store.entry import CONFIG, StoredModel
 from pipeline.store.local import ModelStore
+from pipeline.store.pointers import content
 from pipeline.store.saving import put
 from pipeline.store.weights import SUFFIXES, read_weights
 from pipeline.types import Categories
@@ -118,11 +118,7 @@ def store_foreign(
 
 def _categories(cfg: Any, wanted: Wanted, known: Mapping[str, Any], name: str) -> Categories:
     if wanted.class_names is not None:
-        semantic = architectures.instance_node(cfg.MODEL.META_ARCHITECTURE) is None
-        found = named(wanted.class_names, semantic=semantic)
-        if problems := architectures.count_problems(cfg, found):
-            raise ConfigError(*problems)
-        return found
+        return architectures.names_for(cfg, wanted.class_names)
     stored = known.get("categories")
     if isinstance(stored, Mapping):
         fields = {key: _tuples(value) for key, value in stored.items()}
@@ -148,7 +144,7 @@ def _chosen(folder: Path) -> Path:
     """Return the checkpoint that training wrote last."""
     found = {path.name: path for path in _checkpoints(folder)}
     pointer = folder / _POINTER
-    last = pointer.read_text(errors="replace").strip() if pointer.is_file() else _FINAL
+    last = content(pointer).strip() or _FINAL
     last = last.rsplit("/", 1)[-1]  # it may hold the path that training had
     if last in found:
         return found[last]

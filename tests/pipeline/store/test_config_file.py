@@ -1,10 +1,11 @@
 import logging
+import os
 import warnings
 
 import pytest
 
 from pipeline.errors import ConfigError, UntrustedModelError
-from pipeline.store.config_file import make_cfg, parse_yaml, read_config, set_keys
+from pipeline.store.config_file import make_cfg, parse_yaml, read_config, read_plain, set_keys
 from pipeline.store.zoo import zoo_names, zoo_root, zoo_url
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
@@ -97,18 +98,67 @@ def test_python_tags(tmp_path, write_yaml, tag, depth):
 @pytest.mark.parametrize(
     "base",
     [
-        "http://127.0.0.1:9/x.yaml", "https://127.0.0.1:9/x.yaml", "file:///etc/hosts", "~/x.yaml",
-        "/etc/hosts", "../outside.yaml", "sub/../../outside.yaml", "link.yaml", "none.yaml", "",
-        ".", 5,
+        "http://127.0.0.1:9/x.yaml", "https://127.0.0.1:9/x.yaml", "file:///etc/x.yaml", "~/x.yaml",
+        "/etc/x.yaml", "../../etc/hosts", "text.txt", "pipe.yaml", "folder.yaml", "none.yaml", "",
+        ".", "..", 5, None, {"a": 1}, [["a.yaml"]], "\0.yaml", "../" * 3000 + "x.yaml",
     ],
+    ids=lambda base: ascii(base)[:20],
 )  # fmt: skip
 def test_bases_refused(tmp_path, write_yaml, monkeypatch, base):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it used the network"))
-    outside = write_yaml("outside.yaml", {"SEED": 1})
+    path = write_yaml("inner/c.yaml", {"_BASE_": base})
+    write_yaml("inner/text.txt", {"SEED": 1})
+    (tmp_path / "inner/folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "inner/pipe.yaml")
+    with pytest.raises(ConfigError, match="_BASE_"):
+        read_config(str(path))
+
+
+@pytest.mark.parametrize(
+    "base", ["../base.yaml", "./../base.yml", "sub/../../base.yaml", "link.yaml"]
+)
+def test_bases_beside_a_config_given_by_path(tmp_path, write_yaml, base):
+    for name in ("base.yaml", "base.yml"):
+        write_yaml(name, {"SEED": 1})
     path = write_yaml("inner/c.yaml", {"_BASE_": base})
     (tmp_path / "inner/sub").mkdir()
-    (tmp_path / "inner/link.yaml").symlink_to(outside)
-    with pytest.raises(ConfigError, match="_BASE_"):
+    (tmp_path / "inner/link.yaml").symlink_to("../base.yaml")
+    assert read_config(str(path)).data == {"SEED": 1}
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "../Base-RCNN-FPN.yaml", "../../../configs/Base-RCNN-FPN.yaml", "Base-RCNN-FPN.yaml",
+        f"{MASK}.yaml", f"detectron2/model_zoo/configs/{MASK}.yaml",
+    ],
+)  # fmt: skip
+def test_bases_of_the_zoo(write_yaml, base):
+    config = read_config(str(write_yaml("a/b/c.yaml", {"_BASE_": base, "SEED": 3})))
+    assert config.get("MODEL.BACKBONE.NAME") == "build_resnet_fpn_backbone"
+    assert config.get("SEED") == 3
+    assert config.in_zoo is False
+
+
+def test_a_base_that_is_there_comes_before_the_zoos(write_yaml):
+    write_yaml("Base-RCNN-FPN.yaml", {"SEED": 7})
+    path = write_yaml("a/c.yaml", {"_BASE_": "../Base-RCNN-FPN.yaml"})
+    assert read_config(str(path)).data == {"SEED": 7}
+
+
+@pytest.mark.parametrize("base", ["base.yaml", "Base-RCNN-FPN.yaml", []])
+def test_a_models_own_config_has_no_base(write_yaml, base):
+    write_yaml("base.yaml", {"SEED": 1})
+    with pytest.raises(ConfigError, match="must be whole"):
+        read_plain(write_yaml("config.yaml", {"_BASE_": base}))
+
+
+def test_too_many_bases(write_yaml):
+    """Nine bases each, ten levels deep, would be three billion files."""
+    for level in range(10):
+        write_yaml(f"{level}.yaml", {"_BASE_": [f"{level + 1}.yaml"] * 9})
+    path = write_yaml("10.yaml", {"SEED": 1}).with_name("0.yaml")
+    with pytest.raises(ConfigError, match="more than 64 bases"):
         read_config(str(path))
 
 

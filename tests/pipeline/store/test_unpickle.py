@@ -9,8 +9,9 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 
 from pipeline.errors import ModelCorruptError, UntrustedModelError
-from pipeline.store import unpickle
-from pipeline.store.unpickle import load_arrays, load_config
+from pipeline.store import opcodes, unpickle
+from pipeline.store.unpickle import load_config
+from pipeline.store.weights import read_weights
 
 VALUES = {
     "text": "ü" * 300,
@@ -123,7 +124,9 @@ def test_refused(tmp_path, file, name):
         pytest.param(b"Pid\n.", "opcode PERSID", id="persid"),
         pytest.param(b"K\x01Q.", "opcode BINPERSID", id="binpersid"),
         pytest.param(b"\x82\x01.", "opcode EXT1", id="extension"),
-        pytest.param(CFG + b"}" + text("a") + b"K\x01sb.", "a type", id="build-on-the-class"),
+        pytest.param(
+            CFG + b"}" + text("a") + b"K\x01sb.", "changing a function", id="build-on-the-class"
+        ),
         pytest.param(b"c__main__\nCfgNode\n.", "__main__.CfgNode", id="other-cfg-node"),
     ],
 )
@@ -132,7 +135,7 @@ def test_refused_opcodes(file, opcodes, message):
         load_config(written(file, b"\x80\x04" + opcodes))
 
 
-@pytest.mark.parametrize("read", [load_arrays, load_config])
+@pytest.mark.parametrize("read", [read_weights, load_config])
 def test_extension_codes(tmp_path, file, read):
     copyreg.add_extension("posix", "system", 1)
     try:
@@ -159,7 +162,7 @@ def itself():
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("read", [load_arrays, load_config])
+@pytest.mark.parametrize("read", [read_weights, load_config])
 @pytest.mark.parametrize(
     "data",
     [
@@ -172,7 +175,8 @@ def itself():
     ],
 )
 def test_bombs(file, read, data, monkeypatch):
-    monkeypatch.setattr(unpickle, "_MAX_VALUES", 20_000)
+    monkeypatch.setattr(opcodes, "MAX_VALUES", 20_000)
+    monkeypatch.setattr(unpickle, "MAX_VALUES", 20_000)
     with pytest.raises(ModelCorruptError, match=r"too (many|deeply)"):
         read(written(file, data))
 

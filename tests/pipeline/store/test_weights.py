@@ -49,9 +49,6 @@ def same(found):
         pytest.param(lambda d: {"model": d, "__author__": "Detectron2 Model Zoo"}, id="zoo"),
         pytest.param(lambda d: {"model": collections.OrderedDict(d)}, id="ordered"),
         pytest.param(lambda d: {"model": {"state_dict": d}}, id="nested"),
-        pytest.param(
-            lambda d: {"model": {f"module.{k}": v for k, v in d.items()}}, id="module-prefix"
-        ),
         pytest.param(lambda d: {**d, "iteration": np.int64(3), "epoch": 2}, id="bookkeeping"),
     ],
 )
@@ -124,7 +121,8 @@ def test_malicious_pth(tmp_path, name, suffix, zipped):
     data = {"model": PAYLOADS[name](sentinel)}
     torch.save(data, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(
-        UntrustedModelError, match=r"asks for (posix\.system|eval|getattr|torch\.storage\.)"
+        UntrustedModelError,
+        match=r"asks for (posix\.system|\w+\.eval|\w+\.getattr|torch\.storage\.)",
     ):
         read_weights(path)
     assert not (tmp_path / "sentinel").exists()
@@ -242,12 +240,12 @@ def test_fits():
         pytest.param(lambda d: d.update(extra=torch.zeros(1)), "unexpected: extra", id="extra"),
         pytest.param(
             lambda d: d.update({"cls_score.weight": torch.zeros(4, 3)}),
-            r"cls_score\.weight is \(4, 3\), the model expects \(2, 3\); .*set model\.class_names",
+            r"cls_score\.weight is \(4, 3\) in the file, \(2, 3\) in the model; .*model\.class_names",
             id="classes",
         ),
         pytest.param(
             lambda d: d.update({"cls_score.bias": torch.zeros(2, dtype=torch.int64)}),
-            r"is \(2,\) int64, the model expects \(2,\)",
+            r"is \(2,\) int64 in the file, \(2,\) in the model",
             id="integers",
         ),
         pytest.param(
@@ -259,7 +257,7 @@ def test_fits():
         pytest.param(lambda d: d["mask"].fill_(float("nan")), "not numbers: mask", id="buffer-nan"),
         pytest.param(
             lambda d: (d.clear(), d.update({f"x{i}": torch.zeros(1) for i in range(15)})),
-            "and 5 more.*not one name is known",
+            "15 unexpected: x0 and 14 more; no name is known",
             id="other-architecture",
         ),
     ],
