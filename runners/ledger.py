@@ -305,6 +305,11 @@ class Ledger:
                 self._db.execute("ROLLBACK")
             self._db.execute("BEGIN EXCLUSIVE")
 
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement on a table that a runner keeps in here; return its rows."""
+        with self._translated():
+            return self._db.execute(statement, values).fetchall()
+
     def entries(self, *, failed: bool = False) -> Iterator[Entry]:
         """Yield the entries by place, page by page: they may be changed meanwhile.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,8 +30,23 @@ from runners.ledger import Entry, Ledger
 from runners.opening import apart
 from runners.todo import trusted_mtime
 
+Group = list[tuple[Entry, Outcome]]
 GROUP = 32  # inputs that are committed together at most
 _EVERY_S = 1.0
+
+
+class Hooks:
+    """What a runner may do between an outcome and its commit; here nothing."""
+
+    def accepts(self, outcome: Outcome) -> bool:
+        """Say whether an outcome counts; else it is as if the input had not been tried."""
+        return True
+
+    def committing(self, group: Group) -> None:
+        """Write to the ledger what is to be committed together with a group."""
+
+    def committed(self, group: Group) -> None:
+        """Act on a group that is on the disk."""
 
 
 class Session:
@@ -41,7 +56,7 @@ class Session:
         job: The job; its runnable is entered where there is something to do.
         ledger: Open.
         reader: What reads and decodes files, if not each asset itself.
-        committed: Called with the entries of a group once they are on the disk.
+        hooks: Asked about each outcome, and told of each group.
     """
 
     def __init__(
@@ -49,14 +64,14 @@ class Session:
         job: Job,
         ledger: Ledger,
         reader: Any = None,
-        committed: Callable[[list[Entry]], None] = lambda _: None,
+        hooks: Hooks | None = None,
     ) -> None:
-        self.job, self.ledger, self._committed = job, ledger, committed
+        self.job, self.ledger, self._hooks = job, ledger, hooks or Hooks()
         self._reader = self._apart = reader  # _apart: of what may have killed a run
         self._predictions: PredictionsJsonl = job.sinks["predictions"]  # type: ignore[assignment]
         self._sinks = ExitStack()
         self._places: dict[str, int] = {}  # of the assets in work
-        self._group: list[Entry] = []
+        self._group: Group = []
         self._began_ns = 0
         self._committed_s = time.monotonic()
         self._position = Position()
@@ -105,6 +120,9 @@ class Session:
         outcomes = pipeline.run(self._begun(found))
         try:
             for outcome in outcomes:
+                if not self._hooks.accepts(outcome):
+                    self._drop(outcome)
+                    continue
                 self._note(outcome)
                 if self._is_due():
                     self.commit()
@@ -136,14 +154,15 @@ class Session:
         with translated(self.job.output):
             for sink in self.job.sinks.values():
                 getattr(sink, "sync", _nothing)()
-            for entry in group:
+            for entry, _ in group:
                 results.write_line(self._inputs, results.input_line(entry))
             check_held(self.job.output)  # a sink may have opened its files by name
-        self.ledger.put(group)
+        self.ledger.put(entry for entry, _ in group)
         self.ledger.state("finished", False)
+        self._hooks.committing(group)
         self.ledger.commit(self._position)
-        self._in_flight.end(entry.id for entry in group)
-        self._committed(group)
+        self._in_flight.end(entry.id for entry, _ in group)
+        self._hooks.committed(group)
 
     def _begun(self, found: Iterable[tuple[Asset, int]]) -> Iterator[Asset]:
         for asset, place in found:
@@ -156,10 +175,15 @@ class Session:
 
     def _note(self, outcome: Outcome) -> None:
         entry = self._entry(outcome)
-        self._group.append(entry)
+        self._group.append((entry, outcome))
         if outcome.error is not None:
             with translated(self.job.output):
                 results.write_line(self._failures, results.failure_line(entry))
+
+    def _drop(self, outcome: Outcome) -> None:
+        """Forget an input that failed, and so has left nothing in any sink."""
+        del self._places[outcome.asset.id]
+        self._in_flight.end([outcome.asset.id])
 
     def _is_due(self) -> bool:
         waited_s = time.monotonic() - self._committed_s

@@ -37,6 +37,7 @@ class Todo:
         poison_again: Do what killed its worker again.
         first_place: Of the first input.
         keep_places: Inputs that the ledger knows stay where they are.
+        by_content: Trust no size or time of change, only the SHA-256.
         counts: Inputs seen so far by state: ``new``, ``changed``, ``failed`` (all three are to
             be done), ``done``, ``poison``, ``gone``, ``later``.
         known: How many of them the ledger knows.
@@ -50,6 +51,7 @@ class Todo:
     poison_again: bool = False
     first_place: int = 0
     keep_places: bool = False
+    by_content: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     known: int = 0
     moved: bool = False
@@ -105,7 +107,9 @@ class Todo:
 
         There may be a million of them; whoever needs a second look gets it from ``_state``.
         """
-        found = {}
+        found: dict[str, int] = {}
+        if self.by_content:
+            return found
         done = self.ledger.versions([asset.id for asset in chunk]) if self.ledger else {}
         for i, asset in enumerate(chunk):
             version = done.get(asset.id)
@@ -129,20 +133,20 @@ class Todo:
         if entry.outcome == "failed":
             if entry.error != "PoisonError" or self.only_failed or self.poison_again:
                 return FAILED, entry
-            state, entry = _compared(asset, entry)
+            state, entry = _compared(asset, entry, self.by_content)
             return (POISON if state == DONE else FAILED), entry
-        state, entry = _compared(asset, entry)
+        state, entry = _compared(asset, entry, self.by_content)
         return (LATER if self.only_failed and state == CHANGED else state), entry
 
 
-def _compared(asset: Asset, entry: Entry) -> tuple[str, Entry]:
+def _compared(asset: Asset, entry: Entry, by_content: bool) -> tuple[str, Entry]:
     """Return ``done`` if the entry is of the asset's content, ``changed``, or ``gone``."""
     mtime_ns = None
     try:
         status = os.stat(asset.path)  # noqa: PTH116 - a million times
         if entry.size is not None and status.st_size != entry.size:
             return CHANGED, entry
-        if entry.size is not None and status.st_mtime_ns == entry.mtime_ns:
+        if entry.size is not None and status.st_mtime_ns == entry.mtime_ns and not by_content:
             return DONE, entry
         mtime_ns = trusted_mtime(status.st_mtime_ns, time.time_ns())
     except (OSError, ValueError):  # an asset need not be a file

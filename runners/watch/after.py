@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import errno
-import filecmp
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import OutputError
 from pipeline.sources.reading import why
-from runners.watch.versions import Arrival
+from runners.watch.claims import Claims, Processed
+from runners.watch.folders import (
+    NotAFolderError,
+    digest,
+    exists,
+    is_link,
+    numbered,
+    opened,
+    rename_new,
+    sync,
+)
+from runners.watch.writers import Writers
 
-_MAX_NAME_BYTES = 255
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+class Tree:
+    """A folder that files are moved to: one in the watched folder, or anywhere else.
+
+    Args:
+        root: The watched folder.
+        path: The tree. Below ``root`` no part of it may be a link.
+    """
+
+    def __init__(self, root: Path, path: Path) -> None:
+        inside = path.is_relative_to(root)
+        self.path = path
+        self.base, self.parts = (root, path.relative_to(root).parts) if inside else (path, ())
 
 
 class After:
-    """Keeps, moves or deletes a file that has been processed.
+    """Keeps, moves or deletes files that have been processed.
 
-    A file is moved with the sub-folders of its id, over no other file (``x~2.jpg`` then), with
-    its marker, and only if it still is the version that was processed. At each instant it lies
-    whole in its old place, its new one or both; a call that was cut short can be repeated. A link
-    is moved or deleted itself, never what it points to.
+    ``claim`` them, remember that they are gone, then ``release`` them. A file is moved or deleted
+    only if it is byte for byte what was decoded and nobody has it open for writing; else it is put
+    back. It is moved with the sub-folders of its id and its marker, over no other file (``x~2.jpg``
+    then); where the same content is there already it is not kept twice. A link is moved or deleted
+    itself, never what it leads to, and no link below the watched folder is followed. At each
+    instant a file is whole in its old place, its new one, or in ``.d2run/`` beside its old one.
 
     Args:
         action: ``keep``, ``move``, or ``delete``, which moves those that failed.
@@ -47,36 +70,85 @@ class After:
         marker: str | None = None,
     ) -> None:
         self.action = action
-        self.done = done or root / "done"
-        self.failed = failed or root / "failed"
+        self.root = root
+        self.claims = Claims(root, marker)
+        self.done = Tree(root, done or root / "done")
+        self.failed = Tree(root, failed or root / "failed")
         self._marker = marker
-        self._unsynced: set[Path] = set()
+        self._unsynced: set[tuple[Path, tuple[str, ...]]] = set()
 
-    def __call__(self, arrival: Arrival, ok: bool) -> Path | None:
-        """Do it, and return where the file lies now if it was moved.
-
-        It is durable once ``sync()`` has returned. Nothing happens to a file that has changed
-        since, or is not there any more.
+    def claim(self, file: Processed) -> bool:
+        """Take a file under a private name; return False if this version is not there any more.
 
         Raises:
-            OutputError: It cannot be done; the file is where it was.
+            OutputError: It cannot be moved or deleted; it is where it was.
         """
-        if self.action == "keep":
-            return None
-        tree = self.done if ok else self.failed
+        if not file.arrival.is_there():
+            return False
+        if (tree := self._tree(file)) is not None:
+            try:  # before it is taken: a tree that cannot be written stays so for a while
+                with self._target(tree, file):
+                    pass
+            except OSError as exc:
+                raise self._error(file, exc) from exc
+        return self.claims.take(file)
+
+    def confirm(self, files: Iterable[Processed]) -> tuple[list[Processed], list[Processed]]:
+        """Check files that were claimed.
+
+        Returns:
+            Those that are as they were decoded, and the others, which have been put back.
+        """
+        right: list[Processed] = []
+        wrong: list[Processed] = []
+        writers = Writers()  # once all are out of sight
+        for file in files:
+            (right if self.claims.hold(file, writers) else wrong).append(file)
+        self.give_back(wrong)
+        return right, wrong
+
+    def give_back(self, files: Iterable[Processed]) -> None:
+        """Put files back that were claimed; what cannot be is found by the next look."""
+        for file in files:
+            folder_id, _, name = file.arrival.id.rpartition("/")
+            with suppress(OSError):
+                self.claims.put_back(folder_id, name)
+
+    def release(self, file: Processed) -> Path | None:
+        """Move or delete a file that was confirmed, and return where it is now if it was moved.
+
+        That is durable once ``sync()`` has returned.
+
+        Raises:
+            OutputError: It cannot be done; the file is put back.
+        """
+        tree, place = self._tree(file), None
+        folder_id, _, name = file.arrival.id.rpartition("/")
         try:
-            if not arrival.is_there():
-                return None
-            if ok and self.action == "delete":
-                self._marker_to(arrival.path, None)
-                arrival.path.unlink()
-                self._unsynced.add(arrival.path.parent)
-                return None
-            return self._move(arrival, tree)
+            with self.claims.opened(file) as (folder, private, _):
+                if tree is None:
+                    if self._marker:
+                        _remove(private, name + self._marker)
+                    os.unlink(name, dir_fd=private)
+                else:
+                    place = self._move(file, tree, folder, private)
+        except FileNotFoundError:
+            pass  # somebody else has taken it
         except OSError as exc:
-            verb = "delete" if ok and self.action == "delete" else "move"
-            place = "" if verb == "delete" else f" to {tree}"
-            raise OutputError(f"cannot {verb} {arrival.path}{place}: {why(exc)}") from exc
+            self.give_back([file])
+            raise self._error(file, exc) from exc
+        self._unsynced.add((self.root, tuple(folder_id.split("/")) if folder_id else ()))
+        self.claims.tidy(folder_id)
+        return place
+
+    def holds_another(self, asset_id: str, fingerprint: Callable[[], str | None]) -> bool:
+        """Say whether a file of this name and other content was moved, by whatever run."""
+        *parents, name = asset_id.split("/")
+        for tree in [self.done, self.failed] if self.action == "move" else [self.failed]:
+            with suppress(OSError), opened(tree.base, [*tree.parts, *parents]) as folder:
+                if exists(folder, name) and _digest(folder, name) != fingerprint():
+                    return True
+        return False
 
     def sync(self) -> None:
         """Make all that was done so far durable.
@@ -85,139 +157,136 @@ class After:
             OutputError: A folder cannot be written.
         """
         while self._unsynced:
-            folder = self._unsynced.pop()
+            base, parts = place = self._unsynced.pop()
             try:
-                _sync(folder)
+                with opened(base, parts) as folder:
+                    sync(folder)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # removed by somebody else, with all that was in it
             except OSError as exc:
-                self._unsynced.add(folder)
-                raise OutputError(f"cannot write {folder} to disk: {why(exc)}") from exc
+                self._unsynced.add(place)
+                path = base.joinpath(*parts)
+                raise OutputError(f"cannot write {path} to disk: {why(exc)}") from exc
 
-    def _move(self, arrival: Arrival, tree: Path) -> Path:
-        source = arrival.path
-        for target in self._names(tree.joinpath(*PurePosixPath(arrival.id).parts)):
-            self._make_folder(target.parent)
-            try:
-                if _is_same(source, target):  # an earlier call was cut short
-                    _temporary(target).unlink(missing_ok=True)
-                    break
-                _place(source, target)
-            except FileExistsError:
-                continue
-            break
-        # Before the file goes: a marker alone would vouch for whatever gets this name next.
-        self._marker_to(source, target)
-        self._unsynced |= {source.parent, target.parent}
-        if arrival.is_there():
-            if source.lstat().st_dev != target.lstat().st_dev:
-                self.sync()  # two file systems keep no order between them
-            source.unlink()
-        return target
+    def _tree(self, file: Processed) -> Tree | None:
+        """Return where a file goes; ``None``: it is deleted."""
+        if file.ok:
+            return self.done if self.action == "move" else None
+        return self.failed
 
-    def _marker_to(self, source: Path, target: Path | None) -> None:
-        if self._marker is None:
-            return
-        marker = source.with_name(source.name + self._marker)
-        if target is not None and os.path.lexists(marker):
-            with suppress(FileExistsError):
-                _place(marker, target.with_name(target.name + self._marker))
-        marker.unlink(missing_ok=True)
+    def _target(self, tree: Tree, file: Processed) -> AbstractContextManager[int]:
+        """Open the folder that a file goes to; it is made if it is not there."""
+        parents = (*tree.parts, *file.id.split("/")[:-1])
+        if not tree.parts and not tree.base.is_dir():
+            tree.base.mkdir(parents=True, exist_ok=True)
+            self._unsynced.add((tree.base.parent, ()))
+        self._unsynced |= {(tree.base, parents[:n]) for n in range(len(parents) + 1)}
+        return opened(tree.base, parents, make=True)
 
-    def _names(self, target: Path) -> Iterator[Path]:
-        room = _MAX_NAME_BYTES - len(os.fsencode(self._marker or ""))
-        yield target
-        n = 2
-        while True:
-            end = os.fsencode(f"~{n}{target.suffix}")
-            stem = os.fsencode(target.stem)[: room - len(end)]
-            yield target.with_name(os.fsdecode(stem + end))
-            n += 1
+    def _error(self, file: Processed, exc: OSError) -> OutputError:
+        text = str(exc) if isinstance(exc, NotAFolderError) else why(exc)
+        if (tree := self._tree(file)) is None:
+            return OutputError(f"cannot delete {file.arrival.path}: {text}")
+        return OutputError(f"cannot move {file.arrival.path} to {tree.path}: {text}")
 
-    def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        self._make_folder(folder.parent)
-        with suppress(FileExistsError):
-            folder.mkdir()
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is not a folder")
-        self._unsynced.add(folder.parent)
+    def _move(self, file: Processed, tree: Tree, folder: int, private: int) -> Path:
+        name = file.arrival.id.rpartition("/")[2]
+        source = folder, private
+        marker = self._marker if self._marker and exists(private, name + self._marker) else None
+        with self._target(tree, file) as target:
+            for new in numbered(file.id, len(os.fsencode(self._marker or ""))):
+                base = new.rpartition("/")[2]
+                if _same(private, name, target, base):
+                    _remove(target, _temporary(base))  # of a call that was cut short
+                    if marker:
+                        _remove(private, name + marker)
+                    os.unlink(name, dir_fd=private)
+                elif exists(target, base):
+                    continue
+                else:
+                    try:
+                        if marker:  # first: without its file it would go back if we died now
+                            _place(source, name + marker, target, base + marker, file)
+                            marker = None
+                        _place(source, name, target, base, file)
+                    except FileExistsError:
+                        continue
+                return tree.path / new
+        raise AssertionError  # there is always another number
 
 
-def _is_same(source: Path, target: Path) -> bool:
-    """Say whether ``target`` is what a move of ``source`` makes of it."""
-    try:
-        there = target.lstat()
-    except FileNotFoundError:
-        return False
-    here = source.lstat()
-    if stat.S_ISLNK(here.st_mode):
-        return stat.S_ISLNK(there.st_mode) and os.readlink(target) == _points_to(source)  # noqa: PTH115
-    if os.path.samestat(here, there):
-        return True
-    same = (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
-    return same and stat.S_ISREG(there.st_mode) and filecmp.cmp(source, target, shallow=False)
-
-
-def _points_to(link: Path) -> str:
-    """Return where a link leads to, seen from anywhere."""
-    return os.path.join(link.parent.resolve(), os.readlink(link))  # noqa: PTH115, PTH118
-
-
-def _place(source: Path, target: Path) -> None:
-    """Make ``source`` appear whole at ``target`` too, or alone; over nothing that is there."""
-    if source.is_symlink():
-        target.symlink_to(_points_to(source))
+def _place(source: tuple[int, int], name: str, target: int, base: str, file: Processed) -> None:
+    """Have a file appear whole in its tree, over nothing that is there, and vanish here."""
+    _, private = source
+    if is_link(private, name):
+        leads_to = os.readlink(name, dir_fd=private)
+        os.symlink(file.arrival.path.parent.resolve() / leads_to, base, dir_fd=target)
+        os.unlink(name, dir_fd=private)
         return
     try:
-        os.link(source, target)
+        rename_new(private, name, target, base)
     except OSError as exc:
-        if exc.errno == errno.EXDEV:
-            _copy(source, target)
-        elif exc.errno in _NO_LINKS:
-            _rename(source, target)
-        else:
+        if exc.errno != errno.EXDEV:
             raise
+        _copy(private, name, target, base)
+        sync(target)  # two file systems keep no order between them
+        os.unlink(name, dir_fd=private)
 
 
-def _rename(source: Path, target: Path) -> None:
-    """Rename where there are no hard links: over an empty file that nobody else can have made."""
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+def _same(private: int, name: str, target: int, base: str) -> bool:
+    """Say whether ``base`` is what a move of ``name`` makes of it."""
     try:
-        source.rename(target)
-    except BaseException:
-        target.unlink()
-        raise
+        there = os.stat(base, dir_fd=target, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    here = os.stat(name, dir_fd=private, follow_symlinks=False)
+    if stat.S_ISLNK(here.st_mode) or not stat.S_ISREG(there.st_mode):
+        return False
+    if os.path.samestat(here, there):
+        return True
+    return here.st_size == there.st_size and _digest(private, name) == _digest(target, base)
 
 
-def _temporary(target: Path) -> Path:
-    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
-    return target.with_name(f".{digest}.part")
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy to another file system."""
-    temporary = _temporary(target)
+def _digest(folder: int, name: str) -> str | None:
+    """Return the SHA-256 of a regular file; ``None`` for anything else."""
     try:
-        with source.open("rb") as reader, temporary.open("wb") as writer:
-            before = os.fstat(reader.fileno())
-            shutil.copyfileobj(reader, writer, 1 << 20)
-            after = os.fstat(reader.fileno())
-            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                raise OSError(errno.EBUSY, "changed while it was copied")
-            writer.flush()
-            with suppress(OSError):  # modes and times that this file system does not have
-                shutil.copystat(source, temporary)
-            os.fsync(writer.fileno())
-        _place(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, dir_fd=folder)
+    except OSError:
+        return None
     try:
-        os.fsync(descriptor)
+        return digest(descriptor) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
     finally:
         os.close(descriptor)
+
+
+def _temporary(name: str) -> str:
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.part"
+
+
+def _remove(folder: int, name: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def _copy(folder: int, name: str, target: int, base: str) -> None:
+    """Copy to another file system."""
+    temporary = _temporary(base)
+    _remove(target, temporary)
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        reading = os.open(name, os.O_RDONLY | flags, dir_fd=folder)
+        with open(reading, "rb") as reader:  # noqa: PTH123
+            create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags
+            writing = os.open(temporary, create, 0o666, dir_fd=target)
+            with open(writing, "wb") as writer:  # noqa: PTH123
+                shutil.copyfileobj(reader, writer, 1 << 20)
+                writer.flush()
+                status = os.fstat(reading)
+                with suppress(OSError):  # modes and times that this file system does not have
+                    os.fchmod(writing, stat.S_IMODE(status.st_mode))
+                    os.utime(writing, ns=(status.st_atime_ns, status.st_mtime_ns))
+                os.fsync(writing)
+        rename_new(target, temporary, target, base)
+    finally:
+        _remove(target, temporary)

@@ -17,10 +17,16 @@ from pipeline.sources.scan import natural_key
 from runners.watch.news import News
 from runners.watch.tree import NOWHERE, Tree
 from runners.watch.versions import Arrival, Versions
+from runners.watch.writers import Writers
 
 # What was handed out is looked at for so many settle times more: a writer that had only paused
 # leaves no trace in the folder, and the next deep look may be far.
 _AFTERWARDS = 12
+# What could not be decoded may be the part that a writer has closed for a while: it must stay as it
+# is for so many settle times more before it counts as a failure.
+_DOUBT = 4
+_AGAIN_S = 1.0  # before a file that was handed out is looked at again, at least
+_WRITTEN = "open for writing, and waited for"
 # Looking, and looking deep, may take this share of one core: when nothing changes, and when
 # something does. Of the time in which a look waits for the disk, a tenth counts.
 _IDLE, _BUSY = 0.004, 0.2
@@ -38,22 +44,27 @@ class _Candidate:
         version: Size, mtime_ns and inode; ``None`` for a link to nowhere.
         reason: Why it cannot be handed out however long it stays as it is.
         given: It was handed out in this version.
+        wait_s: How long its version must stay, in seconds.
+        doubtful: This version was handed out before, and could not be decoded.
     """
 
     order: int
     since_s: float
+    wait_s: float
     looked: int = 0
     version: tuple[int, int, int] | None = None
     reason: str | None = None
     given: bool = False
+    doubtful: bool = False
 
 
 class Inbox:
     """Tells which files have arrived whole, each version of a file once.
 
     A version is a path with a size and a modification time. It is handed out when two looks at
-    least ``settle_s`` apart, at start-up too, have seen it with one inode. Times of files are
-    compared with one another only, so their clocks may show anything. For one thread.
+    least ``settle_s`` apart, at start-up too, have seen it with one inode, and nobody has it open
+    for writing. Times of files are compared with one another only, so their clocks may show
+    anything. For one thread.
 
     Args:
         root: The folder.
@@ -66,6 +77,7 @@ class Inbox:
         ignore: Patterns (``fnmatch``) of names, or of paths below the root, to leave out.
         recursive: Go into sub-folders.
         leave_out: Folders that are not part of the input: the output, what was moved away.
+        follow: Go into linked folders, which may lead out of the root.
         clock: Seconds, monotonic.
     """
 
@@ -79,6 +91,7 @@ class Inbox:
         ignore: Sequence[str] = (),
         recursive: bool = True,
         leave_out: Sequence[Path] = (),
+        follow: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.root = root
@@ -94,6 +107,7 @@ class Inbox:
             ignore=ignore,
             recursive=recursive,
             leave_out=leave_out,
+            follow=follow,
             marker=self._marker,
         )
         self._known = Versions()
@@ -111,6 +125,22 @@ class Inbox:
         """Take a file that comes up again, in whatever version, for a new one."""
         self._known.remove(id)
         self._candidates.pop(id, None)
+
+    def again(self, arrival: Arrival) -> None:
+        """Hand a file out once more when it has settled, whether or not it has changed."""
+        self._look_later(arrival, max(self._settle_s, _AGAIN_S))
+
+    def doubt(self, arrival: Arrival) -> bool:
+        """Hand out a file that cannot be decoded once more, if it stays as it is for long.
+
+        Returns:
+            Whether that will be; not if its writer says when it is complete, nor a second time.
+        """
+        if arrival.again or not self._settle_s:
+            return False
+        self._look_later(arrival, _DOUBT * self._settle_s)
+        self._candidates[arrival.id].doubtful = True
+        return True
 
     def look(self, deep: bool = False) -> list[Arrival]:
         """Scan, and return what is ready and new, in order of first sight, then natural order.
@@ -183,6 +213,16 @@ class Inbox:
         return self._clock() - self._deep_at >= self._deep_took_s / _IDLE
 
     @property
+    def left_behind(self) -> list[str]:
+        """Ids of the folders in which a killed run may have left files under private names."""
+        return self._tree.left_behind()
+
+    @property
+    def has_doubts(self) -> bool:
+        """Whether files that could not be decoded wait to be handed out once more."""
+        return any(c.doubtful and not c.given for c in self._candidates.values())
+
+    @property
     def n_pending(self) -> int:
         """How many files have been seen but not been handed out."""
         return sum(not candidate.given for candidate in self._candidates.values())
@@ -208,11 +248,12 @@ class Inbox:
                 del self._candidates[asset_id]  # it has become again what it was
                 return
         if candidate is None:
-            candidate = _Candidate(self._n_looks, now_s, version=version)
+            candidate = _Candidate(self._n_looks, now_s, self._settle_s, version=version)
             self._candidates[asset_id] = candidate
         elif candidate.version != version:
             candidate.version, candidate.since_s = version, now_s
             candidate.given, candidate.reason = False, None
+            candidate.wait_s, candidate.doubtful = self._settle_s, False
         candidate.looked = self._n_looks
         if version is None:
             self._wait(asset_id, candidate, "dangling link")
@@ -236,31 +277,42 @@ class Inbox:
             return
         self._see(asset_id, status)
 
+    def _look_later(self, arrival: Arrival, wait_s: float) -> None:
+        self._known.remove(arrival.id)
+        version = arrival.size, arrival.mtime_ns, arrival.inode
+        candidate = _Candidate(self._n_looks, self._clock(), wait_s, version=version)
+        self._candidates[arrival.id] = candidate
+
     def _due_s(self, candidate: _Candidate, now_s: float) -> float | None:
-        if candidate.given or candidate.reason:
+        if candidate.given or candidate.reason not in (None, _WRITTEN):
             return None
-        return max(0.0, candidate.since_s + self._settle_s - now_s)
+        return max(0.0, candidate.since_s + candidate.wait_s - now_s)
 
     def _ready(self, now_s: float) -> list[Arrival]:
         """Hand out what this look has found ready; ``now_s`` is when it began."""
         found = []
+        writers = Writers()
         for asset_id, candidate in self._candidates.items():
             if candidate.looked != self._n_looks or candidate.given:
                 continue
             if not candidate.version or not candidate.version[0]:
                 continue
-            if self._settle_s and now_s - candidate.since_s < self._settle_s:
+            if candidate.wait_s and now_s - candidate.since_s < candidate.wait_s:
                 continue
             path = self._tree.path(asset_id)
             if self._marker and not os.path.lexists(path + self._marker):
                 self._wait(asset_id, candidate, "without a marker")
             elif not os.access(path, os.R_OK):
                 self._wait(asset_id, candidate, "no permission")
+            elif self._settle_s and writers.write(path):
+                candidate.since_s = now_s
+                self._wait(asset_id, candidate, _WRITTEN)
             else:
                 candidate.given, candidate.reason, candidate.since_s = True, None, now_s
-                size, mtime_ns, _ = candidate.version
+                size, mtime_ns, inode = candidate.version
                 self._known.add(asset_id, size, mtime_ns)
-                arrival = Arrival(asset_id, Path(path), size, mtime_ns)
+                again = candidate.doubtful
+                arrival = Arrival(asset_id, Path(path), size, mtime_ns, inode, again)
                 found.append((candidate.order, arrival))
         return _in_order(found)
 

@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputError, RootGoneError
@@ -13,6 +14,7 @@ from pipeline.types import Report
 from runners.ledger import LedgerDamagedError
 from runners.log import Log
 from runners.record import Record
+from runners.source_files import SourceFile
 from runners.watch.events import Events
 from runners.watch.inbox import Inbox
 from runners.watch.signals import Wishes
@@ -22,6 +24,7 @@ from runners.watch.work import DRAIN_S, Work
 if TYPE_CHECKING:
     from runners.watch.runner import Watch
 
+_AT_ONCE = 500
 _PATIENCE = 3  # settle times that a single pass waits for files that keep changing
 _BACK_OFF_S = (1.0, 60.0)
 _FINISHING = 0.05  # share of the time: aggregates are made of all that was ever done
@@ -91,12 +94,16 @@ class Watching:
         """
         if self.watch.after != "keep":
             return
-        for entry in self.work.ledger.entries():
-            poison = entry.error == "PoisonError" and not self.watch.retry_failed
-            if entry.size is None or entry.mtime_ns is None:
-                continue
-            if entry.outcome == "done" or poison:
-                self.inbox.remember(entry.id, entry.size, entry.mtime_ns)
+        entries = self.work.ledger.entries()
+        while chunk := list(islice(entries, _AT_ONCE)):
+            files = self.work.files.of_ids([entry.id for entry in chunk])
+            for entry in chunk:
+                poison = entry.error == "PoisonError" and not self.watch.retry_failed
+                if entry.size is None or entry.mtime_ns is None:
+                    continue
+                file = files.get(entry.id) or SourceFile(entry.id, entry.id)
+                if (entry.outcome == "done" or poison) and not file.gone:
+                    self.inbox.remember(file.name, entry.size, entry.mtime_ns)
 
     def _guarded_round(self) -> float:
         """Do what there is to do; return how long to wait. What fails now may work later."""
@@ -132,7 +139,8 @@ class Watching:
         due_s = self.inbox.due_in_s() if is_there else None
         if self.is_limited and self.pass_began_s is not None:
             waited_s = time.monotonic() - self.pass_began_s
-            if due_s is None or waited_s > _PATIENCE * self.watch.settle_s:
+            waits = waited_s <= _PATIENCE * self.watch.settle_s or self.inbox.has_doubts
+            if due_s is None or not waits:
                 self.passes, self.pass_began_s = self.passes + 1, None
         pause_s = self.look_at_s - time.monotonic()
         return max(0.0, pause_s if due_s is None else min(pause_s, due_s))
@@ -149,6 +157,8 @@ class Watching:
         if begins or (now_s >= self.look_at_s and not self.is_limited):
             try:
                 arrivals = self.inbox.look(deep=self.inbox.deep_is_due())
+                if self.work.moving.recover():
+                    arrivals += self.inbox.look()
             except RootGoneError as exc:
                 if self.is_limited:
                     raise
@@ -168,7 +178,7 @@ class Watching:
         """Do what is due from time to time."""
         for line in self.inbox.news():
             _log.info("%s", line)
-        self.work.move_late()
+        self.work.moving.settle_late()
         every_s = max(self.watch.finalise_every_s, self.work.finish_s() / _FINISHING)
         if time.monotonic() - self.finished_s >= every_s and self.watch.finalise_every_s > 0:
             self.finish_due = True
@@ -192,7 +202,7 @@ class Watching:
         else:
             self.work.close()
             _log.info("the aggregates are left to the next run: they would take too long now")
-        output, failed = self.work.job.output, len(self.work.failing)
+        output, failed = self.work.job.output, len(self.work.account.failing)
         status, message = self.wishes.status or 0, ""
         if failed:
             message = f"{failed} inputs failed; each is named in {output / 'failures.jsonl'}"
@@ -205,6 +215,7 @@ class Watching:
             message = f"stopped by runner.max_failures={self.watch.max_failures}: {message}"
         elif self.is_limited and not status and "move" in self.troubles:
             status, message = 1, self.troubles.now["move"]
+        self.work.account.close()
         return self._report(status, message)
 
     def _report(self, status: int, message: str) -> Report:

@@ -125,17 +125,37 @@ class Watch:
         return root
 
     def _trees(self, root: Path) -> dict[str, Path]:
-        """Return where files go that are done, and that failed, by option."""
-        done, failed = (
-            expanded(given) if given else root / name
-            for given, name in ((self.done, "done"), (self.failed, "failed"))
-        )
-        return {"runner.done": done, "runner.failed": failed}
+        """Return where files go that are done, and that failed, by option.
+
+        Raises:
+            ConfigError: In the watched folder, it is or lies behind a link: somebody who may write
+                there may have put that there.
+        """
+        trees = {}
+        for option, given, name in (("done", self.done, "done"), ("failed", self.failed, "failed")):
+            path = expanded(given) if given else root / name
+            if self.after == "keep":
+                trees[f"runner.{option}"] = path
+                continue
+            for base in (root, root.resolve()):
+                if path.is_relative_to(base):
+                    path = root / path.relative_to(base)
+            if path.is_relative_to(root):
+                folders = [path, *path.parents][: len(path.relative_to(root).parts)]
+                for link in filter(Path.is_symlink, folders):
+                    raise ConfigError(
+                        f"runner.{option} is {path}, and {link} is a symbolic link in the watched "
+                        f"folder, which is not followed; remove it, or set runner.{option} to the "
+                        "folder that it leads to"
+                    )
+            trees[f"runner.{option}"] = path
+        return trees
 
     def _locked(self, job: Job, root: Path, log: Log) -> tuple[Report, str]:
         done, failed = self._trees(root).values()
         marker = self.marker if self.ready == "marker" else None
-        leave_out = [job.output, done, failed] if self.after != "keep" else [job.output]
+        moved = [done, failed] if self.after != "keep" else []
+        leave_out, apart = [job.output.resolve(), *moved], [job.output, *moved]
         with ExitStack() as stack:
             ledger = open_ledger(job, self.on_change)
             if ledger is not None:
@@ -157,6 +177,7 @@ class Watch:
                 ignore=self.ignore,
                 recursive=job.config["source"].get("recursive", True),
                 leave_out=leave_out,
+                follow=self.after == "keep",
             )
             troubles = Troubles(status)
             work = Work(
@@ -171,7 +192,7 @@ class Watch:
                 self.max_failures,
             )
             record = Record(job, describe(), list(getattr(job.model, "warnings", [])))
-            events = stack.enter_context(Events(root, events=self.events, leave_out=leave_out))
+            events = stack.enter_context(Events(root, events=self.events, leave_out=apart))
             watching = Watching(self, work, inbox, events, record, log, troubles)
             late = getattr(work.reader, "close", events.wake)
             with heeded(events.wake, late, DRAIN_S) as watching.wishes:

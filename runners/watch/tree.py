@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.sources.reading import why
 from pipeline.sources.scan import OF_A_RUN, left_out, natural_key, not_an_image
+from runners.watch.claims import FOLDER as CLAIMS
 from runners.watch.news import News
 
 # The coarsest time stamps of a file system (FAT): within them a folder may change once more and
@@ -45,6 +46,7 @@ class _Folder:
     folders: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    has_claims: bool = False
 
 
 class Tree:
@@ -62,6 +64,7 @@ class Tree:
         ignore: Patterns of names, or of paths below the root, that are left out.
         recursive: Go into sub-folders.
         leave_out: Folders that are not part of the input.
+        follow: Go into linked folders.
         marker: Suffix of the file that must lie beside an image; ``None`` for none.
     """
 
@@ -74,11 +77,13 @@ class Tree:
         ignore: Sequence[str] = (),
         recursive: bool = True,
         leave_out: Sequence[Path] = (),
+        follow: bool = True,
         marker: str | None = None,
     ) -> None:
         self.root = str(root)
         self.recursive = recursive
         self.leave_out = leave_out
+        self.follow = follow
         self.marker = marker
         self.n_listed = 0
         self._news = news
@@ -95,6 +100,10 @@ class Tree:
             if folder.skipped:
                 total.update(folder.skipped)
         return total
+
+    def left_behind(self) -> list[str]:
+        """Return the ids of the folders that have files under private names."""
+        return [folder_id for folder_id, folder in self._folders.items() if folder.has_claims]
 
     def stale(self, asset_id: str) -> None:
         """List the folder of this file again at the next walk."""
@@ -116,7 +125,7 @@ class Tree:
         """
         self.n_listed = 0
         self._visited = {}
-        apart = set(map(_identity, self.leave_out)) - {_identity(self.root)}
+        apart = {_identity(path, follow=False) for path in self.leave_out} - {_identity(self.root)}
         seen = set(map(_identity, Path(os.path.realpath(self.root)).parents))
         todo, links = [""], list[str]()
         while todo or links:
@@ -172,6 +181,7 @@ class Tree:
         prefix = f"{folder_id}/" if folder_id else ""
         for entry in entries:
             entry_id = prefix + entry.name
+            folder.has_claims |= entry.name == CLAIMS
             try:
                 reason, file = self._entry(entry_id, entry, folder, names)
             except OSError as exc:  # it has gone since it was listed, or was never allowed
@@ -212,6 +222,8 @@ class Tree:
         if status is not None and stat.S_ISDIR(status.st_mode):
             if not self.recursive:
                 return "folder that is not gone into", None
+            if entry.is_symlink() and not self.follow:
+                return "linked folder, which is entered with runner.after=keep only", None
             (folder.links if entry.is_symlink() else folder.folders).append(name)
             return None, None
         if status is not None and not stat.S_ISREG(status.st_mode):
@@ -244,9 +256,9 @@ class Tree:
         self._visited[folder_id] = _Folder(None, 0.0, skipped=Counter([reason]))
 
 
-def _identity(path: str | Path) -> tuple[int, int]:
+def _identity(path: str | Path, *, follow: bool = True) -> tuple[int, int]:
     try:
-        status = os.stat(path)  # noqa: PTH116
+        status = os.stat(path, follow_symlinks=follow)  # noqa: PTH116
     except OSError:
         return -1, -1  # nothing that is there
     return status.st_dev, status.st_ino

@@ -19,20 +19,25 @@ class Arrival:
         path: Where it lies.
         size: In bytes, as it was when the file was found ready.
         mtime_ns: Its modification time, in nanoseconds; a name for the version, never an age.
+        inode: Of the file; 0 where it is not known.
+        again: Whether it is looked at again because this version could not be decoded.
     """
 
     id: str
     path: Path
     size: int
     mtime_ns: int
+    inode: int = 0
+    again: bool = False
 
     def is_there(self) -> bool:
-        """Say whether it still lies there, in this version."""
+        """Say whether it is still there, in this version."""
         try:
             status = self.path.stat()
         except OSError:
             return False
-        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
+        same = (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
+        return same and self.inode in (0, status.st_ino)
 
 
 class Versions:

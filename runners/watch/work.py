@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from pipeline.config import Job
-from pipeline.errors import OutputError
+from pipeline.errors import DecodeError, OutputError, PipelineError, PoisonError
 from pipeline.protocols import Asset
 from pipeline.sources import ImageAsset
 from pipeline.sources.decode import MAX_PIXELS
@@ -20,15 +21,21 @@ from pipeline.sources.workers import DecodingStopped
 from pipeline.types import Outcome
 from runners import budget
 from runners.console import say, told
-from runners.ledger import Entry, Ledger
-from runners.session import Session, finish, is_finished
+from runners.ledger import Ledger
+from runners.session import Group, Hooks, Session, finish, is_finished
+from runners.source_files import SourceFile, SourceFiles
 from runners.tally import Tally
 from runners.todo import POISON, TO_DO, Todo
+from runners.watch.account import Account
 from runners.watch.after import After
+from runners.watch.claims import Processed
 from runners.watch.inbox import Inbox
+from runners.watch.moving import Moving
+from runners.watch.names import Names
 from runners.watch.signals import Wishes
 from runners.watch.troubles import Troubles
 from runners.watch.versions import Arrival
+from runners.watch.writers import Writers
 
 DRAIN_S = 8.0
 _AT_ONCE = 256  # arrivals between two looks at the folder
@@ -38,7 +45,7 @@ _log = logging.getLogger("d2run")
 
 
 @dataclass
-class Work:
+class Work(Hooks):
     """Does what has arrived, and then moves it.
 
     Attributes:
@@ -52,9 +59,12 @@ class Work:
         poison_again: Whether to do what killed its worker again.
         max_failures: As of the runner.
         wishes: What ends a round of work early.
-        waiting: Arrivals to be done and committed, by id.
+        waiting: Arrivals to be done and committed, by the name of their file.
         worked_s: Seconds at work.
-        failing: Ids of those that failed and were not done since.
+        files: Which file each input was.
+        names: Which input a file is.
+        account: What is to be reported at the end.
+        moving: Moves and deletes files.
     """
 
     job: Job
@@ -71,10 +81,22 @@ class Work:
         self.wishes = Wishes()
         self.waiting: dict[str, Arrival] = {}
         self.worked_s = 0.0
-        self.failing: set[str] = set()
-        self._uncounted: dict[str, Outcome] = {}  # not committed yet
-        self._committed_ids: set[str] = set()  # not seen as outcomes yet
-        self._unmoved: dict[str, tuple[Arrival, bool]] = {}
+        self.files = SourceFiles(self.ledger)
+        self.account = Account(self.ledger, self.files)
+        self.tally.status.counts.update(self.account.counts)
+        self.names = Names(self.ledger, self.files, self.after)
+        self.moving = Moving(
+            self.after,
+            self.ledger,
+            self.files,
+            self.names,
+            self.account,
+            self.inbox,
+            self.troubles,
+        )
+        self._arrivals: dict[str, Arrival] = {}  # in work, by the id of the input
+        self._uncommitted: Counter[bool] = Counter()  # outcomes, by whether they failed
+        self._fresh: Group = []
         self._session: Session | None = None
         self._finish_took_s: float | None = None
 
@@ -85,7 +107,7 @@ class Work:
             OutputError: It cannot be written.
         """
         if self._session is None:
-            session = Session(self.job, self.ledger, self.reader, self._committed)
+            session = Session(self.job, self.ledger, self.reader, self)
             self._session = session.__enter__()
         return self._session
 
@@ -119,21 +141,8 @@ class Work:
             self._process(arrivals)
         finally:
             self.worked_s += time.monotonic() - began_s
-            self._uncounted.clear()  # what could not be committed comes again
-            self._committed_ids.clear()
-
-    def move_late(self) -> None:
-        """Move those that could not be moved before, until one still cannot.
-
-        Raises:
-            OutputError: What was moved cannot be made durable.
-        """
-        while self._unmoved:
-            if not self._move(*self._unmoved.pop(next(iter(self._unmoved)))):
-                break  # it is the last in line now, and the others have their turn
-        self.after.sync()
-        if not self._unmoved:
-            self.troubles.end("move")
+            self._uncommitted.clear()  # what could not be committed comes again
+            self._arrivals.clear()
 
     def finish(self) -> None:
         """Bring lists and aggregates up to date, if something was done since.
@@ -155,25 +164,54 @@ class Work:
 
     def is_over_budget(self) -> bool:
         """Say whether more has failed than may."""
-        counts = self.tally.counts
-        total = counts["done"] + counts["failed"] + len(self._uncounted)
+        total = self.account.counts.total() + self._uncommitted.total()
         limit = budget.allowed(self.max_failures, max(total, _LEAST_SAMPLE))
         if limit is None:
             return False
-        uncounted = sum(outcome.error is not None for outcome in self._uncounted.values())
-        return counts["failed"] + uncounted > limit
+        return self.account.counts["failed"] + self._uncommitted[True] > limit
+
+    def accepts(self, outcome: Outcome) -> bool:
+        """Say whether an outcome counts: not the failure of a file that may still be written."""
+        arrival = self._arrivals[outcome.asset.id]
+        if outcome.error is not None and self._may_be_a_part(arrival, outcome.error):
+            _log.info("%s: looked at again: %s", arrival.id, outcome.error)
+            self.waiting.pop(arrival.id, None)
+            return False
+        self._uncommitted[outcome.error is not None] += 1
+        return True
+
+    def committing(self, group: Group) -> None:
+        """Remember which file each input was, and what is counted with this commit."""
+        self._fresh = self.account.fresh(group)
+        self.account.write(self._fresh)
+        for entry, _ in group:
+            failed, name = entry.outcome == "failed", self._arrivals[entry.id].id
+            plain = name == entry.id and not failed and entry.id not in self.account.failing
+            if not plain or self.after.action != "keep":
+                self.files.put([SourceFile(entry.id, name, unreported=failed)])
+
+    def committed(self, group: Group) -> None:
+        """Count what is committed, and let go of the files."""
+        self._uncommitted.clear()
+        self.account.add(self._fresh)
+        for entry, outcome in self._fresh:
+            self.tally.add(outcome)
+            if outcome.error is not None:
+                say(f"error: {entry.id}: {told(outcome.error)}")
+        self._settle([(entry.id, entry.outcome == "done", entry.sha256) for entry, _ in group])
 
     def _process(self, arrivals: Mapping[str, Arrival]) -> None:
         """Take arrivals through the pipeline; those that are committed wait no more."""
         session = self.open()
         todo = Todo(
-            [self._asset(arrival) for arrival in arrivals.values()],
+            (self._asset(arrival) for arrival in arrivals.values()),
             self.ledger,
             first_place=self.ledger.next_place(),
             keep_places=True,
+            by_content=self.after.action != "keep",
             poison_again=self.poison_again,
         )
-        settled: list[tuple[str, bool]] = []  # by the thread that decodes
+        settled: list[tuple[str, bool, str | None]] = []  # by the thread that decodes
 
         def wanted() -> Iterator[tuple[Asset, int]]:
             for asset, place, state in todo.states():
@@ -182,73 +220,55 @@ class Work:
                 if state in TO_DO:
                     yield asset, place
                 else:
-                    settled.append((asset.id, state != POISON))
+                    settled.append((asset.id, state != POISON, self._known_digest(asset)))
 
         outcomes = session.process(wanted())
         try:
-            for outcome in outcomes:
-                self._note(outcome, arrivals[outcome.asset.id])
+            for _ in outcomes:
                 if self.is_over_budget() or self._drained_s() > DRAIN_S:
                     break
         except DecodingStopped:  # a file hung until the time to drain was over
             return
         finally:
             outcomes.close()
-        for asset_id, ok in settled:
-            self._settle(asset_id, ok)
-        self.after.sync()
+        self._settle(settled)
 
     def _asset(self, arrival: Arrival) -> ImageAsset:
         max_pixels = self.job.config["source"].get("max_pixels", MAX_PIXELS)
         exif = self.job.config["exif"]
-        return ImageAsset(arrival.id, arrival.path, exif=exif, max_pixels=max_pixels)
+        asset = ImageAsset(arrival.id, arrival.path, exif=exif, max_pixels=max_pixels)
+        asset.id = self.names.id_of(arrival, partial(_fingerprint, asset), self._arrivals)
+        self._arrivals[asset.id] = arrival
+        return asset
 
-    def _note(self, outcome: Outcome, arrival: Arrival) -> None:
-        """Count an outcome, once it is committed."""
-        if outcome.error is not None and not arrival.is_there():
-            # what comes of its next version counts
-            _log.info("%s: waited for again: %s", arrival.id, outcome.error)
-            self.inbox.forget(arrival.id)
-        elif arrival.id in self._committed_ids:
-            self._count(outcome)
-        else:
-            self._uncounted[arrival.id] = outcome
+    def _known_digest(self, asset: Asset) -> str | None:
+        return None if self.after.action == "keep" else _fingerprint(asset)
 
-    def _count(self, outcome: Outcome) -> None:
-        self.tally.add(outcome)
-        if outcome.error is None:
-            self.failing.discard(outcome.asset.id)
-        else:
-            self.failing.add(outcome.asset.id)
-            say(f"error: {outcome.asset.id}: {told(outcome.error)}")
+    def _may_be_a_part(self, arrival: Arrival, error: PipelineError) -> bool:
+        """Say whether a file failed only because it is not complete; then look at it again."""
+        if not arrival.is_there() or Writers().write(arrival.path):
+            self.inbox.again(arrival)
+            return True
+        if isinstance(error, DecodeError) and not isinstance(error, PoisonError):
+            return self.inbox.doubt(arrival)
+        return False
 
     def _drained_s(self) -> float:
         """Return how long it has been draining."""
         return 0.0 if self.wishes.status is None else time.monotonic() - self.wishes.stopped_s
 
-    def _committed(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self._committed_ids.add(entry.id)
-            if entry.id in self._uncounted:
-                self._count(self._uncounted.pop(entry.id))
-            self._settle(entry.id, entry.outcome == "done")
-        self.after.sync()
+    def _settle(self, outcomes: Iterable[tuple[str, bool, str | None]]) -> None:
+        """Let go of inputs by id, with whether they are done and the SHA-256 of their content."""
+        files = []
+        for asset_id, ok, sha256 in outcomes:
+            arrival = self._arrivals[asset_id]
+            if self.waiting.pop(arrival.id, None) is not None:
+                files.append(Processed(asset_id, arrival, ok, sha256))
+        self.moving.settle(files)
 
-    def _settle(self, asset_id: str, ok: bool) -> None:
-        """Let go of an arrival that is committed, and of its file as the user wishes."""
-        arrival = self.waiting.pop(asset_id, None)
-        if arrival is not None:
-            self._move(arrival, ok)
 
-    def _move(self, arrival: Arrival, ok: bool) -> bool:
-        """Return whether that is done; else its result is safe, and the file stays for now."""
-        try:
-            self.after(arrival, ok)
-        except OutputError as exc:
-            self._unmoved[arrival.id] = arrival, ok
-            if "move" not in self.troubles:  # the next files will say the same
-                self.troubles.begin("move", exc)
-            return False
-        if not os.path.lexists(arrival.path):
-            self.inbox.forget(arrival.id)  # should it come again, the ledger knows
-        return True
+def _fingerprint(asset: Asset) -> str | None:
+    try:
+        return asset.fingerprint()
+    except DecodeError:  # whoever decodes it will say why
+        return None

@@ -1,23 +1,42 @@
 from __future__ import annotations
 
+import ctypes
 import errno
+import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import OutputError
+from runners.watch import claims, folders
 from runners.watch.after import After
+from runners.watch.claims import FOLDER, Processed
 from runners.watch.inbox import Inbox
 from runners.watch.versions import Arrival
 
 
-def arrival(root, asset_id):
-    path = root / asset_id
+def arrival(root, name):
+    path = root / name
     status = path.stat()
-    return Arrival(asset_id, path, status.st_size, status.st_mtime_ns)
+    return Arrival(name, path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def processed(root, name, ok=True, asset_id=None):
+    sha256 = hashlib.sha256((root / name).read_bytes()).hexdigest()
+    return Processed(asset_id or name, arrival(root, name), ok, sha256)
+
+
+def settle(after, *files):
+    """Do what a watch does, and return where each file is now."""
+    taken = [file for file in files if after.claim(file)]
+    right, _ = after.confirm(taken)
+    places = [after.release(file) for file in right]
+    after.sync()
+    return places
 
 
 def tree(folder):
@@ -31,34 +50,40 @@ def tree(folder):
 @pytest.mark.parametrize(
     ("action", "ok", "left"),
     [
-        ("keep", True, {"a/x.jpg": b"image", "a/x.jpg.done": b""}),
-        ("keep", False, {"a/x.jpg": b"image", "a/x.jpg.done": b""}),
-        ("move", True, {"done/a/x.jpg": b"image", "done/a/x.jpg.done": b""}),
-        ("move", False, {"failed/a/x.jpg": b"image", "failed/a/x.jpg.done": b""}),
+        ("move", True, {"done/a/x.jpg": b"image", "done/a/x.jpg.done": b"ok"}),
+        ("move", False, {"failed/a/x.jpg": b"image", "failed/a/x.jpg.done": b"ok"}),
         ("delete", True, {}),
-        ("delete", False, {"failed/a/x.jpg": b"image", "failed/a/x.jpg.done": b""}),
+        ("delete", False, {"failed/a/x.jpg": b"image", "failed/a/x.jpg.done": b"ok"}),
     ],
 )
 def test_actions(action, ok, left, root, put):
     put("a/x.jpg")
-    put("a/x.jpg.done", b"")
+    put("a/x.jpg.done", b"ok")
     after = After(action, root, marker=".done")
-    where = after(arrival(root, "a/x.jpg"), ok)
-    after.sync()
+    assert settle(after, processed(root, "a/x.jpg", ok)) == [root / min(left) if left else None]
     assert tree(root) == left
-    assert where == (root / min(left) if action != "keep" and left else None)
+    assert not (root / "a" / FOLDER).exists()
 
 
 def test_trees_elsewhere(root, put, tmp_path):
     after = After("move", root, tmp_path / "d", tmp_path / "f" / "g")
     put("x.jpg")
     put("y.jpg")
-    assert after(arrival(root, "x.jpg"), True) == tmp_path / "d" / "x.jpg"
-    assert after(arrival(root, "y.jpg"), False) == tmp_path / "f" / "g" / "y.jpg"
+    files = processed(root, "x.jpg"), processed(root, "y.jpg", False)
+    assert settle(after, *files) == [tmp_path / "d" / "x.jpg", tmp_path / "f" / "g" / "y.jpg"]
     assert tree(root) == {}
 
 
 LONG = "n" * 251 + ".jpg"
+
+
+@pytest.fixture(params=["renameat2", "links", "neither"])
+def file_system(request, monkeypatch):
+    """File systems that can rename over nothing, that have hard links, that have neither."""
+    if request.param != "renameat2":
+        monkeypatch.setattr(folders, "_renameat2", lambda: None)
+    if request.param == "neither":
+        monkeypatch.setattr(os, "link", fails(errno.EPERM))
 
 
 @pytest.mark.parametrize(
@@ -70,19 +95,25 @@ LONG = "n" * 251 + ".jpg"
         (LONG, LONG[:249] + "~2.jpg", LONG[:249] + "~3.jpg"),
     ],
 )
-@pytest.mark.parametrize("links", [True, False], ids=["links", "no hard links"])
-def test_nothing_is_overwritten(name, second, third, links, root, put, monkeypatch):
-    if not links:
-        monkeypatch.setattr(os, "link", _fails(errno.EPERM))
+@pytest.mark.usefixtures("file_system")
+def test_nothing_is_overwritten(name, second, third, root, put):
     after = After("move", root)
     for content in (b"1", b"2", b"3"):
         put(name, content)
-        after(arrival(root, name), True)
+        settle(after, processed(root, name))
     assert tree(root / "done") == {name: b"1", second: b"2", third: b"3"}
     assert not (root / name).exists()
 
 
-def _fails(number):
+def test_the_same_content_is_not_kept_twice(root, put):
+    after = After("move", root)
+    for mtime_s in (1, 2):
+        put("x.jpg", mtime_s=mtime_s)
+        assert settle(after, processed(root, "x.jpg")) == [root / "done" / "x.jpg"]
+    assert tree(root) == {"done/x.jpg": b"image"}
+
+
+def fails(number):
     def fail(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
@@ -92,50 +123,86 @@ def _fails(number):
 def test_a_folder_of_the_same_name_is_in_the_way(root, put):
     put("done/x.jpg/y.jpg")
     put("x.jpg")
-    assert After("move", root)(arrival(root, "x.jpg"), True) == root / "done" / "x~2.jpg"
+    assert settle(After("move", root), processed(root, "x.jpg")) == [root / "done" / "x~2.jpg"]
+
+
+def append(path):
+    with path.open("ab") as file:
+        file.write(b" and more")
+
+
+def write_with_the_same_time(path):
+    status = path.stat()
+    path.write_bytes(b"IMAGE")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replace_it(path):
+    path.with_name("new").write_bytes(b"other")
+    path.with_name("new").rename(path)
+
+
+@pytest.mark.parametrize("ok", [True, False])
+@pytest.mark.parametrize("action", ["move", "delete"])
+@pytest.mark.parametrize("change", [append, write_with_the_same_time, replace_it])
+@pytest.mark.parametrize("when", ["before", "claimed"])
+def test_what_is_not_as_it_was_decoded_stays(when, change, action, ok, root, put, monkeypatch):
+    """Before it is taken, and through another name or handle once it is."""
+    path = put("sub/x.jpg")
+    file = processed(root, "sub/x.jpg", ok)
+    after = After(action, root)
+    if when == "before":
+        change(path)
+        changed = path.read_bytes()
+        assert settle(after, file) == []
+    else:
+        assert after.claim(file)
+        private = path.parent / FOLDER / "x.jpg"
+        change(private)
+        changed = private.read_bytes()
+        right, wrong = after.confirm([file])
+        assert (right, wrong) == ([], [file])
+    assert changed != b"image"
+    assert tree(root) == {"sub/x.jpg": changed}
 
 
 @pytest.mark.parametrize("action", ["move", "delete"])
-def test_a_newer_version_stays(action, root, put):
-    put("x.jpg", b"old", mtime_s=1)
-    old = arrival(root, "x.jpg")
-    put("x.jpg", b"new", mtime_s=2)
-    assert After(action, root)(old, True) is None
-    assert tree(root) == {"x.jpg": b"new"}
+@pytest.mark.parametrize("lease", [True, False], ids=["lease", "/proc"])
+def test_what_is_open_for_writing_stays(lease, action, root, put, monkeypatch):
+    if not lease:
+        monkeypatch.setattr("runners.watch.writers._by_lease", lambda descriptor: None)
+    path = put("x.jpg")
+    file, after = processed(root, "x.jpg"), After(action, root)
+    with path.open("ab") as writer:
+        assert settle(after, file) == []
+        assert tree(root) == {"x.jpg": b"image"}
+        writer.write(b" and more")
+    assert tree(root) == {"x.jpg": b"image and more"}
+    with path.open("rb"):  # readers do no harm
+        assert len(settle(after, processed(root, "x.jpg"))) == 1
 
 
-def test_a_newer_version_that_comes_while_the_old_one_is_moved_stays(root, put, monkeypatch):
-    put("x.jpg", b"old", mtime_s=1)
-    real = os.link
-
-    def link(source, target, **kwargs):
-        real(source, target, **kwargs)
-        (root / "new").write_bytes(b"new")
-        (root / "new").rename(root / "x.jpg")
-
-    monkeypatch.setattr(os, "link", link)
-    After("move", root)(arrival(root, "x.jpg"), True)
-    assert tree(root) == {"x.jpg": b"new", "done/x.jpg": b"old"}
+def test_what_is_put_back_is_put_over_nothing(root, put):
+    path = put("x.jpg")
+    put("x.jpg.done", b"")
+    file, after = processed(root, "x.jpg"), After("move", root, marker=".done")
+    assert after.claim(file)
+    append(path.parent / FOLDER / "x.jpg")
+    put("x.jpg", b"newer")
+    assert after.confirm([file]) == ([], [file])
+    assert tree(root) == {
+        "x.jpg": b"newer",
+        "x~2.jpg": b"image and more",
+        "x~2.jpg.done": b"",
+    }
 
 
 @pytest.mark.parametrize("action", ["move", "delete"])
 def test_what_has_gone_is_no_error(action, root, put):
     put("x.jpg")
-    gone = arrival(root, "x.jpg")
-    gone.path.unlink()
-    assert After(action, root)(gone, True) is None
-
-
-def _link_within(folder):
-    """Link files of this folder only, as if it were a file system of its own."""
-    real = os.link
-
-    def link(source, target):
-        if Path(source).parent != folder:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        real(source, target)
-
-    return link
+    gone = processed(root, "x.jpg")
+    gone.arrival.path.unlink()
+    assert settle(After(action, root), gone) == []
 
 
 @pytest.mark.parametrize("relative", [True, False])
@@ -145,7 +212,7 @@ def test_of_a_link_the_link_itself_goes(action, relative, root, put, tmp_path):
     target.write_bytes(b"image")
     (root / "a").mkdir()
     (root / "a" / "x.jpg").symlink_to("../../original.jpg" if relative else target)
-    where = After(action, root)(arrival(root, "a/x.jpg"), True)
+    (where,) = settle(After(action, root), processed(root, "a/x.jpg"))
     assert not (root / "a" / "x.jpg").is_symlink()
     assert target.read_bytes() == b"image"
     if where is not None:
@@ -153,45 +220,119 @@ def test_of_a_link_the_link_itself_goes(action, relative, root, put, tmp_path):
         assert where.read_bytes() == b"image", "it leads where it led"
 
 
+@pytest.mark.parametrize("action", ["move", "delete"])
+@pytest.mark.parametrize("ok", [True, False])
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_no_linked_folder_is_followed(when, ok, action, root, put, tmp_path, monkeypatch):
+    """A folder that is swapped for a link to another with the very same file in it."""
+    put("sub/deep/x.jpg", mtime_s=7)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    file, after = processed(root, "sub/deep/x.jpg", ok), After(action, root)
+    take = after.claims.take
+
+    def swap():
+        os.rename(root / "sub/deep/x.jpg", victim / "x.jpg")
+        (root / "sub/deep").rmdir()
+        (root / "sub/deep").symlink_to(victim)
+
+    def swapped(file):
+        swap()
+        return take(file)
+
+    if when == "before":
+        swap()
+    else:
+        monkeypatch.setattr(after.claims, "take", swapped)
+    assert settle(after, file) == []
+    assert tree(victim) == {"x.jpg": b"image"}
+
+
+@pytest.mark.parametrize("planted", ["done", "done/sub", "failed", "failed/sub", f"sub/{FOLDER}"])
+@pytest.mark.parametrize("action", ["move", "delete"])
+def test_no_planted_link_is_followed(action, planted, root, put, tmp_path):
+    put("sub/x.jpg", b"1")
+    put("sub/y.jpg", b"2")
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (root / planted).parent.mkdir(exist_ok=True)
+    (root / planted).symlink_to(victim)
+    after = After(action, root)
+    said = []
+    for name, ok in (("sub/x.jpg", True), ("sub/y.jpg", False)):
+        try:
+            settle(after, processed(root, name, ok))
+        except OutputError as exc:
+            said.append(str(exc))
+            assert (root / name).exists()
+    assert list(victim.iterdir()) == []
+    harmless = action == "delete" and planted.startswith("done")
+    assert len(said) == (0 if harmless else 2 if FOLDER in planted else 1)
+    for text in said:
+        assert "is a symbolic link, which is not followed" in text
+
+
+def one_file_system_each(monkeypatch, *folders_):
+    """Refuse to rename out of a folder, as if it were a file system of its own."""
+    real = claims.rename_new
+
+    def rename_new(folder, name, other, new):
+        where = [os.readlink(f"/proc/self/fd/{number}") for number in (folder, other)]
+        if [path.startswith(tuple(folders_)) for path in where] in ([True, False], [False, True]):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(folder, name, other, new)
+
+    for module in ("after", "claims"):
+        monkeypatch.setattr(f"runners.watch.{module}.rename_new", rename_new)
+
+
 def test_another_file_system(root, put, monkeypatch):
     path = put("x.jpg", b"1" * 100_000, mtime_s=7.5)
+    put("x.jpg.ok", b"why not")
     path.chmod(0o640)
     put("done/x.jpg", b"2" * 100_000, mtime_s=7.5)
-    monkeypatch.setattr(os, "link", _link_within(root / "done"))
-    where = After("move", root)(arrival(root, "x.jpg"), True)
-    assert tree(root) == {"done/x.jpg": b"2" * 100_000, "done/x~2.jpg": b"1" * 100_000}
+    one_file_system_each(monkeypatch, f"{root}/done")
+    (where,) = settle(After("move", root, marker=".ok"), processed(root, "x.jpg"))
+    assert tree(root) == {
+        "done/x.jpg": b"2" * 100_000,
+        "done/x~2.jpg": b"1" * 100_000,
+        "done/x~2.jpg.ok": b"why not",
+    }
     status = where.stat()
     assert (status.st_mtime_ns, status.st_mode & 0o777) == (7_500_000_000, 0o640)
 
 
 @pytest.mark.parametrize(
-    ("call", "number", "message"),
+    ("owner", "call", "number", "message"),
     [
-        ("link", errno.EACCES, "no permission"),
-        ("link", errno.EROFS, "read-only file system"),
-        ("mkdir", errno.ENOSPC, "no space left on device"),
-        ("unlink", errno.EACCES, "no permission"),
+        (claims, "rename_new", errno.EACCES, "no permission"),
+        (claims, "rename_new", errno.EROFS, "read-only file system"),
+        (os, "mkdir", errno.ENOSPC, "no space left on device"),
+        (sys.modules[After.__module__], "rename_new", errno.EDQUOT, "disk quota exceeded"),
     ],
 )
-def test_an_error_is_one_sentence_and_loses_nothing(call, number, message, root, put, monkeypatch):
+def test_an_error_is_one_sentence_and_loses_nothing(
+    owner, call, number, message, root, put, monkeypatch
+):
     put("sub/x.jpg")
     after = After("move", root)
     with monkeypatch.context() as patch:
-        patch.setattr(Path if call in ("mkdir", "unlink") else os, call, _fails(number))
+        patch.setattr(owner, call, fails(number))
         with pytest.raises(OutputError) as caught:
-            after(arrival(root, "sub/x.jpg"), True)
-    assert str(caught.value) == f"cannot move {root}/sub/x.jpg to {root}/done: {message}"
+            settle(after, processed(root, "sub/x.jpg"))
+    assert str(caught.value).startswith(f"cannot move {root}/sub/x.jpg")
+    assert str(caught.value).endswith(f": {message}")
     assert (root / "sub/x.jpg").read_bytes() == b"image"
-    after(arrival(root, "sub/x.jpg"), True)
+    settle(after, processed(root, "sub/x.jpg"))
     assert tree(root) == {"done/sub/x.jpg": b"image"}
 
 
 def test_a_full_disk_leaves_no_piece_of_a_copy(root, put, monkeypatch):
     put("x.jpg")
-    monkeypatch.setattr(os, "link", _fails(errno.EXDEV))
-    monkeypatch.setattr("runners.watch.after.shutil.copyfileobj", _fails(errno.ENOSPC))
+    one_file_system_each(monkeypatch, f"{root}/done")
+    monkeypatch.setattr("runners.watch.after.shutil.copyfileobj", fails(errno.ENOSPC))
     with pytest.raises(OutputError, match="no space left on device"):
-        After("move", root)(arrival(root, "x.jpg"), True)
+        settle(After("move", root), processed(root, "x.jpg"))
     assert tree(root) == {"x.jpg": b"image"}
 
 
@@ -199,7 +340,7 @@ def test_a_file_where_a_folder_should_be(root, put):
     put("a/x.jpg")
     put("done/a")
     with pytest.raises(OutputError, match="done/a is not a folder"):
-        After("move", root)(arrival(root, "a/x.jpg"), True)
+        settle(After("move", root), processed(root, "a/x.jpg"))
     assert (root / "a/x.jpg").exists()
 
 
@@ -211,12 +352,9 @@ def test_each_folder_is_synced_once_for_many_files(root, put, monkeypatch):
         synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
         real(descriptor)
 
-    after = After("move", root)
-    for i in range(10):
-        put(f"a/{i}.jpg")
-        after(arrival(root, f"a/{i}.jpg"), True)
     monkeypatch.setattr(os, "fsync", fsync)
-    after.sync()
+    after = After("move", root)
+    settle(after, *(processed(root, put(f"a/{i}.jpg").relative_to(root).as_posix()) for i in range(9)))
     assert sorted(synced) == [root, root / "a", root / "done", root / "done/a"]
     after.sync()
     assert len(synced) == 4
@@ -225,71 +363,37 @@ def test_each_folder_is_synced_once_for_many_files(root, put, monkeypatch):
 def test_what_is_moved_away_is_not_found_again(root, put, clock, settled):
     inbox = Inbox(root, leave_out=(root / "done",), clock=clock)
     put("x.jpg")
-    (found,) = settled(inbox)
-    After("move", root)(found, True)
+    settled(inbox)
+    settle(After("move", root), processed(root, "x.jpg"))
     assert settled(inbox) == []
 
 
-KILLED = """
-import errno, os, shutil, signal, sys
-from pathlib import Path
-from runners.watch.after import After
-from runners.watch.versions import Arrival
-
-STEPS = ("os.link", "os.remove", "os.rename", "os.mkdir", "os.symlink", "shutil.copystat")
-base, kind = Path(sys.argv[1]), sys.argv[2]
-
-def hook(event, args):
-    global left
-    if event in STEPS:
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-def exdev(source, target, link=os.link, **kwargs):
-    if Path(source).suffix != ".part":
-        raise OSError(errno.EXDEV, "cross-device")
-    link(source, target, **kwargs)
-
-n, status = 0, 1
-while status:
-    root = base / str(n)
-    root.mkdir()
-    (root / "x.jpg").write_bytes(b"image")
-    if kind == "link":
-        (root / "x.jpg").rename(root / "original")
-        (root / "x.jpg").symlink_to("original")
-    (root / "x.jpg.done").touch()
-    child = os.fork()
-    if child == 0:
-        left = n
-        if kind == "copy":
-            os.link = exdev
-        sys.addaudithook(hook)
-        stat = (root / "x.jpg").stat()
-        After("move", root, marker=".done")(
-            Arrival("x.jpg", root / "x.jpg", stat.st_size, stat.st_mtime_ns), True)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL), status
-    n += 1
-"""
+def test_a_lease_disturbs_no_writer(root, put):
+    """Somebody who opens the file for writing at that instant, again and again."""
+    path = put("x.jpg")
+    script = "import sys\nwhile True: open(sys.argv[1], 'ab').close(); print(flush=True)"
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout.readline()
+            end, seen = time.monotonic() + 0.3, set()
+            while time.monotonic() < end:
+                seen.add(claims.Writers().write(path))
+            os.set_blocking(writer.stdout.fileno(), False)
+            assert len(writer.stdout.read() or b"") > 10, "it went on"
+            assert writer.poll() is None
+        finally:
+            writer.kill()
+    assert False in seen
 
 
-@pytest.mark.parametrize("kind", ["file", "link", "copy"])
-def test_killed_at_any_step_it_can_be_repeated(kind, tmp_path, monkeypatch):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", KILLED, str(tmp_path), kind]
-    subprocess.run(command, check=True, env=environment, timeout=100)
-    roots = sorted(tmp_path.iterdir())
-    assert len(roots) > 4
-    for root in roots:
-        source, target = root / "x.jpg", root / "done" / "x.jpg"
-        assert b"image" in [path.read_bytes() for path in (source, target) if path.exists()]
-        if source.exists():
-            with monkeypatch.context() as patch:
-                if kind == "copy":
-                    patch.setattr(os, "link", _link_within(root / "done"))
-                After("move", root, marker=".done")(arrival(root, "x.jpg"), True)
-        left = {name: content for name, content in tree(root).items() if name != "original"}
-        assert left == {"done/x.jpg": b"image", "done/x.jpg.done": b""}
+def test_network_file_systems_are_not_asked_for_leases(root, put, monkeypatch):
+    path = put("x.jpg")
+    kind = (ctypes.c_long * 32)()
+    ctypes.CDLL(None).statfs(os.fsencode(path), kind)
+    remote = frozenset([kind[0] & 0xFFFFFFFF])
+    monkeypatch.setattr("runners.watch.writers._REMOTE", remote)
+    monkeypatch.setattr("runners.watch.writers.fcntl.fcntl", fails(errno.EAGAIN))
+    assert not claims.Writers().write(path)
+    with path.open("ab"):
+        assert claims.Writers().write(path), "of this machine all the same"
