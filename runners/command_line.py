@@ -66,6 +66,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     read.parser = parser
     if not read.shell_completion:
         for i, word in enumerate(read.overrides):
+            if word.lstrip("+~").startswith("="):
+                raise ConfigError(f"'{word}' has no key; options are written KEY=VALUE")
             if "=" not in word and not word.startswith("~"):
                 raise ConfigError(_no_value(word, read.overrides[i + 1 :]))
         read.overrides = hydra_arguments(read.overrides, multirun=read.multirun)

@@ -100,6 +100,9 @@ def main(started: float | None = None) -> int:
     except BrokenPipeError:  # `run.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (FileExistsError, NotADirectoryError) as exc:  # of the folder that Hydra makes
+        _complain(f"output {exc.filename}: a file is in its place; choose another output")
+        return ConfigError.exit_status
     except OSError as exc:
         _complain(f"cannot write the output {exc.filename}: {exc.strerror}")
         return 1

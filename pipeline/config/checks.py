@@ -32,7 +32,7 @@ def refuse_file(output: Path) -> None:
     for path in (output, *output.parents):
         if os.path.lexists(path):
             if not path.is_dir():
-                raise ConfigError(f"output {output}: {path} is not a folder; choose another output")
+                raise ConfigError(f"output {output}: {path} is a file; choose another output")
             return
 
 

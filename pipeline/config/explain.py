@@ -13,11 +13,14 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    GrammarParseError,
     InterpolationResolutionError,
     MissingMandatoryValue,
     OmegaConfBaseException,
     ValidationError,
 )
+
+from yaml.reader import ReaderError  # type: ignore[import-untyped]
 
 from pipeline.config.arguments import given, said
 from pipeline.config.keys import Known, no_option
@@ -54,8 +57,8 @@ def explain(
             return _broken(cause)
         if isinstance(cause, OmegaConfBaseException):
             return _misfit(cause, overrides, known)
-    if not causes[-1:] and (removed := [o.input_line for o in overrides if o.is_delete()]):
-        return f"{removed[0]}: there is nothing of this name to remove"
+    if len(causes) == 1 and (removed := [o.input_line for o in overrides if o.is_delete()]):
+        return f"{removed[0]}: there is nothing to remove; it is not set"
     lines = [line.strip().rstrip(".") for line in str(exc).splitlines() if not _NOISE.match(line)]
     return "; ".join(lines) or type(exc).__name__
 
@@ -83,6 +86,8 @@ def _broken(exc: yaml.YAMLError) -> str:
     """Say where a YAML file is broken, and how."""
     mark, problem = getattr(exc, "problem_mark", None), getattr(exc, "problem", None)
     where = f"{mark.name}, line {mark.line + 1}: " if mark is not None else ""
+    if isinstance(exc, ReaderError):
+        where, problem = f"{exc.name}: ", "a character that YAML does not allow"
     return f"{where}{problem or ' '.join(str(exc).split())}"
 
 
@@ -103,9 +108,11 @@ def _misfit(
     if isinstance(exc, InterpolationResolutionError):
         if unset := _ENVIRONMENT.search(text):
             return f"{prefix}the environment variable {unset[1]} is not set"
-        return f"{prefix}{text}"
+        return f"{prefix}{text[:1].lower()}{text[1:]}"
+    if isinstance(exc, GrammarParseError):
+        return f"{prefix}an interpolation is written ${{KEY}}; {text}"
     if isinstance(exc, ValidationError) and key in types():
         values = [o.value() for o in overrides if o.key_or_group == key and not o.is_delete()]
-        value = f", got {given(values[-1])}" if values else f": {text}"
+        value = f", got {given(values[-1] if values else exc.value)}"
         return f"{prefix}expected {said(types()[key])}{value}"
     return f"{prefix}{text}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config.arguments import shown
 from pipeline.config.schema import SCHEMAS, types
-from pipeline.config.targets import NAMED, declared, find, parts
+from pipeline.config.targets import NAMED, SPECIAL, declared, find, parts
 
 Known = Mapping[str, str]  # what to choose for a key to be there, by its path; empty: nothing
 _CUTOFF = 0.65
@@ -29,23 +29,27 @@ def unknown_keys(
         elsewhere: Returns the keys of options that are not chosen; called if something is unknown.
     """
 
-    def known() -> Known:
-        return {**elsewhere(), **dict.fromkeys(paths(config), "")}
+
+    def known(unknown: str) -> Known:
+        here = [path for path in paths(config) if not f"{path}.".startswith(f"{unknown}.")]
+        return {**elsewhere(), **dict.fromkeys(here, "")}
 
     for prefix in SCHEMAS:
-        node = config.get(prefix, {}) if prefix else config
+        node = config.get(prefix) if prefix else config
+        if not isinstance(node, Mapping):
+            continue
         found = {f"{prefix}.{name}" if prefix else str(name) for name in node}
         wanted = {key for key in types() if key.rpartition(".")[0] == prefix}
-        yield from (no_option(key, known()) for key in sorted(found - wanted))
+        yield from (no_option(key, known(key)) for key in sorted(found - wanted))
         yield from (f"{key} was removed, and every job needs it" for key in sorted(wanted - found))
     for group, key, node in parts(config):
         target = node.get("_target_") if isinstance(node, Mapping) else None
-        if target is None:
-            yield _no_part(group, key, node, config, known())
+        if target is None and group in config:
+            yield _no_part(group, key, node, config, known(key))
         elif target in declared(group):
             taken = inspect.signature(find(target)).parameters
-            unknown = [name for name in node if name != "_target_" and name not in taken]
-            yield from (no_option(f"{key}.{name}", known()) for name in unknown)
+            unknown = [f"{key}.{name}" for name in _mapping(node) if name not in {*taken, *SPECIAL}]
+            yield from (no_option(each, known(each)) for each in unknown)
 
 
 def no_option(key: str, known: Known) -> str:
@@ -56,11 +60,14 @@ def no_option(key: str, known: Known) -> str:
     scores = {each: _likeness(name, each.rpartition(".")[2]) for each in known if each != key}
     near = [each for each, score in scores.items() if score >= max(_CUTOFF, *scores.values())]
     if near := sorted(near, key=lambda each: (bool(known[each]), -_likeness(key, each)))[:3]:
+        parent = key.rpartition(".")[0]
+        if near[0].rpartition(".")[0] == parent:
+            near = [each for each in near if each.rpartition(".")[0] == parent]
         meant = [f"'{each}'" + (f" ({known[each]})" if known[each] else "") for each in near]
         return f"no option '{key}'; did you mean {' or '.join(meant)}?"
     parent = key.rpartition(".")[0]
     beside = [each for each in known if each.rpartition(".")[0] == parent and not known[each]]
-    return f"no option '{key}'; known: {', '.join(beside[:_SHOWN])}"
+    return f"no option '{key}'" + (f"; known: {', '.join(beside[:_SHOWN])}" if beside else "")
 
 
 def _no_part(group: str, key: str, node: Any, config: Mapping[str, Any], known: Known) -> str:
@@ -68,7 +75,7 @@ def _no_part(group: str, key: str, node: Any, config: Mapping[str, Any], known: 
     if group not in NAMED:
         return f"{group} has no _target_, which names what to build; choose an option: {group}=NAME"
     below = [each for each in known if each.startswith(f"{key}.")]
-    chosen = [name for name, part in config[group].items() if "_target_" in (part or ())]
+    chosen = [each for each, part in config[group].items() if "_target_" in _mapping(part)]
     name = key.rpartition(".")[2]
     if isinstance(node, Mapping):
         first = next(iter(node), None)
@@ -78,7 +85,7 @@ def _no_part(group: str, key: str, node: Any, config: Mapping[str, Any], known: 
             return f"{path}: the {group} {name} is not chosen; add it: '{group}=[{choice}]'"
         if not any(known[each] for each in known if each.startswith(f"{group}.")):
             return f"{key} has no _target_: it names no class to build"
-        return no_option(path, {each: known[each] for each in known if not each.startswith(key)})
+        return no_option(path, known)
     if node is None:
         return f"{key} is null; to remove a {group} write '~{key}'"
     meant = " or ".join(f"{each}={node}" for each in below[:3])
@@ -95,6 +102,10 @@ def paths(node: Any, prefix: str = "") -> Iterator[str]:
                 path = f"{prefix}.{name}" if prefix else str(name)
                 yield path
                 yield from paths(value, path)
+
+
+def _mapping(node: Any) -> Mapping[str, Any]:
+    return node if isinstance(node, Mapping) else {}
 
 
 def _likeness(a: str, b: str) -> float:

@@ -9,23 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ConfigDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.explain import explain
 from pipeline.config.keys import Known, paths, unknown_keys
-from pipeline.config.schema import GROUPS, JobConfig
+from pipeline.config.schema import GROUPS
 from pipeline.errors import ConfigError
 
 _PRIMARY = "config"
 _CODE = ("callbacks", "_target_", "class", "()")  # keys whose values Hydra and logging call
 # What only the command line may set. A file could run code with it, or allow itself to.
 _GIVEN = ("hydra", "trusted_packages", "model.trust")
+# Hydra's own mappings whose keys are the user's
+_OPEN = ("hydra.job.env_set.", "hydra.launcher.", "hydra.sweeper.", "hydra.job_logging.")
 _OF_EACH_JOB = ("overrides", "runtime", "searchpath", "mode")
 _OF_EACH_NAME = ("override_dirname", "config_name", "num", "id")
 
@@ -50,6 +54,7 @@ class Loader(ConfigLoaderImpl):
                 anchor=SearchPathQuery(provider="schema"),
             )
         super().__init__(search_path)
+        self.repository = _Repository(search_path)
         self._conf, self._folder = conf, folder
         self._parsed: list[Override] = []
 
@@ -68,13 +73,17 @@ class Loader(ConfigLoaderImpl):
         """
         self._parsed = []
         try:
+            if config_name is not None and not self._extends_ours(config_name):
+                raise ConfigError(
+                    f"--config-name {config_name}: its defaults must begin with '- {_PRIMARY}'"
+                )
             cfg = super().load_configuration(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
         except ConfigError:
             raise
         except Exception as exc:
-            text = explain(exc, self._parsed, self.repository, self._known)
+            text = explain(exc, self._parsed, self.repository, self._known_by_default)
             raise ConfigError(text) from exc
         if config_name is not None:
             self._refuse_given(cfg, config_name, run_mode)
@@ -94,6 +103,8 @@ class Loader(ConfigLoaderImpl):
         for override in parsed:
             line, key = override.input_line, override.key_or_group
             if override.is_hydra_override():
+                if not key.startswith(_OPEN) and not override.is_delete():
+                    override.type = OverrideType.CHANGE  # which refuses keys that Hydra lacks
                 if any(word in _CODE for word in _words(override)) or "ext://" in str(line):
                     raise ConfigError(f"{line}: d2run runs no code that hydra.* names")
             elif override.is_delete():
@@ -113,11 +124,23 @@ class Loader(ConfigLoaderImpl):
     ) -> None:
         """Add folders that the command line names; those of a file could import any package."""
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
-            try:
-                super()._process_config_searchpath(None, parsed_overrides, repo)
-            except UserWarning as exc:
-                raise ConfigError(f"hydra.searchpath: {exc}") from exc
+            warnings.simplefilter("ignore", UserWarning)
+            super()._process_config_searchpath(None, parsed_overrides, repo)
+        for source in repo.get_sources():
+            if not source.available() and source.provider.startswith("hydra.searchpath"):
+                raise ConfigError(f"hydra.searchpath: there is no folder {source.path}")
+
+    def _extends_ours(self, config_name: str, depth: int = 9) -> bool:
+        """Tell whether a primary configuration builds on d2run's own."""
+        if config_name.strip("/") == _PRIMARY or not self.repository.config_exists(config_name):
+            return True  # or it is said later that it does not exist
+        loaded = self.repository.load_config(config_name)
+        defaults = (loaded.defaults_list if loaded else None) or []
+        below = [each.path for each in defaults if isinstance(each, ConfigDefault)]
+        return depth > 0 and any(
+            path is not None and path != "_self_" and self._extends_ours(path, depth - 1)
+            for path in below
+        )
 
     def _refuse_given(self, cfg: DictConfig, config_name: str, run_mode: RunMode) -> None:
         """Refuse a file that sets what only the command line may set.
@@ -125,10 +148,6 @@ class Loader(ConfigLoaderImpl):
         The outcome is compared with that of d2run's own files and the command line, so it does not
         matter by which package, default or interpolation a file reaches a key.
         """
-        if not set(cfg) >= set(JobConfig.__dataclass_fields__):
-            raise ConfigError(
-                f"--config-name {config_name}: its defaults list must begin with '- {_PRIMARY}'"
-            )
         added = any(o.key_or_group == "hydra.searchpath" for o in self._parsed)
         if self._folder is None and config_name == _PRIMARY and not added:
             return
@@ -137,8 +156,8 @@ class Loader(ConfigLoaderImpl):
         wanted, found = _flat(own), _flat(cfg)
         if changed := [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]:
             raise ConfigError(
-                f"a configuration file sets {changed[0]}, which only the command line may: it "
-                "decides which code runs. Remove it from the file"
+                f"a configuration file sets {changed[0]}; hydra.*, trusted_packages and "
+                "model.trust are taken only from the command line, so remove it from the file"
             )
         searched = OmegaConf.to_container(cfg.hydra.searchpath)
         if searched and not added:
@@ -146,6 +165,11 @@ class Loader(ConfigLoaderImpl):
                 f"a configuration file sets hydra.searchpath to {searched}; add a folder with "
                 "--config-dir"
             )
+
+    def _known_by_default(self) -> Known:
+        """Return the keys of all options, those of the default job as chosen."""
+        own = Loader(self._conf).load_configuration(_PRIMARY, [], RunMode.RUN)
+        return {**self._known(), **dict.fromkeys(paths(OmegaConf.to_container(own)), "")}
 
     def _known(self) -> Known:
         """Return the keys of all options, by what to choose for them to be there."""
@@ -163,6 +187,17 @@ class Loader(ConfigLoaderImpl):
                     for path in paths(content, group):
                         known.setdefault(path, f"{group}={choice}")
         return known
+
+
+class _Repository(ConfigRepository):
+    """Names the file that cannot be read."""
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        try:
+            return super().load_config(config_path)
+        except (UnicodeError, ValueError) as exc:
+            text = "it is not UTF-8" if isinstance(exc, UnicodeError) else " ".join(str(exc).split())
+            raise ConfigError(f"cannot read {config_path}.yaml: {text}") from exc
 
 
 def _is_given(override: Override) -> bool:
@@ -191,8 +226,8 @@ def _flat(cfg: DictConfig) -> dict[str, Any]:
     config: Any = OmegaConf.to_container(cfg)
     hydra = {key: value for key, value in config["hydra"].items() if key not in _OF_EACH_JOB}
     hydra["job"] = {k: v for k, v in hydra["job"].items() if k not in _OF_EACH_NAME}
-    trust = {"trusted_packages": config["trusted_packages"]}
-    trust["model.trust"] = config["model"].get("trust")
+    trust = {"trusted_packages": config.get("trusted_packages")}
+    trust["model.trust"] = config.get("model", {}).get("trust")
     return {"hydra." + key: value for key, value in _leaves(hydra)} | trust
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
-
-from pipeline.errors import did_you_mean
 
 # Each room says in its PARTS what a configuration may build. Nothing else in these packages can be
 # a target, because much of it runs commands or writes files.
@@ -96,8 +95,10 @@ def _refusal(target: Any, groups: tuple[str, ...], trusted: Collection[str]) -> 
 
 
 def _undeclared(target: str, groups: tuple[str, ...], known: list[str]) -> str:
-    what = f"d2run's parts for {groups[0]}" if len(groups) == 1 else "d2run's parts"
-    return f"_target_ '{target}' is not one of {what}{did_you_mean(target, known)}"
+    what = groups[0] if len(groups) == 1 else "part"
+    near = get_close_matches(target, known, n=1, cutoff=0.85)
+    hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known)}"
+    return f"_target_ '{target}' is no {what} of d2run; {hint}"
 
 
 def _nested(node: Any, key: str) -> Iterator[tuple[str, Any]]:
