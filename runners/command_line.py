@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError, did_you_mean
 _CFG = ("job", "hydra", "all")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _FILES = {"input", "output"}  # whatever is typed, null and true included, is a name
+_OF_TEXTS = {"model.class_names", "model.labels", "trusted_packages"}  # whose items are text
 
 
 class Parser(argparse.ArgumentParser):
@@ -141,15 +142,30 @@ def hydra_arguments(overrides: Sequence[str], *, multirun: bool = False) -> list
 
 def _value(key: str, value: str, *, multirun: bool = False) -> str:
     parsed = _parsed(value)
-    if parsed is not None and isinstance(parsed._value, QuotedString):
+    if parsed is not None and (
+        isinstance(parsed._value, QuotedString)
+        or parsed.value() == value  # text, and nothing is lost
+        or (multirun and parsed.is_sweep_override())
+    ):
         return value
-    if multirun and parsed is not None and parsed.is_sweep_override():
-        return value
-    if key in _FILES or (key in text_keys() and value.lower() != "null"):
+    if key == "input" and _is_container(value) and not os.path.lexists(value):
+        return f"[{','.join(_quoted(item.strip()) for item in _items(value[1:-1]) if item.strip())}]"
+    is_text = key in _FILES or key in text_keys() or key.startswith("model.labels.")
+    if is_text and (key in _FILES or value.lower() != "null"):
         return _quoted(value)
-    if value[0] + value[-1] in ("[]", "{}"):
+    if _is_container(value):
         return _container(key, value)
     return value if parsed is not None and not parsed.is_sweep_override() else _quoted(value)
+
+
+def _is_container(value: str) -> bool:
+    """Tell a list or a mapping from text in brackets, such as ``[ab]*.[jJ]``."""
+    depth = 0
+    for char in value[:-1]:
+        depth += (char in "[{") - (char in "]}")
+        if not depth:
+            return False
+    return value[0] + value[-1] in ("[]", "{}") and depth == 1
 
 
 def _container(key: str, value: str) -> str:
@@ -159,7 +175,7 @@ def _container(key: str, value: str) -> str:
         name, colon, content = item.partition(":") if value[0] == "{" else ("", "", item)
         content = content.strip()
         if content:
-            content = _value("" if key != "model.class_names" else "model.name", content)
+            content = _value("model.labels." if key in _OF_TEXTS else "", content)
         items.append(f"{name}{colon}{content}")
     quoted = f"{value[0]}{','.join(items)}{value[-1]}"
     return quoted if _parsed(quoted) is not None else _quoted(value)

@@ -169,7 +169,8 @@ class Loader(ConfigLoaderImpl):
     def _known_by_default(self) -> Known:
         """Return the keys of all options, those of the default job as chosen."""
         own = Loader(self._conf).load_configuration(_PRIMARY, [], RunMode.RUN)
-        return {**self._known(), **dict.fromkeys(paths(OmegaConf.to_container(own)), "")}
+        here = (path for path in paths(OmegaConf.to_container(own)) if path.split(".")[0] != "hydra")
+        return {**self._known(), **dict.fromkeys(here, "")}
 
     def _known(self) -> Known:
         """Return the keys of all options, by what to choose for them to be there."""

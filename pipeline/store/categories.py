@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -65,7 +66,7 @@ def named(class_names: Sequence[str] | str, *, semantic: bool = False) -> Catego
         ConfigError: The file cannot be read, or a name is missing, empty or there twice.
     """
     if isinstance(class_names, str):
-        path = Path(class_names).expanduser()
+        path = Path(os.path.expanduser(class_names))  # noqa: PTH111 - that of Path raises
         text = _text(path)
         if path.suffix.lower() == ".json":
             data = _json(text, path)

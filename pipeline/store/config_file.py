@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def read_config(config: str) -> ConfigFile:
     if name in zoo_names():
         root = zoo_root().resolve()
         return ConfigFile(name, _read(root / f"{name}.yaml", root, ()), in_zoo=True)
-    path = Path(config).expanduser()
+    path = Path(os.path.expanduser(config))  # noqa: PTH111 - that of Path raises
     if path.suffix == ".py":
         raise ConfigError(
             f"config '{config}' is Python code, which is never run; give a Detectron2 YAML config"
