@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 
+from pipeline.config.arguments import near
 from pipeline.config.schema import GROUPS, JobConfig, ModelConfig, text_keys
 from pipeline.errors import ConfigError, did_you_mean
 
@@ -85,13 +86,11 @@ def _no_flag(flag: str, arguments: Sequence[str], parser: Parser) -> str:
     if key in _keys() or key in GROUPS:
         return f"d2run has no flag {name}; write {key}={value or 'VALUE'}"
     flags = [each for action in parser._actions for each in action.option_strings]
-    near = did_you_mean(name, [each for each in flags if each.startswith("--")])
-    if len(name) > 2 and near.startswith("; did you mean"):
-        return f"d2run has no flag {name}{near}"
-    near = did_you_mean(key, _keys())
-    if len(name) > 2 and near.startswith("; did you mean"):
-        return f"d2run has no flag {name}; options are written KEY=VALUE{near}"
-    return f"d2run has no flag {name}; options are written KEY=VALUE, as in device=cpu; see --help"
+    hint = near(name, [each for each in flags if each.startswith("--")]) if len(name) > 2 else ""
+    if not hint:
+        hint = near(key, _keys()) if len(name) > 2 else ""
+        hint = f"; options are written KEY=VALUE{hint or ', as in device=cpu; see --help'}"
+    return f"d2run has no flag {name}{hint}"
 
 
 def _no_value(word: str, after: Sequence[str]) -> str:
@@ -101,9 +100,7 @@ def _no_value(word: str, after: Sequence[str]) -> str:
         return f"'{word}' has no value; write {word}={value}"
     if os.path.lexists(word):
         return f"'{word}' is not KEY=VALUE; write input={word}"
-    near = did_you_mean(word, _keys())
-    near = near if near.startswith("; did you mean") else ", as in input=dir/; see --help"
-    return f"'{word}' is not KEY=VALUE{near}"
+    return f"'{word}' is not KEY=VALUE{near(word, _keys()) or ', as in input=dir/; see --help'}"
 
 
 def _keys() -> list[str]:

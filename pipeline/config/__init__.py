@@ -31,7 +31,7 @@ from pipeline.config.checks import (
 from pipeline.config.explain import explain
 from pipeline.config.keys import unknown_keys
 from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
-from pipeline.config.targets import SPECIAL, find, has_targets, one_line, untrusted
+from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import expanded
 from pipeline.protocols import Aggregate, Runnable, Runner, Sink, Source, Stage
@@ -223,20 +223,20 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 def _build(node: Any, key: str, wiring: Mapping[str, Any]) -> Any:
     """Build a part, which ``untrusted`` has found to be allowed."""
     values: Any = OmegaConf.to_container(node, resolve=True)
-    target = find(values.pop("_target_"))
+    target = find(values["_target_"])
     arguments = {name: value for name, value in values.items() if name not in SPECIAL} | wiring
     if problems := list(misfits(target, arguments, key)):
         raise ConfigError(*problems)
     try:
-        if values.keys() & SPECIAL or has_targets(values):
-            return instantiate(node, _convert_="all", **wiring)
-        return target(**arguments)
+        if is_own(values["_target_"]):
+            return target(**arguments)  # which builds nothing for the arguments
+        return instantiate(node, _convert_="all", **wiring)
     except InstantiationException as exc:
         cause: BaseException = exc.__cause__ or exc
     except Exception as exc:
         cause = exc
     if type(cause) is ConfigError:
-        raise ConfigError(*(prefixed(key, problem) for problem in cause.problems)) from cause
+        raise ConfigError(*(prefixed(key, problem, arguments) for problem in cause.problems)) from cause
     if isinstance(cause, PipelineError):
         raise cause
     raise ConfigError(f"{key}: {one_line(cause)}") from cause

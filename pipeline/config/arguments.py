@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -72,11 +73,15 @@ def said(hint: Any) -> str:
         return " or ".join(said(each) for each in arguments)
     if kind in (list, tuple, Sequence):
         return "a list"
-    return _SAID[dict] if kind is Mapping else _SAID.get(kind) or str(hint)
+    if kind is Mapping or is_dataclass(kind):
+        return _SAID[dict]
+    return _SAID.get(kind) or str(hint)
 
 
 def shown(value: Any) -> str:
     """Return a value as YAML has it: ``true``, ``null``, ``'a text'``."""
+    if isinstance(value, Mapping) and not value:
+        return _SAID[dict]
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
@@ -84,3 +89,9 @@ def given(value: Any) -> str:
     """Return a value as it was given; with a hint if several may be meant."""
     several = isinstance(value, str) and "," in value and value[:1] not in ("[", "{")
     return shown(value) + ("; add -m to run a job per value" if several else "")
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` if a known word is near, else nothing."""
+    hint = did_you_mean(word, known)
+    return hint if hint.startswith("; did") else ""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.arguments import given
+from pipeline.config.arguments import given, near
 from pipeline.config.schema import text_keys, types
-from pipeline.errors import ConfigError, PipelineError, did_you_mean
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import RESULT_FOLDERS, RESULTS, expanded
 
 _ISOLATION = ("auto", "process", "none")
@@ -76,11 +76,11 @@ def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key} is empty; leave it out, or give it a value"
     if config["device"].strip() and not _DEVICE.fullmatch(config["device"]):
         meant = _GPU.fullmatch(config["device"])
-        near = f"; did you mean '{':'.join(filter(None, ('cuda', meant[1])))}'?" if meant else ""
-        yield f"device '{config['device']}' is none of auto, cpu, cuda, cuda:N{near}"
+        hint = f"; did you mean '{':'.join(filter(None, ('cuda', meant[1])))}'?" if meant else ""
+        yield f"device '{config['device']}' is none of auto, cpu, cuda, cuda:N{hint}"
     size = config["batch_size"]
     if size != "auto" and not (type(size) is int and size >= 1):  # bool is an int, too
-        yield f"batch_size: expected auto or a whole number of at least 1, got {given(size)}"
+        yield f"batch_size must be auto or a whole number of at least 1; it is {given(size)}"
     for key in ("decode_threads", "queue_mb"):
         if config[key] is not None and config[key] < 1:
             yield f"{key} is {config[key]}; it must be at least 1"
@@ -89,8 +89,8 @@ def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
     decode = config["decode"]
     for name, choices in (("isolation", _ISOLATION), ("jpeg", _JPEG)):
         if decode[name] not in choices:
-            near = did_you_mean(decode[name], choices).replace("; known: ", "; it is one of ")
-            yield f"decode.{name} is '{decode[name]}'{near}"
+            hint = near(decode[name], choices)
+            yield f"decode.{name} '{decode[name]}' is none of {', '.join(choices)}{hint}"
     if decode["jpeg"] == "nvjpeg" and config["device"] == "cpu":
         yield "decode.jpeg=nvjpeg needs a CUDA device; this job's is cpu"
     if decode["jpeg"] == "nvjpeg" and decode["isolation"] == "process":
@@ -128,10 +128,17 @@ def check_parts(parts: Iterable[tuple[str, Any, tuple[Any, ...]]]) -> None:
         raise ConfigError(*problems)
 
 
-def prefixed(key: str, problem: str) -> str:
-    """Put the key of a part before what it says; a part may name an option in full."""
-    said = re.match(r"[a-z][\w.]*", problem)
-    name = said[0] if said else ""
+def prefixed(key: str, problem: str, names: Container[str] = ()) -> str:
+    """Put the key of a part before what it says.
+
+    Args:
+        key: Where in the configuration the part is.
+        problem: A sentence; it may begin with an option of the part, or with the full key of one.
+        names: The options of the part.
+    """
+    said = re.match(r"([a-z][\w.]*)(:?)", problem)
+    name = said[1] if said else ""
     if name in types() or name.startswith(f"{key.partition('.')[0]}."):
         return problem
-    return f"{key}.{problem}" if re.match(r"[a-z]\w*: ", problem) else f"{key}: {problem}"
+    is_option = name in names or (said is not None and said[2])
+    return f"{key}.{problem}" if is_option else f"{key}: {problem}"

@@ -22,7 +22,7 @@ from omegaconf.errors import (
 
 from yaml.reader import ReaderError  # type: ignore[import-untyped]
 
-from pipeline.config.arguments import given, said
+from pipeline.config.arguments import given, said, shown
 from pipeline.config.keys import Known, no_option
 from pipeline.config.schema import types
 from pipeline.errors import did_you_mean
@@ -109,10 +109,10 @@ def _misfit(
         if unset := _ENVIRONMENT.search(text):
             return f"{prefix}the environment variable {unset[1]} is not set"
         return f"{prefix}{text[:1].lower()}{text[1:]}"
+    values = [o.value() for o in overrides if o.key_or_group == key and not o.is_delete()]
+    value = values[-1] if values else exc.value
     if isinstance(exc, GrammarParseError):
-        return f"{prefix}an interpolation is written ${{KEY}}; {text}"
+        return f"{prefix}an interpolation is written ${{KEY}}, and {shown(value)} is none"
     if isinstance(exc, ValidationError) and key in types():
-        values = [o.value() for o in overrides if o.key_or_group == key and not o.is_delete()]
-        value = f", got {given(values[-1] if values else exc.value)}"
-        return f"{prefix}expected {said(types()[key])}{value}"
+        return f"{prefix}expected {said(types()[key])}, got {given(value)}"
     return f"{prefix}{text}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.config.arguments import shown
@@ -12,8 +12,8 @@ from pipeline.config.schema import SCHEMAS, types
 from pipeline.config.targets import NAMED, SPECIAL, declared, find, parts
 
 Known = Mapping[str, str]  # what to choose for a key to be there, by its path; empty: nothing
-_CUTOFF = 0.65
-_SHOWN = 20
+_CUTOFF, _MARGIN = 0.65, 0.08  # of likeness, 0 to 1
+_MEANT, _SHOWN = 3, 20
 
 
 def unknown_keys(
@@ -56,18 +56,22 @@ def no_option(key: str, known: Known) -> str:
     """Say that there is no such key, and which may be meant."""
     if choose := known.get(key):
         return f"no option '{key}' in this job; it is one of {choose}"
-    name = key.rpartition(".")[2]
-    scores = {each: _likeness(name, each.rpartition(".")[2]) for each in known if each != key}
-    near = [each for each, score in scores.items() if score >= max(_CUTOFF, *scores.values())]
-    if near := sorted(near, key=lambda each: (bool(known[each]), -_likeness(key, each)))[:3]:
-        parent = key.rpartition(".")[0]
-        if near[0].rpartition(".")[0] == parent:
-            near = [each for each in near if each.rpartition(".")[0] == parent]
+    parent, _, name = key.rpartition(".")
+    beside = [each for each in known if each.rpartition(".")[0] == parent and not known[each]]
+    near = (_most_like(name, beside) if parent else []) or _most_like(name, known)
+    if near := sorted(near, key=lambda each: (bool(known[each]), -_likeness(key, each)))[:_MEANT]:
+        if near[0] in beside:
+            near = [each for each in near if each in beside]
         meant = [f"'{each}'" + (f" ({known[each]})" if known[each] else "") for each in near]
         return f"no option '{key}'; did you mean {' or '.join(meant)}?"
-    parent = key.rpartition(".")[0]
-    beside = [each for each in known if each.rpartition(".")[0] == parent and not known[each]]
     return f"no option '{key}'" + (f"; known: {', '.join(beside[:_SHOWN])}" if beside else "")
+
+
+def _most_like(name: str, known: Iterable[str]) -> list[str]:
+    """Return the paths whose last part is most like a name, if any is like it."""
+    scores = {each: _likeness(name, each.rpartition(".")[2]) for each in known}
+    least = max([_CUTOFF, *(score - _MARGIN for score in scores.values())])
+    return [each for each, score in scores.items() if score >= least]
 
 
 def _no_part(group: str, key: str, node: Any, config: Mapping[str, Any], known: Known) -> str:

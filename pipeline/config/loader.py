@@ -112,6 +112,9 @@ class Loader(ConfigLoaderImpl):
             elif repo.group_exists(key) and not isinstance(override.value(), dict):
                 if override.type != OverrideType.CHANGE:
                     raise ConfigError(f"{line}: choose an option without '+'")
+                if override.value() is None:
+                    none = f"{key}=[]" if key in ("stage", "sink") else "an option"
+                    raise ConfigError(f"{line}: write {none} in place of null")
             else:
                 override.type = OverrideType.FORCE_ADD
         return parsed, repo

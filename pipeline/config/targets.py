@@ -108,11 +108,6 @@ def _nested(node: Any, key: str) -> Iterator[tuple[str, Any]]:
             yield path, value
 
 
-def has_targets(node: Any) -> bool:
-    """Tell whether something is to be built for the arguments of a part."""
-    return any(name in SPECIAL for _, name, _ in _keys(node, ""))
-
-
 def _not_data(node: Any, key: str) -> Iterator[str]:
     """Name what Hydra would act on in the arguments of a part of d2run, which takes data only."""
     for path, name, _ in _keys(node, key):
