@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 
-from runners.lock import forget_early, hold_early
+_STARTED = time.time()  # before the imports that take most of a start
+
+from runners.lock import forget_early, hold_early  # noqa: E402
 
 
 def main() -> int:
@@ -14,6 +17,11 @@ def main() -> int:
         The exit status (docs/run.md).
     """
     try:
+        if "--version" in sys.argv[1:]:
+            from pipeline import __version__
+
+            print(f"d2run {__version__}")  # noqa: T201
+            return 0
         status = hold_early(sys.argv[1:])  # before the slow imports, which come with the entry
         if status is not None:
             return status
@@ -22,7 +30,7 @@ def main() -> int:
         clean_import_path()
         from runners.entry import main as entry
 
-        return entry()
+        return entry(_STARTED)
     except KeyboardInterrupt:  # during those imports
         print("error: interrupted; nothing was started", file=sys.stderr)  # noqa: T201
         return 130

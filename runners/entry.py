@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import FrameType
 
-import hydra
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from hydra.types import RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import build_job
+from pipeline.config.explain import explain
+from pipeline.config.loader import Loader
 from pipeline.errors import ConfigError, PipelineError, printable
 from pipeline.pages import keep_pages
 from pipeline.redaction import redacted_text
+from runners.command_line import parse
 
-_QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
-_OVERRIDE = re.compile(r"~|\+{0,2}[\w/@$][\w/.@:$-]*=", re.ASCII)
-_NOISE = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
-_NOT_FOUND = re.compile(r"Could not load '(\w+)/")
 _CONF = Path(__file__).parent.parent / "conf"
-_MULTIRUN = {"-m", "--multirun"}
 
 
 class Terminated(BaseException):
@@ -35,15 +35,19 @@ class Terminated(BaseException):
     exit_status = 143
 
 
-def run_job(cfg: DictConfig) -> int:
+def run_job(cfg: DictConfig, started: float | None = None) -> int:
     """Build and run one job; say on standard error what went wrong, if anything did.
+
+    Args:
+        cfg: Its configuration.
+        started: When it was started, in seconds since 1970; by default now.
 
     Returns:
         The exit status (formats.md). Raising would end in Hydra's hands, exiting would end a sweep.
     """
     job = None
     try:
-        job = build_job(cfg)
+        job = build_job(cfg, started)
         report = job.runner.run(job)
         status, message = report.exit_status, report.message
     except PipelineError as exc:
@@ -59,8 +63,11 @@ def run_job(cfg: DictConfig) -> int:
     return status
 
 
-def main() -> int:
+def main(started: float | None = None) -> int:
     """Run what the command line asks for.
+
+    Args:
+        started: When the command was started, in seconds since 1970; by default now.
 
     Returns:
         The exit status: the largest of the jobs', 2 if the configuration does not compose.
@@ -69,19 +76,14 @@ def main() -> int:
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - closed by the caller
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    sys.argv[1:] = hydra_arguments(sys.argv[1:])
     keep_pages()
-    # Hydra would print a traceback and leave with 1: have it raise instead
-    debug = "HYDRA_FULL_ERROR" in os.environ
-    os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    @hydra.main(version_base="1.3", config_path=str(_CONF), config_name="config")
     def entry(cfg: DictConfig) -> None:
-        statuses.append(run_job(cfg))
+        statuses.append(run_job(cfg, started if not statuses else None))
 
     try:
         try:
-            entry()
+            _start(parse(sys.argv[1:]), entry)
         finally:  # all is written: a signal now could only spoil the status
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
@@ -91,67 +93,54 @@ def main() -> int:
     except Terminated as exc:
         _complain("terminated; what was finished is kept")
         return exc.exit_status
-    except (HydraException, OmegaConfBaseException, ValueError) as exc:
-        if debug:
+    except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as exc:
+        if "HYDRA_FULL_ERROR" in os.environ:
             raise
-        _complain(_explained(exc))
-        return 2
+        _complain(printable(str(exc) if isinstance(exc, ConfigError) else explain(exc)))
+        return ConfigError.exit_status
     except BrokenPipeError:  # `run.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (FileExistsError, NotADirectoryError) as exc:  # of the folder that Hydra makes
+        _complain(f"output {exc.filename}: a file is in its place; choose another output")
+        return ConfigError.exit_status
     except OSError as exc:
         _complain(f"cannot write the output {exc.filename}: {exc.strerror}")
         return 1
     return max(statuses, default=0)
 
 
-def hydra_arguments(arguments: list[str]) -> list[str]:
-    """Prepare the command line for Hydra.
+def _start(line: Namespace, entry: TaskFunction) -> None:
+    """Compose the configuration and do with it what the flags say.
 
-    Hydra's grammar rejects many file names bare (``, = ( ) ~ # ; & '`` and letters beyond ASCII),
-    so the values of ``input=`` and ``output=`` are quoted, but not in a sweep, where a comma
-    separates. ``output=`` also becomes Hydra's own run or sweep directory, or Hydra would make an
-    empty one of its own.
+    This is what ``hydra.main`` does, with a loader that checks everything before Hydra acts on it.
     """
-    multirun = bool(_MULTIRUN & set(arguments))
-    prepared = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key == "output" and "${" not in value and not (multirun and "," in value):
-            directory = quoted(os.path.expanduser(value))  # noqa: PTH111 - keeps ./ and //
-            prepared.append(f"hydra.{'sweep' if multirun else 'run'}.dir={directory}")
-            if multirun:
-                continue
-            argument = f"output={directory}"
-        elif key == "input" and value and not multirun:
-            argument = f"input={quoted(value)}"
-        prepared.append(argument)
-    # argparse takes overrides only in one piece, so the flags and their values go first
-    flags = [argument for argument in prepared if not _OVERRIDE.match(argument)]
-    return [*flags, *(argument for argument in prepared if _OVERRIDE.match(argument))]
-
-
-def quoted(value: str) -> str:
-    """Quote a value for Hydra's grammar, which would take 1e5 or true for more than a name."""
-    if _QUOTED.fullmatch(value):
-        return value
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # backslashes count only before a quote
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return f'"{escaped}"'
-
-
-def _explained(exc: Exception) -> str:
-    """Return Hydra's message and its cause's, with the choices where there are some."""
-    texts = [str(exc).split("\nConfig search path:")[0]]
-    if exc.__cause__ is not None and str(exc.__cause__) not in texts[0]:
-        texts.append(str(exc.__cause__))
-    if lost := _NOT_FOUND.search(texts[0]):  # of a list of options; Hydra gives no choices there
-        options = sorted(path.stem for path in (_CONF / lost[1]).glob("*.yaml"))
-        texts += [f"Available options in '{lost[1]}':", *(f"    {name}" for name in options)]
-    lines = "\n".join(texts).expandtabs(4).splitlines()
-    lines = [line for line in lines if line.strip() and not _NOISE.match(line)]
-    choices = any(line.startswith(" ") for line in lines)
-    return "\n".join(lines) if choices else "; ".join(line.rstrip(".") for line in lines)
+    version.setbase("1.3")
+    loader = Loader(_CONF, line.config_dir)
+    app = Hydra(task_name="run", config_loader=loader)
+    name, overrides = line.config_name or "config", line.overrides
+    GlobalHydra.instance().initialize(app)
+    try:
+        if line.help:
+            app.app_help(name, line.parser, line)
+        elif line.hydra_help:
+            app.hydra_help(name, line.parser, line)
+        elif line.cfg is not None:
+            if line.package is not None:
+                cfg = loader.load_configuration(name, overrides, RunMode.RUN)
+                if OmegaConf.select(cfg, line.package) is None:
+                    raise ConfigError(f"--package {line.package}: the configuration has no such key")
+            app.show_cfg(name, overrides, line.cfg, line.package, line.resolve)
+        elif line.info is not None:
+            app.show_info(line.info, name, overrides)
+        elif line.shell_completion:
+            app.shell_completion(name, overrides)
+        elif line.multirun:
+            app.multirun(name, entry, [*overrides, "hydra.mode=MULTIRUN"])
+        else:
+            app.run(name, entry, [*overrides, "hydra.mode=RUN"])
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _complain(message: str) -> None:

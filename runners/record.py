@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -72,7 +73,7 @@ class Record:
         seconds = {step: round(value, 6) for step, value in report.timings.items()}
         done = report.counts.get("done", 0)
         self._content |= {
-            "end": _now(),
+            "end": _stamp(time.time()),
             "exit_status": report.exit_status,
             "message": redacted_text(report.message),
             "counts": dict(report.counts),
@@ -101,7 +102,7 @@ class Record:
         job, config = self.job, redacted(dict(self.job.config))
         return {
             "d2run": {"version": __version__, "git_commit": _git_commit()},
-            "start": _now(),
+            "start": _stamp(job.started),
             "end": None,
             "exit_status": None,
             "counts": {},
@@ -130,8 +131,8 @@ def _earlier(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+def _stamp(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _git_commit() -> str | None:

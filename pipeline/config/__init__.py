@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +16,22 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.arguments import misfits
-from pipeline.config.checks import bad_values, check_parts, refuse_foreign, untrusted
+from pipeline.config.checks import (
+    bad_values,
+    check_parts,
+    prefixed,
+    refuse_file,
+    refuse_foreign,
+)
+from pipeline.config.explain import explain
+from pipeline.config.keys import unknown_keys
 from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
+from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import expanded
 from pipeline.protocols import Aggregate, Runnable, Runner, Sink, Source, Stage
@@ -53,6 +63,7 @@ class Job:
         aggregates: By name.
         output: The run directory, absolute.
         config: The resolved configuration, plain containers.
+        started: When the job was started, in seconds since 1970.
         hydra_files: Content of the files of ``.hydra/`` by name; empty outside ``run.py``.
     """
 
@@ -67,6 +78,7 @@ class Job:
     output: Path
     config: dict[str, Any]
     hydra_files: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
 
     def parts(self) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         """Yield the key of each part that may have a ``check``, the part, and the arguments."""
@@ -121,31 +133,31 @@ def library_versions() -> dict[str, str | None]:
     return versions
 
 
-def build_job(cfg: DictConfig) -> Job:
+def build_job(cfg: DictConfig, started: float | None = None) -> Job:
     """Build and check everything that a configuration names; loads and opens nothing.
 
     Args:
         cfg: A configuration composed from ``conf/``.
+        started: When the job was started, in seconds since 1970; by default now.
 
     Raises:
         ConfigError: Something does not fit; lists all problems that were found.
         StoreError: The model is not in the store.
     """
     config = _resolved(cfg)
-    problems = [*untrusted(config), *bad_values(config)]
-    if problems:
+    if problems := [*unknown_keys(config), *untrusted(config)]:
+        raise ConfigError(*problems)
+    if problems := list(bad_values(config)):
         raise ConfigError(*problems)
     output = expanded(config["output"])
+    refuse_file(output)
     refuse_foreign(output, config["input"])
 
     def build(key: str, **wiring: Any) -> Any:
-        return _instantiate(OmegaConf.select(cfg, key), key, wiring)
+        return _build(OmegaConf.select(cfg, key), key, wiring)
 
     store = build("store")
-    wanted = {key: value for key, value in config["model"].items() if key != "variant"}
-    if unknown := wanted.keys() - inspect.signature(Model).parameters.keys():
-        raise ConfigError(*(f"model has no option '{key}'" for key in sorted(unknown)))
-    model = Model(**wanted, store=store, seed=config["seed"])
+    model = Model(**config["model"], store=store, seed=config["seed"])
     model.check()  # first, for the other parts are checked against its classes
     stages = {name: build(f"stage.{name}") for name in config["stage"]}
     least = asked_less(stages.values(), config["runnable"])
@@ -164,6 +176,7 @@ def build_job(cfg: DictConfig) -> Job:
         output=output,
         config=config,
         hydra_files=_hydra_files(cfg),
+        started=time.time() if started is None else started,
     )
     check_parts(job.parts())
     return job
@@ -181,7 +194,7 @@ def asked_less(stages: Iterable[Stage], runnable: Mapping[str, Any]) -> dict[str
         runnable: The configuration of ``runnable``. What the user set there stays; what its
             class does not take is not given.
     """
-    taken = inspect.signature(get_object(runnable["_target_"])).parameters
+    taken = inspect.signature(find(runnable["_target_"])).parameters
     unset = {key for key in taken if runnable.get(key) in (None, taken[key].default)}
     asked: dict[str, Any] = {}
     for stage in stages:
@@ -202,25 +215,31 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     try:
         config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as exc:
-        raise ConfigError(str(exc).splitlines()[0]) from exc
+        raise ConfigError(explain(exc)) from exc
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
 
 
-def _instantiate(node: Any, key: str, wiring: Mapping[str, Any]) -> Any:
+def _build(node: Any, key: str, wiring: Mapping[str, Any]) -> Any:
+    """Build a part, which ``untrusted`` has found to be allowed."""
     values: Any = OmegaConf.to_container(node, resolve=True)
-    if found := list(misfits(get_object(values["_target_"]), values | wiring)):
-        raise ConfigError(*(f"{key}: {problem}" for problem in found))
+    target = find(values["_target_"])
+    arguments = {name: value for name, value in values.items() if name not in SPECIAL} | wiring
+    if problems := list(misfits(target, arguments, key)):
+        raise ConfigError(*problems)
     try:
+        if is_own(values["_target_"]):
+            return target(**arguments)  # which builds nothing for the arguments
         return instantiate(node, _convert_="all", **wiring)
     except InstantiationException as exc:
-        cause = exc.__cause__
-        if type(cause) is ConfigError:
-            raise ConfigError(*(f"{key}: {problem}" for problem in cause.problems)) from exc
-        if isinstance(cause, PipelineError):
-            raise cause from exc
-        text = str(cause) if cause is not None else str(exc).splitlines()[0]
-        raise ConfigError(f"{key}: {text}") from exc
+        cause: BaseException = exc.__cause__ or exc
+    except Exception as exc:
+        cause = exc
+    if type(cause) is ConfigError:
+        raise ConfigError(*(prefixed(key, problem, arguments) for problem in cause.problems)) from cause
+    if isinstance(cause, PipelineError):
+        raise cause
+    raise ConfigError(f"{key}: {one_line(cause)}") from cause
 
 
 def _hydra_files(cfg: DictConfig) -> dict[str, Any]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import did_you_mean
 
 _SAID = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_SAID[dict] = "a mapping"
 _SAID |= {NoneType: "null"}
 
 
-def misfits(target: Any, values: Mapping[str, Any]) -> Iterator[str]:
+def misfits(target: Any, values: Mapping[str, Any], key: str = "") -> Iterator[str]:
     """Say of each value why the target does not take it.
 
     What is not annotated, or with a type that YAML does not have, fits.
 
     Args:
         target: A class or a function.
-        values: By name of argument, as YAML has them; Hydra's own names begin with ``_``.
+        values: By name of argument, as YAML has them.
+        key: Where in the configuration they are.
     """
     try:
         parameters = inspect.signature(target).parameters
@@ -28,14 +32,14 @@ def misfits(target: Any, values: Mapping[str, Any]) -> Iterator[str]:
         return
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     hints = _hints(target)
+    prefix = f"{key}." if key else ""
     for name, value in values.items():
-        if name.startswith("_"):
-            continue
         hint = hints.get(name, Any)
         if name not in parameters and not takes_any:
-            yield f"there is no option '{name}'{did_you_mean(name, parameters)}"
-        elif not _fits(value, hint):
-            yield f"{name}: expected {_said(hint)}, got {value!r}"
+            known = [f"{prefix}{each}" for each in parameters]
+            yield f"no option '{prefix}{name}'{did_you_mean(f'{prefix}{name}', known)}"
+        elif not fits(value, hint):
+            yield f"{prefix}{name}: expected {said(hint)}, got {given(value)}"
 
 
 def _hints(target: Any) -> dict[str, Any]:
@@ -45,22 +49,49 @@ def _hints(target: Any) -> dict[str, Any]:
         return {}
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value of YAML can be given where this type is expected."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
-        return any(_fits(value, each) for each in arguments)
+        return any(fits(value, each) for each in arguments)
     if kind is float:
         return type(value) in (int, float)
     if kind in _SAID:  # bool is an int, too
         return type(value) is kind
     if kind in (list, tuple, Sequence):
         items = arguments[0] if arguments else Any
-        return isinstance(value, list) and all(_fits(each, items) for each in value)
+        return isinstance(value, list) and all(fits(each, items) for each in value)
+    if kind in (dict, Mapping):
+        return isinstance(value, dict)
     return True
 
 
-def _said(hint: Any) -> str:
+def said(hint: Any) -> str:
+    """Return the name of a type for people who write YAML."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
-        return " or ".join(_said(each) for each in arguments)
-    return _SAID.get(kind) or ("a list" if kind in (list, tuple, Sequence) else str(hint))
+        return " or ".join(said(each) for each in arguments)
+    if kind in (list, tuple, Sequence):
+        return "a list"
+    if kind is Mapping or is_dataclass(kind):
+        return _SAID[dict]
+    return _SAID.get(kind) or str(hint)
+
+
+def shown(value: Any) -> str:
+    """Return a value as YAML has it: ``true``, ``null``, ``'a text'``."""
+    if isinstance(value, Mapping) and not value:
+        return _SAID[dict]
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def given(value: Any) -> str:
+    """Return a value as it was given; with a hint if several may be meant."""
+    several = isinstance(value, str) and "," in value and value[:1] not in ("[", "{")
+    return shown(value) + ("; add -m to run a job per value" if several else "")
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` if a known word is near, else nothing."""
+    hint = did_you_mean(word, known)
+    return hint if hint.startswith("; did") else ""

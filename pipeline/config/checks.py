@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
-
+from pipeline.config.arguments import given, near
+from pipeline.config.schema import text_keys, types
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import RESULT_FOLDERS, RESULTS, expanded
 
@@ -20,6 +20,20 @@ _DAY_S = 86400
 _MOST_THREADS = 1024
 _LEAST_MB, _MOST_MB = 64, 1 << 30
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_GPU = re.compile(r"(?:gpu|cuda|nvidia|cu)[^a-z0-9]*(\d*)", re.IGNORECASE)  # what is meant by it
+
+
+def refuse_file(output: Path) -> None:
+    """Refuse an output that is a file, or would be below one.
+
+    Raises:
+        ConfigError: It is.
+    """
+    for path in (output, *output.parents):
+        if os.path.lexists(path):
+            if not path.is_dir():
+                raise ConfigError(f"output {output}: {path} is a file; choose another output")
+            return
 
 
 def refuse_foreign(output: Path, source: str | None) -> None:
@@ -55,23 +69,28 @@ def _holds_something(path: Path) -> bool:
 
 def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
     """Name each value that no job can have."""
-    if not _DEVICE.fullmatch(config["device"]):
-        yield f"device '{config['device']}' is none of auto, cpu, cuda, cuda:N"
-    if not config["output"].strip():
-        yield "output is empty; leave it out for a new directory under outputs/"
+    for key in sorted(text_keys() - {"input"}):  # the source speaks of the input
+        parent, _, name = key.rpartition(".")
+        value = (config[parent] if parent else config)[name]
+        if isinstance(value, str) and not value.strip():
+            yield f"{key} is empty; leave it out, or give it a value"
+    if config["device"].strip() and not _DEVICE.fullmatch(config["device"]):
+        meant = _GPU.fullmatch(config["device"])
+        hint = f"; did you mean '{':'.join(filter(None, ('cuda', meant[1])))}'?" if meant else ""
+        yield f"device '{config['device']}' is none of auto, cpu, cuda, cuda:N{hint}"
     size = config["batch_size"]
     if size != "auto" and not (type(size) is int and size >= 1):  # bool is an int, too
-        yield f"batch_size is {size!r}; it must be auto, or a whole number of at least 1"
+        yield f"batch_size must be auto or a whole number of at least 1; it is {given(size)}"
     for key in ("decode_threads", "queue_mb"):
         if config[key] is not None and config[key] < 1:
             yield f"{key} is {config[key]}; it must be at least 1"
     if (config["decode_threads"] or 1) > _MOST_THREADS:
         yield f"decode_threads is {config['decode_threads']}; it must be at most {_MOST_THREADS}"
     decode = config["decode"]
-    if decode["isolation"] not in _ISOLATION:
-        yield f"decode.isolation '{decode['isolation']}' is none of {', '.join(_ISOLATION)}"
-    if decode["jpeg"] not in _JPEG:
-        yield f"decode.jpeg '{decode['jpeg']}' is none of {', '.join(_JPEG)}"
+    for name, choices in (("isolation", _ISOLATION), ("jpeg", _JPEG)):
+        if decode[name] not in choices:
+            hint = near(decode[name], choices)
+            yield f"decode.{name} '{decode[name]}' is none of {', '.join(choices)}{hint}"
     if decode["jpeg"] == "nvjpeg" and config["device"] == "cpu":
         yield "decode.jpeg=nvjpeg needs a CUDA device; this job's is cpu"
     if decode["jpeg"] == "nvjpeg" and decode["isolation"] == "process":
@@ -82,44 +101,8 @@ def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"decode.timeout_s is {decode['timeout_s']}; it must be more than 0, at most a day"
     if not _LEAST_MB <= decode["memory_mb"] <= _MOST_MB:
         yield f"decode.memory_mb is {decode['memory_mb']}; it must be at least {_LEAST_MB}"
-    for group in ("stage", "sink"):
-        for name, node in config[group].items():
-            if not isinstance(node, dict) or "_target_" not in node:
-                yield f"{group}.{name} has no _target_: it names no class to build"
     if "predictions" in config["sink"]:
         yield "sink.predictions: predictions.jsonl is always written; choose another name"
-
-
-def untrusted(config: Mapping[str, Any]) -> Iterator[str]:
-    """Name each ``_target_`` whose code does not come from a trusted package.
-
-    The object's own module counts too: ``pipeline.x.os.system`` is not the package's code.
-    """
-    trusted = tuple(config["trusted_packages"])
-    for key, target in _targets(config, ""):
-        package = str(target).split(".")[0]
-        if package in trusted:
-            try:
-                found = get_object(str(target))
-            except Exception as exc:
-                yield f"{key}: cannot import '{target}': {exc}"
-                continue
-            package = str(getattr(found, "__module__", None) or "?").split(".")[0]
-        if package not in trusted:
-            allowed = ",".join([*trusted, package])
-            yield (
-                f"{key} would run code of the package '{package}' ({target}), which is not "
-                f"trusted; to trust it add 'trusted_packages=[{allowed}]'"
-            )
-
-
-def _targets(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    items: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, Mapping) else ()
-    items = enumerate(node) if isinstance(node, list) else items
-    for name, value in items:
-        if name == "_target_":
-            yield key, value
-        yield from _targets(value, f"{key}.{name}" if key else str(name))
 
 
 def check_parts(parts: Iterable[tuple[str, Any, tuple[Any, ...]]]) -> None:
@@ -136,11 +119,26 @@ def check_parts(parts: Iterable[tuple[str, Any, tuple[Any, ...]]]) -> None:
         try:
             getattr(part, "check", lambda *_: None)(*arguments)
         except ConfigError as exc:
-            prefix = f"{key}: " if "." in key else ""  # the source names its keys
-            problems += [prefix + problem for problem in exc.problems]
+            problems += [prefixed(key, problem) for problem in exc.problems]
         except PipelineError:
             raise
         except Exception as exc:
             problems.append(f"{key}: its check failed with {type(exc).__name__}: {exc}")
     if problems:
         raise ConfigError(*problems)
+
+
+def prefixed(key: str, problem: str, names: Container[str] = ()) -> str:
+    """Put the key of a part before what it says.
+
+    Args:
+        key: Where in the configuration the part is.
+        problem: A sentence; it may begin with an option of the part, or with the full key of one.
+        names: The options of the part.
+    """
+    said = re.match(r"([a-z][\w.]*)(:?)", problem)
+    name = said[1] if said else ""
+    if name in types() or name.startswith(f"{key.partition('.')[0]}."):
+        return problem
+    is_option = name in names or (said is not None and said[2])
+    return f"{key}.{problem}" if is_option else f"{key}: {problem}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+GROUPS = ("model", "store", "runnable", "source", "stage", "sink", "runner")
 
 
 @dataclass
@@ -44,7 +47,7 @@ class DecodeConfig:
 class JobConfig:
     """Every key that ``conf/config.yaml`` may hold; anything else is refused when composing."""
 
-    input: str | None = None
+    input: Any = None  # a text, or a list of texts
     output: str = MISSING
     device: str = "auto"
     batch_size: Any = 1
@@ -65,3 +68,22 @@ class JobConfig:
 
 
 ConfigStore.instance().store(name="job_schema", node=JobConfig)
+
+SCHEMAS = {"": JobConfig, "decode": DecodeConfig, "model": ModelConfig}
+OPEN = ("model.labels", "model.metadata")  # mappings whose keys are the user's
+
+
+@cache
+def types() -> dict[str, Any]:
+    """Return the type of each key, by its full path, but for the arguments of parts."""
+    return {
+        f"{prefix}.{name}" if prefix else name: hint
+        for prefix, schema in SCHEMAS.items()
+        for name, hint in get_type_hints(schema).items()
+    }
+
+
+@cache
+def text_keys() -> frozenset[str]:
+    """Return the keys whose values are text, or null."""
+    return frozenset(key for key, hint in types().items() if hint in (str, str | None))

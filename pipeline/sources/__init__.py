@@ -8,3 +8,6 @@ from pipeline.sources.images import Images
 from pipeline.sources.manifest import Manifest
 
 __all__ = ["ImageAsset", "Images", "Manifest", "Skipped", "decode_image"]
+
+# what `source._target_` may name
+PARTS = ("auto.auto", "images.Images", "manifest.Manifest")

@@ -1,1 +1,9 @@
-"""Stages change, or drop, one frame's result. One class a file, one option a class."""
+"""Stages change, or drop, one frame's result. One class per file, one option per class."""
+
+PARTS = (  # what `stage.NAME._target_` may name, relative to this package
+    "keep_classes.KeepClasses",
+    "min_area.MinArea",
+    "min_score.MinScore",
+    "nms.Nms",
+    "top_k.TopK",
+)

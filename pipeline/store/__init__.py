@@ -32,6 +32,8 @@ __all__ = [
     "save_model",
 ]
 
+PARTS = ("local.ModelStore",)  # what `store._target_` may name
+
 
 def get(tag: str, *, trust: bool = False, store: ModelStore | None = None) -> StoredModel:
     """Find a stored model; see ``ModelStore.get``."""

@@ -29,7 +29,7 @@ from pipeline.errors import (
     ModelNotFoundError,
     StoreError,
 )
-from pipeline.files import write_whole
+from pipeline.files import expanded, write_whole
 from pipeline.store.config_file import parse_yaml
 from pipeline.store.entry import (
     CONFIG,
@@ -76,7 +76,7 @@ class ModelStore:
 
     def __init__(self, root: str | Path | None = None, zoo_url: str | None = None) -> None:
         home = os.environ.get("D2RUN_HOME") or "~/.d2run"
-        self.root = Path(root if root is not None else f"{home}/models").expanduser().absolute()
+        self.root = expanded(str(root) if root is not None else f"{home}/models")
         self.zoo_url = zoo_url
 
     @property

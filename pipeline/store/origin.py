@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -87,4 +88,4 @@ def origin(weights: str, config: ConfigFile, downloads: Path, mirror: str | None
         return Origin("zoo", local_path(url, downloads), url)
     if "://" in weights:
         return Origin("url", local_path(weights, downloads), weights)
-    return Origin("file", Path(weights).expanduser())
+    return Origin("file", Path(os.path.expanduser(weights)))  # noqa: PTH111 - that of Path raises

@@ -207,7 +207,7 @@ AWKWARD = [
 def test_awkward_input_names(parent: str, name: str) -> None:
     from hydra import compose, initialize_config_dir
 
-    from runners.entry import hydra_arguments
+    from runners.command_line import hydra_arguments
 
     arguments = hydra_arguments(["model=mask_rcnn", f"input={parent}{name}", f"output=/o/{name}"])
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -48,7 +48,6 @@ class Unreadable:
         {"flag": True, "number": 3, "share": 3, "name": "x", "size": "auto", "limit": None},
         {"share": 0.5, "size": 2, "limit": 4, "names": ["a", 1], "pairs": [1, 2]},
         {"names": None, "where": "/x", "anything": object(), "table": {"a": 1}},
-        {"_target_": "x", "_convert_": "all"},
     ],
 )
 def test_what_fits(values: dict[str, Any]) -> None:
@@ -59,18 +58,18 @@ def test_what_fits(values: dict[str, Any]) -> None:
     ("values", "told"),
     [
         ({"flag": "perhaps"}, "flag: expected true or false, got 'perhaps'"),
-        ({"flag": None}, "flag: expected true or false, got None"),
-        ({"number": True}, "number: expected a whole number, got True"),
+        ({"flag": None}, "flag: expected true or false, got null"),
+        ({"number": True}, "number: expected a whole number, got true"),
         ({"number": 1.5}, "number: expected a whole number, got 1.5"),
         ({"share": "x"}, "share: expected a number, got 'x'"),
-        ({"share": False}, "share: expected a number, got False"),
+        ({"share": False}, "share: expected a number, got false"),
         ({"name": 5}, "name: expected a text, got 5"),
-        ({"size": None}, "size: expected a whole number or a text, got None"),
+        ({"size": None}, "size: expected a whole number or a text, got null"),
         ({"limit": "x"}, "limit: expected a whole number or null, got 'x'"),
         ({"names": "person"}, "names: expected a list or null, got 'person'"),
         ({"names": [None]}, "names: expected a list or null, got [None]"),
         ({"pairs": ["x"]}, "pairs: expected a list, got ['x']"),
-        ({"nubmer": 1}, "there is no option 'nubmer'; did you mean 'number' or 'name'?"),
+        ({"nubmer": 1}, "no option 'nubmer'; did you mean 'number' or 'name'?"),
     ],
 )
 def test_what_does_not(values: dict[str, Any], told: str) -> None:
@@ -90,11 +89,16 @@ def test_what_cannot_be_told_is_left_alone(target: Any) -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["runnable.exact=perhaps"], "runnable: exact: expected true or false, got 'perhaps'"),
-        (["runnable.most=1.5"], "runnable: most: expected a whole number or null, got 1.5"),
-        (["stage.min_score.threshold=x"], "stage.min_score: threshold: expected a number, got 'x'"),
-        (["+runnable.nonsense=1"], "runnable: there is no option 'nonsense'"),
-        (["runnable=fake", "runnable.masks=3"], "runnable: masks: expected true or false, got 3"),
+        (["runnable.exact=perhaps"], "runnable.exact: expected true or false, got 'perhaps'"),
+        (["runnable.most=1.5"], "runnable.most: expected a whole number or null, got 1.5"),
+        (["stage.min_score.threshold=x"], "stage.min_score.threshold: expected a number, got 'x'"),
+        (["+runnable.nonsense=1"], "no option 'runnable.nonsense'; known: runnable.exact, "),
+        (["+threshold=0.9"], "no option 'threshold'; did you mean 'stage.min_score.threshold'?"),
+        (["+decode.foo=1"], "no option 'decode.foo'; known: decode.jpeg, "),
+        (["+stage.top_k.k=1"], "stage.top_k has no _target_: it names no class to build"),
+        (["+runner.foo={a:1}"], "no option 'runner.foo'; known: runner.on_error, "),
+        (["~decode"], "decode was removed, and every job needs it"),
+        (["runnable=fake", "runnable.masks=3"], "runnable.masks: expected true or false, got 3"),
         (["decode_threads=100000"], "decode_threads is 100000; it must be at most 1024"),
     ],
 )

@@ -1,0 +1,204 @@
+"""What people mistype, and the one line that tells them what to write."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from command_line import ROOT
+
+Said = Callable[..., str]
+INPUT = "input=examples/shapes/scenes"
+JOB = ["model=shapes", INPUT, "runner=plan"]
+
+
+@pytest.fixture
+def said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Said]:
+    """Run the command in this process, and return the line that it says."""
+    from runners.entry import main
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("D2RUN_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.chdir(ROOT)
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        status = main()
+        out, err = capsys.readouterr()
+        assert (status, out) == (2, ""), err
+        assert len(err.splitlines()) == 1, err
+        assert err.startswith("error: ")
+        for word in ("error: error", "Traceback", "full_key", "HYDRA_FULL", "To append", "\\n"):
+            assert word not in err
+        return err.removeprefix("error: ").rstrip("\n")
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+KNOWN = (
+    "input, output, device, batch_size, decode_threads, decode, queue_mb, seed, exif, quiet, "
+    "trusted_packages, model, store, runnable, source, stage, sink, runner"
+)
+DECODE = "decode.jpeg, decode.isolation, decode.timeout_s, decode.memory_mb"
+BATCH = (
+    "runner.on_error, runner.max_failures, runner.on_change, runner.on_lock, runner.retry_failed"
+)
+
+KEYS = [
+    (["inptu=x"], "no option 'inptu'; did you mean 'input'?"),
+    (["mdoel=shapes"], "no option 'mdoel'; did you mean 'model'?"),
+    (["+modle=x", *JOB], "no option 'modle'; did you mean 'model'?"),
+    (["threshold=0.99"], "no option 'threshold'; did you mean 'stage.min_score.threshold'?"),
+    (["+threshold=0.99"], "no option 'threshold'; did you mean 'stage.min_score.threshold'?"),
+    (["++x=1"], f"no option 'x'; known: {KNOWN}"),
+    (["größe=3"], f"no option 'größe'; known: {KNOWN}"),
+    (["scor_threshold=1"], "no option 'scor_threshold'; did you mean 'model.score_threshold'?"),
+    (["model.treshold=1"], "no option 'model.treshold'; did you mean 'model.score_threshold' or "
+     "'model.nms_threshold'?"),
+    (["+decode.foo=1"], f"no option 'decode.foo'; known: {DECODE}"),
+    (["decode.timeout=1"], "no option 'decode.timeout'; did you mean 'decode.timeout_s'?"),
+    (["+stage.min_score.foo=1"],
+     "no option 'stage.min_score.foo'; known: stage.min_score.threshold"),
+    (["+stage.min_score.foo.bar=1"],
+     "no option 'stage.min_score.foo'; known: stage.min_score.threshold"),
+    (["stage.min_scor.threshold=0.3"],
+     "no option 'stage.min_scor.threshold'; did you mean 'stage.min_score.threshold'?"),
+    (["runner.foo=1"], f"no option 'runner.foo'; known: {BATCH}"),
+    (["runner.settle_s=3"],
+     "no option 'runner.settle_s' in this job; it is one of runner=watch"),
+    (["runnable.n_instances=3"],
+     "no option 'runnable.n_instances' in this job; it is one of runnable=fake"),
+    (["stage.nms.threshold=0.5"],
+     "stage.nms.threshold: the stage nms is not chosen; add it: 'stage=[min_score,nms]'"),
+    (["stage=[]", "stage.top_k.k=0.5"],
+     "stage.top_k.k: the stage top_k is not chosen; add it: 'stage=[top_k]'"),
+    (["sink=[coco]", "sink.overlay.boxes=false"],
+     "sink.overlay.boxes: the sink overlay is not chosen; add it: 'sink=[coco,overlay]'"),
+    (["iou_threshold=0.5"],
+     "no option 'iou_threshold'; did you mean 'stage.nms.iou_threshold' (stage=[...,nms])?"),
+    (["stage.min_score=0.7"],
+     "stage.min_score=0.7 replaces the whole stage; did you mean stage.min_score.threshold=0.7?"),
+    (["stage.min_score=null"], "stage.min_score is null; to remove a stage write '~stage.min_score'"),
+    (["hydra.foo=1"], "no option 'hydra.foo'"),
+    (["+hydra.foo=1"], "no option 'hydra.foo'"),
+    (["++hydra.run.foo=1"], "no option 'hydra.run.foo'"),
+    (["~decode"], "decode was removed, and every job needs it"),
+    (["~stage.nms"], "~stage.nms: there is nothing to remove; it is not set"),
+    (["=x"], "'=x' has no key; options are written KEY=VALUE"),
+]  # fmt: skip
+
+WORDS = [
+    (["input", "dir/"], "'input' has no value; write input=dir/"),
+    (["device", "cuda"], "'device' has no value; write device=cuda"),
+    (["model"], "'model' has no value; write model=VALUE"),
+    (["examples"], "'examples' is not KEY=VALUE; write input=examples"),
+    (["devise"], "'devise' is not KEY=VALUE; did you mean 'device'?"),
+    (["go!"], "'go!' is not KEY=VALUE, as in input=dir/; see --help"),
+    (["--device", "cpu"], "d2run has no flag --device; write device=cpu"),
+    (["--batch-size=4"], "d2run has no flag --batch-size; write batch_size=4"),
+    (["--input=x"], "d2run has no flag --input; write input=x"),
+    (["--model"], "d2run has no flag --model; write model=VALUE"),
+    (["-d", "cpu"],
+     "d2run has no flag -d; options are written KEY=VALUE, as in device=cpu; see --help"),
+    (["--hlep"], "d2run has no flag --hlep; did you mean '--help'?"),
+    (["--multi"], "d2run has no flag --multi; did you mean '--multirun'?"),
+    (["--cfg", "jbo"], "--cfg jbo: no such part; did you mean 'job'?"),
+    (["--cfg"], "argument --cfg/-c: expected one argument; the flags are in --hydra-help"),
+    (["--cfg", "job", "--package", "nope"],
+     "--package nope: the configuration has no such key"),
+    (["--info", "nope"], "--info nope: no such part; known: all, config, defaults, defaults-tree, "
+     "plugins, searchpath"),
+    (["--config-dir", "nope", INPUT], "--config-dir nope: there is no such folder"),
+    (["--config-name", "nope"],
+     "--config-name nope: there is no nope.yaml; add its folder with --config-dir"),
+    (["--config-path", "conf"],
+     "d2run has no --config-path; add a folder of your own with --config-dir"),
+]  # fmt: skip
+
+CHOICES = [
+    (["model=mask_rcn"], "model=mask_rcn: no such option; did you mean 'mask_rcnn' or "
+     "'cascade_mask_rcnn' or 'faster_rcnn'?"),
+    (["sink=[cocoo]"], "sink=cocoo: no such option; did you mean 'coco'?"),
+    (["stage=[min_score,mns]"], "stage=mns: no such option; did you mean 'nms'?"),
+    (["runner=wach"], "runner=wach: no such option; did you mean 'watch' or 'batch'?"),
+    (["model=größe"], "model=größe: no such option; known: cascade_mask_rcnn, custom, faster_rcnn, "
+     "keypoint_rcnn, mask_rcnn, panoptic_fpn, retinanet, semantic_fpn, shapes, stored"),
+    (["stage=min_score,nms"],
+     "stage=min_score,nms: a list is written in brackets, 'stage=[min_score,nms]'"),
+    (["model=mask_rcnn,shapes"],
+     "model=mask_rcnn,shapes: one option only; add -m to run a job per option"),
+    (["+model=shapes"], "+model=shapes: choose an option without '+'"),
+    (["model=null"], "model=null: write an option in place of null"),
+    (["sink=null"], "sink=null: write sink=[] in place of null"),
+    (["~model"], "model.name has no value; choose an option: model=NAME"),
+    (["~runner"],
+     "runner has no _target_, which names what to build; choose an option: runner=NAME"),
+    (["-m", "model=shapes,shaps", INPUT], "model=shaps: no such option; did you mean 'shapes'?"),
+    (["model=stored", "model.tag=shape", INPUT], "no model 'shape' in {home}/models; did you mean "
+     "'shapes'?"),
+]  # fmt: skip
+
+VALUES = [
+    (["exif=maybe"], "exif: expected true or false, got 'maybe'"),
+    (["seed=1.5"], "seed: expected a whole number, got 1.5"),
+    (["seed=1,2"], "seed: expected a whole number, got '1,2'; add -m to run a job per value"),
+    (["decode=5"], "decode: expected a mapping, got 5"),
+    (["device.x=5"], "device: expected a text, got a mapping"),
+    (["batch_size=abc"],
+     "batch_size must be auto or a whole number of at least 1; it is 'abc'"),
+    (["stage.min_score.threshold=0.3,0.5"],
+     "stage.min_score.threshold: expected a number, got '0.3,0.5'; add -m to run a job per value"),
+    (["stage.min_score.threshold=abc"], "stage.min_score.threshold: expected a number, got 'abc'"),
+    (["stage.min_score.threshold=2"],
+     "stage.min_score.threshold: expected a number in [0, 1], got 2"),
+    (["runnable.precision=fp8"], "runnable.precision 'fp8' is none of fp32, bf16, fp16"),
+    (["device=gpu"], "device 'gpu' is none of auto, cpu, cuda, cuda:N; did you mean 'cuda'?"),
+    (["device=cuda0"], "device 'cuda0' is none of auto, cpu, cuda, cuda:N; did you mean 'cuda:0'?"),
+    (["device=null"], "device: expected a text, got null"),
+    (["device="], "device is empty; leave it out, or give it a value"),
+    (["model.name="], "model.name is empty; leave it out, or give it a value"),
+    (["model.tag="], "model.tag is empty; leave it out, or give it a value"),
+    (["output="], "output is empty; leave it out, or give it a value"),
+    (["input="], "input is missing: give a file, a folder, a glob or a list (input=dir/)"),
+    (["decode.jpeg=pilow"], "decode.jpeg 'pilow' is none of pillow, nvjpeg; did you mean 'pillow'?"),
+    (["output=README.md"], "output README.md: a file is in its place; choose another output"),
+    (["output=README.md/x"],
+     "output README.md/x: a file is in its place; choose another output"),
+    (["device=${seed"], "device: an interpolation is written ${{KEY}}, and '${{seed' is none"),
+    (["input=${nope}"], "input: interpolation key 'nope' not found"),
+    (["device=${oc.env:D2RUN_NOPE}"], "device: the environment variable D2RUN_NOPE is not set"),
+    (["device=${model.name}", "model.name=${device}"],
+     "device: recursive interpolation detected"),
+    (["-m", "exif=true,maybe"], "exif: expected true or false, got 'maybe'"),
+    (["-m", "seed=0", "batch_size=abc"],
+     "job 0: batch_size must be auto or a whole number of at least 1; it is 'abc'"),
+    (["model.weights=~/a (1).pth"], "weights '{tmp}/a (1).pth' is not a file; give zoo, random, a "
+     "path or an http(s) address"),
+    (["model.weights=~no_such_user/ü,b.pth"], "weights '~no_such_user/ü,b.pth' is not a file; "
+     "give zoo, random, a path or an http(s) address"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [pytest.param(*row, id=" ".join(row[0])) for row in [*KEYS, *WORDS, *CHOICES]],
+)
+def test_keys_words_and_choices(said: Said, arguments: list[str], line: str, tmp_path: Path) -> None:
+    assert said(*arguments) == line.replace("{home}", f"{tmp_path}/home")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"), [pytest.param(*row, id=" ".join(row[0])) for row in VALUES]
+)
+def test_values(said: Said, arguments: list[str], line: str, tmp_path: Path) -> None:
+    base = [each for each in ("model=mask_rcnn", INPUT) if not arguments[0].startswith(each[:6])]
+    assert said(*base, *arguments) == line.format(cwd=ROOT, tmp=tmp_path)
