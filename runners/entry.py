@@ -25,6 +25,7 @@ _OVERRIDE = re.compile(r"~|\+{0,2}[\w/@$][\w/.@:$-]*=", re.ASCII)
 _NOISE = re.compile(r"\s*(full_key|object_type|reference_type)[:=]")
 _NOT_FOUND = re.compile(r"Could not load '(\w+)/")
 _CONF = Path(__file__).parent.parent / "conf"
+_OF_A_PATH = set("/.*?")
 _MULTIRUN = {"-m", "--multirun"}
 
 
@@ -109,8 +110,8 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
 
     Hydra's grammar rejects many file names bare (``, = ( ) ~ # ; & '`` and letters beyond ASCII),
     so the values of ``input=`` and ``output=`` are quoted, but not in a sweep, where a comma
-    separates. ``output=`` also becomes Hydra's own run or sweep directory, or Hydra would make an
-    empty one of its own.
+    separates. ``input=[a,b]`` is a list, each of whose values is quoted. ``output=`` also becomes
+    Hydra's own run or sweep directory, or Hydra would make an empty one of its own.
     """
     multirun = bool(_MULTIRUN & set(arguments))
     prepared = []
@@ -123,7 +124,7 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
                 continue
             argument = f"output={directory}"
         elif key == "input" and value and not multirun:
-            argument = f"input={quoted(value)}"
+            argument = f"input={quoted_list(value) or quoted(value)}"
         prepared.append(argument)
     # argparse takes overrides only in one piece, so the flags and their values go first
     flags = [argument for argument in prepared if not _OVERRIDE.match(argument)]
@@ -137,6 +138,36 @@ def quoted(value: str) -> str:
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # backslashes count only before a quote
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     return f'"{escaped}"'
+
+
+def quoted_list(value: str) -> str | None:
+    """Quote each value of ``[a.jpg,b/]``; ``None`` if it is no list, or names a file as it is."""
+    if not value.startswith("[") or os.path.lexists(os.path.expanduser(value)):  # noqa: PTH111
+        return None
+    values, depth, quote = [""], 0, ""
+    for i, character in enumerate(value):
+        if character in "\"'" and not quote and not values[-1].strip():
+            quote = character
+        elif character == quote and value[i + 1 :].lstrip()[:1] in ("]", ","):
+            quote = ""
+        elif not quote:
+            depth += (character == "[") - (character == "]")
+            if depth == 0 and i < len(value) - 1:
+                return None  # a glob, such as [ab]*.jpg
+            if depth == 1 and character == ",":
+                values.append("")
+                continue
+        if i:
+            values[-1] += character
+    if depth:
+        return None
+    values[-1] = values[-1].removesuffix("]")
+    if len(values) == 1 and not _OF_A_PATH & set(values[0]):
+        return None  # [1] is a glob, too
+    given = [each.strip() for each in values]
+    if not given[-1]:  # [a,] and []
+        given.pop()
+    return f"[{','.join(map(quoted, given))}]"
 
 
 def _explained(exc: Exception) -> str:

@@ -35,7 +35,7 @@ class InFlight:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.open(self._path, flags, 0o666)
         with open(self._file, "rb", closefd=False) as file:
-            self.suspects = set(_ids(file))
+            self.suspects = set(ids(file))
         self._open = dict.fromkeys(self.suspects)
 
     def __enter__(self) -> InFlight:
@@ -70,7 +70,8 @@ class InFlight:
             os.write(self._file, text.encode("ascii"))
 
 
-def _ids(lines: Iterable[bytes]) -> Iterator[str]:
+def ids(lines: Iterable[bytes]) -> Iterator[str]:
+    """Yield the ids in a note's lines."""
     for line in lines:
         with suppress(ValueError):  # one that was cut off
             if isinstance(asset_id := json.loads(line), str):

@@ -40,11 +40,13 @@ class Record:
         job: The job.
         device: The device in use and its name.
         warnings: Sentences for people that belong to the results.
+        inputs: What the results in the output are of, in order; ``runner=repair`` reads it.
     """
 
     job: Job
     device: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    inputs: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._content: dict[str, Any] = {}
@@ -74,6 +76,8 @@ class Record:
             "exit_status": report.exit_status,
             "message": redacted_text(report.message),
             "counts": dict(report.counts),
+            "totals": dict(report.totals),
+            "skipped": dict(report.skipped),
             "detections": dict(report.detections),
             "busy": round(busy(report), 4),
             "seconds": seconds | {"wall": round(report.wall_s, 6)},
@@ -101,10 +105,13 @@ class Record:
             "start": _now(),
             "end": None,
             "exit_status": None,
-            "counts": {},
+            "counts": {},  # of this run
+            "totals": {},  # of the output
+            "skipped": {},
             "command": " ".join(redacted_text(shlex.quote(argument)) for argument in sys.orig_argv),
             "fingerprint": job.fingerprint(),
             "settings": redacted(job.settings()),
+            "inputs": self.inputs,
             "config": config,
             "model": job.model.identity()
             | {"class_names": list(job.model.categories.thing_names)}

@@ -45,7 +45,7 @@ class Repair:
         if not output.is_dir() or not any(output.iterdir()):
             raise OutputError(f"there is no output {output} to repair; name one with output=")
         with locked(output), translated(output):
-            settings = _settings(output / "run.json")
+            settings, inputs = _recorded(output / "run.json")
             with suppress(LedgerDamagedError):
                 if (output / LEDGER).exists():  # not one in use, or of a newer version
                     Ledger(output / LEDGER).__exit__()
@@ -53,6 +53,7 @@ class Repair:
             _put_aside(output)
             with Ledger(output / LEDGER) as ledger:
                 ledger.state("settings", settings)
+                ledger.state("inputs", inputs)
                 ledger.put(entries.values())
                 ledger.commit(position)
         tell(
@@ -62,15 +63,16 @@ class Repair:
         return Report(0, output, {"kept": len(entries)})
 
 
-def _settings(record: Path) -> dict[str, Any]:
+def _recorded(record: Path) -> tuple[dict[str, Any], Any]:
     try:
-        settings = json.loads(record.read_bytes())["settings"]
+        content = json.loads(record.read_bytes())
+        settings = dict(content["settings"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(
             f"'{record}' does not say with which settings the results were made, so they cannot be "
             "kept; runner.on_change=restart does everything anew"
         ) from exc
-    return dict(settings)
+    return settings, content.get("inputs")
 
 
 def _whole(output: Path) -> tuple[Position, dict[str, Entry]]:

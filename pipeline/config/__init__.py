@@ -10,6 +10,7 @@ import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.arguments import misfits
 from pipeline.config.checks import bad_values, check_parts, refuse_foreign, untrusted
+from pipeline.config.inputs import build_source, inputs_of, normalize_input
 from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import expanded
@@ -36,6 +38,7 @@ __all__ = [
     "ModelConfig",
     "asked_less",
     "build_job",
+    "inputs_of",
     "library_versions",
 ]
 
@@ -153,7 +156,7 @@ def build_job(cfg: DictConfig) -> Job:
     aggregates = {name: sink for name, sink in written.items() if isinstance(sink, Aggregate)}
     sinks = {name: sink for name, sink in written.items() if name not in aggregates}
     job = Job(
-        source=build("source") if config["input"] is not None else None,
+        source=build_source(config, partial(build, "source")),
         model=model,
         store=store,
         runnable=build("runnable", model=model, device=config["device"], **least),
@@ -204,6 +207,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as exc:
         raise ConfigError(str(exc).splitlines()[0]) from exc
     assert isinstance(config, dict)
+    normalize_input(config)  # type: ignore[arg-type]
     return {str(key): value for key, value in config.items()}
 
 

@@ -44,7 +44,7 @@ class DecodeConfig:
 class JobConfig:
     """Every key that ``conf/config.yaml`` may hold; anything else is refused when composing."""
 
-    input: str | None = None
+    input: Any = None  # a text, or a list of texts
     output: str = MISSING
     device: str = "auto"
     batch_size: Any = 1

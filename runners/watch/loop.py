@@ -13,6 +13,7 @@ from pipeline.types import Report
 from runners.ledger import LedgerDamagedError
 from runners.log import Log
 from runners.record import Record
+from runners.tally import most_common, totals
 from runners.watch.events import Events
 from runners.watch.inbox import Inbox
 from runners.watch.signals import Wishes
@@ -210,4 +211,6 @@ class Watching:
     def _report(self, status: int, message: str) -> Report:
         """Return the end of the run; its wall is the time at work, not that of waiting."""
         report = self.work.tally.report(self.work.job.output, status, message)
-        return replace(report, wall_s=self.work.worked_s)
+        held = totals(self.work.ledger)
+        skipped = most_common(self.inbox.skipped)
+        return replace(report, wall_s=self.work.worked_s, totals=held, skipped=skipped)
