@@ -28,7 +28,10 @@ _MAX_NAME_BYTES = 255  # NAME_MAX of every common Linux file system
 _TEMPORARY = ".part"
 
 # what a run writes into its output, and removes from it to begin anew
-RESULTS = ("predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json")
+RESULTS = (
+    "predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json", "inputs.jsonl",
+    "failures.jsonl", "skipped.jsonl",
+)  # fmt: skip
 RESULT_FOLDERS = ("overlay", "sem_seg", "panoptic")
 
 
@@ -149,6 +152,11 @@ class OutputFolder:
             remove(path, below=self.root)
         self._entered = {each for each in self._entered if not f"{each}/".startswith(f"{path}/")}
 
+    def remove_empty(self, name: str) -> None:
+        """Remove the folder ``<root>/<name>``, unless it holds something or is not there."""
+        with suppress(OSError), parent_of(self.root / name, below=self.root) as (directory, base):
+            os.rmdir(base, dir_fd=directory)
+
     def sync(self) -> None:
         """Make the names of all files written or removed until now durable.
 
@@ -221,16 +229,16 @@ def _is_utf8(raw: bytes) -> bool:
     return True
 
 
-def asset_keys(asset_id: str) -> dict[str, str]:
-    """Return an asset's keys in a JSON record.
+def asset_keys(asset_id: str, key: str = "asset") -> dict[str, str]:
+    """Return an asset's keys in a JSON record: ``asset``, or another ``key``.
 
-    A name that is not UTF-8 is escaped under ``asset``, and its bytes stand under ``asset_b64``.
+    A name that is not UTF-8 is escaped under ``asset``, and its bytes are under ``asset_b64``.
     """
     raw = os.fsencode(asset_id)
     shown = raw.decode(errors="backslashreplace")
     if shown == asset_id:
-        return {"asset": asset_id}
-    return {"asset": shown, "asset_b64": base64.b64encode(raw).decode("ascii")}
+        return {key: asset_id}
+    return {key: shown, f"{key}_b64": base64.b64encode(raw).decode("ascii")}
 
 
 def asset_id_of(record: Mapping[str, Any]) -> str:

@@ -305,7 +305,10 @@ class Report:
     Attributes:
         exit_status: 0 all done, 3 some failed, 4 the failure budget is spent (formats.md).
         output: The run directory; ``None`` for runners that write none.
-        counts: Assets by outcome: ``done``, ``failed``, ``skipped``.
+        counts: Assets by outcome in this run: ``done``, ``failed``, ``earlier`` (done by an earlier
+            run), ``later`` (not asked for), ``not_retried``, ``removed`` (their files are gone).
+        totals: Assets in the output, earlier runs included: ``done``, ``failed``.
+        skipped: Files of the input that were not taken, by reason.
         detections: Instances written, by class name.
         timings: Seconds by step, over all threads.
         wall_s: Seconds from first to last asset.
@@ -315,6 +318,8 @@ class Report:
     exit_status: int
     output: Path | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
+    totals: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
     detections: Mapping[str, int] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     wall_s: float = 0.0

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from pipeline.config import Job
+from pipeline.config import Job, inputs_of
 from pipeline.errors import ConfigError, OutputError, OutputLockedError
 from pipeline.protocols import Asset
 from pipeline.types import Report
-from runners import budget
-from runners.console import Progress, print_summary, say, told
+from runners import budget, results
+from runners.console import Progress, print_summary, reasons, say, told
+from runners.inputs import share_of
 from runners.ledger import NAME as LEDGER
 from runners.ledger import Ledger
 from runners.lock import locked
@@ -23,8 +25,10 @@ from runners.opening import check_settings, one_of, open_ledger, reader
 from runners.record import Record
 from runners.session import Session, finish, is_finished, translated
 from runners.status import Status
-from runners.tally import Tally
-from runners.todo import GONE, POISON, Todo
+from runners.tally import Tally, most_common, totals
+from runners.todo import DONE, GONE, LATER, POISON, Todo
+
+_LOST = 20  # folders that cannot be read, named on standard error
 
 
 @dataclass
@@ -35,8 +39,9 @@ class Batch:
         on_error: ``skip`` goes on after an input that failed; ``raise`` stops at the first.
         max_failures: Stop when more inputs than this have failed: a number, or a share of all
             inputs such as ``5%``; ``None`` for no limit.
-        on_change: What to do with results of other settings in the output: ``error``, or
-            ``restart`` to remove them and do everything anew.
+        on_change: What to do with results of other settings, or of another input, in the output:
+            ``error``; ``restart`` to remove them and start from scratch; ``extend`` to keep those
+            of another input and add this one's.
         on_lock: What to do when another run holds the output: ``error`` (exit status 11), or
             ``skip`` (0, and not a word).
         retry_failed: Do only the inputs that failed, those too that are not tried again otherwise.
@@ -50,7 +55,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         one_of("on_error", self.on_error, "skip", "raise")
-        one_of("on_change", self.on_change, "error", "restart")
+        one_of("on_change", self.on_change, "error", "restart", "extend")
         one_of("on_lock", self.on_lock, "error", "skip")
         budget.allowed(self.max_failures, 0)
 
@@ -84,11 +89,19 @@ class Batch:
         assets = iter(source)  # looks at the input, and the same look gives the length
         total = count(source)
         with ExitStack() as stack:
-            ledger = open_ledger(job, self.on_change)
+            ledger = open_ledger(job, self.on_change, can_extend=True)
             if ledger is not None:
                 stack.enter_context(ledger)
-            failed = {entry.id for entry in ledger.entries(failed=True)} if ledger else set()
-            todo = Todo(assets, ledger, self.retry_failed, unseen_failures=failed)
+            share = share_of(job, ledger, self.on_change, can_extend=True)
+            failures = ledger.entries(failed=True) if ledger else ()
+            todo = Todo(
+                share.distinct(assets, ledger),
+                ledger,
+                self.retry_failed,
+                first_place=share.places.start,
+                places=share.places,
+                unseen_failures={entry.id for entry in failures if entry.place in share.places},
+            )
             found = iter(todo)
             first = next(found, None)
             started = time.monotonic()
@@ -100,15 +113,17 @@ class Batch:
                 with translated(job.output):
                     ledger = stack.enter_context(Ledger(job.output / LEDGER))
             check_settings(job, ledger, loaded=first is not None)
-            warnings = [*_warnings(job, total)]
+            share.record(ledger)
+            skipped = _skipped(job)
+            warnings = [*_warnings(job, total, skipped)]
             for warning in warnings:
                 say(f"warning: {warning}")
             seconds = {"load": time.monotonic() - started}
-            record = Record(job, device, warnings)
+            record = Record(job, device, warnings, share.as_json())
             if first is not None:
                 found = chain([first], found)
             tally = Tally(stack.enter_context(Status(job.output, total)), seconds)
-            run = _Run(job, self, total, ledger, todo, record, tally)
+            run = _Run(job, self, total, ledger, todo, record, tally, share.places, skipped)
             return run.carry_out(found), record.ran_on()
 
 
@@ -117,13 +132,23 @@ def count(source: Iterable[Asset]) -> int:
     return len(source) if isinstance(source, Sized) else sum(1 for _ in source)
 
 
-def _warnings(job: Job, total: int) -> Iterator[str]:
+def _skipped(job: Job) -> Counter[str]:
+    """Write ``skipped.jsonl``; return how many files are in it, by reason."""
+    with translated(job.output):
+        return results.write_skipped(job.output, getattr(job.source, "skipped", list)())
+
+
+def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
     yield from getattr(job.model, "warnings", [])
-    for entry in getattr(job.source, "skipped", list)():
-        if getattr(entry, "lost", False):
-            yield f"left out: {entry.path}: {entry.reason}"
+    entries: Iterable[Any] = getattr(job.source, "skipped", list)()
+    lost = [entry for entry in entries if getattr(entry, "lost", False)]
+    for entry in lost[:_LOST]:
+        yield f"skipped: {entry.path}: {entry.reason}"
+    if len(lost) > _LOST:
+        yield f"skipped: {len(lost) - _LOST} more folders; each is named in {results.SKIPPED}"
     if not total:
-        yield f"there is no image in {job.config['input']}"
+        found = f"; skipped: {reasons(skipped)}" if skipped else ""
+        yield f"there is no image in {', '.join(inputs_of(job.config['input']))}{found}"
 
 
 @dataclass
@@ -137,9 +162,11 @@ class _Run:
     todo: Todo
     record: Record
     tally: Tally
+    places: range
+    skipped: Counter[str]
 
     def __post_init__(self) -> None:
-        self.known = self.ledger.counts().total()
+        self.known = self.ledger.counts(self.places).total()
         self.removed = 0
         limit = budget.allowed(self.batch.max_failures, self.total)
         self.limit = 0 if self.batch.on_error == "raise" else limit
@@ -174,8 +201,8 @@ class _Run:
         try:
             for outcome in outcomes:
                 self.tally.add(outcome)
-                self.tally.status.update(skipped=self.todo.skipped)
-                progress.advance(self.todo.skipped)
+                self.tally.status.update(earlier=self.todo.not_to_do)
+                progress.advance(self.todo.not_to_do)
                 if outcome.error is not None:
                     progress.say(f"error: {outcome.asset.id}: {told(outcome.error)}")
                     if self._is_over():
@@ -204,7 +231,7 @@ class _Run:
 
     def _report(self) -> Report:
         output, counts = self.job.output, self.tally.counts
-        failed = self.ledger.counts()["failed"]
+        failed = self.ledger.counts(self.places)["failed"]
         status, message = 0, ""
         if failed:
             status = 3
@@ -213,15 +240,22 @@ class _Run:
         if again := self.todo.counts[POISON]:
             message += f"; {again} of them killed their worker before and were not tried again"
         if self._is_over():
-            left = self.total - counts["done"] - counts["failed"] - self.todo.skipped
+            left = self.total - counts["done"] - counts["failed"] - self.todo.not_to_do
             status = 1 if self.batch.on_error == "raise" else 4
             option = "on_error=raise" if status == 1 else f"max_failures={self.batch.max_failures}"
             message = f"stopped by runner.{option}: {message}; {left} inputs were not looked at"
         return self._as_report(status, message)
 
     def _as_report(self, status: int, message: str) -> Report:
-        more = {"skipped": self.todo.skipped, "removed": self.removed}
-        return self.tally.report(self.job.output, status, message, **more)
+        seen = self.todo.counts
+        more = {
+            "earlier": seen[DONE] + seen[GONE],
+            "later": seen[LATER],
+            "not_retried": seen[POISON],
+            "removed": self.removed,
+        }
+        report = self.tally.report(self.job.output, status, message, **more)
+        return replace(report, totals=totals(self.ledger), skipped=most_common(self.skipped))
 
     def _interrupted(self, exc: BaseException) -> None:
         """Leave a record that tells the truth, if it can still be written."""

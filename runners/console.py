@@ -128,10 +128,10 @@ def print_summary(report: Report, ran_on: str, of_s: float | None = None) -> Non
         ran_on: Device and libraries.
         of_s: How long the run was there, in seconds, if it waited for most of that time.
     """
-    counts = ", ".join(f"{n} {outcome}" for outcome, n in report.counts.items() if n) or "no input"
-    if report.counts.get("skipped") and not (report.counts["done"] or report.counts["failed"]):
-        tell(f"nothing to do: {counts}, done by an earlier run")
-        tell(f"results in {report.output}")
+    counts = ", ".join(_counted(n, outcome) for outcome, n in report.counts.items() if n)
+    if not (report.counts["done"] or report.counts["failed"]) and (counts or report.totals):
+        tell(f"nothing to do: {counts or 'no new input'}")
+        _tell_the_rest(report)
         return
     found = sorted(report.detections.items(), key=lambda item: (-item[1], item[0]))
     print_table("Detections", ("class", "count"), [*found, ("all", sum(dict(found).values()))])
@@ -141,11 +141,41 @@ def print_summary(report: Report, ran_on: str, of_s: float | None = None) -> Non
     print_table("Time", ("step", "seconds", "% of wall"), rows)
     rate = report.counts.get("done", 0) / report.wall_s if report.wall_s else 0.0
     load_s = report.timings.get("load", 0.0)
-    tell(f"{counts}; {rate:.2f} inputs/s after {load_s:.1f} s of loading the model")
+    tell(f"{counts or 'no input'}; {rate:.2f} inputs/s after {load_s:.1f} s of loading the model")
     tell(f"ran on {ran_on}, busy {100 * busy(report):.0f} % of the time")
     if of_s is not None:
         tell(f"at work for {report.wall_s:.1f} s of {_duration(of_s)}")
+    _tell_the_rest(report)
+
+
+_COUNTED = {
+    "earlier": "done earlier",
+    "later": "left for a later run",
+    "not_retried": "not retried",
+    "removed": "of an earlier run no longer there",
+}
+
+
+def _counted(n: int, outcome: str) -> str:
+    return f"{n} {_COUNTED.get(outcome, outcome)}"
+
+
+def _tell_the_rest(report: Report) -> None:
+    """Print what was skipped, what the output holds if that is more, and where it is."""
+    if n := sum(report.skipped.values()):
+        tell(f"skipped {n} files: {reasons(report.skipped)}")
+    if any(n != report.counts.get(outcome, 0) for outcome, n in report.totals.items()):
+        held = ", ".join(f"{n} {outcome}" for outcome, n in report.totals.items() if n)
+        tell(f"the output now holds {held or 'no result'}")
     tell(f"results in {report.output}")
+
+
+def reasons(skipped: Mapping[str, int], most: int = 5) -> str:
+    """Return the most common reasons in words, with how many files each has."""
+    common = sorted(skipped.items(), key=lambda item: -item[1])
+    rest = sum(n for _, n in common[most:])
+    shown = [f"{n} {reason}" for reason, n in common[:most]]
+    return ", ".join([*shown, f"{rest} for other reasons"] if rest else shown)
 
 
 def _duration(seconds: float) -> str:

@@ -37,7 +37,7 @@ class InFlight:
         self._path = output / NAME
         self._file = open_file(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         with open(self._file, "rb", closefd=False) as file:
-            self.suspects = set(_ids(file))
+            self.suspects = set(ids(file))
         self._open = dict.fromkeys(self.suspects)
 
     def __enter__(self) -> InFlight:
@@ -72,7 +72,8 @@ class InFlight:
             os.write(self._file, text.encode("ascii"))
 
 
-def _ids(lines: Iterable[bytes]) -> Iterator[str]:
+def ids(lines: Iterable[bytes]) -> Iterator[str]:
+    """Yield the ids in a note's lines."""
     for line in lines:
         with suppress(ValueError):  # one that was cut off
             if isinstance(asset_id := json.loads(line), str):

@@ -330,13 +330,14 @@ class Ledger:
             last = rows[-1][1], rows[-1][0]
             yield from map(self._entry, rows)
 
-    def counts(self) -> Counter[str]:
-        """Return how many inputs are done and how many failed."""
+    def counts(self, places: range | None = None) -> Counter[str]:
+        """Return how many inputs are done and how many failed, of those places or of all."""
+        query, bounds = "SELECT count(*) FROM entries WHERE true", list[int]()
+        if places is not None:
+            query, bounds = f"{query} AND place >= ? AND place < ?", [places.start, places.stop]
         with self._translated():
-            failed = self._db.execute(
-                "SELECT count(*) FROM entries WHERE outcome = 'failed'"
-            ).fetchone()[0]
-            total = self._db.execute("SELECT count(*) FROM entries").fetchone()[0]
+            failed = self._db.execute(f"{query} AND outcome = 'failed'", bounds).fetchone()[0]
+            total = self._db.execute(query, bounds).fetchone()[0]
         return Counter(done=total - failed, failed=failed)
 
     def next_place(self) -> int:

@@ -10,18 +10,18 @@ from typing import Any
 from pipeline.config import Job
 from pipeline.descriptors import check_regular, remove, status_of
 from pipeline.engine import half_the_cores
-from pipeline.errors import ConfigError
-from pipeline.files import RESULT_FOLDERS, RESULTS, remove_temporaries
+from pipeline.errors import ConfigError, OutputError
+from pipeline.files import remove_temporaries
 from pipeline.redaction import redacted
 from pipeline.runnables.nvjpeg import DeviceJpeg
-from pipeline.sources.reading import read_image
+from pipeline.sources.reading import read_image, why
 from pipeline.sources.workers import DecodeWorkers
 from runners import results
+from runners.clearing import clear
+from runners.inputs import share_of
 from runners.ledger import NAME as LEDGER
 from runners.ledger import Ledger, LedgerDamagedError
 from runners.settings import differences
-
-_LISTS = (LEDGER, f"{LEDGER}-journal", "failures.jsonl", "inputs.jsonl")
 
 
 def one_of(option: str, value: str, *choices: str) -> None:
@@ -30,19 +30,22 @@ def one_of(option: str, value: str, *choices: str) -> None:
         raise ConfigError(f"runner.{option} is '{value}'; it must be {' or '.join(choices)}")
 
 
-def open_ledger(job: Job, on_change: str) -> Ledger | None:
-    """Open the ledger of the job's output, if its results are of the same settings.
+def open_ledger(job: Job, on_change: str, *, can_extend: bool = False) -> Ledger | None:
+    """Open the ledger of the job's output, if its results are of the same settings and input.
 
     Args:
-        job: The job.
-        on_change: ``error``, or ``restart`` to remove results that are of other settings, or that
-            no ledger vouches for.
+        job: The job, its input listed.
+        on_change: ``error``, or ``restart`` to remove results that are of other settings or of
+            another input, or that no ledger vouches for; or ``extend`` to add to those of another
+            input.
+        can_extend: Whether the runner has ``extend``.
 
     Returns:
         ``None`` if nothing is done yet.
 
     Raises:
-        ConfigError: The results there are of other settings; names what differs.
+        ConfigError: The results there are of other settings or of another input; names what
+            differs.
         LedgerDamagedError: The ledger, or the predictions that it speaks of, are damaged.
     """
     path, restart = job.output / LEDGER, on_change == "restart"
@@ -62,18 +65,27 @@ def open_ledger(job: Job, on_change: str) -> Ledger | None:
     except LedgerDamagedError:
         if not restart:
             raise
-        clear(job.output)
+        _clear(job)
         return None
     try:
         check_settings(job, ledger, loaded=False)
+        share_of(job, ledger, on_change, can_extend=can_extend)
         results.finish_order(job.output, ledger)
     except BaseException as exc:
         ledger.__exit__()
         if restart and isinstance(exc, (ConfigError, LedgerDamagedError)):
-            clear(job.output)
+            _clear(job)
             return None
         raise
     return ledger
+
+
+def _clear(job: Job) -> None:
+    try:
+        clear(job.output, job.sinks, job.aggregates)
+    except OSError as exc:
+        where = exc.filename or job.output
+        raise OutputError(f"cannot remove earlier results {where}: {why(exc)}") from exc
 
 
 def check_settings(job: Job, ledger: Ledger, *, loaded: bool) -> None:
@@ -131,14 +143,6 @@ def _nvjpeg(job: Job) -> DeviceJpeg | None:
     if not device.startswith("cuda"):
         raise ConfigError(f"decode.jpeg=nvjpeg needs a CUDA device; this job's is {device}")
     return DeviceJpeg(device)
-
-
-def clear(output: Path) -> None:
-    """Remove an earlier run's results, so that none of them can be taken for this one's."""
-    for name in (*_LISTS, *RESULTS):
-        remove(output / name)
-    for name in RESULT_FOLDERS:
-        remove(output / name)
 
 
 def _holds(path: Path) -> bool:

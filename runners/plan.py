@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from unicodedata import normalize
 
 from pipeline.config import Job
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import output_name
+from pipeline.sources.reading import why
 from pipeline.types import Report
 from runners.console import print_table, say
+from runners.inputs import share_of
 from runners.ledger import NAME as LEDGER
 from runners.ledger import Ledger
 from runners.lock import locked
@@ -45,7 +48,14 @@ class Plan:
             raise ConfigError("no input to plan for: add input=PATH")
         with ExitStack() as stack:
             ledger, problem = self._ledger(job, stack)
-            todo = Todo(job.source, ledger)
+            assets = iter(job.source)
+            share = share_of(job, ledger, "extend", can_extend=True)
+            todo = Todo(
+                share.distinct(assets, ledger),
+                ledger,
+                first_place=share.places.start,
+                places=share.places,
+            )
             kinds: Counter[str] = Counter()
             sizes: Counter[str] = Counter()
             not_done: list[tuple[str, str]] = []
@@ -58,14 +68,17 @@ class Plan:
                     continue
                 try:
                     size = asset.path.stat().st_size
-                except OSError as exc:
-                    not_done.append((asset.id, f"would fail: {exc.strerror}"))
+                except (OSError, ValueError) as exc:
+                    not_done.append((asset.id, f"would fail: {why(exc)}"))
+                    continue
+                if not size:
+                    not_done.append((asset.id, "would fail: empty file"))
                     continue
                 states.append((asset.id, _WHY[state]))
                 kind = asset.path.suffix.lower() or "(no extension)"
                 kinds[kind] += 1
                 sizes[kind] += size
-            removed = _removed(ledger, ids)
+            removed = _removed(ledger, ids, share.places)
         skipped = [(entry.path, entry.reason) for entry in getattr(job.source, "skipped", list)()]
         rows: list[tuple[object, ...]] = [
             (kind, n, round(sizes[kind] / 1e6, 2)) for kind, n in kinds.most_common()
@@ -95,30 +108,32 @@ class Plan:
             stack.enter_context(locked(job.output))
             ledger = stack.enter_context(Ledger(job.output / LEDGER))
             check_settings(job, ledger, loaded=False)
+            share_of(job, ledger, "error", can_extend=True)
         except PipelineError as exc:
             return None, f"what is done already is not counted: {exc}"
         return ledger, ""
 
 
-def _removed(ledger: Ledger | None, ids: Iterable[str]) -> list[tuple[str, str]]:
+def _removed(ledger: Ledger | None, ids: Iterable[str], places: range) -> list[tuple[str, str]]:
     known = set(ids)
     entries = ledger.entries() if ledger is not None else ()
     return [
         (entry.id, "not there any more; its result is kept")
         for entry in entries
-        if entry.id not in known and entry.outcome == "done"
+        if entry.id not in known and entry.outcome == "done" and entry.place in places
     ]
 
 
 def name_clashes(ids: Iterable[str]) -> Iterator[str]:
     """Yield groups of inputs whose outputs would share a name, or a name with a folder.
 
-    Names are compared without case: some file systems (exFAT, SMB, APFS) know none.
+    Names are compared without case, and accents in one form: some file systems (exFAT, SMB, APFS)
+    do the same.
     """
     files: dict[str, list[str]] = defaultdict(list)
     folders: dict[str, str] = {}
     for asset_id in ids:
-        name = output_name(asset_id, "").casefold()
+        name = normalize("NFD", output_name(asset_id, "").casefold())
         files[name].append(asset_id)
         for folder in PurePosixPath(name).parents:
             folders.setdefault(str(folder), asset_id)

@@ -43,11 +43,13 @@ class Record:
         job: The job.
         device: The device in use and its name.
         warnings: Sentences for people that belong to the results.
+        inputs: What the results in the output are of, in order; ``runner=repair`` reads it.
     """
 
     job: Job
     device: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    inputs: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._content: dict[str, Any] = {}
@@ -77,6 +79,8 @@ class Record:
             "exit_status": report.exit_status,
             "message": redacted_text(report.message),
             "counts": dict(report.counts),
+            "totals": dict(report.totals),
+            "skipped": dict(report.skipped),
             "detections": dict(report.detections),
             "warnings": redacted(self.warnings),
             "busy": round(busy(report), 4),
@@ -105,10 +109,13 @@ class Record:
             "start": _stamp(job.started),
             "end": None,
             "exit_status": None,
-            "counts": {},
+            "counts": {},  # of this run
+            "totals": {},  # of the output
+            "skipped": {},
             "command": shlex.join(redacted(sys.orig_argv)),
             "fingerprint": job.fingerprint(),
             "settings": redacted(job.settings()),
+            "inputs": self.inputs,
             "config": config,
             "model": redacted(job.model.identity())
             | {"class_names": list(job.model.categories.thing_names)}

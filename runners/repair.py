@@ -46,7 +46,7 @@ class Repair:
         if not output.is_dir() or not any(output.iterdir()):
             raise OutputError(f"there is no output {output} to repair; name one with output=")
         with locked(output), translated(output):
-            settings = _settings(output / "run.json")
+            settings, inputs = _recorded(output / "run.json")
             with suppress(LedgerDamagedError):
                 if check_regular(output / LEDGER):  # not one in use, or of a newer version
                     Ledger(output / LEDGER).__exit__()
@@ -54,6 +54,7 @@ class Repair:
             _put_aside(output)
             with Ledger(output / LEDGER) as ledger:
                 ledger.state("settings", settings)
+                ledger.state("inputs", inputs)
                 ledger.put(entries.values())
                 ledger.commit(position)
         tell(
@@ -63,16 +64,17 @@ class Repair:
         return Report(0, output, {"kept": len(entries)})
 
 
-def _settings(record: Path) -> dict[str, Any]:
+def _recorded(record: Path) -> tuple[dict[str, Any], Any]:
     try:
         with open_to_read(record) as file:
-            settings = json.load(file)["settings"]
+            content = json.load(file)
+        settings = dict(content["settings"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(
             f"'{record}' does not say with which settings the results were made, so they cannot be "
             "kept; runner.on_change=restart does everything anew"
         ) from exc
-    return dict(settings)
+    return settings, content.get("inputs")
 
 
 def _whole(output: Path) -> tuple[Position, dict[str, Entry]]:

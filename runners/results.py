@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -23,9 +24,10 @@ from pipeline.errors import OutputError
 from pipeline.files import asset_keys, replaced, sync_folder
 from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sinks.predictions import Position
+from pipeline.sources import Skipped
 from runners.ledger import Entry, Ledger
 
-FAILURES, INPUTS = "failures.jsonl", "inputs.jsonl"
+FAILURES, INPUTS, SKIPPED = "failures.jsonl", "inputs.jsonl", "skipped.jsonl"
 _ORDERED = f".{PREDICTIONS}.ordered"
 _AT_ONCE = 4096
 # in a JSON string the quotes would be escaped, so the first match is the line's own key
@@ -129,6 +131,16 @@ def write_failures(directory: Path, ledger: Ledger) -> None:
     with replaced(directory / FAILURES) as file:
         for entry in ledger.entries(failed=True):
             write_line(file, failure_line(entry))
+
+
+def write_skipped(directory: Path, skipped: Iterable[Skipped]) -> Counter[str]:
+    """Replace ``skipped.jsonl``, and return how many files were skipped, by reason."""
+    reasons: Counter[str] = Counter()
+    with replaced(directory / SKIPPED) as file:
+        for entry in skipped:
+            reasons[entry.reason] += 1
+            write_line(file, asset_keys(entry.path, "path") | {"reason": entry.reason})
+    return reasons
 
 
 def input_line(entry: Entry) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class Session:
             frames=outcome.n_frames,
             dropped=outcome.n_dropped,
         )
-        with suppress(OSError, PipelineError):  # the error says why
+        with suppress(OSError, ValueError, PipelineError):  # the error says why
             size = getattr(asset, "size_bytes", 0)
             entry.size = size or asset.path.stat().st_size
             if size is not None:  # not for what was never read

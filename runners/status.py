@@ -165,7 +165,7 @@ class Status:
         state: State | None = None,
         total: int | None = None,
         pending: int | None = None,
-        skipped: int | None = None,
+        earlier: int | None = None,
         current: str | None = None,
     ) -> None:
         """Say what has changed; what is ``None`` stays.
@@ -174,7 +174,7 @@ class Status:
             state: From ``running`` on, the rate is measured.
             total: Number of inputs.
             pending: Files that settle, or wait for their turn.
-            skipped: Inputs that were finished by an earlier run, all together.
+            earlier: Inputs that need no work in this run, all together.
             current: Id of the input that is in work.
         """
         with self.lock:
@@ -183,8 +183,8 @@ class Status:
             self.state = state or self.state
             self.total = self.total if total is None else total
             self.pending = self.pending if pending is None else pending
-            if skipped is not None:
-                self.counts["skipped"] = skipped
+            if earlier is not None:
+                self.counts["earlier"] = earlier
             self._current = self._current if current is None else current
             self._changed = True
 

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.types import Outcome, Report
+from runners.ledger import Ledger
 from runners.status import Status
 
 _log = logging.getLogger("d2run")
+
+
+_REASONS = 20
 
 
 @dataclass
@@ -59,3 +63,16 @@ class Tally:
             wall_s=time.monotonic() - self.started,
             message=message,
         )
+
+
+def totals(ledger: Ledger) -> dict[str, int]:
+    """Return how many inputs of the output are done and how many failed, by whichever run."""
+    counts = ledger.counts()
+    return {"done": counts["done"], "failed": counts["failed"]}
+
+
+def most_common(skipped: Counter[str]) -> dict[str, int]:
+    """Return the number of skipped files by reason, the rarest of many reasons together."""
+    common = dict(skipped.most_common(_REASONS))
+    rest = skipped.total() - sum(common.values())
+    return common | ({"other reasons": rest} if rest else {})

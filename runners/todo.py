@@ -38,9 +38,10 @@ class Todo:
         first_place: Of the first input.
         keep_places: Inputs that the ledger knows stay where they are.
         by_content: Trust no size or time of change, only the SHA-256.
+        places: Of the entries that are of this source; ``None``: all. Others stay where they are.
         counts: Inputs seen so far by state: ``new``, ``changed``, ``failed`` (all three are to
             be done), ``done``, ``poison``, ``gone``, ``later``.
-        known: How many of them the ledger knows.
+        known: How many of them the ledger knows, as this source's.
         moved: Whether any of those has another place than it had.
         unseen_failures: Ids that are taken out of it as they are seen.
     """
@@ -52,13 +53,14 @@ class Todo:
     first_place: int = 0
     keep_places: bool = False
     by_content: bool = False
+    places: range | None = None
     counts: Counter[str] = field(default_factory=Counter)
     known: int = 0
     moved: bool = False
     unseen_failures: set[str] = field(default_factory=set)
 
     @property
-    def skipped(self) -> int:
+    def not_to_do(self) -> int:
         """How many inputs seen so far are not to be done."""
         return self.counts.total() - sum(self.counts[state] for state in TO_DO)
 
@@ -87,7 +89,7 @@ class Todo:
                 entry = known.get(asset.id)
                 state, entry_now = self._state(asset, entry)
                 at = place
-                if entry_now is not None and self.keep_places:
+                if entry_now is not None and self._keeps_place(entry_now):
                     at = entry_now.place
                 elif entry_now is not None and entry_now.place != place:
                     entry_now = replace(entry_now, place=place)
@@ -95,12 +97,18 @@ class Todo:
                 if entry_now is not None and entry_now is not entry:
                     news.append(entry_now)
                 self.counts[state] += 1
-                self.known += entry is not None
+                self.known += entry is not None and self._is_own(entry)
                 self.unseen_failures.discard(asset.id)
                 yield asset, at, state
                 place += 1
             if self.ledger and news:
                 self.ledger.put(news)
+
+    def _is_own(self, entry: Entry) -> bool:
+        return self.places is None or entry.place in self.places
+
+    def _keeps_place(self, entry: Entry) -> bool:
+        return self.keep_places or not self._is_own(entry)
 
     def _unchanged(self, chunk: Sequence[Asset], place: int) -> dict[str, int]:
         """Return the places of those that are done, by a look at each file, and where they were.

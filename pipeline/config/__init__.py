@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pipeline.config.checks import (
     refuse_foreign,
 )
 from pipeline.config.explain import explain
+from pipeline.config.inputs import build_source, inputs_of, normalize_input
 from pipeline.config.keys import unknown_keys
 from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
@@ -46,6 +48,7 @@ __all__ = [
     "ModelConfig",
     "asked_less",
     "build_job",
+    "inputs_of",
     "library_versions",
 ]
 
@@ -165,7 +168,7 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
     aggregates = {name: sink for name, sink in written.items() if isinstance(sink, Aggregate)}
     sinks = {name: sink for name, sink in written.items() if name not in aggregates}
     job = Job(
-        source=build("source") if config["input"] is not None else None,
+        source=build_source(config, partial(build, "source")),
         model=model,
         store=store,
         runnable=build("runnable", model=model, device=config["device"], **least),
@@ -217,6 +220,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as exc:
         raise ConfigError(explain(exc)) from exc
     assert isinstance(config, dict)
+    normalize_input(config)  # type: ignore[arg-type]
     return {str(key): value for key, value in config.items()}
 
 

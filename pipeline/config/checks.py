@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -10,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.arguments import given, near
+from pipeline.config.inputs import inputs_of
 from pipeline.config.schema import text_keys, types
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.files import RESULT_FOLDERS, RESULTS, expanded
+from pipeline.sources.paths import real_path
 
 _ISOLATION = ("auto", "process", "none")
 _JPEG = ("pillow", "nvjpeg")
@@ -36,18 +37,20 @@ def refuse_file(output: Path) -> None:
             return
 
 
-def refuse_foreign(output: Path, source: str | None) -> None:
+def refuse_foreign(output: Path, given: str | list[str] | None) -> None:
     """Refuse an output where a run would overwrite a user's files or read its own results.
 
     Raises:
         ConfigError: It would.
     """
-    if source not in (None, "-"):
-        given, place = (Path(os.path.realpath(p)) for p in (expanded(str(source)), output))
-        if given == place:
+    for source in inputs_of(given):
+        if source == "-":
+            continue
+        real, place = (Path(real_path(p)) for p in (expanded(source), output))
+        if real == place:
             raise ConfigError(f"output is the input {output}; its results would be the next inputs")
         for name in RESULT_FOLDERS:
-            if given.is_relative_to(place / name):
+            if real.is_relative_to(place / name):
                 raise ConfigError(
                     f"the input {source} lies where results go, and are removed, in the output "
                     f"{output}; choose another output"

@@ -194,7 +194,7 @@ class PredictionsJsonl:
             self._last = None
         suffix = ".png" if asset.fps is None else ""
         for folder in _MAPS:
-            self._maps.remove(f"{folder}/{output_name(_printable(asset.id), suffix)}")
+            self._maps.remove(map_name(folder, asset.id, suffix=suffix))
 
     def _rewind(self, start: Position) -> None:
         self.position = start
@@ -207,7 +207,7 @@ class PredictionsJsonl:
         import cv2  # a tenth of a second that most commands do not need
 
         index = None if frame.time_s is None else frame.index
-        name = f"{folder}/{output_name(_printable(frame.asset_id), '.png', index)}"
+        name = map_name(folder, frame.asset_id, index)
         # level 1: label maps have few edges, and higher levels cost more than they save
         done, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         if not done:
@@ -218,6 +218,11 @@ class PredictionsJsonl:
             )
         self._maps.write(name, png.data)
         return name
+
+
+def map_name(folder: str, asset_id: str, frame: int | None = None, suffix: str = ".png") -> str:
+    """Return the name of an asset's label map, relative to the run directory."""
+    return f"{folder}/{output_name(_printable(asset_id), suffix, frame)}"
 
 
 def records(predictions: Path) -> Iterator[dict[str, Any]]:

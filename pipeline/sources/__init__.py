@@ -6,8 +6,9 @@ from pipeline.sources.asset import ImageAsset, Skipped
 from pipeline.sources.decode import decode_image
 from pipeline.sources.images import Images
 from pipeline.sources.manifest import Manifest
+from pipeline.sources.several import Several
 
-__all__ = ["ImageAsset", "Images", "Manifest", "Skipped", "decode_image"]
+__all__ = ["ImageAsset", "Images", "Manifest", "Several", "Skipped", "decode_image"]
 
 # what `source._target_` may name
 PARTS = ("auto.auto", "images.Images", "manifest.Manifest")

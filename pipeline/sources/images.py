@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path
 from pipeline.sources.decode import MAX_PIXELS
+from pipeline.sources.paths import Origin, real_path
 from pipeline.sources.reading import why
 from pipeline.sources.scan import Scan, scan
 
@@ -79,6 +80,13 @@ class Images:
         if self._count is None:
             self._scan()
         return self._skipped
+
+    def origins(self) -> list[Origin]:
+        """Return what tells this input from any other."""
+        base, pattern = self._resolve()
+        if pattern or base.is_dir():
+            return [Origin(real_path(base), "/".join(pattern))]
+        return [Origin(os.path.join(real_path(base.parent), base.name))]  # noqa: PTH118
 
     def _assets(self, found: Scan) -> Iterator[ImageAsset]:
         root = os.path.join(found.root, "")  # noqa: PTH118

@@ -14,8 +14,10 @@ from typing import BinaryIO
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path
 from pipeline.sources.decode import MAX_PIXELS
+from pipeline.sources.paths import UNRESOLVED, Origin, plain_path, real_path
 from pipeline.sources.reading import why
 
+_NUL = "\ud800"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -42,6 +44,7 @@ class Manifest:
         self.max_pixels = max_pixels
         self._count: int | None = None  # the entries are not kept: they may be a million
         self._skipped: list[Skipped] = []
+        self._cwd: str | None = None
 
     def check(self) -> None:
         """Read the list; standard input is read once and kept.
@@ -56,7 +59,8 @@ class Manifest:
 
         The id is the path as written, made plain (``a//./b`` is ``a/b``); that of an absolute
         path, or of one that leads out of the working directory, is the absolute path without its
-        first ``/``. A path that is listed again is no second asset.
+        first ``/``. A path that is listed again, however it is spelled, is not a second asset;
+        another name of the same file, such as a link, is.
 
         Raises:
             ConfigError: As ``check()``.
@@ -76,31 +80,37 @@ class Manifest:
             self._paths()
         return self._skipped
 
+    def origins(self) -> list[Origin]:
+        """Return what tells this input from any other."""
+        if self._count is None:
+            self._paths()
+        if self.input == "-":
+            return [Origin("-", cwd=self._cwd)]
+        return [Origin(real_path(user_path(self.input)), cwd=self._cwd)]
+
     def _assets(self, paths: dict[str, str]) -> Iterator[ImageAsset]:
-        here = os.path.join(Path.cwd(), "")  # noqa: PTH118
         for asset_id, path in paths.items():
-            whole = Path(path if path.startswith("/") else here + path)
-            yield ImageAsset(asset_id, whole, exif=self.exif, max_pixels=self.max_pixels)
+            yield ImageAsset(asset_id, path, exif=self.exif, max_pixels=self.max_pixels)
 
     def _paths(self) -> dict[str, str]:
-        """Return the assets' paths, relative ones to the working directory, by the assets' ids."""
+        """Return the assets' absolute paths by their ids."""
         paths: dict[str, str] = {}
         skipped: list[Skipped] = []
-        ids: dict[str, str] = {}  # by path; relative to the working directory for what is in it
+        ids: dict[str, str] = {}  # by plain path
+        self._cwd = None
         here = os.path.join(Path.cwd(), "")  # noqa: PTH118
         beside = os.path.join(user_path(self.input).absolute().parent, "")  # noqa: PTH118
+        bases = {base: plain_path(base) for base in (here, beside)} | {"": ""}
         for entry in self._entries():
-            path = self._find(entry, beside)
-            asset_id = _plain(entry)
-            if path == entry and not asset_id.startswith(("/", "..")):
-                plain = asset_id
-            else:
-                plain = _plain(path if path.startswith("/") else here + path).removeprefix(here)
+            base = self._base(entry, here, beside)
+            if base == here:
+                self._cwd = here.rstrip("/") or "/"
+            path = base + entry
+            plain = plain_path(path)
             if plain in ids:
                 skipped.append(Skipped(ids[plain], "listed twice"))
                 continue
-            if asset_id.startswith(("/", "../")) or asset_id == "..":
-                asset_id = (plain if plain.startswith("/") else here + plain).lstrip("/") or "."
+            asset_id = _id(plain, bases[base])
             while asset_id in paths:  # data/x.jpg and /data/x.jpg
                 asset_id = f"_/{asset_id}"
             ids[plain] = asset_id
@@ -108,10 +118,13 @@ class Manifest:
         self._count, self._skipped = len(paths), skipped
         return paths
 
-    def _find(self, entry: str, beside: str) -> str:
-        if self.input == "-" or entry.startswith("/") or os.path.lexists(entry):
-            return entry
-        return beside + entry if os.path.lexists(beside + entry) else entry
+    def _base(self, entry: str, here: str, beside: str) -> str:
+        """Return what a relative entry is relative to, ``""`` for an absolute one."""
+        if entry.startswith("/"):
+            return ""
+        if self.input == "-" or os.path.lexists(here + entry):
+            return here
+        return beside if os.path.lexists(beside + entry) else here
 
     def _entries(self) -> list[str]:
         data = self._read()
@@ -127,6 +140,8 @@ class Manifest:
         return [line for line in lines if line.strip() and not line.startswith(comment)]
 
     def _column(self, text: str) -> list[str]:
+        # Python 3.10 refuses the whole table for one NUL; the stand-in cannot come from decoding
+        text = text.replace("\0", _NUL)
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
             columns = [name.strip() for name in next(rows, [])]
@@ -139,7 +154,7 @@ class Manifest:
             entries = []
             for row in rows:
                 if len(row) > at and row[at].strip():
-                    entries.append(row[at])
+                    entries.append(row[at].replace(_NUL, "\0"))
                 elif any(row):  # lines of empty cells are what spreadsheets leave at the end
                     raise csv.Error("its path is empty")
             return entries
@@ -163,9 +178,20 @@ class Manifest:
         return "on standard input" if self.input == "-" else f"'{user_path(self.input).absolute()}'"
 
 
-def _plain(path: str) -> str:
-    plain = os.path.normpath(path)
-    return path if plain == path else plain  # the same string: there may be a million
+def _id(plain: str, base: str) -> str:
+    """Return the id of a path: without the folder that it is relative to, or without its ``/``.
+
+    Nothing in it harms an output: a ``..`` that remains becomes ``__``, and NUL is escaped.
+    """
+    inside = base and plain.startswith(base.rstrip("/") + "/")
+    asset_id = plain[len(base.rstrip("/")) + 1 :] if inside else plain.lstrip("/")
+    if plain == base or not asset_id:
+        return "."
+    if "\0" in asset_id:
+        asset_id = asset_id.replace("\0", "\\0")
+    if UNRESOLVED in plain:
+        asset_id = "/".join("__" if part == ".." else part for part in asset_id.split("/"))
+    return asset_id
 
 
 @lru_cache(maxsize=1)  # every job of a sweep, and every look at the list, gets the same

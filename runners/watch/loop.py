@@ -15,6 +15,7 @@ from runners.ledger import LedgerDamagedError
 from runners.log import Log
 from runners.record import Record
 from runners.source_files import SourceFile
+from runners.tally import most_common, totals
 from runners.watch.events import Events
 from runners.watch.inbox import Inbox
 from runners.watch.signals import Wishes
@@ -221,4 +222,6 @@ class Watching:
     def _report(self, status: int, message: str) -> Report:
         """Return the end of the run; its wall is the time at work, not that of waiting."""
         report = self.work.tally.report(self.work.job.output, status, message)
-        return replace(report, wall_s=self.work.worked_s)
+        held = totals(self.work.ledger)
+        skipped = most_common(self.inbox.skipped)
+        return replace(report, wall_s=self.work.worked_s, totals=held, skipped=skipped)

@@ -16,6 +16,7 @@ from pipeline.files import expanded
 from pipeline.types import Report
 from runners import budget
 from runners.console import print_summary
+from runners.inputs import share_of
 from runners.ledger import NAME as LEDGER
 from runners.ledger import Ledger
 from runners.lock import locked
@@ -116,6 +117,8 @@ class Watch:
         given = job.config["input"]
         if given is None:
             raise ConfigError("no input: runner=watch needs input=PATH of a folder")
+        if isinstance(given, list):
+            raise ConfigError("runner=watch watches one folder, and input is a list")
         root = expanded(given)
         if given == "-" or not root.is_dir():
             raise ConfigError(f"runner=watch watches a folder, and input={given} is none")
@@ -168,6 +171,8 @@ class Watch:
                 with translated(job.output):
                     ledger = stack.enter_context(Ledger(job.output / LEDGER))
             check_settings(job, ledger, loaded=True)
+            share = share_of(job, ledger, self.on_change, can_extend=False)
+            share.record(ledger)
             describe = getattr(job.runnable, "describe", lambda: {"device": job.config["device"]})
             inbox = Inbox(
                 root,
@@ -191,7 +196,8 @@ class Watch:
                 self.retry_failed,
                 self.max_failures,
             )
-            record = Record(job, describe(), list(getattr(job.model, "warnings", [])))
+            warnings = list(getattr(job.model, "warnings", []))
+            record = Record(job, describe(), warnings, share.as_json())
             events = stack.enter_context(Events(root, events=self.events, leave_out=apart))
             watching = Watching(self, work, inbox, events, record, log, troubles)
             late = getattr(work.reader, "close", events.wake)

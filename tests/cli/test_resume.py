@@ -48,7 +48,7 @@ def test_what_is_done_is_not_done_again(d2run: Run, photos: Path, done: Path) ->
     again = d2run(*FAKE, f"input={photos}", f"output={done}")
     assert again.returncode == 3
     assert content(done) == before
-    assert counts(done) == {"done": 0, "failed": 1, "skipped": 6}
+    assert counts(done) == {"done": 0, "failed": 1, "earlier": 6}
     record = json.loads((done / "run.json").read_text())
     assert [run["counts"] for run in record["earlier"]] == [{"done": 6, "failed": 1}]
 
@@ -66,7 +66,7 @@ def test_new_changed_mended_and_removed(
         assert told in plan.stdout
     again = d2run(*FAKE, f"input={photos}", f"output={done}")
     assert again.returncode == 3
-    assert counts(done) == {"done": 3, "failed": 1, "skipped": 4}
+    assert counts(done) == {"done": 3, "failed": 1, "earlier": 4}
     assert d2run(*FAKE, f"input={photos}", f"output={tmp_path}/fresh").returncode == 3
     assert content(done) == content(tmp_path / "fresh")
 
@@ -100,9 +100,9 @@ def test_only_what_failed(d2run: Run, photos: Path, done: Path) -> None:
     shutil.copy(photos / "b.png", photos / "new.png")
     job = (*FAKE, f"input={photos}", f"output={done}")
     assert d2run(*job, "runner.retry_failed=true").returncode == 0
-    assert counts(done) == {"done": 1, "failed": 0, "skipped": 7}
+    assert counts(done) == {"done": 1, "failed": 0, "earlier": 6, "later": 1}
     assert d2run(*job).returncode == 0
-    assert counts(done) == {"done": 1, "failed": 0, "skipped": 7}
+    assert counts(done) == {"done": 1, "failed": 0, "earlier": 7}
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_what_was_removed_is_derived_again(d2run: Run, photos: Path, out: Path) 
         (out / name).unlink()
     assert d2run(*job).returncode == 0
     assert content(out) == before
-    assert counts(out) == {"done": 0, "failed": 0, "skipped": 6}
+    assert counts(out) == {"done": 0, "failed": 0, "earlier": 6}
 
 
 def test_predictions_that_an_editor_changed(d2run: Run, photos: Path, done: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_keys_and_their_values(tmp_path: Path, clock: Clock) -> None:
     status = Status(tmp_path, total=10, clock=clock, every_s=NEVER_S)
     with status:
         started = read(tmp_path)
-        status.update(state="running", pending=3, skipped=2, current="c.jpg")
+        status.update(state="running", pending=3, earlier=2, current="c.jpg")
         clock.now += 2
         status.advance("done", "a.jpg", seconds={"forward": 1.5, "decode": 0.25}, instances=4)
         status.advance("failed", "b.jpg", seconds={"decode": 0.25})
@@ -58,7 +58,7 @@ def test_the_keys_and_their_values(tmp_path: Path, clock: Clock) -> None:
     assert started["state"] == "loading"
     assert started["counts"] == {"done": 0, "failed": 0}
     assert started["inputs_per_s"] is started["eta_s"] is started["last"] is None
-    assert now["counts"] == {"done": 1, "failed": 1, "skipped": 2}
+    assert now["counts"] == {"done": 1, "failed": 1, "earlier": 2}
     assert (now["total"], now["pending"], now["pid"]) == (10, 3, os.getpid())
     assert (now["inputs_per_s"], now["eta_s"]) == (1.0, 6.0)
     assert (now["current"], now["last"]) == ({"asset": "c.jpg"}, {"asset": "b.jpg"})
@@ -113,7 +113,7 @@ def test_the_rate_falls_when_nothing_comes(tmp_path: Path, clock: Clock) -> None
 
 def test_skipped_inputs_are_not_work(tmp_path: Path, clock: Clock) -> None:
     status = Status(tmp_path, total=1_000_010, clock=clock)
-    status.update(state="running", skipped=1_000_000)
+    status.update(state="running", earlier=1_000_000)
     clock.now += 5
     for _ in range(5):
         status.advance("done", "x")

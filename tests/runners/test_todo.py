@@ -74,7 +74,7 @@ def test_states(tmp_path: Path, ledger: Ledger) -> None:
         "j": "new",
     }
     assert todo.known == 9
-    assert todo.skipped == 5
+    assert todo.not_to_do == 5
     assert todo.unseen_failures == {"elsewhere"}
     # what was learnt is remembered: next time no content need be read
     assert ledger.find(["b"])["b"].mtime_ns == ledger.find(["i"])["i"].mtime_ns == LONG_AGO_NS
