@@ -7,7 +7,6 @@ constant and says nothing. For 8-bit images the pixels are those of Detectron2's
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import re
 import warnings
@@ -16,7 +15,7 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, _imaging
+from PIL import Image
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -29,6 +28,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.errors import DecodeError, DeviceLostError, printable
+from pipeline.sources import damage, jpeg, tiff
 
 DecodeJpeg = Callable[[bytes], NDArray[np.uint8]]
 MAX_PIXELS = 64_000_000
@@ -65,13 +65,8 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|insufficient memory", re.IGNORECASE)
 _MAX_DETAIL = 200
 _IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
-# Of a broken TIFF Pillow speaks on its logger, and its libtiff on standard error, before it raises;
-# the error says enough. OpenCV has a libtiff of its own, which is left alone.
+# Of a broken file Pillow speaks on its logger before it raises; the error says enough.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
-with contextlib.suppress(AttributeError, OSError):  # a Pillow that is linked in another way
-    _libtiff = ctypes.CDLL(_imaging.__file__)
-    _libtiff.TIFFSetErrorHandler(None)
-    _libtiff.TIFFSetWarningHandler(None)
 
 
 def decode_image(
@@ -101,8 +96,6 @@ def decode_image(
         DecodeError: The data is not an image that is read here, is truncated or broken, is too
             large, or has values whose range is not known; the message says which.
     """
-    import cv2  # a tenth of a second that most commands do not need
-
     if not data:
         raise DecodeError("empty file")
     kind = _kind(data[:16])
@@ -112,34 +105,53 @@ def decode_image(
     try:
         image = _open(kind, data)
         _check_size(image.size, max_pixels)
-        scan = image.fp.tell() if image.fp else 0
-        decoded = _by(decode_jpeg, image, data)
-        if decoded is None:
-            image.load()
-        if kind == "JPEG" and data.find(_END_OF_JPEG, scan) < 0:
-            # half a file, filled up with zeros: libjpeg takes them for more of the picture
-            raise DecodeError("truncated JPEG (its end is missing)")
+        bgr = _jpeg(image, data, decode_jpeg) if kind == "JPEG" else None
+        if bgr is None:
+            bgr = _pixels(image, data, kind)
         method = _TRANSPOSE.get(_orientation(image)) if exif else None
-        rgb = decoded or _to_rgb(image)
-        if method is not None:
-            rgb = rgb.transpose(method)
-        return np.asarray(cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR), np.uint8)
+        return bgr if method is None else np.array(Image.fromarray(bgr).transpose(method))
     except (DecodeError, DeviceLostError):
         raise
     except Exception as exc:  # Pillow raises a dozen classes for broken files, TypeError included
         raise DecodeError(_reason(kind, exc)) from exc
 
 
-def _by(decode_jpeg: DecodeJpeg | None, image: ImageFile, data: bytes) -> Image.Image | None:
-    """Return what somebody else makes of a JPEG, if it is one that everybody reads alike."""
-    if decode_jpeg is None or image.format != "JPEG" or image.mode not in ("RGB", "L"):
-        return None
-    if image.info.get("adobe_transform", 1) != 1:  # RGB that is stored as such
-        return None
-    try:
-        return Image.fromarray(decode_jpeg(data))
-    except RuntimeError:  # of torch: a kind that it does not read, or no sound picture
-        return None
+def _jpeg(
+    image: ImageFile, data: bytes, decode_jpeg: DecodeJpeg | None
+) -> NDArray[np.uint8] | None:
+    """Return the pixels of a JPEG, or ``None`` if Pillow has to say what they are."""
+    if image.mode == "CMYK":
+        values = jpeg.decode(data, *image.size, colors="CMYK")
+        if values is None:
+            return None
+        inverted = Image.frombuffer("CMYK", image.size, values, "raw", "CMYK;I", 0, 1)
+        return _bgr(np.asarray(inverted.convert("RGB")))
+    # not of an MPO, nor RGB that is stored as such
+    if decode_jpeg and image.format == "JPEG" and image.info.get("adobe_transform", 1) == 1:
+        with contextlib.suppress(RuntimeError):  # of torch: a kind that it does not read
+            if jpeg.check(data, max_pixels=image.width * image.height):
+                return _bgr(decode_jpeg(data))
+    return jpeg.decode(data, *image.size)
+
+
+def _pixels(image: ImageFile, data: bytes, kind: str) -> NDArray[np.uint8]:
+    scan = image.fp.tell() if image.fp else 0
+    if isinstance(image, TiffImageFile):
+        tiff.load(image)
+        tiff.check(image, data)
+    else:
+        image.load()
+        damage.check(kind, data)
+    if kind == "JPEG" and data.find(_END_OF_JPEG, scan) < 0:
+        # half a file, filled up with zeros: libjpeg takes them for more of the image
+        raise DecodeError("truncated JPEG (its end is missing)")
+    return _bgr(np.asarray(_to_rgb(image)))
+
+
+def _bgr(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    import cv2  # a tenth of a second that most commands do not need
+
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
 
 
 def _kind(prefix: bytes) -> str | None:
