@@ -232,7 +232,7 @@ def test_no_linked_folder_is_followed(when, ok, action, root, put, tmp_path, mon
     take = after.claims.take
 
     def swap():
-        os.rename(root / "sub/deep/x.jpg", victim / "x.jpg")
+        (root / "sub/deep/x.jpg").rename(victim / "x.jpg")
         (root / "sub/deep").rmdir()
         (root / "sub/deep").symlink_to(victim)
 
@@ -277,7 +277,7 @@ def one_file_system_each(monkeypatch, *folders_):
     real = claims.rename_new
 
     def rename_new(folder, name, other, new):
-        where = [os.readlink(f"/proc/self/fd/{number}") for number in (folder, other)]
+        where = [str(Path(f"/proc/self/fd/{number}").readlink()) for number in (folder, other)]
         if [path.startswith(tuple(folders_)) for path in where] in ([True, False], [False, True]):
             raise OSError(errno.EXDEV, "Invalid cross-device link")
         real(folder, name, other, new)
@@ -354,7 +354,9 @@ def test_each_folder_is_synced_once_for_many_files(root, put, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fsync)
     after = After("move", root)
-    settle(after, *(processed(root, put(f"a/{i}.jpg").relative_to(root).as_posix()) for i in range(9)))
+    settle(
+        after, *(processed(root, put(f"a/{i}.jpg").relative_to(root).as_posix()) for i in range(9))
+    )
     assert sorted(synced) == [root, root / "a", root / "done", root / "done/a"]
     after.sync()
     assert len(synced) == 4
