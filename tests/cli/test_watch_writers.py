@@ -158,7 +158,7 @@ def test_every_complete_file_has_its_own_result(
         writer.thread.start()
     rng = random.Random(2)
     for kill in range(1, kills + 1):
-        wait_for(lambda k=kill: seen(out) >= k * n // (kills + 2), patient_s)
+        wait_for(lambda k=kill: seen(out) >= k * n // (2 * kills + 2), patient_s)
         time.sleep(rng.uniform(0, settle_s))
         process.kill()
         process.wait()
