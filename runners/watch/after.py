@@ -125,13 +125,13 @@ class After:
         tree, place = self._tree(file), None
         folder_id, _, name = file.arrival.id.rpartition("/")
         try:
-            with self.claims.opened(file) as (folder, private, _):
+            with self.claims.opened(file) as (_, private, _):
                 if tree is None:
                     if self._marker:
                         _remove(private, name + self._marker)
                     os.unlink(name, dir_fd=private)
                 else:
-                    place = self._move(file, tree, folder, private)
+                    place = self._move(file, tree, private)
         except FileNotFoundError:
             pass  # somebody else has taken it
         except OSError as exc:
@@ -189,62 +189,67 @@ class After:
             return OutputError(f"cannot delete {file.arrival.path}: {text}")
         return OutputError(f"cannot move {file.arrival.path} to {tree.path}: {text}")
 
-    def _move(self, file: Processed, tree: Tree, folder: int, private: int) -> Path:
+    def _move(self, file: Processed, tree: Tree, private: int) -> Path:
         name = file.arrival.id.rpartition("/")[2]
-        source = folder, private
         marker = self._marker if self._marker and exists(private, name + self._marker) else None
+        here = file.arrival.path.parent
         with self._target(tree, file) as target:
             for new in numbered(file.id, len(os.fsencode(self._marker or ""))):
                 base = new.rpartition("/")[2]
-                if _same(private, name, target, base):
-                    _remove(target, _temporary(base))  # of a call that was cut short
-                    if marker:
-                        _remove(private, name + marker)
-                    os.unlink(name, dir_fd=private)
-                elif exists(target, base):
+                if exists(target, base) and not _same(here, private, name, target, base):
                     continue
-                else:
-                    try:
-                        if marker:  # first: without its file it would go back if we died now
-                            _place(source, name + marker, target, base + marker, file)
-                            marker = None
-                        _place(source, name, target, base, file)
-                    except FileExistsError:
-                        continue
-                return tree.path / new
+                # first: a marker that is left without its file would be put back
+                if marker and not _bring(here, private, name + marker, target, base + marker):
+                    continue
+                marker = None
+                if _bring(here, private, name, target, base):
+                    return tree.path / new
         raise AssertionError  # there is always another number
 
 
-def _place(source: tuple[int, int], name: str, target: int, base: str, file: Processed) -> None:
-    """Have a file appear whole in its tree, over nothing that is there, and vanish here."""
-    _, private = source
-    if is_link(private, name):
-        leads_to = os.readlink(name, dir_fd=private)
-        os.symlink(file.arrival.path.parent.resolve() / leads_to, base, dir_fd=target)
-        os.unlink(name, dir_fd=private)
-        return
+def _bring(here: Path, private: int, name: str, target: int, base: str) -> bool:
+    """Have a file appear whole in a tree and vanish here; return False if another is there.
+
+    Args:
+        here: The folder that a link was in.
+        private: The folder that the file is in.
+        name: Of the file.
+        target: The folder that it goes to.
+        base: Its name there.
+    """
     try:
-        rename_new(private, name, target, base)
-    except OSError as exc:
-        if exc.errno != errno.EXDEV:
-            raise
-        _copy(private, name, target, base)
-        sync(target)  # two file systems keep no order between them
-        os.unlink(name, dir_fd=private)
+        if is_link(private, name):
+            os.symlink(_leads_to(here, private, name), base, dir_fd=target)
+        else:
+            try:
+                rename_new(private, name, target, base)
+            except OSError as exc:
+                if exc.errno != errno.EXDEV:
+                    raise
+                _copy(private, name, target, base)
+                sync(target)  # two file systems keep no order between them
+            else:
+                return True
+    except FileExistsError:
+        if not _same(here, private, name, target, base):
+            return False
+    os.unlink(name, dir_fd=private)
+    return True
 
 
-def _same(private: int, name: str, target: int, base: str) -> bool:
+def _same(here: Path, private: int, name: str, target: int, base: str) -> bool:
     """Say whether ``base`` is what a move of ``name`` makes of it."""
-    try:
-        there = os.stat(base, dir_fd=target, follow_symlinks=False)
-    except FileNotFoundError:
+    if is_link(private, name) or is_link(target, base):
+        with suppress(OSError):
+            return os.readlink(base, dir_fd=target) == _leads_to(here, private, name)
         return False
-    here = os.stat(name, dir_fd=private, follow_symlinks=False)
-    if stat.S_ISLNK(here.st_mode) or not stat.S_ISREG(there.st_mode):
-        return False
-    if os.path.samestat(here, there):
-        return True
-    return here.st_size == there.st_size and _digest(private, name) == _digest(target, base)
+    mine, other = _digest(private, name), _digest(target, base)
+    return mine == other is not None
+
+
+def _leads_to(here: Path, private: int, name: str) -> str:
+    """Return where a link leads to, seen from anywhere."""
+    return str(here.resolve() / os.readlink(name, dir_fd=private))
 
 
 def _digest(folder: int, name: str) -> str | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runners.watch import after, folders
 from runners.watch.inbox import Inbox
 from runners.watch.versions import Arrival
 
@@ -74,3 +76,20 @@ def settled(clock: Clock) -> Callable[[Inbox], list[Arrival]]:
         return early + inbox.look(deep)
 
     return look
+
+
+@pytest.fixture
+def file_system_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Refuse to rename out of a folder and into it, as if it were a file system of its own."""
+    real = folders.rename_new
+
+    def mount(path: str) -> None:
+        def rename_new(folder: int, name: str, other: int, new: str) -> None:
+            ends = [str(Path(f"/proc/self/fd/{number}").readlink()) for number in (folder, other)]
+            if ends[0].startswith(path) != ends[1].startswith(path):
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            real(folder, name, other, new)
+
+        monkeypatch.setattr(after, "rename_new", rename_new)
+
+    return mount

@@ -232,7 +232,7 @@ def test_no_linked_folder_is_followed(when, ok, action, root, put, tmp_path, mon
     take = after.claims.take
 
     def swap():
-        os.rename(root / "sub/deep/x.jpg", victim / "x.jpg")
+        (root / "sub/deep/x.jpg").rename(victim / "x.jpg")
         (root / "sub/deep").rmdir()
         (root / "sub/deep").symlink_to(victim)
 
@@ -272,26 +272,12 @@ def test_no_planted_link_is_followed(action, planted, root, put, tmp_path):
         assert "is a symbolic link, which is not followed" in text
 
 
-def one_file_system_each(monkeypatch, *folders_):
-    """Refuse to rename out of a folder, as if it were a file system of its own."""
-    real = claims.rename_new
-
-    def rename_new(folder, name, other, new):
-        where = [os.readlink(f"/proc/self/fd/{number}") for number in (folder, other)]
-        if [path.startswith(tuple(folders_)) for path in where] in ([True, False], [False, True]):
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        real(folder, name, other, new)
-
-    for module in ("after", "claims"):
-        monkeypatch.setattr(f"runners.watch.{module}.rename_new", rename_new)
-
-
-def test_another_file_system(root, put, monkeypatch):
+def test_another_file_system(root, put, file_system_of):
     path = put("x.jpg", b"1" * 100_000, mtime_s=7.5)
     put("x.jpg.ok", b"why not")
     path.chmod(0o640)
     put("done/x.jpg", b"2" * 100_000, mtime_s=7.5)
-    one_file_system_each(monkeypatch, f"{root}/done")
+    file_system_of(f"{root}/done")
     (where,) = settle(After("move", root, marker=".ok"), processed(root, "x.jpg"))
     assert tree(root) == {
         "done/x.jpg": b"2" * 100_000,
@@ -327,9 +313,9 @@ def test_an_error_is_one_sentence_and_loses_nothing(
     assert tree(root) == {"done/sub/x.jpg": b"image"}
 
 
-def test_a_full_disk_leaves_no_piece_of_a_copy(root, put, monkeypatch):
+def test_a_full_disk_leaves_no_piece_of_a_copy(root, put, monkeypatch, file_system_of):
     put("x.jpg")
-    one_file_system_each(monkeypatch, f"{root}/done")
+    file_system_of(f"{root}/done")
     monkeypatch.setattr("runners.watch.after.shutil.copyfileobj", fails(errno.ENOSPC))
     with pytest.raises(OutputError, match="no space left on device"):
         settle(After("move", root), processed(root, "x.jpg"))
@@ -354,7 +340,9 @@ def test_each_folder_is_synced_once_for_many_files(root, put, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fsync)
     after = After("move", root)
-    settle(after, *(processed(root, put(f"a/{i}.jpg").relative_to(root).as_posix()) for i in range(9)))
+    settle(
+        after, *(processed(root, put(f"a/{i}.jpg").relative_to(root).as_posix()) for i in range(9))
+    )
     assert sorted(synced) == [root, root / "a", root / "done", root / "done/a"]
     after.sync()
     assert len(synced) == 4
