@@ -43,8 +43,11 @@ LINES = {
 
 def line_of(record: Mapping[str, Any]) -> str:
     """Return the name of the line that a run is held to, from its ``run.json``."""
-    runnable = record["config"]["runnable"]
-    if runnable.get("precision", "fp32") != "fp32":
+    config = record["config"]
+    runnable = config["runnable"]
+    # decoders and resizers of a device give other pixels
+    pixels = config.get("decode", {}).get("jpeg") == "nvjpeg" or runnable.get("resize_on_device")
+    if pixels or runnable.get("precision", "fp32") != "fp32":
         return "half"
     return "exact" if runnable.get("exact") else "fp32"
 

@@ -101,6 +101,7 @@ CASES = {
     for case in (
         Case("shapes", images=100),
         Case("r50", images=8, size=(480, 640), instances=30),
+        Case("full", images=8, size=(800, 1333), instances=30),
         Case("large", images=4, size=(3000, 4000), instances=100),
     )
 }

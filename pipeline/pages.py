@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -29,10 +30,11 @@ def keep_pages() -> None:
 
 
 def import_for_good(*modules: str) -> None:
-    """Import modules, and have Python never look for garbage in them, nor in all that is there.
+    """Import modules, and exclude them and all existing objects from garbage collection.
 
-    It looks through all objects each time their number has grown by a quarter: a quarter of the
-    time that torch and Detectron2 take to import, and a quarter of a second later on.
+    Python scans all objects each time their number has grown by a quarter: that is a quarter of the
+    time that torch and Detectron2 take to import, and a quarter of a second later on. The exclusion
+    ends when the process exits, because libraries check then that their objects were freed.
 
     Args:
         modules: Their names. If all are imported already, nothing happens.
@@ -45,6 +47,8 @@ def import_for_good(*modules: str) -> None:
         for name in modules:
             importlib.import_module(name)
         gc.freeze()
+        atexit.unregister(gc.unfreeze)  # once is enough, however often this is called
+        atexit.register(gc.unfreeze)
     finally:
         if was_enabled:
             gc.enable()

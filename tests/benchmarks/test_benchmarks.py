@@ -158,26 +158,54 @@ def test_one_in_a_thousand_may_be_among_a_few_hundred(
         pytest.param({}, "fp32", id="default"),
         pytest.param({"exact": True, "precision": "fp32"}, "exact", id="exact"),
         pytest.param({"exact": False, "precision": "bf16"}, "half", id="bf16"),
+        pytest.param({"resize_on_device": True}, "half", id="other pixels"),
     ],
 )
 def test_a_run_says_which_line_it_is_held_to(
     agreement: ModuleType, runnable: dict[str, Any], line: str
 ) -> None:
-    assert agreement.line_of({"config": {"runnable": runnable}}) == line
+    config = {"runnable": runnable, "decode": {"jpeg": "pillow"}}
+    assert agreement.line_of({"config": config}) == line
+    config["decode"]["jpeg"] = "nvjpeg"
+    assert agreement.line_of({"config": config}) == "half"
 
 
-def test_results_that_differ_end_the_comparison(agreement: ModuleType, tmp_path: Path) -> None:
+def test_results_that_differ_are_shown_and_the_comparison_goes_on(
+    agreement: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = importlib.import_module("bench")
     compare = importlib.import_module("compare")
-    for folder, name, content in (
-        ("naive", "results.json", [instance(BOX) | {"image": "x"}]),
-        ("d2run", "predictions.jsonl", {"asset": "x", "instances": []}),
-    ):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / name).write_text(json.dumps(content))
-    bench = compare.Bench("r50", tmp_path, "cpu", 1, [])
-    run = compare.Run({"config": {"runnable": {}}}, process_s=1.0, peak_mb=1.0)
-    with pytest.raises(SystemExit, match="the results of d2run differ"):
-        bench._agreement([], run)
+    (tmp_path / "naive").mkdir()
+    (tmp_path / "naive/results.json").write_text(json.dumps([instance(BOX) | {"image": "x"}]))
+    found = {"runnable=exact": [instance(BOX)], "batch_size=2": []}
+
+    class Scripted(bench.Bench):  # type: ignore[misc, name-defined]
+        def _process(self, name: str, command: list[str], output: Path) -> Any:
+            if name.endswith("device=none"):
+                raise bench.Failed("out of memory")
+            output.mkdir(exist_ok=True)
+            instances = found.get(name.removeprefix("d2run "), [])
+            frame = {"asset": "x", "instances": instances}
+            (output / "predictions.jsonl").write_text(json.dumps(frame))
+            config = {"runnable": {"exact": "exact" in name}}
+            seconds = {"wall": 2.0, "forward": 1.0}
+            run = bench.Run({"config": config, "seconds": seconds}, 3.0, 100.0)
+            self.measured[name].add(run, 1)
+            return run
+
+    monkeypatch.setattr(bench, "write_case", lambda *_: None)
+    variants = [["runnable=exact"], ["batch_size=2"], ["device=none"]]
+    runs = Scripted("r50", tmp_path, "cpu", 1, variants, ("naive",), floors=False)
+    seen: list[int] = []
+    runs.run(2, lambda runs: seen.append(len(compare.summary(runs)["variants"])))
+    summary = compare.summary(runs)
+    holds = {name: each["agreement"]["holds"] for name, each in summary["variants"].items()}
+    assert holds == {"d2run runnable=exact": True, "d2run batch_size=2": False}
+    assert summary["failures"] == {"d2run device=none": "out of memory"}
+    assert summary["variants"]["d2run runnable=exact"]["naive"]["median"] == 1
+    assert not runs.holds
+    assert seen == [1, 2, 2, 2, 2]  # what failed is not tried again
+    compare.show("r50", summary)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +215,7 @@ def test_results_that_differ_end_the_comparison(agreement: ModuleType, tmp_path:
         ("compare.py", ["--pairs", "0"], "--pairs: invalid at_least_one value: '0'"),
         ("compare.py", ["--images", "-1"], "--images: invalid at_least_one value: '-1'"),
         ("compare.py", ["--device", "cuda:99"], "device 'cuda:99' does not exist here"),
+        ("compare.py", ["--peers", "forward"], "--peers needs naive"),
         ("engine.py", ["--frames", "0"], "--frames: invalid at_least_one value: '0'"),
         ("masks.py", ["--json", str(BENCHMARKS)], "--json: cannot write"),
     ],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 
 from pipeline.pages import import_for_good
 
+ROOT = Path(__file__).parents[2]
 COLLECTING = "import gc; collecting = gc.isenabled(); itself = []; itself.append(itself)"
 
 
@@ -64,3 +68,40 @@ def test_it_stays_off_where_it_was_off() -> None:
     gc.disable()
     import_for_good("for_good_a")
     assert not gc.isenabled()
+
+
+FROZEN = """
+import os
+
+class Instance:
+    def __del__(self, write=os.write):
+        write(1, b"freed\\n")
+
+instance = Instance()
+instance.itself = instance  # only the garbage collector frees it
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        pytest.param("", 0, id="normal"),
+        pytest.param("sys.exit(3)", 3, id="status"),
+        pytest.param("raise KeyboardInterrupt", -signal.SIGINT, id="interrupt"),
+        pytest.param("raise RuntimeError('failed')", 1, id="error"),
+        pytest.param("import_for_good('json'); import_for_good('decimal')", 0, id="twice"),
+    ],
+)
+def test_objects_are_freed_when_the_process_exits(tmp_path: Path, ending: str, status: int) -> None:
+    # nanobind, under triton, reports objects that are still alive then as leaks
+    (tmp_path / "frozen.py").write_text(FROZEN)
+    code = "import sys; from pipeline.pages import import_for_good; import_for_good('frozen')"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{ending}"],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stdout == "freed\n"
