@@ -162,9 +162,11 @@ def quoted_list(value: str) -> str | None:
     if depth:
         return None
     values[-1] = values[-1].removesuffix("]")
-    if len(values) == 1 and not _OF_A_PATH & set(values[0]):
-        return None  # [1] is a glob, too
     given = [each.strip() for each in values]
+    if len(given) == 1 and given[0]:  # [1] is a glob, too
+        path = given[0]
+        if not (_OF_A_PATH.intersection(path) or os.path.lexists(os.path.expanduser(path))):  # noqa: PTH111
+            return None
     if not given[-1]:  # [a,] and []
         given.pop()
     return f"[{','.join(map(quoted, given))}]"
