@@ -17,7 +17,8 @@ from runners.ledger import Ledger
 RESTART = ("runner.on_change=restart", "stage.min_score.threshold=0.9", "sink=[coco,overlay]")
 MINE = (
     "notes.txt", "overlay/mine.txt", "overlay/x.png", "overlay/x.png.jpg.bak",
-    "overlay/sub/mine.jpg", "overlay/own/deep/mine.jpg", "overlay/.mine.part", "sem_seg/mine.png", "panoptic/own/mine.png", "masks/x.png.png",
+    "overlay/sub/mine.jpg", "overlay/own/deep/mine.jpg", "overlay/.mine.part",
+    "sem_seg/mine.png", "panoptic/own/mine.png", "masks/x.png.png",
     ".hydra/mine.yaml", "coco.json.bak",
 )  # fmt: skip
 
