@@ -102,7 +102,7 @@ def _no_image_has(suffix: str) -> str | None:
     if suffix in VIDEOS:
         return "video"
     if suffix in _OTHER_IMAGES:
-        return f"image format that is not read ({suffix})"
+        return f"unsupported image format ({suffix})"
     return f"not an image ({suffix or 'no extension'})"
 
 

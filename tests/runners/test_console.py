@@ -61,12 +61,12 @@ def test_summary_of_a_run_with_nothing_to_do(
 
 def test_summary_tells_this_run_from_the_output(capfd: pytest.CaptureFixture[str]) -> None:
     counts, totals = {"done": 3, "failed": 1, "earlier": 5}, {"done": 8, "failed": 1}
-    skipped = {"hidden": 1, "image format that is not read (.heic)": 3}
+    skipped = {"hidden": 1, "unsupported image format (.heic)": 3}
     print_summary(Report(3, Path("out"), counts, totals, skipped, wall_s=2.0), "cpu")
     shown = capfd.readouterr().out.splitlines()
     assert "3 done, 1 failed, 5 done earlier; 1.50 inputs/s" in shown[-5]
     assert shown[-3:] == [
-        "skipped: 3 image format that is not read (.heic), 1 hidden",
+        "skipped: 3 unsupported image format (.heic), 1 hidden",
         "the output now holds 8 done, 1 failed",
         "results in out",
     ]

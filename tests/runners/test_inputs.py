@@ -14,7 +14,7 @@ from batches import job_of, lines, record, results, run, write_images
 from pipeline.errors import ConfigError
 from runners.ledger import Ledger
 
-OUT = "output=out"
+OUT, OVERLAY = "output=out", "sink=[coco,overlay]"
 EXTEND, RESTART = "runner.on_change=extend", "runner.on_change=restart"
 
 
@@ -87,15 +87,15 @@ def test_another_input_is_refused(here: Path, first: str, other: str) -> None:
 
 
 def test_restart_begins_with_the_other_input(here: Path) -> None:
-    run("input=a", OUT)
-    run("input=b", OUT, RESTART)
+    run("input=a", OUT, OVERLAY)
+    run("input=b", OUT, RESTART, OVERLAY)
     assert results(Path("out")) == {"x.png": (16, 22), "z.png": (17, 22)}
     assert {path.name for path in Path("out/overlay").iterdir()} == {"x.png.jpg", "z.png.jpg"}
 
 
 def test_extend_keeps_both(here: Path) -> None:
-    run("input=a", OUT)
-    report = run("input=b", OUT, EXTEND)
+    run("input=a", OUT, OVERLAY)
+    report = run("input=b", OUT, EXTEND, OVERLAY)
     assert report.counts == {"done": 2, "failed": 0}
     assert report.totals == {"done": 4, "failed": 0}
     both = results(Path("out"))
@@ -108,11 +108,11 @@ def test_extend_keeps_both(here: Path) -> None:
     assert len(lines(Path("out/inputs.jsonl"))) == 4
     before = Path("out/predictions.jsonl").read_bytes()
     for given in ("a", "b", "a"):  # both are known now, and neither takes the other's results
-        report = run(f"input={given}", OUT)
+        report = run(f"input={given}", OUT, OVERLAY)
         assert report.counts == {"done": 0, "failed": 0, "earlier": 2}
     assert Path("out/predictions.jsonl").read_bytes() == before
     with pytest.raises(ConfigError, match="another input"):
-        run("input=a/sub", OUT)
+        run("input=a/sub", OUT, OVERLAY)
 
 
 def test_each_input_of_an_extended_output_changes_on_its_own(here: Path) -> None:

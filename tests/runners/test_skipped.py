@@ -13,7 +13,7 @@ from pipeline.files import asset_keys
 from pipeline.sources import Skipped
 from runners.results import write_skipped
 
-HEIC = "image format that is not read (.heic)"
+HEIC = "unsupported image format (.heic)"
 NO_EXTENSION = "not an image (no extension)"
 
 
@@ -61,7 +61,7 @@ def test_each_reason(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert counted == report.skipped
     assert (counted[HEIC], counted[NO_EXTENSION], sum(counted.values())) == (3, 2, len(expected))
     shown = capfd.readouterr()
-    assert "skipped: 3 image format that is not read (.heic), 2 not an image (no ext" in shown.out
+    assert "skipped: 3 unsupported image format (.heic), 2 not an image (no ext" in shown.out
     assert "12" not in shown.err
     run("input=in", "output=out", "runner=plan")
     planned = capfd.readouterr().out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,31 @@ import cv2
 import numpy as np
 from command_line import ROOT
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import Job, build_job
 from pipeline.types import Report
 from runners.entry import hydra_arguments
 
-FAKE = ("model=mask_rcnn", "runnable=fake", "quiet=true", "batch_size=1")
+FAKE = ("model=mask_rcnn", "runnable=fake", "sink=[coco]", "quiet=true", "batch_size=1")
 
 
 def job_of(*arguments: str) -> Job:
     """Build a job whose model finds something in anything."""
+    given = OverridesParser.create().parse_overrides(hydra_arguments([*FAKE, *arguments]))
+    groups = [one for one in given if (ROOT / "conf" / one.key_or_group).is_dir()]
+    cfg = deepcopy(_composed(tuple(one.input_line or "" for one in groups)))
+    for one in given:
+        if one not in groups and not one.key_or_group.startswith("hydra."):
+            OmegaConf.update(cfg, one.key_or_group, one.value())
+    return build_job(cfg)
+
+
+@cache  # composing takes most of the time of a small job
+def _composed(groups: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return build_job(compose("config", hydra_arguments([*FAKE, *arguments])))
+        return compose("config", [*groups, "output=out"])
 
 
 def run(*arguments: str) -> Report:
