@@ -138,7 +138,8 @@ class Manifest:
         data = self._read()
         if data.startswith(_UTF16_MARKS):
             raise ConfigError(f"input: the list {self._name} is UTF-16; save it as UTF-8")
-        text = data.removeprefix(_UTF8_MARK).decode("utf-8", "surrogateescape")
+        # as names of files are decoded, which is not UTF-8 everywhere
+        text = os.fsdecode(data.removeprefix(_UTF8_MARK))
         if self.input == "-" and "\0" in text:
             return [entry for entry in text.split("\0") if entry]
         if self.input.lower().endswith(".csv"):
