@@ -38,7 +38,12 @@ class Asset(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """Lists the assets of a run, in input order; may be iterated again."""
+    """Lists the assets of a run, in input order; may be iterated again.
+
+    It may also have ``__len__``; ``skipped() -> list[Skipped]``, what the last look did not take;
+    and ``origins() -> list[Origin]``, what tells its input from any other: results of another input
+    in the same output are refused. All three are those of the last iteration.
+    """
 
     def __iter__(self) -> Iterator[Asset]:
         """Yield the assets; decodes nothing."""

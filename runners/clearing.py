@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -22,6 +24,7 @@ from runners.ledger import Ledger
 from runners.results import FAILURES, INPUTS, SKIPPED
 
 _LISTS = (PREDICTIONS, f".{PREDICTIONS}.ordered", FAILURES, INPUTS, SKIPPED, in_flight.NAME)
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}(-\d+\.\d+)?\.part")
 _COCO = ("coco.json", "coco_results.json", "panoptic.json")
 
 
@@ -55,6 +58,11 @@ def clear(output: Path, sinks: Mapping[str, Sink], aggregates: Mapping[str, Any]
         for sink in own:
             with suppress(Exception):  # it may know nothing of this id
                 sink.discard(ImageAsset(asset_id, asset_id))
+    for directory in parents:
+        with suppress(OSError):
+            for name in os.listdir(output / directory):  # noqa: PTH208
+                if _TEMPORARY.fullmatch(name):  # of a run that was killed
+                    folder.remove(f"{directory}/{name}")
     for directory in sorted(parents, key=lambda path: len(path.parts), reverse=True)[:-1]:
         folder.remove_empty(str(directory))
     known = [

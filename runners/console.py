@@ -129,8 +129,9 @@ def print_summary(report: Report, ran_on: str, of_s: float | None = None) -> Non
         of_s: How long the run was there, in seconds, if it waited for most of that time.
     """
     counts = ", ".join(_counted(n, outcome) for outcome, n in report.counts.items() if n)
-    if not (report.counts["done"] or report.counts["failed"]) and (counts or report.totals):
-        tell(f"nothing to do: {counts or 'no new input'}")
+    if report.counts and not (report.counts["done"] or report.counts["failed"]):
+        none = "no new input" if any(report.totals.values()) else "no input"
+        tell(f"nothing to do: {counts or none}")
         _tell_the_rest(report)
         return
     found = sorted(report.detections.items(), key=lambda item: (-item[1], item[0]))
@@ -141,7 +142,7 @@ def print_summary(report: Report, ran_on: str, of_s: float | None = None) -> Non
     print_table("Time", ("step", "seconds", "% of wall"), rows)
     rate = report.counts.get("done", 0) / report.wall_s if report.wall_s else 0.0
     load_s = report.timings.get("load", 0.0)
-    tell(f"{counts or 'no input'}; {rate:.2f} inputs/s after {load_s:.1f} s of loading the model")
+    tell(f"{counts}; {rate:.2f} inputs/s after {load_s:.1f} s of loading the model")
     tell(f"ran on {ran_on}, busy {100 * busy(report):.0f} % of the time")
     if of_s is not None:
         tell(f"at work for {report.wall_s:.1f} s of {_duration(of_s)}")
@@ -162,8 +163,8 @@ def _counted(n: int, outcome: str) -> str:
 
 def _tell_the_rest(report: Report) -> None:
     """Print what was skipped, what the output holds if that is more, and where it is."""
-    if n := sum(report.skipped.values()):
-        tell(f"skipped {n} files: {reasons(report.skipped)}")
+    if report.skipped:
+        tell(f"skipped: {reasons(report.skipped)}")
     if any(n != report.counts.get(outcome, 0) for outcome, n in report.totals.items()):
         held = ", ".join(f"{n} {outcome}" for outcome, n in report.totals.items() if n)
         tell(f"the output now holds {held or 'no result'}")

@@ -43,8 +43,10 @@ class Share:
         return range(self.index * ROOM, (self.index + 1) * ROOM)
 
     def record(self, ledger: Ledger) -> None:
-        """Write the inputs to the ledger."""
-        ledger.state(_FACT, self.as_json())
+        """Write the inputs to the ledger, if it does not know them yet."""
+        if ledger.fact(_FACT) != self.as_json():
+            ledger.state(_FACT, self.as_json())
+            ledger.commit()
 
     def as_json(self) -> list[list[dict[str, Any]]]:
         """Return the inputs as JSON holds them."""
@@ -116,8 +118,8 @@ def share_of(job: Job, ledger: Ledger | None, on_change: str, *, can_extend: boo
             f"{' and '.join(map(_text, recorded))}, is {_text(own)}; choose another output, "
             f"{extend}or runner.on_change=restart to remove them"
         )
-    paths = {(origin.path, origin.pattern) for each in recorded for origin in each}
-    if shared := [str(origin) for origin in own if (origin.path, origin.pattern) in paths]:
+    before = [origin for each in recorded for origin in each]
+    if shared := [str(origin) for origin in own if any(map(origin.matches, before))]:
         raise ConfigError(
             f"{job.output} holds results of {shared[0]} already, under other ids; add the other "
             "inputs without it"

@@ -89,32 +89,36 @@ class Manifest:
         return [Origin(real_path(user_path(self.input)), cwd=self._cwd)]
 
     def _assets(self, paths: dict[str, str]) -> Iterator[ImageAsset]:
+        here = os.path.join(Path.cwd(), "")  # noqa: PTH118
         for asset_id, path in paths.items():
-            yield ImageAsset(asset_id, path, exif=self.exif, max_pixels=self.max_pixels)
+            whole = path if path.startswith("/") else here + path
+            yield ImageAsset(asset_id, whole, exif=self.exif, max_pixels=self.max_pixels)
 
     def _paths(self) -> dict[str, str]:
-        """Return the assets' absolute paths by their ids."""
+        """Return the assets' paths, relative ones to the working directory, by the assets' ids."""
         paths: dict[str, str] = {}
         skipped: list[Skipped] = []
-        ids: dict[str, str] = {}  # by plain path
+        ids: dict[
+            str, str
+        ] = {}  # by plain path; relative to the working directory for what is in it
         self._cwd = None
         here = os.path.join(Path.cwd(), "")  # noqa: PTH118
         beside = os.path.join(user_path(self.input).absolute().parent, "")  # noqa: PTH118
         bases = {base: plain_path(base) for base in (here, beside)} | {"": ""}
         for entry in self._entries():
             base = self._base(entry, here, beside)
-            if base == here:
-                self._cwd = here.rstrip("/") or "/"
-            path = base + entry
-            plain = plain_path(path)
-            if plain in ids:
-                skipped.append(Skipped(ids[plain], "listed twice"))
+            plain = plain_path(base + entry)
+            key = plain.removeprefix(here)
+            key = entry if key == entry else key  # the same string: there may be a million
+            if key in ids:
+                skipped.append(Skipped(ids[key], "listed twice"))
                 continue
             asset_id = _id(plain, bases[base])
+            asset_id = entry if asset_id == entry else asset_id
             while asset_id in paths:  # data/x.jpg and /data/x.jpg
                 asset_id = f"_/{asset_id}"
-            ids[plain] = asset_id
-            paths[asset_id] = path
+            ids[key] = asset_id
+            paths[asset_id] = entry if base == here else base + entry
         self._count, self._skipped = len(paths), skipped
         return paths
 
@@ -122,7 +126,11 @@ class Manifest:
         """Return what a relative entry is relative to, ``""`` for an absolute one."""
         if entry.startswith("/"):
             return ""
-        if self.input == "-" or os.path.lexists(here + entry):
+        if self._cwd and self.input == "-":
+            return here
+        if os.path.lexists(here + entry):
+            if self.input == "-" or here != beside:
+                self._cwd = here.rstrip("/") or "/"
             return here
         return beside if os.path.lexists(beside + entry) else here
 
@@ -130,7 +138,8 @@ class Manifest:
         data = self._read()
         if data.startswith(_UTF16_MARKS):
             raise ConfigError(f"input: the list {self._name} is UTF-16; save it as UTF-8")
-        text = data.removeprefix(_UTF8_MARK).decode("utf-8", "surrogateescape")
+        # as names of files are decoded, which is not UTF-8 everywhere
+        text = os.fsdecode(data.removeprefix(_UTF8_MARK))
         if self.input == "-" and "\0" in text:
             return [entry for entry in text.split("\0") if entry]
         if self.input.lower().endswith(".csv"):

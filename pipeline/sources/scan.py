@@ -102,7 +102,7 @@ def _no_image_has(suffix: str) -> str | None:
     if suffix in VIDEOS:
         return "video"
     if suffix in _OTHER_IMAGES:
-        return f"image format that is not read ({suffix})"
+        return f"unsupported image format ({suffix})"
     return f"not an image ({suffix or 'no extension'})"
 
 
@@ -131,7 +131,8 @@ class _Walk:
         self.found = Scan(root)
         self.depth = depth
         self.wanted = wanted
-        self.names: dict[str, list[str]] = {}  # by folder; those of its folders end with "/"
+        # by folder: names, those of its folders end with "/"; and what is skipped
+        self.names: dict[str, list[str | Skipped]] = {}
         self.folders = [""]
         self.links: list[str] = []  # folders reached by a link, for the end
         self.seen = {_identity(parent) for parent in root.resolve().parents}
@@ -149,8 +150,11 @@ class _Walk:
                 if not folder_id:
                     raise
                 self.skip(folder_id, why(exc), lost=True)
-        self.found.images.extend(self.in_order())
-        self.found.skipped.sort(key=lambda entry: natural_key(entry.path))
+        for entry in self.in_order():
+            if isinstance(entry, str):
+                self.found.images.append(entry)
+            else:
+                self.found.skipped.append(entry)
         return self.found
 
     def folder(self, folder_id: str) -> None:
@@ -198,19 +202,28 @@ class _Walk:
         return reason
 
     def skip(self, asset_id: str, reason: str, lost: bool = False) -> None:
-        self.found.skipped.append(Skipped(asset_id.removesuffix("/"), reason, lost))
+        path = asset_id.removesuffix("/")
+        parent = path[: path.rfind("/") + 1]
+        self.names[parent].append(Skipped(path, reason, lost))
 
-    def in_order(self) -> Iterator[str]:
-        """Yield the images' ids. Done folder by folder, so that there are few sort keys at once."""
-        ahead = [""]
+    def in_order(self) -> Iterator[str | Skipped]:
+        """Yield the images' ids and what is skipped.
+
+        Done folder by folder, so that there are few sort keys at once.
+        """
+        ahead: list[str | Skipped] = [""]
         while ahead:
-            asset_id = ahead.pop()
-            if asset_id and not asset_id.endswith("/"):
-                yield asset_id
-            else:
-                names = self.names.pop(asset_id, [])
-                names.sort(key=natural_key, reverse=True)
-                ahead += [asset_id + name for name in names]
+            entry = ahead.pop()
+            if isinstance(entry, Skipped) or (entry and not entry.endswith("/")):
+                yield entry
+                continue
+            inside = self.names.pop(entry, [])
+            inside.sort(key=_key_in_folder, reverse=True)
+            ahead += [entry + each if isinstance(each, str) else each for each in inside]
+
+
+def _key_in_folder(entry: str | Skipped) -> str:
+    return natural_key(entry if isinstance(entry, str) else entry.path.rpartition("/")[2])
 
 
 def _identity(path: str | Path) -> tuple[int, int]:

@@ -96,7 +96,7 @@ def test_it_is_quarantined_and_all_others_are_done(
     status, told = ended(start(*apart))  # not tried again
     assert (status, len(told)) == (3, 1)
     assert "4 of them killed their worker before" in told[0]
-    assert counts(out) == {"done": 0, "failed": 0, "earlier": 16}
+    assert counts(out) == {"done": 0, "failed": 0, "earlier": 12, "not_retried": 4}
     assert outputs(out) == first
 
     status, told = ended(start(*apart, "runner.retry_failed=true"))
@@ -142,7 +142,7 @@ def test_what_ends_the_run_is_found_by_the_next(start: Start, photos: Path, tmp_
 
     status, told = ended(start())
     assert (status, len(told)) == (3, 1)
-    assert counts(out) == {"done": 0, "failed": 0, "earlier": 13}
+    assert counts(out) == {"done": 0, "failed": 0, "earlier": 12, "not_retried": 1}
     assert ended(start("decode.isolation=process", output="apart"))[0] == 3
     assert outputs(out) == outputs(tmp_path / "apart")
 

@@ -51,7 +51,7 @@ def odd_files() -> Iterator[OddFile]:
         ("photo.svg", SVG, "(.svg)"),
         ("photo.fits", FITS, "(.fits)"),
     ):
-        yield OddFile(name, data, skipped=f"image format that is not read {kind}")
+        yield OddFile(name, data, skipped=f"unsupported image format {kind}")
         yield OddFile(f"{name}.jpg", data, refused=NOT_READ)
     yield OddFile("film.mp4", HEIC, skipped="video")
     yield OddFile("notes.txt", b"notes", skipped="not an image (.txt)")

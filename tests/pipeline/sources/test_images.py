@@ -268,8 +268,8 @@ def test_arguments(options: dict[str, Any], message: str) -> None:
         ("x", "not an image (no extension)"),
         ("jpg", "not an image (no extension)"),
         ("x.MP4", "video"),
-        ("x.heic", "image format that is not read (.heic)"),
-        ("x.svg", "image format that is not read (.svg)"),
+        ("x.heic", "unsupported image format (.heic)"),
+        ("x.svg", "unsupported image format (.svg)"),
     ],
 )
 def test_left_out(tmp_path: Path, name: str, reason: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, DecodeError
+from pipeline.files import output_name
 from pipeline.protocols import Source
 from pipeline.sources import Manifest
 
@@ -80,19 +81,35 @@ def test_lists(
     [
         ("a.jpg", "a.jpg"),
         ("./a//b/./c.jpg", "a/b/c.jpg"),
-        ("a/../b.jpg", "b.jpg"),
+        ("sub/../b.jpg", "b.jpg"),
         ("..a.jpg", "..a.jpg"),
         ("/srv/x.jpg", "srv/x.jpg"),
         ("//srv/x.jpg", "srv/x.jpg"),
-        ("/srv/../../x.jpg", "x.jpg"),
+        ("/tmp/../../x.jpg", "x.jpg"),
         ("../x.jpg", "{parent}/x.jpg"),
-        ("a/../../x.jpg", "{parent}/x.jpg"),
+        ("sub/../../x.jpg", "{parent}/x.jpg"),
+        ("link/../x.jpg", "data/x.jpg"),
+        ("link/../../x.jpg", "x.jpg"),
+        ("link/x.jpg", "link/x.jpg"),  # a name of its own
+        ("data/deep/../link/../x.jpg", "data/link/__/x.jpg"),  # data/link is not there
+        ("gone/../b.jpg", "gone/__/b.jpg"),  # as the system sees it, no path of b.jpg
+        ("loop/../b.jpg", "loop/__/b.jpg"),
+        ("a.jpg/../b.jpg", "a.jpg/__/b.jpg"),
+        ("gone/../../b.jpg", "gone/__/__/b.jpg"),
+        ("no\0thing.jpg", "no\\0thing.jpg"),
+        ("no\0thing/../x.jpg", "no\\0thing/__/x.jpg"),
+        ("cafe\u0301.jpg", "cafe\u0301.jpg"),  # not made one with caf\u00e9.jpg
         ("..", "{parent}"),
         (".", "."),
         ("/", "."),
     ],
 )
 def test_ids(here: Path, entry: str, expected: str) -> None:
+    for folder in ("data/deep", "sub"):
+        (here / folder).mkdir(parents=True)
+    (here / "link").symlink_to("data/deep")
+    (here / "loop").symlink_to("loop")
+    (here / "a.jpg").touch()
     (here / "x.txt").write_text(entry)
     assert ids(Manifest("x.txt")) == [expected.format(parent=str(here.parent).lstrip("/"))]
 
@@ -174,7 +191,92 @@ def test_paths_follow_links_as_they_are_written(here: Path) -> None:
     (here / "link").symlink_to("data/deep")
     (here / "x.txt").write_text("link/../x.jpg\n")
     (asset,) = Manifest("x.txt")
-    assert (asset.id, asset.path) == ("x.jpg", here / "link/../x.jpg")  # data/x.jpg, not x.jpg
+    assert (asset.id, asset.path) == ("data/x.jpg", here / "link/../x.jpg")
+
+
+SAME, OTHER = "the same asset", "another asset"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("first", "second", "which"),
+    [
+        ("a.png", "./a.png", SAME),
+        ("a.png", "sub//../a.png", SAME),
+        ("a.png", "{here}/a.png", SAME),
+        ("a.png", "/{here}/./a.png", SAME),
+        ("a.png", "../here/a.png", SAME),
+        ("data/a.png", "link/../a.png", SAME),
+        ("{here}/data/a.png", "link/../a.png", SAME),
+        ("a.png", "link/../a.png", OTHER),  # data/a.png
+        ("a.png", "{here}/link/../a.png", OTHER),
+        ("a.png", "gone/../a.png", OTHER),  # not there
+        ("a.png", "a.png/../a.png", OTHER),
+        ("a.png", "A.png", OTHER),
+        ("caf\u00e9.png", "cafe\u0301.png", OTHER),
+        ("data/deep/a.png", "link/a.png", OTHER),  # two names of one file
+        ("a.png", "other.png", OTHER),
+        ("a.png", "hard.png", OTHER),
+        ("a.png", "a.png\0", OTHER),
+    ],
+)
+def test_identity(here: Path, first: str, second: str, which: str, order: int) -> None:
+    for path in ("a.png", "data/a.png", "data/deep/a.png", "caf\u00e9.png"):
+        (here / path).parent.mkdir(parents=True, exist_ok=True)
+        (here / path).write_bytes(PNG + path.encode())
+    (here / "sub").mkdir()
+    (here / "link").symlink_to("data/deep")
+    (here / "other.png").symlink_to("a.png")
+    (here / "hard.png").hardlink_to(here / "a.png")
+    listed = [entry.format(here=here) for entry in (first, second)][::order]
+    (here / "x.txt").write_text("\n".join(listed))
+    source = Manifest("x.txt")
+    assets = {asset.id: asset for asset in source}
+    assert len(assets) == (1 if which == SAME else 2)
+    assert [entry.reason for entry in source.skipped()] == ["listed twice"] * (which == SAME)
+    for asset_id, asset in assets.items():  # each id leads to its own file
+        content = (
+            asset.path.read_bytes() if "\0" not in str(asset.path) and asset.path.exists() else b""
+        )
+        assert not content or content.endswith(b"a.png") or asset_id.startswith("caf")
+        if content:
+            named = here / asset_id if (here / asset_id).exists() else Path("/", asset_id)
+            assert named.read_bytes() == content
+    assert len({output_name(asset_id, ".jpg") for asset_id in assets}) == len(assets)
+    assert not any("\0" in asset_id or ".." in asset_id.split("/") for asset_id in assets)
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.csv", "-"])
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("a\0b.png", "null"),
+        ("/\0", "null"),
+        ("x" * 300 + ".png", "too long"),
+        ("d/" * 3000 + "x.png", "too long"),
+        ("loop/x.png", "symbolic links"),
+        ("good.png/x.png", "not a directory"),
+        ("gone.png", "no such file"),
+        (".", "is a folder"),
+    ],
+)
+def test_what_the_system_refuses_fails_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch, name: str, entry: str, message: str
+) -> None:
+    (here / "good.png").write_bytes(PNG)
+    (here / "loop").symlink_to("loop")
+    listed = [entry, "good.png"]
+    if name == "-":
+        if "\0" in entry:
+            pytest.skip("NUL ends an entry of standard input")
+        stdin(monkeypatch, "\n".join(listed).encode())
+    else:
+        (here / name).write_text("\n".join((["path"] if name == "x.csv" else []) + listed))
+    bad, good = Manifest(name)
+    assert next(good.frames()).size == (2, 3)
+    for look in (lambda: next(bad.frames()), bad.fingerprint):
+        with pytest.raises(DecodeError, match=message):
+            look()
 
 
 @pytest.mark.parametrize(
