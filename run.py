@@ -13,6 +13,10 @@ def main() -> int:
     Returns:
         The exit status (docs/run.md).
     """
+    if sys.getfilesystemencoding() != "utf-8":  # else not worth the import
+        from pipeline.utf8 import ensure_utf8
+
+        ensure_utf8()
     try:
         status = hold_early(sys.argv[1:])  # before the slow imports, which come with the entry
         if status is not None:

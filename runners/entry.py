@@ -20,6 +20,7 @@ from pipeline.config import build_job
 from pipeline.errors import ConfigError, PipelineError, printable
 from pipeline.pages import keep_pages
 from pipeline.redaction import redacted_text
+from runners.sweep import redact_sweeps
 
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
 _OVERRIDE = re.compile(r"~|\+{0,2}[\w/@$][\w/.@:$-]*=", re.ASCII)
@@ -71,6 +72,7 @@ def main() -> int:
         signal.signal(number, _stop)
     sys.argv[1:] = hydra_arguments(sys.argv[1:])
     keep_pages()
+    redact_sweeps()
     # Hydra would print a traceback and leave with 1: have it raise instead
     debug = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"
