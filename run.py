@@ -16,6 +16,10 @@ def main() -> int:
     Returns:
         The exit status (docs/run.md).
     """
+    if sys.getfilesystemencoding() != "utf-8":  # else not worth the import
+        from pipeline.utf8 import ensure_utf8
+
+        ensure_utf8()
     try:
         if "--version" in sys.argv[1:]:
             from pipeline import __version__

@@ -25,6 +25,7 @@ from pipeline.errors import ConfigError, PipelineError, printable
 from pipeline.pages import keep_pages
 from pipeline.redaction import redacted_text
 from runners.command_line import parse
+from runners.sweep import redact_sweeps
 
 _CONF = Path(__file__).parent.parent / "conf"
 
@@ -77,6 +78,7 @@ def main(started: float | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     keep_pages()
+    redact_sweeps()
 
     def entry(cfg: DictConfig) -> None:
         statuses.append(run_job(cfg, started if not statuses else None))

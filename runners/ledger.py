@@ -182,8 +182,8 @@ class Ledger:
         found = [row[0] for row in run("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
         if found != [each.strip() for each in _TABLES.split(";")[:-1]]:
             raise LedgerDamagedError(self.path, "its tables are not those of a ledger")
-        for *row, checksum in run(f"SELECT {_COLUMNS}, checksum FROM entries"):
-            if _checksum(tuple(row)) != checksum:
+        for row in run(f"SELECT {_COLUMNS}, checksum FROM entries"):
+            if _checksum(row[:-1]) != row[-1]:
                 raise LedgerDamagedError(self.path, "an entry does not fit its checksum")
 
     def __enter__(self) -> Ledger:

@@ -3,6 +3,8 @@
 import sys
 
 from pipeline.store.cli import main
+from pipeline.utf8 import ensure_utf8
 
 if __name__ == "__main__":
+    ensure_utf8()
     sys.exit(main())

@@ -133,6 +133,25 @@ def test_a_damaged_ledger_is_told_and_repaired(
     assert counts(done)["done"] <= 6
 
 
+def test_a_flipped_byte_is_seen_before_anything_is_done(
+    d2run: Run, photos: Path, done: Path
+) -> None:
+    path = done / "ledger.sqlite"
+    whole = path.read_bytes()
+    # the last result's, which no run that has nothing to do would look at
+    at = whole.index(b"sub/c.jpg", whole.index(b"CREATE INDEX")) + len("sub/c.jpgdone") + 30
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    before = content(done)
+    refused = d2run(*FAKE, f"input={photos}", f"output={done}")
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert "runner=repair" in refused.stderr
+    assert content(done) == before
+    assert d2run(*FAKE, "runner=repair", f"input={photos}", f"output={done}").returncode == 0
+    assert d2run(*FAKE, f"input={photos}", f"output={done}").returncode == 3
+    assert content(done) == before
+
+
 def test_nothing_to_repair(d2run: Run, photos: Path, tmp_path: Path) -> None:
     job = (*FAKE, "runner=repair", f"input={photos}")
     told = d2run(*job, f"output={tmp_path}/gone")

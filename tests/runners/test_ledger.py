@@ -116,6 +116,81 @@ def test_a_flipped_bit_is_seen_or_changes_nothing(path: Path, seed: int) -> None
     assert seen >= 20
 
 
+def is_intact(path: Path) -> bool:
+    try:
+        with Ledger(path) as ledger:
+            assert list(ledger.entries()) == entries()
+            assert ledger.position == Position(30_000, 301)
+            assert ledger.fact("settings") == {"a": {"b": [1, None, "ü"]}}
+            ledger.put([Entry("more", 999, "done")])
+            ledger.commit()
+    except LedgerDamagedError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("bits", [1, 2, 64, 255])
+def test_every_byte_of_the_header_is_seen_when_opened_or_changes_nothing(
+    path: Path, bits: int
+) -> None:
+    whole = path.read_bytes()
+    for at in range(100):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ bits]) + whole[at + 1 :])
+        is_intact(path)  # or another error, which a user would not know how to mend
+
+
+@pytest.mark.parametrize("what", ["an entry", "a fact", "an index", "a table"])
+def test_damage_is_seen_when_it_is_opened(path: Path, what: str) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute(
+            {
+                "an entry": "UPDATE entries SET length = 101 WHERE place = 7",
+                "a fact": "UPDATE facts SET value = replace(value, 'b', 'c')",
+                "an index": "DROP INDEX failures",
+                "a table": "UPDATE sqlite_master SET sql = replace(sql, 'INTEGER', 'INT')",
+            }[what]
+        )
+    db.close()
+    with pytest.raises(LedgerDamagedError, match="runner=repair"):
+        Ledger(path)
+
+
+def test_a_ledger_that_was_closed_is_not_verified_row_by_row(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = []
+    monkeypatch.setattr(Ledger, "_verify", lambda self: verified.append(self))
+    with Ledger(path):
+        assert not verified
+    before = path.read_bytes()
+    with Ledger(path) as ledger:
+        ledger.put([Entry("more", 999, "done")])
+        ledger.commit()
+        killed = path.read_bytes()
+    assert path.read_bytes() != before
+    with Ledger(path):
+        assert not verified
+    path.write_bytes(killed)  # nobody has closed it
+    with Ledger(path):
+        assert verified
+    assert path.read_bytes() == killed  # nor is it now said to be verified
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_ledger_that_is_replaced_is_noticed(path: Path) -> None:
+    other = path.with_name("ledger.sqlite-journal")
+    with Ledger(path) as ledger:
+        ledger.put([Entry("more", 999, "done")])
+        path.rename(path.with_name("moved"))
+        other.rename(path.with_name("moved-journal"))
+        path.write_bytes(b"another's")
+        other.write_bytes(b"another's")
+        with pytest.raises(OutputError, match="moved, replaced or deleted"):
+            ledger.commit()
+    assert path.read_bytes() == other.read_bytes() == b"another's"
+
+
 @pytest.mark.parametrize(
     "what", ["database or disk is full", "disk I/O error", "attempt to write a readonly database"]
 )

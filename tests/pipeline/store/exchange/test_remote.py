@@ -53,6 +53,8 @@ def test_errors_are_not_taken_for_absence(tmp_path, memory, monkeypatch):
 
     monkeypatch.setattr(memory, "info", denied)
     (tmp_path / "source").write_bytes(b"x")
-    with pytest.raises(StoreError, match=r"403 for https://\*{3}@bucket/a\.zip\?\*{3} sorry; check"):
+    with pytest.raises(
+        StoreError, match=r"403 for https://\*{3}@bucket/a\.zip\?\*{3} sorry; check"
+    ):
         send(tmp_path / "source", "memory://bucket/a.zip", overwrite=False)
     assert not memory.store
