@@ -119,6 +119,7 @@ def count(source: Iterable[Asset]) -> int:
 
 def _warnings(job: Job, total: int) -> Iterator[str]:
     yield from getattr(job.model, "warnings", [])
+    yield from getattr(job.runnable, "warnings", [])
     for entry in getattr(job.source, "skipped", list)():
         if getattr(entry, "lost", False):
             yield f"left out: {entry.path}: {entry.reason}"

@@ -158,8 +158,8 @@ def counts_in(cfg: Any) -> tuple[int, int]:
     """Return the numbers of things and of stuff classes that a whole ``CfgNode`` says."""
     architecture = cfg.MODEL.META_ARCHITECTURE
     node = instance_node(architecture)
-    things = _value(cfg, f"{node}.NUM_CLASSES") if node else 0
-    return int(things or 0), _value(cfg, _STUFF) if architecture in _SEMANTIC else 0
+    things = value(cfg, f"{node}.NUM_CLASSES") if node else 0
+    return int(things or 0), value(cfg, _STUFF) if architecture in _SEMANTIC else 0
 
 
 def relevant(cfg: Any, categories: Categories) -> Categories:
@@ -179,10 +179,11 @@ def relevant(cfg: Any, categories: Categories) -> Categories:
 def count_problems(cfg: Any, categories: Categories) -> list[str]:
     """Compare the numbers of names with those of a whole ``CfgNode``."""
     architecture = cfg.MODEL.META_ARCHITECTURE
-    return class_problems(architecture, categories, lambda key: _value(cfg, key), default=False)
+    return class_problems(architecture, categories, lambda key: value(cfg, key), default=False)
 
 
-def _value(cfg: Any, key: str) -> Any:
+def value(cfg: Any, key: str) -> Any:
+    """Return the value of a dotted key of a ``CfgNode``; ``None`` where it has none."""
     for part in key.split("."):
         cfg = cfg.get(part) if cfg is not None else None
     return cfg

@@ -170,7 +170,8 @@ class Watch:
                 self.retry_failed,
                 self.max_failures,
             )
-            record = Record(job, describe(), list(getattr(job.model, "warnings", [])))
+            warnings = [*getattr(job.model, "warnings", []), *getattr(job.runnable, "warnings", [])]
+            record = Record(job, describe(), warnings)
             events = stack.enter_context(Events(root, events=self.events, leave_out=leave_out))
             watching = Watching(self, work, inbox, events, record, log, troubles)
             late = getattr(work.reader, "close", events.wake)
