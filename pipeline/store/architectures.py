@@ -108,10 +108,11 @@ def class_problems(
     return problems
 
 
-def unsupported(said: Callable[[str], Any]) -> list[str]:
+def unsupported(name: str, said: Callable[[str], Any]) -> list[str]:
     """Name what a config asks for that no run can do, as far as that is known without building it.
 
     Args:
+        name: Of the model.
         said: What the config says of a key; ``None`` where it leaves the key open.
     """
     problems = []
@@ -142,7 +143,7 @@ def unsupported(said: Callable[[str], Any]) -> list[str]:
         )
     if str(said("MODEL.META_ARCHITECTURE")).startswith("PanopticDeepLab"):
         problems.append("Panoptic-DeepLab is not supported; the panoptic model is PanopticFPN")
-    return problems
+    return [f"model '{name}' cannot run: {problem}" for problem in problems]
 
 
 def _any(value: Any) -> bool:

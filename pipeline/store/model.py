@@ -235,7 +235,7 @@ class Model:
         return str(self._said("MODEL.META_ARCHITECTURE") or architectures.DEFAULT)
 
     def _said(self, key: str) -> Any:
-        return self._opts.get(key) or self._config.get(key)
+        return self._opts[key] if key in self._opts else self._config.get(key)
 
     @cached_property
     def _origin(self) -> Origin:
@@ -275,7 +275,7 @@ class Model:
             )
 
     def _check_classes(self) -> None:
-        if problems := architectures.unsupported(self._said):
+        if problems := architectures.unsupported(self.name, self._said):
             raise ConfigError(*problems)
         # where the user's names may set the number of classes, there is nothing to compare with
         open_ = self.class_names is not None and self.weights != "zoo" and self._config.in_zoo

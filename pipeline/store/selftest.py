@@ -95,8 +95,8 @@ def runnable_of(
     Raises:
         ConfigError: The config asks for what no run can do.
     """
-    if problems := architectures.unsupported(lambda key: architectures.value(cfg, key)):
-        raise ConfigError(*(f"model '{name}' cannot run: {problem}" for problem in problems))
+    if problems := architectures.unsupported(name, lambda key: architectures.value(cfg, key)):
+        raise ConfigError(*problems)
     return Detectron2(_Loaded(name, cfg, module, categories), device, exact=True)
 
 

@@ -69,8 +69,14 @@ def test_told_by_the_config(name: str) -> None:
             pytest.skip("this Detectron2 has the operator")
     config, opts, says = HOPELESS[name]
     model = Model("mine", config=config, weights="random", opts=opts, class_names=CLASS_NAMES)
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=f"model 'mine' cannot run: .*{says}"):
         model.check()
+
+
+def test_the_last_word_is_that_of_the_options() -> None:
+    opts = ("MODEL.LOAD_PROPOSALS", False, "MODEL.PROPOSAL_GENERATOR.NAME", "RPN")
+    config = "COCO-Detection/fast_rcnn_R_50_FPN_1x"
+    Model("mine", config=config, weights="random", opts=opts, class_names=CLASS_NAMES).check()
 
 
 class Changed:
