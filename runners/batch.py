@@ -140,6 +140,7 @@ def _skipped(job: Job) -> Counter[str]:
 
 def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
     yield from getattr(job.model, "warnings", [])
+    yield from getattr(job.runnable, "warnings", [])
     entries: Iterable[Any] = getattr(job.source, "skipped", list)()
     lost = [entry for entry in entries if getattr(entry, "lost", False)]
     for entry in lost[:_LOST]:

@@ -68,8 +68,9 @@ def compile_parts(
     def through_openvino(part: Part, call: Call) -> Call:
         used = "fp32" if part.in_fp32 else precision
         hint = {"INFERENCE_PRECISION_HINT": _HINTS[used]}
-        compiled[part.name] = Compiled(part, call, forwards, settings | hint, _TOLERANCE[used])
-        return compiled[part.name]
+        new = Compiled(part, call, forwards, settings | hint, _TOLERANCE[used])
+        compiled[part.name] = new
+        return new
 
     for part in parts(module):
         inside = f"{names[part.owner]}."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import random
 import warnings
 from collections import OrderedDict, deque
@@ -79,7 +80,12 @@ class _Saved:
                 self._undo.append(functools.partial(setattr, cell, "cell_contents", value))
         for value in places.values:
             self._visit(value)
-        self._undo += [cache.cache_clear for cache in places.caches if _is_empty(cache)]
+        for cache in places.caches:
+            for held in gc.get_referents(cache):  # its results, or a dict of them
+                for result in held.values() if type(held) is dict else [held]:
+                    self._visit(result)
+            if not cache.cache_info().currsize:
+                self._undo.append(cache.cache_clear)
         self._undo += [functools.partial(random.setstate, random.getstate())]
         self._undo += [functools.partial(np.random.set_state, np.random.get_state())]
         self._undo += [functools.partial(torch.set_rng_state, torch.get_rng_state())]
@@ -151,10 +157,6 @@ class _Saved:
             self._seen.add(id(module._parameters))
         saved = {key: self._value(value) for key, value in vars(module).items()}
         self._undo.append(functools.partial(_remap, vars(module), saved))
-
-
-def _is_empty(cache: Any) -> bool:
-    return hasattr(cache, "cache_info") and not cache.cache_info().currsize
 
 
 def _set(space: Any, name: str, value: Any) -> None:

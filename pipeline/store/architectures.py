@@ -126,10 +126,11 @@ def class_problems(
     return problems
 
 
-def unsupported(said: Callable[[str], Any]) -> list[str]:
+def unsupported(name: str, said: Callable[[str], Any]) -> list[str]:
     """Name what a config asks for that no run can do, as far as that is known without building it.
 
     Args:
+        name: Of the model.
         said: What the config says of a key; ``None`` where it leaves the key open.
     """
     problems = []
@@ -160,7 +161,7 @@ def unsupported(said: Callable[[str], Any]) -> list[str]:
         )
     if str(said("MODEL.META_ARCHITECTURE")).startswith("PanopticDeepLab"):
         problems.append("Panoptic-DeepLab is not supported; the panoptic model is PanopticFPN")
-    return problems
+    return [f"model '{name}' cannot run: {problem}" for problem in problems]
 
 
 def _any(value: Any) -> bool:
@@ -176,8 +177,8 @@ def counts_in(cfg: Any) -> tuple[int, int]:
     """Return the numbers of things and of stuff classes that a whole ``CfgNode`` says."""
     architecture = cfg.MODEL.META_ARCHITECTURE
     node = instance_node(architecture)
-    things = _value(cfg, f"{node}.NUM_CLASSES") if node else 0
-    return int(things or 0), _value(cfg, _STUFF) if architecture in _SEMANTIC else 0
+    things = value(cfg, f"{node}.NUM_CLASSES") if node else 0
+    return int(things or 0), value(cfg, _STUFF) if architecture in _SEMANTIC else 0
 
 
 def relevant(cfg: Any, categories: Categories) -> Categories:
@@ -209,10 +210,11 @@ def names_for(cfg: Any, class_names: Any) -> Categories:
 def count_problems(cfg: Any, categories: Categories) -> list[str]:
     """Compare the numbers of names with those of a whole ``CfgNode``."""
     architecture = cfg.MODEL.META_ARCHITECTURE
-    return class_problems(architecture, categories, lambda key: _value(cfg, key), default=False)
+    return class_problems(architecture, categories, lambda key: value(cfg, key), default=False)
 
 
-def _value(cfg: Any, key: str) -> Any:
+def value(cfg: Any, key: str) -> Any:
+    """Return the value of a dotted key of a ``CfgNode``; ``None`` where it has none."""
     for part in key.split("."):
         cfg = cfg.get(part) if cfg is not None else None
     return cfg

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.devices import device_name, resolve_device
 from pipeline.errors import StoreError
 from pipeline.files import write_whole
+from pipeline.runnables.detectron2 import Detectron2
 from pipeline.store import architectures, selftest
 from pipeline.store.custom import import_modules
 from pipeline.store.entry import SELFTEST, WEIGHTS, StoredModel
@@ -36,6 +38,7 @@ def verified(
         What was found, for people.
 
     Raises:
+        ConfigError: No run could run the model.
         ModelCorruptError: A file is not what was saved.
         UntrustedModelError: The model needs its own modules, and was not got with ``trust``.
         StoreError: The model computes something else than when it was saved.
@@ -43,7 +46,8 @@ def verified(
     entry.verify()
     whole = f"{len(entry.info['files'])} files as saved (digest {entry.digest[:12]})"
     if SELFTEST not in entry.info["files"]:
-        return f"{whole}; it has no self-test"
+        with loaded(entry, device or "cpu"):
+            return f"{whole}; it has no self-test, but runs"
     here = selftest.environment()
     note = _note(store, entry, here)
     if here == entry.info.get("selftest") and not force and device is None:
@@ -68,22 +72,37 @@ def repeated(entry: StoredModel, device_id: str) -> selftest.Comparison:
     Raises:
         StoreError: The model computes something else than when it was saved; says what.
     """
-    device = resolve_device(device_id)
-    with architectures.quiet():
-        if entry.trust:
-            import_modules(entry)
-        module = build_stored(entry, selftest.lenient_cfg(stored_cfg(entry)))
-        load_weights(module, read_weights(entry.path / WEIGHTS), f"the weights of '{entry.tag}'")
-        found = selftest.repeat(module.eval().to(device), entry.path / SELFTEST)
+    with loaded(entry, device_id) as runnable:
+        found = selftest.repeat(runnable, entry.path / SELFTEST)
     if found.problems:
         then = entry.info.get("selftest") or {}
         now = selftest.environment()
         changed = [f"{k} {then.get(k)} -> {now[k]}" for k in now if now[k] != then.get(k)]
         raise StoreError(
-            f"'{entry.tag}' computes something else on {device} than when it was saved: "
+            f"'{entry.tag}' computes something else on {runnable.device} than when it was saved: "
             f"{'; '.join(found.problems)} (changed since: {', '.join(changed) or 'nothing known'})"
         )
     return found
+
+
+@contextmanager
+def loaded(entry: StoredModel, device_id: str) -> Iterator[Detectron2]:
+    """Load a stored model as for its self-test, and see that it runs.
+
+    Raises:
+        ConfigError: No run could run it.
+        StoreError: Its weights do not fit.
+    """
+    device = resolve_device(device_id)
+    with architectures.quiet():
+        if entry.trust:
+            import_modules(entry)
+        cfg = selftest.lenient_cfg(stored_cfg(entry))
+        module = build_stored(entry, cfg)
+        load_weights(module, read_weights(entry.path / WEIGHTS), f"the weights of '{entry.tag}'")
+        module = module.eval().to(device)
+        with selftest.runnable_of(str(entry.tag), cfg, module, entry.categories, device) as found:
+            yield found
 
 
 def _note(store: ModelStore, entry: StoredModel, here: dict[str, str | None]) -> Path:

@@ -289,7 +289,7 @@ class Model:
         return self._opts.get(key, None if open_ and counts else self._config.get(key))
 
     def _check_classes(self) -> None:
-        if problems := architectures.unsupported(self._said):
+        if problems := architectures.unsupported(self.name, self._said):
             raise ConfigError(*problems)
         problems = architectures.class_problems(
             self._architecture,

@@ -36,7 +36,7 @@ def put(
 ) -> StoredModel:
     """Build the model anew from a config, put the weights in, record a self-test, and store it.
 
-    So what does not fit is not stored, and what is stored is what was tested.
+    So what does not fit or cannot run is not stored, and what is stored is what was tested.
 
     Args:
         store: Where.
@@ -54,15 +54,18 @@ def put(
         origin: What it was imported from.
 
     Raises:
-        ConfigError: Something cannot be stored, or Detectron2 cannot build the config.
+        ConfigError: Something cannot be stored, Detectron2 cannot build the config, or a run could
+            not run the model.
         ModelCorruptError: The weights do not fit the config.
         StoreError: The disk refuses.
     """
     files, more = pack_custom(custom_objects, external_modules)
     with architectures.quiet():
-        module = architectures.build(selftest.lenient_cfg(cfg), seed=0)
+        lenient = selftest.lenient_cfg(cfg)
+        module = architectures.build(lenient, seed=0)
         load_weights(module, weights, f"the weights of '{tag}'")
-        recorded = selftest.record(module.eval())
+        with selftest.runnable_of(tag, lenient, module.eval(), categories) as runnable:
+            recorded = selftest.record(runnable)
     if recorded is not None:
         files[SELFTEST] = recorded
         more["selftest"] = selftest.environment()

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, ModelCorruptError, PipelineError
 from pipeline.files import RegularFile
+from pipeline.runnables.detectron2 import Detectron2
+from pipeline.runnables.trial import as_it_is
 from pipeline.store import architectures
 from pipeline.store.config_file import set_keys
+from pipeline.types import Categories, Frame
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,11 +74,40 @@ def lenient_cfg(cfg: Any) -> Any:
     return cfg
 
 
-def record(module: nn.Module) -> bytes | None:
-    """Return the self-test of a module, as ``.npz``; ``None`` if it cannot take the picture."""
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What a runnable takes for a model."""
+
+    name: str
+    cfg: Any
+    module: nn.Module
+    categories: Categories
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def load(self, device: str) -> tuple[Any, Any]:
+        return self.cfg, self.module
+
+
+def runnable_of(
+    name: str, cfg: Any, module: nn.Module, categories: Categories, device: str = "cpu"
+) -> Detectron2:
+    """Return a module as a runnable that computes plainly; entering it sees that it runs.
+
+    Raises:
+        ConfigError: The config asks for what no run can do.
+    """
+    if problems := architectures.unsupported(name, lambda key: architectures.value(cfg, key)):
+        raise ConfigError(*problems)
+    return Detectron2(_Loaded(name, cfg, module, categories), device, exact=True)
+
+
+def record(runnable: Detectron2) -> bytes | None:
+    """Return the self-test of a model, as ``.npz``; ``None`` if it cannot take the picture."""
     image = _picture()
     try:
-        arrays = _outputs(module, image)
+        arrays = _outputs(runnable, image)
     except Exception as exc:  # whatever a model of any architecture raises
         _log.warning(
             "stored without a self-test: the model fails on a small picture (%s: %s)",
@@ -90,8 +122,8 @@ def record(module: nn.Module) -> bytes | None:
     return _npz({_IMAGE: image} | kept)
 
 
-def repeat(module: nn.Module, path: Path) -> Comparison:
-    """Run a module on the picture of a self-test and compare.
+def repeat(runnable: Detectron2, path: Path) -> Comparison:
+    """Run a model on the picture of a self-test and compare.
 
     Raises:
         ModelCorruptError: The file is no self-test.
@@ -99,7 +131,7 @@ def repeat(module: nn.Module, path: Path) -> Comparison:
     stored = _arrays(path)
     image = stored.pop(_IMAGE)
     try:
-        return compare(stored, _outputs(module, image))
+        return compare(stored, _outputs(runnable, image))
     except PipelineError:
         raise
     except Exception as exc:
@@ -155,30 +187,21 @@ def _unequal(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float((a != b).mean()) if a.shape == b.shape else 1.0
 
 
-def _outputs(module: nn.Module, image: NDArray[np.uint8]) -> Arrays:
-    """Return what a module in eval mode makes of a picture, on the host."""
-    import torch
-
-    device = next(module.parameters()).device
-    tensor = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32)).to(device)
-    height, width = image.shape[:2]
-    with torch.inference_mode():
-        output = module([{"image": tensor, "height": height, "width": width}])[0]
+def _outputs(runnable: Detectron2, image: NDArray[np.uint8]) -> Arrays:
+    """Return what a model makes of a picture of the size that it computes on."""
+    frame = Frame(image, "self-test")
+    (output,) = runnable.forward([as_it_is(frame)])
+    found = runnable.finish(frame, output)
     arrays: Arrays = {}
-    if "instances" in output:
-        found = output["instances"].to("cpu")
-        arrays["boxes"] = found.pred_boxes.tensor.numpy()
-        arrays["scores"] = found.scores.numpy()
-        arrays["classes"] = found.pred_classes.numpy()
-        for key, field in (("masks", "pred_masks"), ("keypoints", "pred_keypoints")):
-            if found.has(field):
-                arrays[key] = getattr(found, field).numpy()
-    if "sem_seg" in output:
-        arrays["sem_seg"] = output["sem_seg"].argmax(dim=0).to("cpu").numpy().astype(np.int16)
-    if "panoptic_seg" in output:
-        arrays["panoptic_seg"] = output["panoptic_seg"][0].to("cpu").numpy().astype(np.int16)
-    if not arrays:
-        raise ValueError("it gives neither instances nor a map")
+    if "instances" in output.content:
+        arrays |= {"boxes": found.boxes, "scores": found.scores, "classes": found.classes}
+        if found.masks is not None:
+            arrays["masks"] = found.masks.dense()
+        if found.keypoints is not None:
+            arrays["keypoints"] = found.keypoints
+    for name, map_ in (("sem_seg", found.sem_seg), ("panoptic_seg", found.panoptic_seg)):
+        if map_ is not None:
+            arrays[name] = map_.astype(np.int16)
     return arrays
 
 

@@ -196,7 +196,7 @@ class Watch:
                 self.retry_failed,
                 self.max_failures,
             )
-            warnings = list(getattr(job.model, "warnings", []))
+            warnings = [*getattr(job.model, "warnings", []), *getattr(job.runnable, "warnings", [])]
             record = Record(job, describe(), warnings, share.as_json())
             events = stack.enter_context(Events(root, events=self.events, leave_out=apart))
             watching = Watching(self, work, inbox, events, record, log, troubles)
