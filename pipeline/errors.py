@@ -178,6 +178,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text on one line without control characters or bytes that are no text."""
-    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return "".join(escaped)[:4000]
+    """Return text on one line, escaped, and not too long for a message."""
+    return escaped(text)[:4000]
+
+
+def escaped(text: str) -> str:
+    """Return text without control characters, marks of direction, or bytes that are no text."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

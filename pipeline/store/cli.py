@@ -16,9 +16,9 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, printable
 from pipeline.store import checks
 from pipeline.store.display import OUTPUTS, rows_of, say, show, size, tell
 from pipeline.store.entry import StoredModel
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     warnings.simplefilter("ignore")  # what libraries say to their own developers
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setFormatter(_OneLine("warning: %(message)s"))
     logging.getLogger("pipeline").addHandler(handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half done is removed
     try:
@@ -182,7 +182,17 @@ def _alias(store: ModelStore, args: argparse.Namespace) -> None:
     return _done(store, entry, f"{name}:{args.alias} is {{tag}} now", args)
 
 
-class _Command(argparse.ArgumentParser):
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+class _Command(_Parser):
     """Takes options before, between and after its arguments."""
 
     _within = False
@@ -198,18 +208,21 @@ class _Command(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m pipeline.store",
         description="Keep Detectron2 models under tags: name, name:latest, name:version, "
         "name:alias, or a version's unique beginning.",
     )
-    parser.add_argument("--root", help="by default $D2RUN_HOME/models")
+    root = "the store's directory, by default $D2RUN_HOME/models"
+    parser.add_argument("--root", help=root)
     parser.set_defaults(status=0)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
 
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=function)
+        # only what is given, as a default would hide what comes before the command
+        sub.add_argument("--root", default=argparse.SUPPRESS, help=root)
         sub.add_argument("-o", "--output", choices=OUTPUTS, help="for programs: json, yaml, path")
         return sub
 

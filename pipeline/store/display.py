@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from pipeline.errors import printable
+from pipeline.errors import escaped, printable
 from pipeline.redaction import redacted_text
 from pipeline.store.entry import StoredModel
 from pipeline.store.local import ModelStore
@@ -47,17 +47,30 @@ def rows_of(store: ModelStore, entries: Sequence[StoredModel]) -> list[dict[str,
 
 
 def show(rows: Any, output: str) -> None:
-    """Print rows, or any plain values as JSON or YAML."""
+    """Print rows, or any plain values as JSON or YAML; what a terminal would obey is escaped."""
     if output == "json":
         # DEL is the only control character that json leaves as it is
         print(json.dumps(rows, indent=2).replace("\x7f", "\\u007f"))
     elif output == "yaml":
-        print(yaml.safe_dump(rows, sort_keys=False, allow_unicode=True), end="")
+        text = yaml.dump(rows, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        print("\n".join(map(escaped, text.split("\n"))), end="")
     elif output == "path":
-        for row in rows:
-            print(row["path"])  # as it is, for a program to open
+        for row in rows:  # for a program to open, as it is
+            print(printable(row["path"]) if sys.stdout.isatty() else row["path"])
     else:
         _table(rows)
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Writes texts that have something to escape between double quotes, where YAML has escapes."""
+
+    def represent_text(self, text: str) -> Any:
+        """Return the node of a text."""
+        style = None if text.replace("\n", "").isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> None:

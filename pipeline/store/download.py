@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from pipeline.errors import ConfigError, ModelCorruptError, StoreError
 from pipeline.files import read_regular, replaced, sha256_file, write_whole
 from pipeline.redaction import redacted_text
+from pipeline.store.foreign import HEAD, describe
 
 _ATTEMPTS = 3
 _TIMEOUT_S = 30.0  # without a byte, not for the whole file
@@ -186,6 +187,8 @@ def _save(response: http.client.HTTPResponse, length: int | None, url: str, path
     with progress, replaced(path) as file:
         task = progress.add_task(path.name, total=length)
         while block := response.read(_BLOCK):
+            if not size and (what := describe(block[:HEAD])):
+                raise StoreError(f"{redacted(url)} is {what}")
             file.write(block)
             digest.update(block)
             size += len(block)

@@ -21,7 +21,7 @@ from pipeline.store.plain_yaml import load_yaml
 from pipeline.store.tags import Tag
 
 _SEALED = re.compile(rb"(?P<body>.*\n)digest: (?P<digest>[0-9a-f]{64})\n", re.DOTALL)
-_LARGE = 200_000  # bytes
+_LARGE = 50_000  # bytes
 _SMALL = 4096  # libyaml is 8 times faster, but deep nesting, some 20,000 levels, ends the process
 _KEY = re.compile(r"^([a-z_]+):", re.MULTILINE)  # what is below a key is indented
 

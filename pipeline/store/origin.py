@@ -12,7 +12,7 @@ from pipeline.files import sha256_file
 from pipeline.redaction import redacted_text
 from pipeline.store.config_file import ConfigFile
 from pipeline.store.download import download, local_path
-from pipeline.store.weights import SUFFIXES
+from pipeline.store.weights import SUFFIXES, refuse_foreign
 from pipeline.store.zoo import zoo_url
 
 
@@ -34,7 +34,7 @@ class Origin:
         """Look whether the weights can be had, without the network.
 
         Raises:
-            ConfigError: The file is missing or of a kind that is not read.
+            ConfigError: The file is missing, or is something that is no weight file; says what.
         """
         if self.path is None:
             return
@@ -45,6 +45,11 @@ class Origin:
             raise ConfigError(
                 f"weights '{shown}' is not a file; give zoo, random, a path or an http(s) address"
             )
+        if not self.url:
+            try:
+                refuse_foreign(self.path)
+            except OSError as exc:
+                raise ConfigError(f"cannot read weights '{shown}': {exc.strerror or exc}") from exc
 
     def fetch(self, downloads: Path) -> Path | None:
         """Return the file, downloaded first if need be; ``None`` for random weights."""

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import warnings
@@ -80,15 +81,12 @@ assert not {{"torch", "detectron2", "hydra", "rich"}} & set(sys.modules), "too h
         ),
         pytest.param({"weights": "zoo"}, "names for 2 classes, but .* is 80", id="zoo-classes"),
         pytest.param(
-            {"config": "Cityscapes/mask_rcnn_R_50_FPN", "class_names": None, "categories": "coco"},
-            "names for 80 classes, but MODEL.ROI_HEADS.NUM_CLASSES is 8",
-            id="table",
+            {"config": "Cityscapes/mask_rcnn_R_50_FPN", "weights": "zoo"},
+            "names for 2 classes, but MODEL.ROI_HEADS.NUM_CLASSES is 8",
+            id="cityscapes",
         ),
         pytest.param(
             {"opts": ["MODEL.ROI_HEADS.NUM_CLASSES", 3]}, "names for 2 classes, but", id="opts"
-        ),
-        pytest.param(
-            {"class_names": None, "categories": "coc"}, "did you mean 'coco'", id="no-tab"
         ),
         pytest.param({"class_names": "no.txt"}, "cannot read 'no.txt'", id="no-names"),
         pytest.param({"config": PANOPTIC}, "needs names of stuff classes", id="stuff"),
@@ -117,6 +115,32 @@ def test_class_names_against_own_config(make, write_yaml):
     make(config=path, class_names=["a", "b", "c"]).check()
     retina = {"MODEL": {"META_ARCHITECTURE": "RetinaNet", "ROI_HEADS": {"NUM_CLASSES": 3}}}
     make(config=str(write_yaml("r.yaml", retina))).check()  # the key that RetinaNet reads is open
+
+
+@pytest.mark.parametrize(
+    ("config", "first", "n"),
+    [
+        ("LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", "aerosol_can", 1203),
+        ("LVISv0.5-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_1x.yaml", "acorn", 1230),
+        ("PascalVOC-Detection/faster_rcnn_R_50_C4", "aeroplane", 20),
+        ("Cityscapes/mask_rcnn_R_50_FPN", "person", 8),
+    ],
+)
+@pytest.mark.parametrize("table", [None, "coco"])
+def test_a_zoo_config_has_the_names_of_its_data_set(make, config, first, n, table):
+    model = make(config=config, class_names=None, categories=table, opts=[])
+    model.check()
+    assert (model.categories.thing_names[0], len(model.categories.thing_names)) == (first, n)
+
+
+def test_keypoints_of_a_model_without_keypoints(make, tmp_path):
+    path = tmp_path / "person_keypoints.json"
+    row = {"id": 1, "name": "p", "keypoints": ["x", "y"]}
+    path.write_text(json.dumps({"categories": [row]}))
+    make(class_names=str(path)).check()
+    config = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x"
+    found = problems(make(config=config, class_names=str(path)))
+    assert "names for 2 keypoints, but MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is 17" in found[0]
 
 
 def test_check_of_a_tag(make, store):
