@@ -236,7 +236,9 @@ def _build(node: Any, key: str, wiring: Mapping[str, Any]) -> Any:
     except Exception as exc:
         cause = exc
     if type(cause) is ConfigError:
-        raise ConfigError(*(prefixed(key, problem, arguments) for problem in cause.problems)) from cause
+        raise ConfigError(
+            *(prefixed(key, problem, arguments) for problem in cause.problems)
+        ) from cause
     if isinstance(cause, PipelineError):
         raise cause
     raise ConfigError(f"{key}: {one_line(cause)}") from cause

@@ -19,7 +19,6 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     ValidationError,
 )
-
 from yaml.reader import ReaderError  # type: ignore[import-untyped]
 
 from pipeline.config.arguments import given, said, shown

@@ -16,9 +16,7 @@ _CUTOFF, _MARGIN = 0.65, 0.08  # of likeness, 0 to 1
 _MEANT, _SHOWN = 3, 20
 
 
-def unknown_keys(
-    config: Mapping[str, Any], elsewhere: Callable[[], Known] = dict
-) -> Iterator[str]:
+def unknown_keys(config: Mapping[str, Any], elsewhere: Callable[[], Known] = dict) -> Iterator[str]:
     """Name each key that no job has, whoever set it, and each that is missing.
 
     Arguments of parts from packages that the user trusts are left to ``build_job``, which imports
@@ -28,7 +26,6 @@ def unknown_keys(
         config: Plain containers; interpolations may be unresolved.
         elsewhere: Returns the keys of options that are not chosen; called if something is unknown.
     """
-
 
     def known(unknown: str) -> Known:
         here = [path for path in paths(config) if not f"{path}.".startswith(f"{unknown}.")]

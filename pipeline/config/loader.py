@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -91,7 +92,8 @@ class Loader(ConfigLoaderImpl):
             assert isinstance(config, dict)
             del config["hydra"]
             if not any(o.is_sweep_override() and o.key_or_group in GROUPS for o in self._parsed):
-                if problems := list(unknown_keys(config, self._known)):
+                chosen = cfg.hydra.runtime.choices
+                if problems := list(unknown_keys(config, lambda: self._known(chosen))):
                     raise ConfigError(*problems)
         return cfg
 
@@ -172,14 +174,18 @@ class Loader(ConfigLoaderImpl):
     def _known_by_default(self) -> Known:
         """Return the keys of all options, those of the default job as chosen."""
         own = Loader(self._conf).load_configuration(_PRIMARY, [], RunMode.RUN)
-        here = (path for path in paths(OmegaConf.to_container(own)) if path.split(".")[0] != "hydra")
+        here = (
+            path for path in paths(OmegaConf.to_container(own)) if path.split(".")[0] != "hydra"
+        )
         return {**self._known(), **dict.fromkeys(here, "")}
 
-    def _known(self) -> Known:
-        """Return the keys of all options, by what to choose for them to be there."""
+    def _known(self, chosen: Mapping[str, Any] = MappingProxyType({})) -> Known:
+        """Return the keys of options that are not chosen, by what to choose to have them."""
         known: dict[str, str] = {}
         for group in GROUPS:
             for option in self.repository.get_group_options(group, ObjectType.CONFIG):
+                if option == chosen.get(group):
+                    continue
                 try:
                     loaded = self.repository.load_config(f"{group}/{option}")
                     assert loaded is not None
@@ -200,7 +206,9 @@ class _Repository(ConfigRepository):
         try:
             return super().load_config(config_path)
         except (UnicodeError, ValueError) as exc:
-            text = "it is not UTF-8" if isinstance(exc, UnicodeError) else " ".join(str(exc).split())
+            text = (
+                "it is not UTF-8" if isinstance(exc, UnicodeError) else " ".join(str(exc).split())
+            )
             raise ConfigError(f"cannot read {config_path}.yaml: {text}") from exc
 
 

@@ -62,8 +62,8 @@ KEYS = [
     (["++x=1"], f"no option 'x'; known: {KNOWN}"),
     (["größe=3"], f"no option 'größe'; known: {KNOWN}"),
     (["scor_threshold=1"], "no option 'scor_threshold'; did you mean 'model.score_threshold'?"),
-    (["model.treshold=1"], "no option 'model.treshold'; did you mean 'model.score_threshold' or "
-     "'model.nms_threshold'?"),
+    (["model.treshold=1"], "no option 'model.treshold'; did you mean 'model.nms_threshold' or "
+     "'model.score_threshold'?"),
     (["+decode.foo=1"], f"no option 'decode.foo'; known: {DECODE}"),
     (["decode.timeout=1"], "no option 'decode.timeout'; did you mean 'decode.timeout_s'?"),
     (["+stage.min_score.foo=1"],
@@ -192,7 +192,9 @@ VALUES = [
     ("arguments", "line"),
     [pytest.param(*row, id=" ".join(row[0])) for row in [*KEYS, *WORDS, *CHOICES]],
 )
-def test_keys_words_and_choices(said: Said, arguments: list[str], line: str, tmp_path: Path) -> None:
+def test_keys_words_and_choices(
+    said: Said, arguments: list[str], line: str, tmp_path: Path
+) -> None:
     assert said(*arguments) == line.replace("{home}", f"{tmp_path}/home")
 
 
