@@ -120,7 +120,7 @@ def hydra_arguments(overrides: Sequence[str], *, multirun: bool = False) -> list
     """
     prepared = []
     for override in overrides:
-        key, equals, value = override.partition("=")
+        key, _, value = override.partition("=")
         name = key.lstrip("+~")
         if name == "output" and "${" not in value and not (multirun and len(_items(value)) > 1):
             directory = _quoted(os.path.expanduser(value))  # noqa: PTH111 - keeps ./ and //
@@ -189,7 +189,7 @@ def _parsed(value: str) -> Override | None:
 
 
 def _items(value: str) -> list[str]:
-    """Split at the commas that are in no quotes and no brackets; not at all if they do not match."""
+    """Split at the commas outside of quotes and brackets; not at all if those do not match."""
     items, begin, depth, quote = [], 0, 0, ""
     for i, char in enumerate(value):
         if quote:

@@ -220,7 +220,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def _build(node: Any, key: str, wiring: Mapping[str, Any]) -> Any:
+def _build(node: Any, key: str, wiring: dict[str, Any]) -> Any:
     """Build a part, which ``untrusted`` has found to be allowed."""
     values: Any = OmegaConf.to_container(node, resolve=True)
     target = find(values["_target_"])

@@ -29,7 +29,8 @@ def unknown_keys(config: Mapping[str, Any], elsewhere: Callable[[], Known] = dic
 
     def known(unknown: str) -> Known:
         here = [path for path in paths(config) if not f"{path}.".startswith(f"{unknown}.")]
-        return {**elsewhere(), **dict.fromkeys(here, "")}
+        there = {path: choose for path, choose in elsewhere().items() if path not in here}
+        return {**dict.fromkeys(here, ""), **there}
 
     for prefix in SCHEMAS:
         node = config.get(prefix) if prefix else config

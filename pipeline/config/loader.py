@@ -88,8 +88,7 @@ class Loader(ConfigLoaderImpl):
             raise ConfigError(text) from exc
         if config_name is not None:
             self._refuse_given(cfg, config_name, run_mode)
-            config = OmegaConf.to_container(cfg)
-            assert isinstance(config, dict)
+            config: Any = OmegaConf.to_container(cfg)
             del config["hydra"]
             if not any(o.is_sweep_override() and o.key_or_group in GROUPS for o in self._parsed):
                 chosen = cfg.hydra.runtime.choices
@@ -174,10 +173,9 @@ class Loader(ConfigLoaderImpl):
     def _known_by_default(self) -> Known:
         """Return the keys of all options, those of the default job as chosen."""
         own = Loader(self._conf).load_configuration(_PRIMARY, [], RunMode.RUN)
-        here = (
-            path for path in paths(OmegaConf.to_container(own)) if path.split(".")[0] != "hydra"
-        )
-        return {**self._known(), **dict.fromkeys(here, "")}
+        config: Any = OmegaConf.to_container(own)
+        del config["hydra"]
+        return {**self._known(), **dict.fromkeys(paths(config), "")}
 
     def _known(self, chosen: Mapping[str, Any] = MappingProxyType({})) -> Known:
         """Return the keys of options that are not chosen, by what to choose to have them."""
@@ -206,9 +204,8 @@ class _Repository(ConfigRepository):
         try:
             return super().load_config(config_path)
         except (UnicodeError, ValueError) as exc:
-            text = (
-                "it is not UTF-8" if isinstance(exc, UnicodeError) else " ".join(str(exc).split())
-            )
+            why = "it is not UTF-8" if isinstance(exc, UnicodeError) else str(exc)
+            text = " ".join(why.split())
             raise ConfigError(f"cannot read {config_path}.yaml: {text}") from exc
 
 

@@ -87,7 +87,8 @@ KEYS = [
      "no option 'iou_threshold'; did you mean 'stage.nms.iou_threshold' (stage=[...,nms])?"),
     (["stage.min_score=0.7"],
      "stage.min_score=0.7 replaces the whole stage; did you mean stage.min_score.threshold=0.7?"),
-    (["stage.min_score=null"], "stage.min_score is null; to remove a stage write '~stage.min_score'"),
+    (["stage.min_score=null"],
+     "stage.min_score is null; to remove a stage write '~stage.min_score'"),
     (["hydra.foo=1"], "no option 'hydra.foo'"),
     (["+hydra.foo=1"], "no option 'hydra.foo'"),
     (["++hydra.run.foo=1"], "no option 'hydra.run.foo'"),
@@ -114,7 +115,7 @@ WORDS = [
     (["--cfg", "jbo"], "--cfg jbo: no such part; did you mean 'job'?"),
     (["--cfg"], "argument --cfg/-c: expected one argument; the flags are in --hydra-help"),
     (["--cfg", "job", "--package", "nope"],
-     "--package nope: the configuration has no such key"),
+     "--package nope: there is no such key"),
     (["--info", "nope"], "--info nope: no such part; known: all, config, defaults, defaults-tree, "
      "plugins, searchpath"),
     (["--config-dir", "nope", INPUT], "--config-dir nope: there is no such folder"),
@@ -169,7 +170,8 @@ VALUES = [
     (["model.tag="], "model.tag is empty; leave it out, or give it a value"),
     (["output="], "output is empty; leave it out, or give it a value"),
     (["input="], "input is missing: give a file, a folder, a glob or a list (input=dir/)"),
-    (["decode.jpeg=pilow"], "decode.jpeg 'pilow' is none of pillow, nvjpeg; did you mean 'pillow'?"),
+    (["decode.jpeg=pilow"],
+     "decode.jpeg 'pilow' is none of pillow, nvjpeg; did you mean 'pillow'?"),
     (["output=README.md"], "output README.md: a file is in its place; choose another output"),
     (["output=README.md/x"],
      "output README.md/x: a file is in its place; choose another output"),
@@ -204,3 +206,35 @@ def test_keys_words_and_choices(
 def test_values(said: Said, arguments: list[str], line: str, tmp_path: Path) -> None:
     base = [each for each in ("model=mask_rcnn", INPUT) if not arguments[0].startswith(each[:6])]
     assert said(*base, *arguments) == line.format(cwd=ROOT, tmp=tmp_path)
+
+
+def test_a_custom_stage_that_cannot_be_imported(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mistyped").mkdir()
+    (tmp_path / "mistyped" / "stages.py").write_text("import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    line = said(
+        *JOB, "stage.mine={_target_: mistyped.stages.Mine, size: 3}", "trusted_packages=[mistyped]"
+    )
+    assert line == (
+        "stage.mine: cannot import 'mistyped.stages.Mine': ModuleNotFoundError: No module named "
+        "'no_such_module'"
+    )
+
+
+def test_code_that_is_not_a_part(said: Said, tmp_path: Path) -> None:
+    target = "{_target_: pipeline.sources.worker.Worker, command: [sh, -c, 'touch %s/ran']}"
+    line = said(*JOB, f"stage.mine={target % tmp_path}")
+    assert line.startswith(
+        "stage.mine: _target_ 'pipeline.sources.worker.Worker' is no stage of d2run; it has "
+    )
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_first_command_of_the_page_on_models(said: Said) -> None:
+    line = said(
+        "runner=save", "model=custom", "model.config=my.yaml", "model.weights=model_final.pth",
+        "model.class_names=[crack,spall]", "model.name=crack_finder", "model.labels={team: vision}",
+    )  # fmt: skip
+    assert "my.yaml" in line  # which is not there; the rest is understood

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from hydra import version
-from hydra._internal.utils import create_config_search_path  # noqa: F401 - registers resolvers
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -40,14 +39,15 @@ CALLS = "{x: {_target_: os.system, command: 'touch {folder}/ran'}}"
 
 # files, arguments, what of the command line's own is set
 FORBIDDEN: list[Any] = [
-    pytest.param({"p": PRESET + f"hydra: {{callbacks: {CALLS}}}"}, "p", "hydra.callbacks.x._target_",
-                 id="callbacks"),
+    pytest.param({"p": PRESET + f"hydra: {{callbacks: {CALLS}}}"}, "p",
+                 "hydra.callbacks.x._target_", id="callbacks"),
     pytest.param({"stage/p": GLOBAL + f"hydra: {{callbacks: {CALLS}}}"}, "stage=[p]",
                  "hydra.callbacks.x._target_", id="callbacks by an option"),
     pytest.param({"stage/p": f"# @package hydra.callbacks\n{CALLS}"}, "stage=[p]",
                  "hydra.callbacks.x._target_", id="callbacks by a package"),
     pytest.param({"p": "defaults: [config, stage@hydra.callbacks: q, _self_]\n",
-                  "stage/q": CALLS}, "p", "hydra.callbacks.x._target_", id="callbacks by a default"),
+                  "stage/q": CALLS}, "p", "hydra.callbacks.x._target_",
+                 id="callbacks by a default"),
     pytest.param({"hydra/callbacks/q": CALLS,
                   "p": "defaults: [config, override hydra/callbacks: q, _self_]\n"}, "p",
                  "hydra.callbacks.x._target_", id="callbacks by an override"),
@@ -127,7 +127,7 @@ def test_a_searchpath_of_the_command_line_is_checked_like_the_folder(tmp_path: P
                               "stage/q": "q: {_target_: mine.Q}"})  # fmt: skip
     path = f"hydra.searchpath=[file://{tmp_path}/more]"
     assert load(tmp_path, path, "stage=[q]").stage.q._target_ == "mine.Q"
-    with pytest.raises(ConfigError, match="GIVEN|sets hydra.job.chdir"):
+    with pytest.raises(ConfigError, match=r"sets hydra\.job\.chdir"):
         load(tmp_path, path, "stage=[p]")
     with pytest.raises(ConfigError, match="there is no folder /nope"):
         load(tmp_path, "hydra.searchpath=[file:///nope]")
@@ -141,9 +141,10 @@ def test_an_option_for_hydra_is_not_taken_from_the_folder(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["../outside", "/{folder}/outside"])
 def test_a_file_outside_of_the_folder_is_foreign_too(tmp_path: Path, name: str) -> None:
-    write(tmp_path, {"outside": "hydra: {job: {chdir: true}}\nseed: 1",
-                     "in/p": f"defaults: [config, {name.format(folder=tmp_path)}, _self_]"})  # fmt: skip
-    with pytest.raises(ConfigError):
+    default = name.format(folder=tmp_path)
+    write(tmp_path, {"outside": "hydra: {job: {chdir: true}}",
+                     "in/p": f"defaults: [config, {default}, _self_]"})  # fmt: skip
+    with pytest.raises(ConfigError, match=r"hydra\.job\.chdir|outside"):
         load(tmp_path / "in", name="p")
 
 
