@@ -154,7 +154,8 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
     refuse_foreign(output, config["input"])
 
     def build(key: str, **wiring: Any) -> Any:
-        return _build(OmegaConf.select(cfg, key), key, wiring)
+        group, _, name = key.partition(".")  # a name may hold dots, which select would follow
+        return _build(cfg[group][name] if name else cfg[group], key, wiring)
 
     store = build("store")
     model = Model(**config["model"], store=store, seed=config["seed"])

@@ -41,7 +41,9 @@ def unknown_keys(config: Mapping[str, Any], elsewhere: Callable[[], Known] = dic
         yield from (no_option(key, known(key)) for key in sorted(found - wanted))
         yield from (f"{key} was removed, and every job needs it" for key in sorted(wanted - found))
     for group, key, node in parts(config):
-        target = node.get("_target_") if isinstance(node, Mapping) else None
+        target = _mapping(node).get("_target_")
+        if isinstance(node, str) and "${" in node:
+            continue  # build_job resolves it, and checks again
         if target is None and group in config:
             yield _no_part(group, key, node, config, known(key))
         elif target in declared(group):

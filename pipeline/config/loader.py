@@ -108,6 +108,8 @@ class Loader(ConfigLoaderImpl):
                     override.type = OverrideType.CHANGE  # which refuses keys that Hydra lacks
                 if any(word in _CODE for word in _words(override)) or "ext://" in str(line):
                     raise ConfigError(f"{line}: d2run runs no code that hydra.* names")
+            elif override.package is not None:
+                raise ConfigError(f"{line}: write {key}=NAME, without '@{override.package}'")
             elif override.is_delete():
                 continue
             elif repo.group_exists(key) and not isinstance(override.value(), dict):

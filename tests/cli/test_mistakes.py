@@ -104,6 +104,12 @@ WORDS = [
     (["examples"], "'examples' is not KEY=VALUE; write input=examples"),
     (["devise"], "'devise' is not KEY=VALUE; did you mean 'device'?"),
     (["go!"], "'go!' is not KEY=VALUE, as in input=dir/; see --help"),
+    (["stage.mine={_target_:", "a.B,", "k:", "1}", "seed=1"], "'a.B,' is not KEY=VALUE; a value "
+     "with spaces needs quotes: 'stage.mine={_target_: a.B, k: 1}'"),
+    (["stage=[nms,", "top_k]"], "'top_k]' is not KEY=VALUE; a value with spaces needs quotes: "
+     "'stage=[nms, top_k]'"),
+    (["--resolve"], "--resolve goes with --cfg or --help"),
+    (["-m", "--cfg", "job"], "--multirun and --cfg exclude one another; choose one"),
     (["--device", "cpu"], "d2run has no flag --device; write device=cpu"),
     (["--batch-size=4"], "d2run has no flag --batch-size; write batch_size=4"),
     (["--input=x"], "d2run has no flag --input; write input=x"),
@@ -137,6 +143,7 @@ CHOICES = [
      "stage=min_score,nms: a list is written in brackets, 'stage=[min_score,nms]'"),
     (["model=mask_rcnn,shapes"],
      "model=mask_rcnn,shapes: one option only; add -m to run a job per option"),
+    (["model@x=shapes"], "model@x=shapes: write model=NAME, without '@x'"),
     (["+model=shapes"], "+model=shapes: choose an option without '+'"),
     (["model=null"], "model=null: write an option in place of null"),
     (["sink=null"], "sink=null: write sink=[] in place of null"),
@@ -161,6 +168,8 @@ VALUES = [
     (["stage.min_score.threshold=abc"], "stage.min_score.threshold: expected a number, got 'abc'"),
     (["stage.min_score.threshold=2"],
      "stage.min_score.threshold: expected a number in [0, 1], got 2"),
+    (["runnable.cache=2024"], "runnable.cache: expected a text or null, got 2024; as text it is "
+     "runnable.cache='\"2024\"'"),
     (["runnable.precision=fp8"], "runnable.precision 'fp8' is none of fp32, bf16, fp16"),
     (["device=gpu"], "device 'gpu' is none of auto, cpu, cuda, cuda:N; did you mean 'cuda'?"),
     (["device=cuda0"], "device 'cuda0' is none of auto, cpu, cuda, cuda:N; did you mean 'cuda:0'?"),
