@@ -66,12 +66,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if read.config_dir is not None and not Path(read.config_dir).is_dir():
         raise ConfigError(f"--config-dir {read.config_dir}: there is no such folder")
     read.parser = parser
+    actions = {"--run": read.run, "--multirun": read.multirun, "--cfg": read.cfg}
+    actions |= {"--info": read.info, "--shell-completion": read.shell_completion}
+    if len(asked := [flag for flag, value in actions.items() if value]) > 1:
+        raise ConfigError(f"{' and '.join(asked)} exclude one another; choose one")
+    if read.resolve and not (read.cfg or read.help):
+        raise ConfigError("--resolve goes with --cfg or --help")
     if not read.shell_completion:
         for i, word in enumerate(read.overrides):
             if word.lstrip("+~").startswith("="):
                 raise ConfigError(f"'{word}' has no key; options are written KEY=VALUE")
             if "=" not in word and not word.startswith("~"):
-                raise ConfigError(_no_value(word, read.overrides[i + 1 :]))
+                raise ConfigError(_no_value(read.overrides, i))
         read.overrides = hydra_arguments(read.overrides, multirun=read.multirun)
     return read
 
@@ -93,14 +99,27 @@ def _no_flag(flag: str, arguments: Sequence[str], parser: Parser) -> str:
     return f"d2run has no flag {name}{hint}"
 
 
-def _no_value(word: str, after: Sequence[str]) -> str:
+def _no_value(words: Sequence[str], i: int) -> str:
     """Say what to write instead of a word without ``=``."""
+    word, after = words[i], words[i + 1 :]
+    if i and _is_split(words[i - 1], word):
+        end = next((j for j, each in enumerate(words[i:], i) if each[-1:] in "]}"), i)
+        option = " ".join(words[i - 1 : end + 1])
+        return f"'{word}' is not KEY=VALUE; a value with spaces needs quotes: '{option}'"
     if word in _keys() or word in GROUPS:
         value = after[0] if after and "=" not in after[0] else "VALUE"
         return f"'{word}' has no value; write {word}={value}"
     if os.path.lexists(word):
         return f"'{word}' is not KEY=VALUE; write input={word}"
     return f"'{word}' is not KEY=VALUE{near(word, _keys()) or ', as in input=dir/; see --help'}"
+
+
+def _is_split(option: str, word: str) -> bool:
+    """Tell whether a shell has split an option at a space: a mapping, a list or a path."""
+    value = option.partition("=")[2]
+    return (value[:1] in ("[", "{") and not _is_container(value)) or os.path.lexists(
+        f"{value} {word}"
+    )
 
 
 def _keys() -> list[str]:
@@ -120,7 +139,7 @@ def hydra_arguments(overrides: Sequence[str], *, multirun: bool = False) -> list
     """
     prepared = []
     for override in overrides:
-        key, equals, value = override.partition("=")
+        key, _, value = override.partition("=")
         name = key.lstrip("+~")
         if name == "output" and "${" not in value and not (multirun and len(_items(value)) > 1):
             directory = _quoted(os.path.expanduser(value))  # noqa: PTH111 - keeps ./ and //
@@ -146,7 +165,9 @@ def _value(key: str, value: str, *, multirun: bool = False) -> str:
     ):
         return value
     if key == "input" and _is_container(value) and not os.path.lexists(value):
-        return f"[{','.join(_quoted(item.strip()) for item in _items(value[1:-1]) if item.strip())}]"
+        return (
+            f"[{','.join(_quoted(item.strip()) for item in _items(value[1:-1]) if item.strip())}]"
+        )
     is_text = key in _FILES or key in text_keys() or key.startswith("model.labels.")
     if is_text and (key in _FILES or value.lower() != "null"):
         return _quoted(value)
@@ -187,7 +208,7 @@ def _parsed(value: str) -> Override | None:
 
 
 def _items(value: str) -> list[str]:
-    """Split at the commas that are in no quotes and no brackets; not at all if they do not match."""
+    """Split at the commas outside of quotes and brackets; not at all if those do not match."""
     items, begin, depth, quote = [], 0, 0, ""
     for i, char in enumerate(value):
         if quote:

@@ -131,7 +131,7 @@ def _start(line: Namespace, entry: TaskFunction) -> None:
             if line.package is not None:
                 cfg = loader.load_configuration(name, overrides, RunMode.RUN)
                 if OmegaConf.select(cfg, line.package) is None:
-                    raise ConfigError(f"--package {line.package}: the configuration has no such key")
+                    raise ConfigError(f"--package {line.package}: there is no such key")
             app.show_cfg(name, overrides, line.cfg, line.package, line.resolve)
         elif line.info is not None:
             app.show_info(line.info, name, overrides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -94,6 +95,15 @@ class _OneLine(logging.Formatter):
         return "\n".join(filter(None, [super().format(record), trace]))
 
 
+def _show_deprecations() -> None:
+    """Lift Python's own filters that hide deprecations, which are of use in a log."""
+    hidden = (DeprecationWarning, PendingDeprecationWarning)
+    for each in list(warnings.filters):
+        if each[:2] == ("ignore", None) and each[2] in hidden and each[3:] == (None, 0):
+            warnings.filters.remove(each)  # type: ignore[attr-defined]
+            warnings.filterwarnings("default", category=each[2], append=True)
+
+
 def _line_by_line(trace: str) -> str:
     return "\n".join(printable(redacted_text(line)) for line in trace.splitlines())
 
@@ -112,7 +122,9 @@ def logged(path: Path) -> Iterator[Log]:
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
-        yield handler
+        with warnings.catch_warnings():
+            _show_deprecations()
+            yield handler
     except Exception as exc:
         if not isinstance(exc, ConfigError):
             _log.exception("the run ended early")

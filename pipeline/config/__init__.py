@@ -157,7 +157,8 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
     refuse_foreign(output, config["input"])
 
     def build(key: str, **wiring: Any) -> Any:
-        return _build(OmegaConf.select(cfg, key), key, wiring)
+        group, _, name = key.partition(".")  # a name may hold dots, which select would follow
+        return _build(cfg[group][name] if name else cfg[group], key, wiring)
 
     store = build("store")
     model = Model(**config["model"], store=store, seed=config["seed"])
@@ -224,7 +225,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def _build(node: Any, key: str, wiring: Mapping[str, Any]) -> Any:
+def _build(node: Any, key: str, wiring: dict[str, Any]) -> Any:
     """Build a part, which ``untrusted`` has found to be allowed."""
     values: Any = OmegaConf.to_container(node, resolve=True)
     target = find(values["_target_"])
@@ -240,7 +241,9 @@ def _build(node: Any, key: str, wiring: Mapping[str, Any]) -> Any:
     except Exception as exc:
         cause = exc
     if type(cause) is ConfigError:
-        raise ConfigError(*(prefixed(key, problem, arguments) for problem in cause.problems)) from cause
+        raise ConfigError(
+            *(prefixed(key, problem, arguments) for problem in cause.problems)
+        ) from cause
     if isinstance(cause, PipelineError):
         raise cause
     raise ConfigError(f"{key}: {one_line(cause)}") from cause

@@ -39,7 +39,9 @@ def misfits(target: Any, values: Mapping[str, Any], key: str = "") -> Iterator[s
             known = [f"{prefix}{each}" for each in parameters]
             yield f"no option '{prefix}{name}'{did_you_mean(f'{prefix}{name}', known)}"
         elif not fits(value, hint):
-            yield f"{prefix}{name}: expected {said(hint)}, got {given(value)}"
+            as_text = fits("", hint) and isinstance(value, (int, float))
+            quoted = f"""; as text it is {prefix}{name}='"{value}"'""" if as_text else ""
+            yield f"{prefix}{name}: expected {said(hint)}, got {given(value)}{quoted}"
 
 
 def _hints(target: Any) -> dict[str, Any]:

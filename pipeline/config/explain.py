@@ -19,7 +19,6 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     ValidationError,
 )
-
 from yaml.reader import ReaderError  # type: ignore[import-untyped]
 
 from pipeline.config.arguments import given, said, shown
@@ -46,9 +45,9 @@ def explain(
         known: Returns the keys of options.
     """
     if isinstance(exc, OverrideParseException):
-        key, equals, value = exc.override.partition("=")
+        key = exc.override.partition("=")[0]
         names = {**known(), **dict.fromkeys(types(), "")}
-        return no_option(key, names) if key.lstrip("+~") not in names else f"cannot read {value!r}"
+        return no_option(key, names) if key not in names else f"{exc.override}: it cannot be read"
     if isinstance(exc, MissingConfigException):
         return _no_choice(exc, repository)
     causes = list(_causes(exc))

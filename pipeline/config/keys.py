@@ -16,9 +16,7 @@ _CUTOFF, _MARGIN = 0.65, 0.08  # of likeness, 0 to 1
 _MEANT, _SHOWN = 3, 20
 
 
-def unknown_keys(
-    config: Mapping[str, Any], elsewhere: Callable[[], Known] = dict
-) -> Iterator[str]:
+def unknown_keys(config: Mapping[str, Any], elsewhere: Callable[[], Known] = dict) -> Iterator[str]:
     """Name each key that no job has, whoever set it, and each that is missing.
 
     Arguments of parts from packages that the user trusts are left to ``build_job``, which imports
@@ -29,10 +27,10 @@ def unknown_keys(
         elsewhere: Returns the keys of options that are not chosen; called if something is unknown.
     """
 
-
     def known(unknown: str) -> Known:
         here = [path for path in paths(config) if not f"{path}.".startswith(f"{unknown}.")]
-        return {**elsewhere(), **dict.fromkeys(here, "")}
+        there = {path: choose for path, choose in elsewhere().items() if path not in here}
+        return {**dict.fromkeys(here, ""), **there}
 
     for prefix in SCHEMAS:
         node = config.get(prefix) if prefix else config
@@ -43,7 +41,9 @@ def unknown_keys(
         yield from (no_option(key, known(key)) for key in sorted(found - wanted))
         yield from (f"{key} was removed, and every job needs it" for key in sorted(wanted - found))
     for group, key, node in parts(config):
-        target = node.get("_target_") if isinstance(node, Mapping) else None
+        target = _mapping(node).get("_target_")
+        if isinstance(node, str) and "${" in node:
+            continue  # build_job resolves it, and checks again
         if target is None and group in config:
             yield _no_part(group, key, node, config, known(key))
         elif target in declared(group):

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -87,11 +88,11 @@ class Loader(ConfigLoaderImpl):
             raise ConfigError(text) from exc
         if config_name is not None:
             self._refuse_given(cfg, config_name, run_mode)
-            config = OmegaConf.to_container(cfg)
-            assert isinstance(config, dict)
+            config: Any = OmegaConf.to_container(cfg)
             del config["hydra"]
             if not any(o.is_sweep_override() and o.key_or_group in GROUPS for o in self._parsed):
-                if problems := list(unknown_keys(config, self._known)):
+                chosen = cfg.hydra.runtime.choices
+                if problems := list(unknown_keys(config, lambda: self._known(chosen))):
                     raise ConfigError(*problems)
         return cfg
 
@@ -107,6 +108,8 @@ class Loader(ConfigLoaderImpl):
                     override.type = OverrideType.CHANGE  # which refuses keys that Hydra lacks
                 if any(word in _CODE for word in _words(override)) or "ext://" in str(line):
                     raise ConfigError(f"{line}: d2run runs no code that hydra.* names")
+            elif override.package is not None:
+                raise ConfigError(f"{line}: write {key}=NAME, without '@{override.package}'")
             elif override.is_delete():
                 continue
             elif repo.group_exists(key) and not isinstance(override.value(), dict):
@@ -172,14 +175,17 @@ class Loader(ConfigLoaderImpl):
     def _known_by_default(self) -> Known:
         """Return the keys of all options, those of the default job as chosen."""
         own = Loader(self._conf).load_configuration(_PRIMARY, [], RunMode.RUN)
-        here = (path for path in paths(OmegaConf.to_container(own)) if path.split(".")[0] != "hydra")
-        return {**self._known(), **dict.fromkeys(here, "")}
+        config: Any = OmegaConf.to_container(own)
+        del config["hydra"]
+        return {**self._known(), **dict.fromkeys(paths(config), "")}
 
-    def _known(self) -> Known:
-        """Return the keys of all options, by what to choose for them to be there."""
+    def _known(self, chosen: Mapping[str, Any] = MappingProxyType({})) -> Known:
+        """Return the keys of options that are not chosen, by what to choose to have them."""
         known: dict[str, str] = {}
         for group in GROUPS:
             for option in self.repository.get_group_options(group, ObjectType.CONFIG):
+                if option == chosen.get(group):
+                    continue
                 try:
                     loaded = self.repository.load_config(f"{group}/{option}")
                     assert loaded is not None
@@ -200,7 +206,8 @@ class _Repository(ConfigRepository):
         try:
             return super().load_config(config_path)
         except (UnicodeError, ValueError) as exc:
-            text = "it is not UTF-8" if isinstance(exc, UnicodeError) else " ".join(str(exc).split())
+            why = "it is not UTF-8" if isinstance(exc, UnicodeError) else str(exc)
+            text = " ".join(why.split())
             raise ConfigError(f"cannot read {config_path}.yaml: {text}") from exc
 
 

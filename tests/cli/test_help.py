@@ -25,6 +25,13 @@ def test_cfg_job(d2run: Run) -> None:
         assert f"\n{line}\n" in "\n" + done.stdout
 
 
+def test_version(d2run: Run) -> None:
+    from pipeline import __version__
+
+    done = d2run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"d2run {__version__}\n", "")
+
+
 HEAVY = ("torch", "torchvision", "detectron2", "openvino", "supervision", "matplotlib")
 HEAVY += ("pyarrow", "bentoml")
 LIGHT = [
@@ -44,6 +51,12 @@ LIGHT = [
     ["input=.", "model.weights=gone.pth"],
     ["input=.", "model=stored", "model.tag=shape"],
     ["input=.", "sink.overlay.quality=200"],
+    ["input", "dir/"],
+    ["--device", "cpu"],
+    ["+stage.min_score.foo=1"],
+    ["stage.nms.threshold=0.5"],
+    ["input=.", "stage=[]", "+stage.x={_target_: pipeline.sources.worker.Worker}"],
+    ["input=.", "model.weights=~/a (1).pth"],
 ]
 
 

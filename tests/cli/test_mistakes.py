@@ -62,8 +62,8 @@ KEYS = [
     (["++x=1"], f"no option 'x'; known: {KNOWN}"),
     (["größe=3"], f"no option 'größe'; known: {KNOWN}"),
     (["scor_threshold=1"], "no option 'scor_threshold'; did you mean 'model.score_threshold'?"),
-    (["model.treshold=1"], "no option 'model.treshold'; did you mean 'model.score_threshold' or "
-     "'model.nms_threshold'?"),
+    (["model.treshold=1"], "no option 'model.treshold'; did you mean 'model.nms_threshold' or "
+     "'model.score_threshold'?"),
     (["+decode.foo=1"], f"no option 'decode.foo'; known: {DECODE}"),
     (["decode.timeout=1"], "no option 'decode.timeout'; did you mean 'decode.timeout_s'?"),
     (["+stage.min_score.foo=1"],
@@ -87,7 +87,8 @@ KEYS = [
      "no option 'iou_threshold'; did you mean 'stage.nms.iou_threshold' (stage=[...,nms])?"),
     (["stage.min_score=0.7"],
      "stage.min_score=0.7 replaces the whole stage; did you mean stage.min_score.threshold=0.7?"),
-    (["stage.min_score=null"], "stage.min_score is null; to remove a stage write '~stage.min_score'"),
+    (["stage.min_score=null"],
+     "stage.min_score is null; to remove a stage write '~stage.min_score'"),
     (["hydra.foo=1"], "no option 'hydra.foo'"),
     (["+hydra.foo=1"], "no option 'hydra.foo'"),
     (["++hydra.run.foo=1"], "no option 'hydra.run.foo'"),
@@ -103,6 +104,12 @@ WORDS = [
     (["examples"], "'examples' is not KEY=VALUE; write input=examples"),
     (["devise"], "'devise' is not KEY=VALUE; did you mean 'device'?"),
     (["go!"], "'go!' is not KEY=VALUE, as in input=dir/; see --help"),
+    (["stage.mine={_target_:", "a.B,", "k:", "1}", "seed=1"], "'a.B,' is not KEY=VALUE; a value "
+     "with spaces needs quotes: 'stage.mine={_target_: a.B, k: 1}'"),
+    (["stage=[nms,", "top_k]"], "'top_k]' is not KEY=VALUE; a value with spaces needs quotes: "
+     "'stage=[nms, top_k]'"),
+    (["--resolve"], "--resolve goes with --cfg or --help"),
+    (["-m", "--cfg", "job"], "--multirun and --cfg exclude one another; choose one"),
     (["--device", "cpu"], "d2run has no flag --device; write device=cpu"),
     (["--batch-size=4"], "d2run has no flag --batch-size; write batch_size=4"),
     (["--input=x"], "d2run has no flag --input; write input=x"),
@@ -114,7 +121,7 @@ WORDS = [
     (["--cfg", "jbo"], "--cfg jbo: no such part; did you mean 'job'?"),
     (["--cfg"], "argument --cfg/-c: expected one argument; the flags are in --hydra-help"),
     (["--cfg", "job", "--package", "nope"],
-     "--package nope: the configuration has no such key"),
+     "--package nope: there is no such key"),
     (["--info", "nope"], "--info nope: no such part; known: all, config, defaults, defaults-tree, "
      "plugins, searchpath"),
     (["--config-dir", "nope", INPUT], "--config-dir nope: there is no such folder"),
@@ -136,6 +143,7 @@ CHOICES = [
      "stage=min_score,nms: a list is written in brackets, 'stage=[min_score,nms]'"),
     (["model=mask_rcnn,shapes"],
      "model=mask_rcnn,shapes: one option only; add -m to run a job per option"),
+    (["model@x=shapes"], "model@x=shapes: write model=NAME, without '@x'"),
     (["+model=shapes"], "+model=shapes: choose an option without '+'"),
     (["model=null"], "model=null: write an option in place of null"),
     (["sink=null"], "sink=null: write sink=[] in place of null"),
@@ -160,6 +168,8 @@ VALUES = [
     (["stage.min_score.threshold=abc"], "stage.min_score.threshold: expected a number, got 'abc'"),
     (["stage.min_score.threshold=2"],
      "stage.min_score.threshold: expected a number in [0, 1], got 2"),
+    (["runnable.cache=2024"], "runnable.cache: expected a text or null, got 2024; as text it is "
+     "runnable.cache='\"2024\"'"),
     (["runnable.precision=fp8"], "runnable.precision 'fp8' is none of fp32, bf16, fp16"),
     (["device=gpu"], "device 'gpu' is none of auto, cpu, cuda, cuda:N; did you mean 'cuda'?"),
     (["device=cuda0"], "device 'cuda0' is none of auto, cpu, cuda, cuda:N; did you mean 'cuda:0'?"),
@@ -169,7 +179,8 @@ VALUES = [
     (["model.tag="], "model.tag is empty; leave it out, or give it a value"),
     (["output="], "output is empty; leave it out, or give it a value"),
     (["input="], "input is missing: give a file, a folder, a glob or a list (input=dir/)"),
-    (["decode.jpeg=pilow"], "decode.jpeg 'pilow' is none of pillow, nvjpeg; did you mean 'pillow'?"),
+    (["decode.jpeg=pilow"],
+     "decode.jpeg 'pilow' is none of pillow, nvjpeg; did you mean 'pillow'?"),
     (["output=README.md"], "output README.md: a file is in its place; choose another output"),
     (["output=README.md/x"],
      "output README.md/x: a file is in its place; choose another output"),
@@ -192,7 +203,9 @@ VALUES = [
     ("arguments", "line"),
     [pytest.param(*row, id=" ".join(row[0])) for row in [*KEYS, *WORDS, *CHOICES]],
 )
-def test_keys_words_and_choices(said: Said, arguments: list[str], line: str, tmp_path: Path) -> None:
+def test_keys_words_and_choices(
+    said: Said, arguments: list[str], line: str, tmp_path: Path
+) -> None:
     assert said(*arguments) == line.replace("{home}", f"{tmp_path}/home")
 
 
@@ -202,3 +215,35 @@ def test_keys_words_and_choices(said: Said, arguments: list[str], line: str, tmp
 def test_values(said: Said, arguments: list[str], line: str, tmp_path: Path) -> None:
     base = [each for each in ("model=mask_rcnn", INPUT) if not arguments[0].startswith(each[:6])]
     assert said(*base, *arguments) == line.format(cwd=ROOT, tmp=tmp_path)
+
+
+def test_a_custom_stage_that_cannot_be_imported(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mistyped").mkdir()
+    (tmp_path / "mistyped" / "stages.py").write_text("import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    line = said(
+        *JOB, "stage.mine={_target_: mistyped.stages.Mine, size: 3}", "trusted_packages=[mistyped]"
+    )
+    assert line == (
+        "stage.mine: cannot import 'mistyped.stages.Mine': ModuleNotFoundError: No module named "
+        "'no_such_module'"
+    )
+
+
+def test_code_that_is_not_a_part(said: Said, tmp_path: Path) -> None:
+    target = "{_target_: pipeline.sources.worker.Worker, command: [sh, -c, 'touch %s/ran']}"
+    line = said(*JOB, f"stage.mine={target % tmp_path}")
+    assert line.startswith(
+        "stage.mine: _target_ 'pipeline.sources.worker.Worker' is no stage of d2run; it has "
+    )
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_first_command_of_the_page_on_models(said: Said) -> None:
+    line = said(
+        "runner=save", "model=custom", "model.config=my.yaml", "model.weights=model_final.pth",
+        "model.class_names=[crack,spall]", "model.name=crack_finder", "model.labels={team: vision}",
+    )  # fmt: skip
+    assert "my.yaml" in line  # which is not there; the rest is understood

@@ -337,7 +337,7 @@ def test_secrets_are_written_nowhere(d2run: Run, photos: Path, out: Path, tmp_pa
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("runner.retry_failed=maybe", "runner: retry_failed: expected true or false"),
+        ("runner.retry_failed=maybe", "runner.retry_failed: expected true or false"),
         ("+model.weihgts=x.pth", "model has no option 'weihgts'"),
         ("output=~nobody-of-this-name", None),
     ],

@@ -63,7 +63,7 @@ def test_what_fits(values: dict[str, Any]) -> None:
         ({"number": 1.5}, "number: expected a whole number, got 1.5"),
         ({"share": "x"}, "share: expected a number, got 'x'"),
         ({"share": False}, "share: expected a number, got false"),
-        ({"name": 5}, "name: expected a text, got 5"),
+        ({"name": 5}, """name: expected a text, got 5; as text it is name='"5"'"""),
         ({"size": None}, "size: expected a whole number or a text, got null"),
         ({"limit": "x"}, "limit: expected a whole number or null, got 'x'"),
         ({"names": "person"}, "names: expected a list or null, got 'person'"),
