@@ -201,7 +201,7 @@ def names_for(cfg: Any, class_names: Any) -> Categories:
     Raises:
         ConfigError: The names cannot be read, or are not as many as the config says.
     """
-    found = name_classes(class_names, cfg.MODEL.META_ARCHITECTURE, lambda key: _value(cfg, key))
+    found = name_classes(class_names, cfg.MODEL.META_ARCHITECTURE, lambda key: value(cfg, key))
     if problems := count_problems(cfg, found):
         raise ConfigError(*problems)
     return found

@@ -188,7 +188,7 @@ def _save(response: http.client.HTTPResponse, length: int | None, url: str, path
         task = progress.add_task(path.name, total=length)
         while block := response.read(_BLOCK):
             if not size and (what := describe(block[:HEAD])):
-                raise StoreError(f"{redacted(url)} is {what}")
+                raise StoreError(f"{redacted_text(url)} is {what}")
             file.write(block)
             digest.update(block)
             size += len(block)
