@@ -181,6 +181,17 @@ def test_lists_relative_to_where_they_are_read(here: Path, monkeypatch: pytest.M
     assert sorted(results(here / "out").values()) == [(16, 21), (16, 22), (17, 21)]
 
 
+def test_a_list_whose_entries_are_beside_it_or_missing(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "x.txt").write_text("a/x.png\ngone.png\n")
+    out = f"output={here}/out"
+    for folder in (here, here / "a", here / "b"):
+        monkeypatch.chdir(folder)
+        assert run(f"input={here}/x.txt", out).counts["failed"] == 1
+        assert list(results(here / "out")) == ["a/x.png"]
+
+
 def test_an_output_of_an_earlier_version(here: Path) -> None:
     run("input=a", OUT)
     with Ledger(Path("out/ledger.sqlite")) as ledger:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -301,6 +302,21 @@ def test_a_list_that_cannot_be_read(
     for look in (source.check, source.skipped, lambda: list(source)):
         with pytest.raises(ConfigError, match=message):
             look()
+
+
+def test_file_names_in_another_encoding(here: Path) -> None:
+    """Where the system's encoding is ASCII, a name is still the same bytes."""
+    (here / "\u65e5.png").write_bytes(PNG)
+    (here / "x.txt").write_text("\u65e5.png\n", encoding="utf-8")
+    code = (
+        "import os, sys; sys.path.append(sys.argv[1]); from pipeline.sources import Manifest\n"
+        "assert sys.getfilesystemencoding() == 'ascii'\n"
+        "[asset] = Manifest('x.txt'); next(asset.frames()); print(os.fsencode(asset.id))"
+    )
+    root = str(Path(__file__).parents[3])
+    env = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    told = subprocess.run([sys.executable, "-c", code, root], env=env, capture_output=True)
+    assert told.stdout.strip().decode() == str("\u65e5.png".encode()), told.stderr
 
 
 def test_no_rights(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
