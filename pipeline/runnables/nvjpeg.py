@@ -19,8 +19,8 @@ from pipeline.errors import ConfigError, DecodeError
 class DeviceJpeg:
     """Decodes JPEGs on a device: torchvision's ``decode_jpeg``, which on CUDA is nvJPEG.
 
-    Its pixels are not quite Pillow's: it spreads the colour of subsampled pictures in another way.
-    A picture whose data is damaged, but not cut short, may come out wrong rather than fail.
+    Its pixels are not quite Pillow's: it spreads the color of subsampled images in another way. It
+    does not notice damage, so ``decode_image`` checks for that before.
 
     Attributes:
         device: Torch's name of it; on ``cpu`` it is libjpeg, to the bit as Pillow.

@@ -1,7 +1,7 @@
 """Bytes to pixels: one image file, whole and sound, or a DecodeError that says why not.
 
-Pillow decides whether an image is sound, because OpenCV fills what a truncated file lacks with a
-constant and says nothing. For 8-bit images the pixels are those of Detectron2's ``read_image``.
+Decoders fill what a damaged file lacks with something plausible and say nothing, so each format is
+checked for that. For 8-bit images the pixels are those of Detectron2's ``read_image``.
 """
 
 from __future__ import annotations
@@ -86,15 +86,15 @@ def decode_image(
         exif: Turn the picture upright as its EXIF orientation says. A TIFF's own orientation tag
             says how its rows lie and is always obeyed.
         max_pixels: Refuse a larger picture, by its header, before memory is taken for it.
-        decode_jpeg: Instead of Pillow turns JPEGs of the usual colours into RGB, as they are
-            stored; where it raises a RuntimeError, Pillow does.
+        decode_jpeg: Converts sound JPEGs of the usual colors to RGB, as they are stored; where it
+            raises a RuntimeError, they are decoded here.
 
     Returns:
         uint8 ``(H, W, 3)``, BGR, contiguous and writable.
 
     Raises:
-        DecodeError: The data is not an image that is read here, is truncated or broken, is too
-            large, or has values whose range is not known; the message says which.
+        DecodeError: The data is not an image that is read here, is truncated, broken or damaged,
+            is too large, or has values whose range is not known; the message says which.
     """
     if not data:
         raise DecodeError("empty file")

@@ -22,8 +22,7 @@ _SEGMENT = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # restart markers are part 
 _END = re.compile(rb"\xff\xd9")
 _EOI, _SOS, _DHT = 0xD9, 0xDA, 0xC4
 _HUFFMAN = {0xC0, 0xC1}  # sequential
-_PROGRESSIVE_HUFFMAN = 0xC2
-_PROGRESSIVE = {_PROGRESSIVE_HUFFMAN, 0xCA}
+_PROGRESSIVE = {0xC2, 0xCA}
 _SOF = _HUFFMAN | _PROGRESSIVE | {0xC3, 0xC9, 0xCB}
 _ESSENTIAL = _SOF | {_DHT, 0xDB, 0xDD, 0xCC, 0xE0, 0xEE}  # DQT, DRI, DAC, JFIF's, Adobe's
 
@@ -167,7 +166,8 @@ class _Scans:
         """Note what a scan holds; return whether a long row of zero bits would be odd in it.
 
         It is not where zeros mean "the same color, and no detail", as in an even area. Otherwise
-        it would be the same block of noise again and again.
+        it would be the same block of noise again and again. The scans of progressive images are
+        plain bits in part, which may be anything.
         """
         tables = dict(zip(body[1:-3:2], body[2:-3:2], strict=True))  # of each component
         first, last, bits = body[-3:]
@@ -176,10 +176,5 @@ class _Scans:
                 self._missing.pop(each, None)
             elif not bits & 15:
                 self._missing.get(each, set()).difference_update(range(first, last + 1))
-        dc = [self._zeros_mean.get(pair >> 4, 1) for pair in tables.values()]
-        ac = [self._zeros_mean.get(pair & 15 | 16, 1) for pair in tables.values()]
-        if self._kind in _HUFFMAN:
-            return any(dc + ac)
-        if self._kind != _PROGRESSIVE_HUFFMAN or bits >> 4:  # plain bits may be zeros
-            return False
-        return any(dc) if first == 0 else any(each & 15 for each in ac)
+        used = (each for pair in tables.values() for each in (pair >> 4, pair & 15 | 16))
+        return self._kind in _HUFFMAN and any(self._zeros_mean.get(each, 1) for each in used)

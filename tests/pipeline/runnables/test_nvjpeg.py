@@ -139,6 +139,14 @@ def test_what_is_cut_short_is_refused(keep: float) -> None:
         decode_image(data[:-2] + bytes(100), decode_jpeg=filled_up)
 
 
+def test_damage_is_found_before_the_device_decodes() -> None:
+    data, decoder = jpeg(), Counting()
+    middle = len(data) // 2
+    with pytest.raises(DecodeError, match="damaged JPEG"):
+        decode_image(data[:middle] + data[middle + 200 :], decode_jpeg=decoder)
+    assert decoder.done == 0
+
+
 def test_too_large_a_picture_is_refused_before_it_is_decoded() -> None:
     decoder = Counting()
     with pytest.raises(DecodeError, match="over the limit"):
