@@ -75,9 +75,9 @@ def read_names(file: str) -> Any:
         data = read_regular(path, _MAX_BYTES)
         text = data.decode("utf-8-sig")
     except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        if what := describe(data[:HEAD]) if isinstance(exc, UnicodeDecodeError) else None:
-            reason = f"it is {what}"
+        reason = getattr(exc, "strerror", None) or str(exc)
+        if isinstance(exc, UnicodeDecodeError):
+            reason = f"it is {describe(data[:HEAD]) or 'not UTF-8 text'}"
         raise ConfigError(
             f"class_names: cannot read '{file}' ({reason}); give a text file with a name per line, "
             "a COCO .json, or the names themselves: 'model.class_names=[cat,dog]'"

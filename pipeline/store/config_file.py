@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -90,7 +91,7 @@ def read_config(config: str) -> ConfigFile:
         raise ConfigError(
             f"config '{config}' is Python code, which is never run; give a Detectron2 YAML config"
         )
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - no error for a name too long for a file's
         hint = did_you_mean(name, zoo_names())
         hint = hint if "did you mean" in hint else "; docs/models.md lists the usual ones"
         raise ConfigError(f"config '{config}' is neither a file nor in the model zoo{hint}")

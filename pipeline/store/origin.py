@@ -41,15 +41,17 @@ class Origin:
         shown = redacted_text(self.url) if self.url else str(self.path)
         if self.path.suffix.lower() not in SUFFIXES:
             raise ConfigError(f"weights '{shown}' must end in {', '.join(SUFFIXES)}")
-        if not self.url and not self.path.is_file():
-            raise ConfigError(
-                f"weights '{shown}' is not a file; give zoo, random, a path or an http(s) address"
-            )
-        if not self.url:
+        if self.kind == "file":
             try:
                 refuse_foreign(self.path)
-            except OSError as exc:
-                raise ConfigError(f"cannot read weights '{shown}': {exc.strerror or exc}") from exc
+            except FileNotFoundError as exc:
+                raise ConfigError(
+                    f"weights '{shown}' is not a file; give zoo, random, a path or an http(s) "
+                    "address"
+                ) from exc
+            except (OSError, ValueError) as exc:  # a NUL in the path
+                reason = getattr(exc, "strerror", None) or exc
+                raise ConfigError(f"cannot read weights '{shown}': {reason}") from exc
 
     def fetch(self, downloads: Path) -> Path | None:
         """Return the file, downloaded first if need be; ``None`` for random weights."""

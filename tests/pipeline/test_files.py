@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import OutputFolder, output_name, replaced, sha256_file, write_whole
+from pipeline.files import (
+    OutputFolder,
+    RegularFile,
+    output_name,
+    read_regular,
+    replaced,
+    sha256_file,
+    write_whole,
+)
 
 
 def everything_in(folder):
@@ -190,3 +198,33 @@ def test_the_names_of_folders_are_synced_whoever_made_them(
     folder.write("a/b/y", b"2")
     folder.sync()
     assert synced[3:] == ["a/b"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(os.mkfifo, "a pipe or a device", id="fifo"),  # opening it would wait
+        pytest.param(os.mkdir, "it is a folder", id="folder"),
+        pytest.param(lambda path: path.symlink_to("/dev/zero"), "a pipe or a device", id="device"),
+        pytest.param(lambda path: path.symlink_to("nowhere"), "No such file", id="link"),
+    ],
+)
+def test_what_is_no_regular_file(tmp_path, make, message):
+    make(tmp_path / "x")
+    for read in (RegularFile, sha256_file, lambda path: read_regular(path, 9)):
+        with pytest.raises(OSError, match=message):
+            read(tmp_path / "x")
+
+
+def test_a_regular_file_is_as_long_as_it_was(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"0123456789")
+    with RegularFile(path) as file:
+        with path.open("ab") as more:
+            more.write(b"more")
+        assert file.read(3) + file.read(1 << 62) == b"0123456789"
+        assert (file.size, file.read(), file.read(5)) == (10, b"", b"")
+    (tmp_path / "link").symlink_to(path)
+    assert read_regular(tmp_path / "link", 14) == b"0123456789more"
+    with pytest.raises(OSError, match="it has 14 bytes, more than 13"):
+        read_regular(path, 13)

@@ -182,8 +182,22 @@ def test_categories_without_ids_count_from_one():
         pytest.param({"thing_names": ("a",), "thing_ids": (1, 2)}, "thing_ids: expected 1", id="n"),
         pytest.param({"stuff_ids": (1,)}, "stuff_ids: expected 0 ids", id="ids without names"),
         pytest.param(
-            {"thing_names": ("a", "b"), "thing_ids": (7, 7)}, "thing_ids: an id stands there twice",
-            id="twice",
+            {"thing_names": ("a", "b"), "thing_ids": (7, 7)}, "thing_ids: duplicate id", id="twice",
+        ),
+        pytest.param({"thing_names": ("a",), "thing_ids": (True,)}, "a whole number", id="bool"),
+        pytest.param({"thing_names": ("a",), "thing_ids": (-1,)}, "not a whole number", id="minus"),
+        pytest.param({"thing_names": ("",)}, "is empty", id="empty"),
+        pytest.param({"stuff_names": (" ",)}, "is empty", id="blank"),
+        pytest.param({"thing_names": (1,)}, "is not text but a int", id="number"),
+        pytest.param({"thing_names": ("a\ud800",)}, "surrogate pair, U[+]D800", id="surrogate"),
+        pytest.param({"stuff_names": ("a\nb",)}, "control character, U[+]000A", id="newline"),
+        pytest.param({"keypoint_names": ("a\0",)}, "control character, U[+]0000", id="nul"),
+        pytest.param({"thing_names": ("a\u2029",)}, "control character, U[+]2029", id="separator"),
+        pytest.param(
+            {"keypoint_names": ("a",), "skeleton": ((0, 1),)}, "none of the 1", id="skeleton"
+        ),
+        pytest.param(
+            {"keypoint_names": ("a",), "skeleton": ((0, -1),)}, "none of the 1", id="below"
         ),
     ],
 )  # fmt: skip

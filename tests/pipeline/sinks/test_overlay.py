@@ -253,6 +253,27 @@ def test_label_text(
     assert label_text(name, 7, score, track) == expected
 
 
+ODD_NAMES = [
+    "👩\u200d🚀" * 40, "日本語", "العربية", "नमस्ते", "a" * 300, "Z" + "\u0301" * 300, "\ud800",
+    "\udcff" * 40, "a\0b", "\u202eabc", "\u200d", "\U0010ffff", "\ufffe", "%s%n",
+]  # fmt: skip
+
+
+def test_names_of_any_script_are_drawn() -> None:
+    """In a process of its own: OpenCV ends it for half of a surrogate pair."""
+    code = f"""
+import numpy as np
+from pipeline.sinks.drawing import Painter
+from pipeline.testing import make_predictions
+for name in {ODD_NAMES!a}:
+    found = make_predictions(2, class_names=(name,))
+    image = np.zeros((*found.image_size, 3), np.uint8)
+    assert Painter().draw(image, found).any(), ascii(name)
+"""
+    root = Path(labels.__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
 def test_pictures_mirror_the_input(tmp_path: Path) -> None:
     p = predictions((300, 400), track_ids=np.array([4]))
     with Overlay(tmp_path) as sink:

@@ -1098,3 +1098,49 @@ def test_a_full_disk_for_the_output(put, store):
         done = run(store.root, "list", stdout=full)
     assert done.returncode == 1
     assert done.stderr == "cannot read or write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("place", ["before", "after", "last", "both"])
+def test_root_before_and_after_the_command(tmp_path, capsys, monkeypatch, place):
+    monkeypatch.setattr(local, "BUNDLED", tmp_path / "bundled")
+    root = ["--root", str(tmp_path / "root")]
+    arguments = {
+        "before": [*root, "list", "crack"],
+        "after": ["list", *root, "crack"],
+        "last": ["list", "crack", *root],
+        "both": ["--root", "other", "list", "crack", *root],  # the nearer one
+    }
+    handler = signal.getsignal(signal.SIGTERM)
+    assert main(arguments[place]) == 0
+    signal.signal(signal.SIGTERM, handler)
+    assert capsys.readouterr().out == f"no such model in {tmp_path / 'root'}\n"
+
+
+HARMFUL = "a\u202eb\u2066c\x1b[31md\x9be\u2028f\x7fg\u200fh"
+
+
+@pytest.mark.parametrize("output", ["table", "json", "yaml"])
+def test_nothing_printed_is_obeyed_by_a_terminal(store, cli, output):
+    categories = Categories(thing_names=("a\u202eb",))
+    store.save(
+        "odd",
+        config_yaml="VERSION: 2\n",
+        weights={"w": torch.zeros(1)},
+        categories=categories,
+        labels={HARMFUL: HARMFUL},
+        metadata={HARMFUL: [HARMFUL, "line\nline", "日本 é"]},
+    )
+    said = [cli("get", "odd", "-o", output), cli("list", "-o", output), cli("get", f"odd{HARMFUL}")]
+    for text in (each.out + each.err for each in said):
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200f\u2028\u202e\u2066]", text)
+    if output != "table":
+        read = {"json": json.loads, "yaml": yaml.safe_load}[output](said[0].out)
+        assert read["labels"] == {HARMFUL: HARMFUL}
+        assert read["metadata"] == {HARMFUL: [HARMFUL, "line\nline", "日本 é"]}
+        assert read["categories"]["thing_names"] == ["a\u202eb"]
+
+
+def test_wrong_arguments_are_printed_harmless(cli):
+    said = cli("list", "a", HARMFUL)
+    assert said.status == 2
+    assert "unrecognized arguments: a\\u202eb" in said.err

@@ -311,6 +311,24 @@ def test_selftests(reader, tmp_path, content):
     check(reader("selftest", written(tmp_path / "selftest.npz", content)), "is no self-test")
 
 
+@pytest.mark.parametrize(
+    "names", [r'["\ud800"]', r'["a\0"]', '[""]', "[yes]", "[1.5]", "[[a]]", "a", "null", "{a: 1}"]
+)
+def test_names_in_a_sealed_model_yaml(reader, tmp_path, names):
+    body = f"""name: m
+version: v
+categories: {{thing_names: {names}, thing_ids: [1], stuff_names: [], stuff_ids: [],
+  keypoint_names: [], skeleton: []}}
+""".encode()
+    digest = hashlib.sha256(body).hexdigest().encode()
+    written(tmp_path / "model.yaml", body + b"digest: " + digest + b"\n")
+    answer = reader("entry", tmp_path)
+    if names == "a":  # a text is a sequence of one name, too
+        assert answer["error"] is None
+    else:
+        check(answer, "the class names of 'm:v' are damaged|is not what d2run writes")
+
+
 def make_special(path, kind):
     if kind == "fifo":
         os.mkfifo(path)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import ModelCorruptError, StoreError, UntrustedModelError
-from pipeline.store.weights import load_weights, read_weights
+from pipeline.store.weights import fitted, load_weights, read_weights
 
 
 class Call:
@@ -267,6 +267,130 @@ def test_misfits(change, message):
     change(weights)
     with pytest.raises(ModelCorruptError, match=message):
         load_weights(Net(), weights, "the weights of 'w.pth'")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.", "model.", "_orig_mod.", "model.module.", "module._orig_mod.",
+        "_orig_mod.module.", "model._orig_mod.module.", "module.module.",
+    ],
+)  # fmt: skip
+def test_wrappers_names(tmp_path, prefix):
+    """Of DistributedDataParallel, Lightning, torch.compile, and of them together."""
+    weights = Net().state_dict()
+    named = {f"{prefix}{name}": value for name, value in weights.items()}
+    path = tmp_path / "w.pth"
+    for data in (named, {"state_dict": named}, {"model": named, "iteration": 3}):
+        torch.save(data, path)
+        target = Net()
+        load_weights(target, read_weights(path), "w")
+        assert torch.equal(target.state_dict()["cls_score.weight"], weights["cls_score.weight"])
+
+
+def test_a_compiled_part(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    weights = {name.replace("0.", "0._orig_mod."): v for name, v in net.state_dict().items()}
+    target = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    load_weights(target, fitted(weights, {"0.weight"}), "w")
+    assert torch.equal(target[0].weight, net[0].weight)
+
+
+class Wrapped(torch.nn.Module):
+    """Its own names begin like a wrapper's."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = Net()
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+def test_names_that_only_look_wrapped(prefix):
+    weights = Wrapped().state_dict()
+    target = Wrapped()
+    load_weights(target, {f"{prefix}{name}": value for name, value in weights.items()}, "w")
+    assert torch.equal(target.state_dict()["model.cls_score.bias"], weights["model.cls_score.bias"])
+
+
+@pytest.mark.parametrize("model", ["", "module."])
+@pytest.mark.parametrize("averages", ["", "module."])
+def test_averages_of_wrapped_weights(tmp_path, model, averages):
+    net, mean = Net().state_dict(), Net().state_dict()
+    mean = {f"{averages}{name}": value for name, value in mean.items() if "mask" not in name}
+    data = {"model": {f"{model}{k}": v for k, v in net.items()}, "ema_state": {"state": mean}}
+    torch.save(data, tmp_path / "w.pth")
+    target = Net()
+    load_weights(target, read_weights(tmp_path / "w.pth", ema=True), "w")
+    assert torch.equal(target.cls_score.weight, mean[f"{averages}cls_score.weight"])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["bbox_head.fc_cls.weight", "backbone.conv1.weight"], "they are MMDetection's"),
+        (["backbone.body.conv1.weight", "rpn.head.conv.0.0.weight"], "they are torchvision's"),
+        (["model.0.conv.weight", "model.1.cv1.conv.weight"], "they are a YOLO model's"),
+        (["conv1.weight", "layer1.0.conv1.weight", "fc.bias"], "they are a backbone's alone"),
+        (["detr.encoder.layers.0.weight"], "they are a transformer's"),
+        (["x" * 100_000], "no name is known"),
+        (["\x1b[31m\n\u202e"], r"\\x1b\[31m\\n\\u202e"),
+        ([f"a.very.long.name.of.some.layer.{i:060}" for i in range(1000)], "and 999 more"),
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_misfits_are_short(names, message):
+    with pytest.raises(ModelCorruptError, match=message) as caught:
+        load_weights(Net(), {name: torch.zeros(1) for name in names}, "the weights of 'w.pth'")
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
+
+
+def saved_values():
+    """Tensors of every kind that checkpoints have."""
+    base, tied = torch.arange(24.0).reshape(4, 6), torch.ones(3, 3)
+    return {
+        "base": base, "view": base[1:3, 2:5], "turned": base.t(), "tied": tied, "again": tied,
+        "empty": torch.empty(0, 4), "scalar": torch.tensor(3.5), "half": torch.ones(3).half(),
+        "bfloat16": torch.ones(3).bfloat16(), "double": torch.ones(2).double(),
+        "int64": torch.arange(3), "int32": torch.arange(3).int(), "uint8": torch.arange(3).byte(),
+        "bool": torch.tensor([True, False]), "complex": torch.ones(2, dtype=torch.complex64),
+        "parameter": torch.nn.Parameter(torch.ones(2)), "expanded": torch.ones(1).expand(5),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_values_are_torchs(tmp_path, zipped, protocol):
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2])
+    net.cls_score(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    model = collections.OrderedDict(saved_values())
+    model._metadata = {"": {"version": 2}}
+    training = {"optimizer": optimizer.state_dict(), "scheduler": schedule.state_dict()}
+    torch.save(
+        {"model": model, **training, "iteration": 7, "__author__": "x"},
+        tmp_path / "w.pth",
+        _use_new_zipfile_serialization=zipped,
+        pickle_protocol=protocol,
+    )
+    want = torch.load(tmp_path / "w.pth", weights_only=False)["model"]
+    found = read_weights(tmp_path / "w.pth")
+    assert found.keys() == want.keys()
+    for name, value in want.items():
+        assert found[name].dtype == value.dtype, name
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".bin"])
+def test_the_content_tells_the_kind(tmp_path, suffix):
+    path = tmp_path / f"w{suffix}"
+    save_file(tiny(), path)
+    assert same(read_weights(path))
+    assert same(read_weights(pickled(path, arrays())))
+    torch.save(tiny(), path)
+    assert same(read_weights(path))
 
 
 def test_what_changes_nothing_is_ignored():
