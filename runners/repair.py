@@ -21,6 +21,7 @@ from runners.ledger import Entry, Ledger, LedgerDamagedError
 from runners.lock import locked
 from runners.results import INPUTS
 from runners.session import translated
+from runners.source_files import SourceFile, SourceFiles
 
 _DAMAGED = f"{LEDGER}.damaged"
 
@@ -45,7 +46,7 @@ class Repair:
         if not output.is_dir() or not any(output.iterdir()):
             raise OutputError(f"there is no output {output} to repair; name one with output=")
         with locked(output), translated(output):
-            settings = _settings(output / "run.json")
+            settings, moved = _record(output / "run.json")
             with suppress(LedgerDamagedError):
                 if (output / LEDGER).exists():  # not one in use, or of a newer version
                     Ledger(output / LEDGER).__exit__()
@@ -54,6 +55,9 @@ class Repair:
             with Ledger(output / LEDGER) as ledger:
                 ledger.state("settings", settings)
                 ledger.put(entries.values())
+                if moved:  # a file of such a name is another one, unless it has the same content
+                    files = SourceFiles(ledger)
+                    files.put(SourceFile(asset_id, asset_id, gone=True) for asset_id in entries)
                 ledger.commit(position)
         tell(
             f"{len(entries)} results are whole and stay; now run the job again without "
@@ -62,15 +66,18 @@ class Repair:
         return Report(0, output, {"kept": len(entries)})
 
 
-def _settings(record: Path) -> dict[str, Any]:
+def _record(record: Path) -> tuple[dict[str, Any], bool]:
+    """Return the settings of the results, and whether their source files were moved or deleted."""
     try:
-        settings = json.loads(record.read_bytes())["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+        content = json.loads(record.read_bytes())
+        settings = dict(content["settings"])
+        after = content.get("config", {}).get("runner", {}).get("after", "keep")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise OutputError(
             f"'{record}' does not say with which settings the results were made, so they cannot be "
             "kept; runner.on_change=restart does everything anew"
         ) from exc
-    return dict(settings)
+    return settings, after != "keep"
 
 
 def _whole(output: Path) -> tuple[Position, dict[str, Entry]]:
