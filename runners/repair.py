@@ -22,6 +22,7 @@ from runners.ledger import Entry, Ledger, LedgerDamagedError
 from runners.lock import locked
 from runners.results import INPUTS
 from runners.session import translated
+from runners.source_files import SourceFile, SourceFiles
 
 _DAMAGED = f"{LEDGER}.damaged"
 
@@ -46,7 +47,7 @@ class Repair:
         if not output.is_dir() or not any(output.iterdir()):
             raise OutputError(f"there is no output {output} to repair; name one with output=")
         with locked(output), translated(output):
-            settings, inputs = _recorded(output / "run.json")
+            settings, inputs, moved = _recorded(output / "run.json")
             with suppress(LedgerDamagedError):
                 if check_regular(output / LEDGER):  # not one in use, or of a newer version
                     Ledger(output / LEDGER).__exit__()
@@ -56,6 +57,9 @@ class Repair:
                 ledger.state("settings", settings)
                 ledger.state("inputs", inputs)
                 ledger.put(entries.values())
+                if moved:  # a file of such a name is another one, unless it has the same content
+                    files = SourceFiles(ledger)
+                    files.put(SourceFile(asset_id, asset_id, gone=True) for asset_id in entries)
                 ledger.commit(position)
         tell(
             f"{len(entries)} results are whole and stay; now run the job again without "
@@ -64,17 +68,19 @@ class Repair:
         return Report(0, output, {"kept": len(entries)})
 
 
-def _recorded(record: Path) -> tuple[dict[str, Any], Any]:
+def _recorded(record: Path) -> tuple[dict[str, Any], Any, bool]:
+    """Return the results' settings and inputs, and whether source files were moved or deleted."""
     try:
         with open_to_read(record) as file:
             content = json.load(file)
         settings = dict(content["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+        after = content.get("config", {}).get("runner", {}).get("after", "keep")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise OutputError(
             f"'{record}' does not say with which settings the results were made, so they cannot be "
             "kept; runner.on_change=restart does everything anew"
         ) from exc
-    return settings, content.get("inputs")
+    return settings, content.get("inputs"), after != "keep"
 
 
 def _whole(output: Path) -> tuple[Position, dict[str, Entry]]:

@@ -121,6 +121,17 @@ class Watched:
         """Return what ``status.json`` says, or would say if there were room for it."""
         return self._status.snapshot()
 
+    def metrics(self) -> str:
+        """Return what ``metrics.prom`` says at the end."""
+        return (self.out / "metrics.prom").read_text()
+
+    def repair(self) -> None:
+        """Rebuild the ledger."""
+        given = ["model=mask_rcnn", "runnable=fake", "sink=[coco]", "runner=repair", "quiet=true"]
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            job = build_job(compose("config", [*given, f"output={self.out}"]))
+        job.runner.run(job)
+
     def wait_for_health(self, text: str) -> None:
         """Wait until the health begins like this."""
         wait_for(lambda: (self.status()["health"] or "").startswith(text))

@@ -23,7 +23,7 @@ from processes import wait_for
 from watched import IN_THIS_PROCESS, Watched
 
 import runners.opening as opening
-from pipeline.errors import OutputError, RootGoneError
+from pipeline.errors import ConfigError, OutputError, RootGoneError
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.sinks.predictions import PredictionsJsonl
 from pipeline.sources import reading
@@ -193,24 +193,202 @@ def test_a_single_pass_that_cannot_move_says_so(watched: Watched, tmp_path: Path
     check_each_once(watched, "x.png")
 
 
-def test_killed_between_commit_and_move(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("after", "step"), [("move", "claim"), ("delete", "confirm"), ("move", "release")]
+)
+def test_killed_between_commit_and_move(
+    after: str, step: str, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done is not done again, and a failure is counted once, and reported."""
     for name in ("a.png", "b.png"):
         picture(watched.inbox / name)
+    broken(watched.inbox / "c.png")
+    job = (HERE, f"runner.after={after}", "runner.ready=rename")
     with monkeypatch.context() as patch:
 
         def killed(*args: object) -> None:
             raise SystemExit("killed")
 
-        patch.setattr(After, "__call__", killed)
-        watched.start(HERE, "runner.after=move")
+        patch.setattr(After, step, killed)
+        patch.setattr(After, "give_back", lambda *args: None)  # as no exception would
+        watched.start(*job)
         with pytest.raises(SystemExit):
             watched.wait()
-    assert watched.assets("inputs.jsonl") == ["a.png", "b.png"]
-    watched.start(HERE, "runner.after=move", "runner.max_passes=1")
-    assert watched.wait().counts == {"done": 0, "failed": 0}
-    assert sorted(path.name for path in watched.inbox.glob("**/*.png")) == ["a.png", "b.png"]
-    assert len(list(watched.inbox.glob("done/*"))) == 2
-    check_each_once(watched, "a.png", "b.png")
+    assert watched.assets("inputs.jsonl") == ["a.png", "b.png", "c.png"]
+    watched.start(*job, "runner.max_passes=1")
+    report = watched.wait()
+    assert report.exit_status == 3
+    assert report.counts["done"] == 0
+    assert watched.status()["counts"] == {"done": 2, "failed": 1}
+    assert watched.assets("failures.jsonl") == ["c.png"]
+    left = ["done/a.png", "done/b.png"] if after == "move" else []
+    found = [str(path.relative_to(watched.inbox)) for path in watched.inbox.glob("**/*.png")]
+    assert sorted(found) == [*left, "failed/c.png"]
+    assert watched.assets() == ["a.png", "b.png"]
+    watched.start(*job, "runner.max_passes=1")  # all has been reported
+    assert (watched.wait().exit_status, watched.status()["counts"]["failed"]) == (0, 0)
+
+
+@pytest.mark.parametrize("after", ["keep", "move", "delete"])
+def test_every_failure_is_counted(after: str, watched: Watched) -> None:
+    """More than are committed together: some are moved before anybody asks for them."""
+    n = 70
+    for i in range(n):
+        broken(watched.inbox / f"{i}.png")
+    picture(watched.inbox / "good.png")
+    watched.start(HERE, f"runner.after={after}", "runner.ready=rename", "runner.max_passes=1")
+    report = watched.wait()
+    assert (report.exit_status, report.counts) == (3, {"done": 1, "failed": n})
+    assert watched.status()["counts"] == {"done": 1, "failed": n}
+    assert f'd2run_inputs_total{{outcome="failed"}} {n}.0' in watched.metrics()
+    assert len(watched.lines("failures.jsonl")) == n
+
+
+@pytest.mark.parametrize("after", ["keep", "move"])
+def test_failures_stop_it_however_often_it_is_killed(
+    after: str, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = (HERE, f"runner.after={after}", "runner.max_failures=5", "runner.ready=rename")
+    for i in range(3):
+        broken(watched.inbox / f"{i}.png")
+    watched.start(*job)
+    wait_for(lambda: watched.status()["counts"]["failed"] == 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Watching, "_end", lambda self: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            watched.stop()
+    for i in range(40):
+        broken(watched.inbox / f"more {i}.png")
+    watched.start(*job)
+    report = watched.wait()
+    assert (report.exit_status, watched.status()["counts"]["failed"]) == (4, 6)
+    assert report.message.startswith("stopped by runner.max_failures=5: 6 inputs failed")
+
+
+@pytest.mark.parametrize(
+    ("after", "reopens"), [("keep", True), ("move", False), ("move", True), ("delete", False)]
+)
+def test_a_writer_that_pauses(after: str, reopens: bool, watched: Watched) -> None:
+    """For longer than a file must stay as it is; with the file open it may take all day."""
+    path = watched.inbox / "x.png"
+    whole = picture(path)
+    data = path.read_bytes()
+    path.unlink()
+    watched.start(HERE, f"runner.after={after}", "runner.max_failures=0", "runner.settle_s=0.3")
+    with path.open("wb", buffering=0) as file:
+        file.write(data[:900])
+        picture(watched.inbox / "first.png", 1)
+        watched.wait_for_assets("first.png")  # it could have been taken, and its end is missing
+        if not reopens:
+            time.sleep(2.5)
+            file.write(data[900:])
+    if reopens:
+        wait_for(lambda: watched.status()["pending"] == 1)
+        time.sleep(0.6)
+        with path.open("ab") as file:
+            file.write(data[900:])
+    wait_for(lambda: "x.png" in watched.assets("inputs.jsonl"))
+    report = watched.stop()
+    assert (report.exit_status, report.counts) == (0, {"done": 2, "failed": 0})
+    assert digests(watched)["x.png"] == whole
+    assert path.exists() is (after == "keep")
+    assert not list(watched.inbox.glob("failed/*"))
+
+
+def test_a_file_that_stays_open_is_told_of(watched: Watched) -> None:
+    picture(watched.inbox / "x.png")
+    with (watched.inbox / "x.png").open("ab"):
+        watched.start(HERE, "runner.after=delete", "runner.max_passes=1")
+        assert watched.wait().counts == {"done": 0, "failed": 0}
+    text = "left out: x.png: open for writing, and waited for"
+    assert text in (watched.out / "run.log").read_text()
+    assert (watched.inbox / "x.png").exists()
+
+
+@pytest.mark.parametrize("after", ["move", "delete"])
+def test_a_name_that_comes_again(after: str, watched: Watched) -> None:
+    path, sums = watched.inbox / "IMG_0001.png", []
+    job = (HERE, f"runner.after={after}", "sink=[coco,overlay]")
+    for i in range(3):
+        watched.start(*job)
+        sums.append(picture(path, i))
+        wait_for(lambda: not path.exists())
+        assert watched.stop().counts == {"done": 1, "failed": 0}
+    ids = ["IMG_0001.png", "IMG_0001~2.png", "IMG_0001~3.png"]
+    assert digests(watched) == dict(zip(ids, sums, strict=True))
+    check_each_once(watched, *ids)
+    assert aggregated(watched) == 3
+    assert sorted(p.name for p in watched.out.glob("overlay/*")) == [f"{name}.jpg" for name in ids]
+    if after == "move":
+        for name, digest in zip(ids, sums, strict=True):
+            data = (watched.inbox / "done" / name).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == digest
+
+
+def test_a_name_that_comes_again_after_a_repair(watched: Watched) -> None:
+    path = watched.inbox / "x.png"
+    watched.start(HERE, "runner.after=move")
+    first = picture(path, 1)
+    wait_for(lambda: not path.exists())
+    watched.stop()
+    (watched.out / "ledger.sqlite").write_bytes(b"damaged")
+    watched.repair()
+    watched.start(HERE, "runner.after=move")
+    second = picture(path, 2)
+    wait_for(lambda: not path.exists())
+    watched.stop()
+    assert digests(watched) == {"x.png": first, "x~2.png": second}
+
+
+@pytest.mark.parametrize("after", ["move", "delete"])
+def test_the_inbox_is_never_left(after: str, watched: Watched, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    for name in ("x.png", "deep/y.png"):
+        picture(victim / name)
+    (watched.inbox / "sub").mkdir()
+    for link in ("linked", "sub/linked"):
+        (watched.inbox / link).symlink_to(victim)
+    picture(watched.inbox / "sub" / "mine.png")
+    broken(watched.inbox / "bad.png")
+    watched.start(HERE, f"runner.after={after}", "runner.max_passes=1")
+    report = watched.wait()
+    assert (report.exit_status, report.counts) == (3, {"done": 1, "failed": 1})
+    assert watched.assets("inputs.jsonl") == ["bad.png", "sub/mine.png"]
+    assert len(list(victim.rglob("*.png"))) == 2
+    assert (
+        "linked and 1 more: linked folder, which is entered with runner.after=keep only"
+        in (watched.out / "run.log").read_text()
+    )
+
+
+def test_a_tree_that_is_swapped_for_a_link(watched: Watched, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    watched.start(HERE, "runner.after=move")
+    picture(watched.inbox / "x.png")
+    wait_for((watched.inbox / "done" / "x.png").exists)
+    shutil.rmtree(watched.inbox / "done")
+    (watched.inbox / "done").symlink_to(victim)
+    picture(watched.inbox / "y.png", 1)
+    watched.wait_for_health(f"unhealthy: cannot move {watched.inbox}/y.png to ")
+    assert "done is a symbolic link, which is not followed" in watched.status()["health"]
+    assert list(victim.iterdir()) == []
+    assert (watched.inbox / "y.png").exists()
+    (watched.inbox / "done").unlink()
+    wait_for((watched.inbox / "done" / "y.png").exists)
+    watched.wait_for_health("ok")
+    watched.stop()
+
+
+@pytest.mark.parametrize("option", ["done", "failed"])
+def test_a_tree_that_is_a_link_is_refused(option: str, watched: Watched, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (watched.inbox / option).symlink_to(tmp_path / "victim")
+    watched.start(HERE, "runner.after=move")
+    with pytest.raises(ConfigError, match=f"runner.{option} is .* symbolic link in the watched"):
+        watched.wait()
+    watched.start(HERE, "runner.after=move", f"runner.{option}={tmp_path}/victim")
+    watched.stop()
 
 
 @pytest.mark.parametrize("after", ["keep", "move"])
