@@ -147,39 +147,34 @@ def steps(device: str, scratch: Path) -> list[Step]:
         command = [sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", file]
         return Step(name, command, limit_s, needs_cuda=True)
 
-    def compare(name: str, case: str, limit_s: float, images: int, variants: list[str]) -> Step:
+    def compare(
+        case: str, limit_s: float, images: int, variants: list[str], needs_cuda: bool = False
+    ) -> Step:
         options = ["--case", case, "--device", device, "--pairs", "1", "--json", "{rows}"]
         options += ["--images", str(images), "--peers", "naive", "--no-floor"]
         options += [f"--variant={variant}" for variant in variants]
         command = [sys.executable, str(HERE / "compare.py"), *options]
-        return Step(name, command, limit_s if on_cuda else 900)
+        return Step(f"compare {case}", command, limit_s, needs_cuda)
 
-    batches = (1, 8, 16) if on_cuda else (1, 2)
-    precisions = ["runnable.precision=fp32", "runnable.precision=bf16"]
-    precisions += ["runnable.precision=fp16"] * on_cuda
-    plain = [f"{each} batch_size={size}" for each in precisions for size in batches]
-    there = "decode.jpeg=nvjpeg runnable.resize_on_device=true"
-    on_device = [f"{each} {there}" for each in plain] if on_cuda else []
-    goals = ["runnable=exact", *(f"{each} batch_size={batches[1]}" for each in precisions)]
-    goals += [f"{each} {there}" for each in goals[1:]] if on_cuda else []
+    sizes = (1, 8, 16) if on_cuda else (1, 2)
+    precisions = [f"runnable.precision={each}" for each in ("fp32", "bf16", "fp16")]
+    plain = [f"{each} batch_size={size}" for each in precisions for size in sizes]
+    device_options = "decode.jpeg=nvjpeg runnable.resize_on_device=true"
+    there = [f"{each} {device_options}" for each in plain]
+    half = [f"{each} batch_size={sizes[1]}" for each in precisions[1:]]
+    jobs = ["runnable=exact", f"batch_size={sizes[1]}", *half]
+    jobs += [f"{each} {device_options}" for each in half]
     return [
         own("check", "check", 40),
-        own("images and model", "case", 40, "full", "480" if on_cuda else "2"),
+        own("images and model", "case", 40, *(("full", "480") if on_cuda else ("shapes", "4"))),
         tests("tests", "not compile", 80),
-        own(
-            "parity with DefaultPredictor",
-            "parity",
-            70,
-            "all" if on_cuda else "mask_rcnn,retinanet",
-        ),
-        own("forward alone", "floor", 50, ",".join(map(str, batches)), "0.7" if on_cuda else "0"),
-        own("full jobs", "jobs", 100, *goals),
-        compare(
-            "compare r50", "r50", 220, 96 if on_cuda else 1, ["runnable=exact", *plain, *on_device]
-        ),
-        compare(
-            "compare shapes", "shapes", 40, 400 if on_cuda else 4, ["", f"batch_size={batches[1]}"]
-        ),
+        own("parity", "parity", 70, "all" if on_cuda else "mask_rcnn,retinanet"),
+        own("forward alone", "floor", 50, ",".join(map(str, sizes)), "0.7" if on_cuda else "0"),
+        own("full jobs", "jobs", 110, *(jobs if on_cuda else jobs[:3])),
+        compare("r50", 220, 96, ["runnable=exact", *plain, *there], needs_cuda=True),
+        compare("shapes", 40, 400, ["", "batch_size=8"])
+        if on_cuda
+        else compare("shapes", 900, 4, ["runnable=exact", *plain[:2]]),
         tests("test of torch.compile", "compile", 60),
     ]
 

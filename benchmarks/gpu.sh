@@ -7,9 +7,9 @@
 # everything else that it lacks; they are installed into a temporary folder. To make it, in a clone on a machine with a
 # network and the same Python version:
 #
-#   uv export -q --no-dev --no-hashes --no-emit-project --prune torch --prune torchvision -o needed.txt
+#   there="torch torchvision bentoml openvino mypy import-linter pre-commit ruff"  # what the steps find there, or do not need
+#   uv export -q --no-hashes --no-emit-project $(printf -- '--prune %s ' $there) -o needed.txt
 #   python -m pip wheel --no-deps --wheel-dir wheels -r needed.txt
-#   python -m pip wheel --wheel-dir wheels pytest pytest-timeout pytest-xdist scikit-image -c needed.txt
 #
 # Wheels of packages that are there already in a version that pyproject.toml allows may be deleted. The report is in DIR
 # (gpu-report by default): gpu.txt, gpu.json, and the log of each step. Exit status 1 if a step failed.

@@ -161,7 +161,7 @@ def floor(device: str, case: Path, batches: str, seconds: str) -> Iterator[Row]:
                 if on_cuda:
                     torch.cuda.reset_peak_memory_stats()
                 n, started = 0, perf_counter()
-                while perf_counter() - started < float(seconds):
+                while not n or perf_counter() - started < float(seconds):
                     runnable.forward(batch)
                     wait()
                     n += size

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 from random_model import ARCHITECTURES, PHOTOS, RandomModel, assert_equal, photo, reference
 
 from pipeline.devices import resolve_device
 from pipeline.errors import DeviceError
 from pipeline.runnables.detectron2 import Detectron2
+from pipeline.runnables.nvjpeg import DeviceJpeg
+from pipeline.runnables.preprocess import resized
 from pipeline.store.model import Model
 from pipeline.types import Frame, Predictions
 
@@ -23,6 +27,8 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.detectron2,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    # torch.compile's advice; d2run leaves torch's setting as it is
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning"),
 ]
 
 
@@ -77,6 +83,32 @@ def test_batches_on_many_threads_are_those_of_one() -> None:
     for one, two in zip(got, want, strict=True):
         np.testing.assert_array_equal(one.boxes, two.boxes)
         assert one.masks.rle() == two.masks.rle()
+
+
+def test_nvjpeg_on_many_threads_is_near_pillow() -> None:
+    decode = DeviceJpeg("cuda:0")
+    for name in PHOTOS:
+        image = photo(name)
+        # without subsampled colors, which nvJPEG interpolates in another way
+        full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        data = cv2.imencode(".jpg", image, full)[1].tobytes()
+        want = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(decode, [data] * 8))
+        for pixels in found:
+            assert pixels.shape == want.shape
+            assert pixels.flags.c_contiguous
+            np.testing.assert_array_equal(pixels, found[0])
+            assert np.abs(pixels.astype(int) - want).max() <= 4
+
+
+@pytest.mark.parametrize("shape", [(160, 213), (800, 1067)], ids=["smaller", "larger"])
+def test_resized_is_within_one_level_of_pillow(shape: tuple[int, int]) -> None:
+    image = photo("coffee")
+    want = np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))
+    there = torch.from_numpy(image).permute(2, 0, 1).to("cuda:0")
+    found = resized(there, shape).permute(1, 2, 0).cpu().numpy()
+    assert np.abs(found - want.astype(int)).max() <= 1
 
 
 def test_memory_is_given_back() -> None:

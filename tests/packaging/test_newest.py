@@ -81,6 +81,7 @@ def test_the_first_command_says_nothing_and_finds_the_same(d2run: Path, tmp_path
     assert agreement.holds
     versions = json.loads((tmp_path / "newest/run.json").read_text())["versions"]
     assert versions["torch"]
+    assert "shapes" in run(d2run.with_name("d2run-store"), "list", cwd=tmp_path).stdout
 
 
 def test_errors_are_all_that_is_said(d2run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""The Python of docs/outputs.md, run on the results of a full and of an empty run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "outputs.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)
+
+IMAGES = [{"id": 7, "file_name": "a/b.jpg", "width": 64, "height": 48}]
+TRUTH = {
+    "info": {},
+    "images": IMAGES,
+    "categories": [{"id": 1, "name": "crack"}],
+    "annotations": [
+        {
+            "id": 1,
+            "image_id": 7,
+            "category_id": 1,
+            "bbox": [1, 2, 20, 20],
+            "area": 400,
+            "iscrowd": 0,
+        }
+    ],
+}
+RESULT = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 20, 20], "score": 0.9}
+FRAME = {"asset": "a/b.jpg", "frame": 0, "instances": [{"class_name": "crack", "score": 0.9}]}
+
+
+def block(word: str) -> str:
+    (found,) = (block for block in BLOCKS if word in block)
+    return found
+
+
+@pytest.fixture(params=[pytest.param(True, id="full"), pytest.param(False, id="empty")])
+def full(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    run = tmp_path / "runs" / "night"
+    run.mkdir(parents=True)
+    (tmp_path / "annotations.json").write_text(json.dumps(TRUTH))
+    images = [IMAGES[0] | {"id": 1}] if request.param else []
+    (run / "coco.json").write_text(json.dumps({"images": images}))
+    (run / "coco_results.json").write_text(json.dumps([RESULT] if request.param else []))
+    (run / "predictions.jsonl").write_text(json.dumps(FRAME) + "\n" if request.param else "")
+    monkeypatch.chdir(tmp_path)
+    return bool(request.param)
+
+
+def test_evaluation(full: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(block("COCOeval"), {})
+    found = re.findall(
+        r"IoU=0.50:0.95 \| area=   all \| maxDets=100 \] = (\S+)", capsys.readouterr().out
+    )
+    assert found == (["1.000", "1.000"] if full else [])
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("pandas"), reason="pandas is not installed")
+def test_the_table(full: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(block("pandas"), {})
+    assert ("crack" in capsys.readouterr().out) is full
+
+
+def test_only_what_there_is_is_described() -> None:
+    for word in ("video", "was a COCO file", "annotations.json`"):
+        assert word not in TEXT
