@@ -74,6 +74,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise ConfigError("--resolve goes with --cfg or --help")
     if not read.shell_completion:
         for i, word in enumerate(read.overrides):
+            if word.startswith("hydra.mode="):
+                raise ConfigError(f"{word}: write -m to run a job per value")
             if word.lstrip("+~").startswith("="):
                 raise ConfigError(f"'{word}' has no key; options are written KEY=VALUE")
             if "=" not in word and not word.startswith("~"):

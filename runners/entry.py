@@ -59,7 +59,7 @@ def run_job(cfg: DictConfig, started: float | None = None) -> int:
         if job and (job.output / "run.log").exists():
             message += f"; the traceback is in {job.output / 'run.log'}"
     if message:
-        _complain(_job_name() + printable(message))
+        _complain(_job_name() + message)
     _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
     return status
 
@@ -98,7 +98,7 @@ def main(started: float | None = None) -> int:
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as exc:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
-        _complain(printable(str(exc) if isinstance(exc, ConfigError) else explain(exc)))
+        _complain(str(exc) if isinstance(exc, ConfigError) else explain(exc))
         return ConfigError.exit_status
     except BrokenPipeError:  # `run.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -127,14 +127,14 @@ def _start(line: Namespace, entry: TaskFunction) -> None:
             app.app_help(name, line.parser, line)
         elif line.hydra_help:
             app.hydra_help(name, line.parser, line)
-        elif line.cfg is not None:
-            if line.package is not None:
-                cfg = loader.load_configuration(name, overrides, RunMode.RUN)
-                if OmegaConf.select(cfg, line.package) is None:
-                    raise ConfigError(f"--package {line.package}: there is no such key")
-            app.show_cfg(name, overrides, line.cfg, line.package, line.resolve)
-        elif line.info is not None:
-            app.show_info(line.info, name, overrides)
+        elif line.cfg is not None or line.info is not None:
+            cfg = loader.load_configuration(name, overrides, RunMode.RUN)  # Hydra would say it raw
+            if line.package is not None and OmegaConf.select(cfg, line.package) is None:
+                raise ConfigError(f"--package {line.package}: there is no such key")
+            if line.info is not None:
+                app.show_info(line.info, name, overrides)
+            else:
+                app.show_cfg(name, overrides, line.cfg, line.package, line.resolve)
         elif line.shell_completion:
             app.shell_completion(name, overrides)
         elif line.multirun:
@@ -146,8 +146,7 @@ def _start(line: Namespace, entry: TaskFunction) -> None:
 
 
 def _complain(message: str) -> None:
-    for i, line in enumerate(redacted_text(message).splitlines()):
-        print(f"error: {printable(line)}" if not i else printable(line), file=sys.stderr)
+    print(f"error: {printable(redacted_text(message))}", file=sys.stderr)
 
 
 def _job_name() -> str:

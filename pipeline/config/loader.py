@@ -205,7 +205,9 @@ class _Repository(ConfigRepository):
     def load_config(self, config_path: str) -> ConfigResult | None:
         try:
             return super().load_config(config_path)
-        except (UnicodeError, ValueError) as exc:
+        except OSError as exc:
+            raise ConfigError(f"cannot read {exc.filename}: {exc.strerror}") from exc
+        except ValueError as exc:  # not UTF-8, or a defaults list that is none
             why = "it is not UTF-8" if isinstance(exc, UnicodeError) else str(exc)
             text = " ".join(why.split())
             raise ConfigError(f"cannot read {config_path}.yaml: {text}") from exc

@@ -16,6 +16,8 @@ from pipeline.types import Categories
 if TYPE_CHECKING:
     from torch import nn
 
+_log = logging.getLogger("py.warnings")
+
 DEFAULT = "GeneralizedRCNN"  # of Detectron2's defaults
 
 # Where the instances' number of classes and thresholds stand. An architecture that is not listed
@@ -222,18 +224,21 @@ def value(cfg: Any, key: str) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what Detectron2 and torch say to their own developers when a model is built."""
+    """Log, as information, what Detectron2 and torch warn their own developers of."""
     import torch  # noqa: F401 - it sets its logger's level when it is imported
 
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        try:
             yield
-    finally:
-        logger.setLevel(level)
+        finally:
+            logger.setLevel(level)
+            for each in caught:
+                where = f"{each.filename}:{each.lineno}"
+                _log.info("%s: %s: %s", where, each.category.__name__, each.message)
 
 
 def build(cfg: Any, seed: int) -> nn.Module:

@@ -122,6 +122,8 @@ WORDS = [
     (["--cfg"], "argument --cfg/-c: expected one argument; the flags are in --hydra-help"),
     (["--cfg", "job", "--package", "nope"],
      "--package nope: there is no such key"),
+    (["--info", "config", "stage=[mns]"], "stage=mns: no such option; did you mean 'nms'?"),
+    (["hydra.mode=MULTIRUN"], "hydra.mode=MULTIRUN: write -m to run a job per value"),
     (["--info", "nope"], "--info nope: no such part; known: all, config, defaults, defaults-tree, "
      "plugins, searchpath"),
     (["--config-dir", "nope", INPUT], "--config-dir nope: there is no such folder"),

@@ -39,3 +39,17 @@ def test_what_a_program_made_of_warnings_stays(tmp_path: Path) -> None:
     with logged(tmp_path / "run.log"), pytest.raises(DeprecationWarning):
         warnings.warn("an error here, as pytest says", DeprecationWarning, stacklevel=1)
     assert warnings.filters == before
+
+
+def test_what_a_model_says_while_it_is_built(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from pipeline.store.architectures import quiet
+
+    with logged(tmp_path / "run.log"), quiet():
+        for _ in range(3):
+            warnings.warn("of a model", DeprecationWarning, stacklevel=1)
+    (line,) = (tmp_path / "run.log").read_text().splitlines()
+    assert "INFO py.warnings" in line
+    assert line.endswith("DeprecationWarning: of a model")
+    with quiet():  # elsewhere nobody sees it
+        warnings.warn("of a model", DeprecationWarning, stacklevel=1)
