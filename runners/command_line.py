@@ -167,9 +167,10 @@ def _value(key: str, value: str, *, multirun: bool = False) -> str:
     ):
         return value
     if key == "input" and _is_container(value) and not os.path.lexists(value):
-        return (
-            f"[{','.join(_quoted(item.strip()) for item in _items(value[1:-1]) if item.strip())}]"
-        )
+        items = [item.strip() for item in _items(value[1:-1])]
+        if items and not items[-1]:  # [a.jpg,]
+            items.pop()
+        return f"[{','.join(map(_quoted, items))}]"
     is_text = key in _FILES or key in text_keys() or key.startswith("model.labels.")
     if is_text and (key in _FILES or value.lower() != "null"):
         return _quoted(value)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import Job, build_job
 from pipeline.types import Report
-from runners.entry import hydra_arguments
+from runners.command_line import hydra_arguments
 
 FAKE = ("model=mask_rcnn", "runnable=fake", "sink=[coco]", "quiet=true", "batch_size=1")
 
