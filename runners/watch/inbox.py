@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ from pipeline.sources.reading import why
 from pipeline.sources.scan import natural_key
 from runners.watch.news import News
 from runners.watch.tree import NOWHERE, Tree
-from runners.watch.versions import Arrival, Versions
+from runners.watch.versions import Arrival, Candidate, Versions
 from runners.watch.writers import Writers
 
 # What was handed out is looked at for so many settle times more: a writer that had only paused
@@ -31,31 +30,6 @@ _WRITTEN = "open for writing, and waited for"
 # something does. Of the time in which a look waits for the disk, a tenth counts.
 _IDLE, _BUSY = 0.004, 0.2
 _WAITING = 0.1
-
-
-@dataclass(slots=True)
-class _Candidate:
-    """A file that is not done, or was handed out a short while ago.
-
-    Attributes:
-        order: The look at which it was first seen.
-        since_s: When its version was first seen, or when it was handed out.
-        looked: The look at which it was last looked at.
-        version: Size, mtime_ns and inode; ``None`` for a link to nowhere.
-        reason: Why it cannot be handed out however long it stays as it is.
-        given: It was handed out in this version.
-        wait_s: How long its version must stay, in seconds.
-        doubtful: This version was handed out before, and could not be decoded.
-    """
-
-    order: int
-    since_s: float
-    wait_s: float
-    looked: int = 0
-    version: tuple[int, int, int] | None = None
-    reason: str | None = None
-    given: bool = False
-    doubtful: bool = False
 
 
 class Inbox:
@@ -111,7 +85,7 @@ class Inbox:
             marker=self._marker,
         )
         self._known = Versions()
-        self._candidates: dict[str, _Candidate] = {}
+        self._candidates: dict[str, Candidate] = {}
         self._n_looks = 0
         self._was_gone = False
         self._took_s = self._deep_took_s = 0.0
@@ -248,7 +222,7 @@ class Inbox:
                 del self._candidates[asset_id]  # it has become again what it was
                 return
         if candidate is None:
-            candidate = _Candidate(self._n_looks, now_s, self._settle_s, version=version)
+            candidate = Candidate(self._n_looks, now_s, self._settle_s, version=version)
             self._candidates[asset_id] = candidate
         elif candidate.version != version:
             candidate.version, candidate.since_s = version, now_s
@@ -260,7 +234,7 @@ class Inbox:
         elif not version[0] and now_s - candidate.since_s >= self._settle_s:
             self._wait(asset_id, candidate, "empty file")
 
-    def _look_again(self, asset_id: str, candidate: _Candidate) -> None:
+    def _look_again(self, asset_id: str, candidate: Candidate) -> None:
         if candidate.given and self._clock() - candidate.since_s > self._afterwards_s:
             del self._candidates[asset_id]
             return
@@ -280,10 +254,10 @@ class Inbox:
     def _look_later(self, arrival: Arrival, wait_s: float) -> None:
         self._known.remove(arrival.id)
         version = arrival.size, arrival.mtime_ns, arrival.inode
-        candidate = _Candidate(self._n_looks, self._clock(), wait_s, version=version)
+        candidate = Candidate(self._n_looks, self._clock(), wait_s, version=version)
         self._candidates[arrival.id] = candidate
 
-    def _due_s(self, candidate: _Candidate, now_s: float) -> float | None:
+    def _due_s(self, candidate: Candidate, now_s: float) -> float | None:
         if candidate.given or candidate.reason not in (None, _WRITTEN):
             return None
         return max(0.0, candidate.since_s + candidate.wait_s - now_s)
@@ -316,7 +290,7 @@ class Inbox:
                 found.append((candidate.order, arrival))
         return _in_order(found)
 
-    def _wait(self, asset_id: str, candidate: _Candidate, reason: str) -> None:
+    def _wait(self, asset_id: str, candidate: Candidate, reason: str) -> None:
         if candidate.reason != reason:
             candidate.reason = reason
             self._news.note(reason, asset_id)

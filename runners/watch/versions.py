@@ -40,6 +40,31 @@ class Arrival:
         return same and self.inode in (0, status.st_ino)
 
 
+@dataclass(slots=True)
+class Candidate:
+    """A file that is not done, or was handed out a short while ago.
+
+    Attributes:
+        order: The look at which it was first seen.
+        since_s: When its version was first seen, or when it was handed out.
+        looked: The look at which it was last looked at.
+        version: Size, mtime_ns and inode; ``None`` for a link to nowhere.
+        reason: Why it cannot be handed out however long it stays as it is.
+        given: It was handed out in this version.
+        wait_s: How long its version must stay, in seconds.
+        doubtful: This version was handed out before, and could not be decoded.
+    """
+
+    order: int
+    since_s: float
+    wait_s: float
+    looked: int = 0
+    version: tuple[int, int, int] | None = None
+    reason: str | None = None
+    given: bool = False
+    doubtful: bool = False
+
+
 class Versions:
     """The latest version of each file, in about 130 MB for a million of them.
 

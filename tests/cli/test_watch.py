@@ -96,9 +96,9 @@ def test_a_day_in_the_life_of_a_service(start: Start, inbox: Path, out: Path) ->
         port = server.getsockname()[1]
     log, options = out / "run.log", ("runner.ignore=[*_thumb.png]", f"runner.metrics_port={port}")
     process = start(*options)
-    wait_for(lambda: len(ids(out / "inputs.jsonl")) == 3)
-    wait_for(lambda: status(out).get("state") == "idle")
-    assert status(out)["counts"] == {"done": 2, "failed": 1}
+    wait_for(lambda: status(out).get("counts") == {"done": 2, "failed": 1})
+    wait_for(lambda: status(out)["state"] == "idle")
+    assert len(ids(out / "inputs.jsonl")) == 3
     assert (out / "health").read_text().startswith("ok\n")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         served = answer.read().decode()

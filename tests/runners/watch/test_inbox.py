@@ -492,3 +492,75 @@ def test_slow_looks_are_far_apart(put, root, clock, monkeypatch):
     assert not inbox.deep_is_due()
     clock.now += 0.2
     assert inbox.deep_is_due()
+
+
+def test_a_file_that_is_open_for_writing_is_waited_for(put, root, clock, settled):
+    path = put("x.jpg")
+    put("y.jpg")
+    inbox = Inbox(root, clock=clock)
+    with path.open("ab"):
+        assert [arrival.id for arrival in settled(inbox)] == ["y.jpg"]
+        clock.now += 100.0
+        assert inbox.settle() == []
+        assert inbox.skipped == {"open for writing, and waited for": 1}
+        assert inbox.due_in_s() == 5.0
+    assert inbox.settle() == []
+    clock.now += 5.0
+    (arrival,) = inbox.settle()
+    assert (arrival.id, arrival.again) == ("x.jpg", False)
+    assert inbox.n_pending == 0
+    assert [line.split(": ", 1)[1] for line in inbox.news()] == [
+        "x.jpg: open for writing, and waited for"
+    ]
+
+
+@pytest.mark.parametrize("ready", ["marker", "rename"])
+def test_a_writer_that_says_when_it_is_complete_is_believed(ready, put, root, clock):
+    path = put("x.jpg")
+    put("x.jpg.done", b"")
+    inbox = Inbox(root, ready=ready, clock=clock)
+    with path.open("ab"):
+        (arrival,) = inbox.look()
+    assert not inbox.doubt(arrival)
+
+
+def test_what_cannot_be_decoded_is_handed_out_once_more(put, root, clock, settled):
+    path = put("x.jpg", b"half", mtime_s=1)
+    inbox = Inbox(root, clock=clock)
+    (arrival,) = settled(inbox)
+    assert inbox.doubt(arrival)
+    assert (inbox.has_doubts, inbox.n_pending) == (True, 1)
+    clock.now += 19.9
+    assert inbox.look() == []
+    clock.now += 0.1
+    (again,) = inbox.settle()
+    assert again.again
+    assert not inbox.doubt(again)
+    assert not inbox.has_doubts
+    path.write_bytes(b"half and half")  # as a version of its own it has a chance of its own
+    (whole,) = settled(inbox, deep=True)
+    assert not whole.again
+    assert inbox.doubt(whole)
+    path.write_bytes(b"and a third half")
+    inbox.look()
+    assert not inbox.has_doubts
+    clock.now += 5.0
+    (arrival,) = inbox.look()
+    assert not arrival.again
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_file_that_is_to_be_looked_at_again(changed, put, root, clock, settled):
+    path = put("x.jpg", mtime_s=1)
+    inbox = Inbox(root, clock=clock)
+    (arrival,) = settled(inbox)
+    if changed:
+        path.write_bytes(b"changed in place")
+    inbox.again(arrival)
+    assert inbox.settle() == []
+    found = settled(inbox)
+    assert [arrival.size for arrival in found] == [path.stat().st_size]
+    path.unlink()
+    inbox.again(found[0])
+    assert settled(inbox) == []
+    assert inbox.n_pending == 0

@@ -279,3 +279,36 @@ def test_a_million_remembered_files_fit(root, clock):
 
 def _resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def test_a_linked_folder_is_not_entered_where_files_are_moved(put, root, clock, settled, tmp_path):
+    put("sub/x.jpg")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "y.jpg").write_bytes(b"image")
+    for link in ("linked", "sub/linked"):
+        (root / link).symlink_to(tmp_path / "outside")
+    inbox = Inbox(root, follow=False, clock=clock)
+    assert ids(settled(inbox)) == ["sub/x.jpg"]
+    reason = "linked folder, which is entered with runner.after=keep only"
+    assert inbox.skipped == {reason: 2}
+    assert inbox.news() == [f"left out: linked and 1 more: {reason}"]
+    assert ids(settled(Inbox(root, clock=clock))) == ["linked/y.jpg", "sub/x.jpg"]
+
+
+def test_a_link_at_the_place_of_a_tree_hides_no_folder(put, root, clock, settled):
+    put("sub/x.jpg")
+    (root / "done").symlink_to("sub")
+    inbox = Inbox(root, leave_out=(root / "done",), follow=False, clock=clock)
+    assert ids(settled(inbox)) == ["sub/x.jpg"]
+
+
+def test_private_names_that_were_left(put, root, clock):
+    put(".d2run/x.jpg")
+    put("sub/.d2run/y.jpg")
+    inbox = Inbox(root, clock=clock)
+    assert inbox.look() == []
+    assert sorted(inbox.left_behind) == ["", "sub"]
+    for folder in (root, root / "sub"):
+        shutil.rmtree(folder / ".d2run")
+    inbox.look(deep=True)
+    assert inbox.left_behind == []
