@@ -12,7 +12,7 @@ from itertools import pairwise
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from pipeline.descriptors import open_file, rename
+from pipeline.descriptors import open_file, rename, status_of
 from pipeline.errors import ConfigError, OutputError, printable
 from pipeline.redaction import redacted_text
 
@@ -55,23 +55,27 @@ class Log(RotatingFileHandler):
         return open(descriptor, "a", encoding=self.encoding, errors=self.errors)  # noqa: PTH123
 
     def doRollover(self) -> None:
-        """Rename the files, each to the next number, and start a new one."""
+        """Rename the files, each to the next number, and start a new one.
+
+        If another program has moved the file away, only the latter.
+        """
         if self.stream is not None:
             self.stream.close()
             self.stream = None
         name = self._path.name
         names = [self._path, *(self._path.with_name(f"{name}.{n}") for n in range(1, _KEPT + 1))]
-        for old, new in reversed(list(pairwise(names))):
-            with suppress(FileNotFoundError):
-                rename(old, new)
+        if status_of(self._path) is not None:
+            for old, new in reversed(list(pairwise(names))):
+                with suppress(FileNotFoundError):
+                    rename(old, new)
         self.stream = self._open()
 
     def begin_anew(self) -> None:
-        """Start a new file; if another program has moved the old one away, under its name."""
+        """Start a new file, if there is room for it."""
         self.acquire()
         try:
             self.doRollover()
-        except (OSError, OutputError):  # a full disk: as for what is logged
+        except (OSError, OutputError):  # as for what is logged
             pass
         finally:
             self.release()

@@ -15,8 +15,12 @@ SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl",
 ENVIRONMENTS = {
     "POSIX": {"LC_ALL": "POSIX"},
     "ASCII": {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    "no such locale": {"LANG": "xx_YY.ISO-8859-1", "LC_NUMERIC": "de_DE.UTF-8", "TZ": "Asia/Tokyo"},
-    "output in ASCII": {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "ascii:strict"},
+    "no such locale": {
+        "LANG": "xx_YY.ISO-8859-1",
+        "LC_NUMERIC": "de_DE.UTF-8",
+        "TZ": "Asia/Tokyo",
+        "PYTHONIOENCODING": "ascii:strict",
+    },
 }
 
 

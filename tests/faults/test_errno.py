@@ -18,16 +18,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from command_line import command, environment
-from dying import ended, forked, warm
+from dying import forked, warm
 from file_layer import Layer, temporary
-from scenarios import make_inputs, outputs, run_scenario, tell
+from scenarios import make_inputs, outputs, run_scenario, tell, told, with_maps
 
 FULL, IO, READ_ONLY = errno.ENOSPC, errno.EIO, errno.EROFS
 FILES, QUOTA = errno.EMFILE, errno.EDQUOT
@@ -76,21 +74,6 @@ HARMLESS = [
     for operation, error in (("write", FULL), ("fsync", IO), ("rename", READ_ONLY), ("open", FILES))
     if (pattern, operation) != (r"\.in_flight", "open")
 ]
-
-
-def with_maps() -> None:
-    """Have the made-up model find stuff, too."""
-    from pipeline.runnables.fake import FakeRunnable
-
-    predict = FakeRunnable.predict
-
-    def with_map(self: Any, frames: Any) -> Any:
-        return [
-            replace(found, sem_seg=np.full(found.image_size, 1, np.int32), stuff_names=("a", "b"))
-            for found in predict(self, frames)
-        ]
-
-    FakeRunnable.predict = with_map  # type: ignore[method-assign]
 
 
 def arm(out: Path, pattern: str, operation: str, error: int, at: int, once: bool) -> None:
@@ -163,19 +146,6 @@ def watch_commits(out: Path) -> None:
         original(self, *args)
 
     Ledger.commit = commit  # type: ignore[method-assign]
-
-
-def told(child: Callable[[], int], errors: Path) -> tuple[int, list[str]]:
-    """Exit status and lines on standard error of a fork."""
-    saved = os.dup(2)
-    with errors.open("wb") as file:
-        os.dup2(file.fileno(), 2)
-    try:
-        status = ended(child())
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-    return status, errors.read_text().splitlines()
 
 
 def check_nothing_half_done(out: Path, whole: dict[str, bytes]) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from dying import ended, forked, warm
-from scenarios import make_inputs, outputs, run_scenario, tell
-from test_errno import told, with_maps
+from scenarios import make_inputs, outputs, run_scenario, tell, told, with_maps
 
 
 def move(out: Path) -> None:
@@ -142,7 +141,7 @@ def scenario_moved(folder: Path, n: int, times: list[int], every: int) -> None:
 
 @pytest.mark.timeout(300)
 def test_an_output_that_goes_away(tmp_path: Path) -> None:
-    assert run_scenario(__file__, tmp_path, "moved", 12, [6], 3) == "whole\n"
+    assert run_scenario(__file__, tmp_path, "moved", 12, [6], 4) == "whole\n"
 
 
 @pytest.mark.nightly

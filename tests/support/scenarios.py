@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from command_line import ROOT, write_picture
+from dying import ended
 
 SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")
 
@@ -31,6 +35,34 @@ def outputs(out: Path) -> dict[str, bytes]:
 
 def tell(text: str) -> None:
     sys.stdout.write(text + "\n")
+
+
+def with_maps() -> None:
+    """Have the made-up model find stuff, too."""
+    from pipeline.runnables.fake import FakeRunnable
+
+    predict = FakeRunnable.predict
+
+    def with_map(self: Any, frames: Any) -> Any:
+        return [
+            replace(found, sem_seg=np.full(found.image_size, 1, np.int32), stuff_names=("a", "b"))
+            for found in predict(self, frames)
+        ]
+
+    FakeRunnable.predict = with_map  # type: ignore[method-assign]
+
+
+def told(child: Callable[[], int], errors: Path) -> tuple[int, list[str]]:
+    """Exit status and lines on standard error of a fork."""
+    saved = os.dup(2)
+    with errors.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        status = ended(child())
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+    return status, errors.read_text().splitlines()
 
 
 def run_scenario(script: str, tmp_path: Path, name: str, *arguments: object) -> str:
