@@ -89,8 +89,8 @@ def test_errors_are_all_that_is_said(d2run: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(scene.read_bytes()[:2000])
     (tmp_path / "whole.jpg").write_bytes(scene.read_bytes())
     done = run(d2run, "model=shapes", "input=.", "output=out", status=3, cwd=tmp_path)
-    assert done.stderr.splitlines()
-    assert all(line.startswith("error: ") for line in done.stderr.splitlines()), done.stderr
+    assert done.stderr.startswith("error: broken.jpg: ")
+    assert not re.search("leaked|Warning", done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,7 @@ def test_a_stopped_watch_reports_no_leaks(
         watch.send_signal(number)
         _, said = watch.communicate()
     assert watch.returncode == status, said
-    assert "leaked" not in said
-    assert all(line.startswith("error: ") for line in said.splitlines()), said
+    assert not re.search("leaked|Warning", said)
 
 
 def test_a_fast_part_of_the_suite(uv: str, tmp_path: Path) -> None:
