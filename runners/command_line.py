@@ -166,7 +166,7 @@ def _value(key: str, value: str, *, multirun: bool = False) -> str:
         or (multirun and parsed.is_sweep_override())
     ):
         return value
-    if key == "input" and _is_container(value) and not os.path.lexists(value):
+    if key == "input" and value[0] == "[" and _is_container(value) and not os.path.lexists(value):
         items = [item.strip() for item in _items(value[1:-1])]
         if items and not items[-1]:  # [a.jpg,]
             items.pop()

@@ -338,7 +338,7 @@ def test_secrets_are_written_nowhere(d2run: Run, photos: Path, out: Path, tmp_pa
     ("option", "told"),
     [
         ("runner.retry_failed=maybe", "runner.retry_failed: expected true or false"),
-        ("+model.weihgts=x.pth", "model has no option 'weihgts'"),
+        ("+model.weihgts=x.pth", "no option 'model.weihgts'; did you mean 'model.weights'?"),
         ("output=~nobody-of-this-name", None),
     ],
 )

@@ -71,6 +71,7 @@ def test_text_that_looks_like_something_else(key: str, text: str) -> None:
         ("stage=[]", []),
         ("model.metadata={}", {}),
         ("input=[a.jpg,b (1).jpg, 'c,d/' ]", ["a.jpg", "b (1).jpg", "c,d/"]),
+        ("input={}", "{}"),
         ("input=[ab]*.[jJ]", "[ab]*.[jJ]"),
         ("input=photos/[1]", "photos/[1]"),
     ],
