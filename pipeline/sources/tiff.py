@@ -52,7 +52,7 @@ def load(image: TiffImageFile) -> None:
 
 
 def check(image: TiffImageFile, data: bytes) -> None:
-    """Check what has a checksum, or a decoder that is stricter.
+    """Look for zeros where compressed data has none, and decode JPEGs with a stricter decoder.
 
     Args:
         image: As it was opened; it may have been loaded.
@@ -62,29 +62,29 @@ def check(image: TiffImageFile, data: bytes) -> None:
         DecodeError: It is damaged.
     """
     compression = image.tag_v2.get(_COMPRESSION)
-    if compression in _NEVER_ZEROS and any(SECTOR in part for part in _parts(image, data)):
-        raise DecodeError(f"damaged TIFF (a part of its data is zeros): {ADVICE}")
-    # of a black image they may be right here, and to decompress all twice would take too long
-    if compression in _DEFLATE and not all(
-        _is_sound(part) for part in _parts(image, data) if SECTOR in part
-    ):
-        raise DecodeError(f"damaged TIFF (a checksum is wrong): {ADVICE}")
+    if compression in _NEVER_ZEROS | _DEFLATE:
+        suspects = (part for part in _parts(image, data) if data.find(SECTOR, *part) >= 0)
+        for start, end in suspects:
+            # Deflated black may be zeros; to decompress every strip twice would take too long.
+            if compression in _NEVER_ZEROS or not _is_sound(data[start:end]):
+                raise DecodeError(f"damaged TIFF (a part of its data is zeros): {ADVICE}")
     if compression == _JPEG:
         tables = bytes(image.tag_v2.get(_JPEG_TABLES, b""))
         left = 2 * image.width * image.height + _BLOCK  # tiles may reach out of the image
-        for part in _parts(image, data):
-            left -= jpeg.check(tables[:-2] + part[2:] if tables else part, max_pixels=left)
+        for start, end in _parts(image, data):
+            whole = tables[:-2] + data[start + 2 : end] if tables else data[start:end]
+            left -= jpeg.check(whole, max_pixels=left)
 
 
-def _parts(image: TiffImageFile, data: bytes) -> Iterator[bytes]:
-    """Yield the strips or tiles; not again and again the same, as a hostile file may ask."""
+def _parts(image: TiffImageFile, data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where strips or tiles are; not again and again the same, as a hostile file may ask."""
     left = 2 * len(data)
     for offsets, sizes in zip(_OFFSETS, _SIZES, strict=True):
         pairs = zip(image.tag_v2.get(offsets, ()), image.tag_v2.get(sizes, ()), strict=False)
         for offset, size in pairs:
             if (left := left - size) < 0:
                 return
-            yield data[offset : offset + size]
+            yield offset, offset + size
 
 
 def _is_sound(part: bytes) -> bool:
