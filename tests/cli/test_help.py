@@ -88,7 +88,7 @@ for arguments in {LIGHT!r}:
 """
     )
     done = subprocess.run(
-        [sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=100
     )
     told = [line for line in done.stdout.splitlines() if line.startswith("> ")]
     wanted = [f"> {0 if i < 3 else 2} [] {arguments}" for i, arguments in enumerate(LIGHT)]
