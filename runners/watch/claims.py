@@ -87,6 +87,8 @@ class Claims:
             file: Was taken.
             writers: Made after that.
         """
+        if file.ok and file.sha256 is None:
+            return False
         with suppress(OSError), self.opened(file) as (folder, private, name):
             try:
                 descriptor = _content(folder, private, name)
@@ -96,8 +98,6 @@ class Claims:
                 return same and file.sha256 is None
             try:
                 if writers.write(descriptor):
-                    return False
-                if file.sha256 is None and file.ok:
                     return False
                 same = file.sha256 in (None, digest(descriptor))
                 status = os.fstat(descriptor)

@@ -21,8 +21,7 @@ from runners.watch.writers import Writers
 # What was handed out is looked at for so many settle times more: a writer that had only paused
 # leaves no trace in the folder, and the next deep look may be far.
 _AFTERWARDS = 12
-# What could not be decoded may be the part that a writer has closed for a while: it must stay as it
-# is for so many settle times more before it counts as a failure.
+# Settle times that what could not be decoded must stay as it is: a writer may have closed a part.
 _DOUBT = 4
 _AGAIN_S = 1.0  # before a file that was handed out is looked at again, at least
 _WRITTEN = "open for writing, and waited for"

@@ -121,6 +121,8 @@ class Moving:
                 self.ledger.commit()
         except BaseException:
             self.after.give_back(taken)
+            for file in taken:
+                self.inbox.again(file.arrival)
             raise
         for file in right:
             try:

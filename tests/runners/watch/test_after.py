@@ -197,6 +197,18 @@ def test_what_is_put_back_is_put_over_nothing(root, put):
     }
 
 
+def test_what_was_never_read_is_not_deleted(root, put):
+    put("x.jpg")
+    put("y.jpg")
+    after = After("delete", root)
+    unread = [
+        Processed(name, arrival(root, name), ok, None)
+        for name, ok in (("x.jpg", True), ("y.jpg", False))
+    ]
+    settle(after, *unread)
+    assert tree(root) == {"x.jpg": b"image", "failed/y.jpg": b"image"}
+
+
 @pytest.mark.parametrize("action", ["move", "delete"])
 def test_what_has_gone_is_no_error(action, root, put):
     put("x.jpg")

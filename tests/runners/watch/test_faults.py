@@ -125,6 +125,31 @@ def test_an_output_that_fails_for_a_while(
     assert [line.split(":")[0] for line in told] == ["error", "goes on; it was"]
 
 
+@pytest.mark.parametrize("after", ["move", "delete"])
+def test_a_ledger_that_fails_before_files_are_moved(
+    after: str, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was taken under a private name is put back, and taken again."""
+    commit, fails_at = Ledger.commit, [2, 3, 5]
+
+    def failing(self: Ledger, position: object = None) -> None:
+        if position is None and watched.assets("inputs.jsonl") and fails_at:
+            fails_at.pop()
+            raise OutputError("cannot write the ledger: disk is full")
+        commit(self, position)  # type: ignore[arg-type]
+
+    watched.start(HERE, f"runner.after={after}", "runner.settle_s=0.2")
+    wait_for(lambda: watched.status()["state"] == "idle")
+    monkeypatch.setattr(Ledger, "commit", failing)
+    for i in range(3):
+        picture(watched.inbox / f"{i}.png", i)
+    wait_for(lambda: not fails_at)
+    wait_for(lambda: not list(watched.inbox.glob("*.png")))
+    assert watched.stop().counts == {"done": 3, "failed": 0}
+    check_each_once(watched, "0.png", "1.png", "2.png")
+    assert len(list(watched.inbox.glob("done/*"))) == (3 if after == "move" else 0)
+
+
 def test_a_disk_that_is_full(watched: Watched) -> None:
     watched.out.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(watched.out)]
