@@ -88,8 +88,8 @@ class Categories:
                 raise ValueError(f"Categories.{ids}: an id is not a whole number of at least 0")
             if len(set(getattr(self, ids))) != n:
                 raise ValueError(f"Categories.{ids}: duplicate id")
-        n = len(self.keypoint_names)
-        if not all(0 <= point < n for pair in self.skeleton for point in pair):
+        n = len(self.keypoint_names)  # a skeleton may come without names
+        if not all(0 <= point < (n or 1 << 31) for pair in self.skeleton for point in pair):
             raise ValueError(f"the skeleton joins a keypoint that is none of the {n}")
 
 

@@ -205,6 +205,8 @@ def plain(categories: Categories) -> dict[str, Any]:
 
 def read_categories(stored: Mapping[str, Any]) -> Categories:
     """Return what ``plain`` wrote."""
+    if not all(isinstance(values, (list, tuple)) for values in stored.values()):
+        raise TypeError("they are not lists")
     fields = {name: tuple(values) for name, values in stored.items() if name != "skeleton"}
     return Categories(**fields, skeleton=tuple((a, b) for a, b in stored["skeleton"]))
 

@@ -1116,7 +1116,7 @@ def test_root_before_and_after_the_command(tmp_path, capsys, monkeypatch, place)
     assert capsys.readouterr().out == f"no such model in {tmp_path / 'root'}\n"
 
 
-HARMFUL = "a\u202eb\u2066c\x1b[31md\x9be\u2028f\x7fg\u200fh"
+REVERSING = "a\u202eb\u2066c\x1b[31md\x9be\u2028f\x7fg\u200fh"
 
 
 @pytest.mark.parametrize("output", ["table", "json", "yaml"])
@@ -1127,20 +1127,24 @@ def test_nothing_printed_is_obeyed_by_a_terminal(store, cli, output):
         config_yaml="VERSION: 2\n",
         weights={"w": torch.zeros(1)},
         categories=categories,
-        labels={HARMFUL: HARMFUL},
-        metadata={HARMFUL: [HARMFUL, "line\nline", "日本 é"]},
+        labels={REVERSING: REVERSING},
+        metadata={REVERSING: [REVERSING, "line\nline", "日本 é"]},
     )
-    said = [cli("get", "odd", "-o", output), cli("list", "-o", output), cli("get", f"odd{HARMFUL}")]
+    said = [
+        cli("get", "odd", "-o", output),
+        cli("list", "-o", output),
+        cli("get", f"odd{REVERSING}"),
+    ]
     for text in (each.out + each.err for each in said):
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200f\u2028\u202e\u2066]", text)
     if output != "table":
         read = {"json": json.loads, "yaml": yaml.safe_load}[output](said[0].out)
-        assert read["labels"] == {HARMFUL: HARMFUL}
-        assert read["metadata"] == {HARMFUL: [HARMFUL, "line\nline", "日本 é"]}
+        assert read["labels"] == {REVERSING: REVERSING}
+        assert read["metadata"] == {REVERSING: [REVERSING, "line\nline", "日本 é"]}
         assert read["categories"]["thing_names"] == ["a\u202eb"]
 
 
 def test_wrong_arguments_are_printed_harmless(cli):
-    said = cli("list", "a", HARMFUL)
+    said = cli("list", "a", REVERSING)
     assert said.status == 2
     assert "unrecognized arguments: a\\u202eb" in said.err
