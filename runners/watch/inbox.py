@@ -284,8 +284,7 @@ class Inbox:
                 candidate.given, candidate.reason, candidate.since_s = True, None, now_s
                 size, mtime_ns, inode = candidate.version
                 self._known.add(asset_id, size, mtime_ns)
-                again = candidate.doubtful
-                arrival = Arrival(asset_id, Path(path), size, mtime_ns, inode, again)
+                arrival = Arrival(asset_id, Path(path), size, mtime_ns, inode, candidate.doubtful)
                 found.append((candidate.order, arrival))
         return _in_order(found)
 
