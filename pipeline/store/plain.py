@@ -23,22 +23,8 @@ def plain_labels(labels: Mapping[str, Any] | None) -> dict[str, str]:
     for key, value in (labels or {}).items():
         if not isinstance(key, str) or not isinstance(value, (str, int, float)):
             raise ConfigError(f"label {key!r}: {value!r} must be a text, as in team: vision")
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        plain[plain_text(key, "a label")] = plain_text(text, f"label {key!r}")
+        plain[key] = str(value).lower() if isinstance(value, bool) else str(value)
     return plain
-
-
-def plain_text(text: str, where: str) -> str:
-    """Return a text that UTF-8 can hold.
-
-    Raises:
-        ConfigError: It has half of a surrogate pair; says where.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise ConfigError(f"{where} holds {text!r:.80}, which is not Unicode text") from exc
-    return text
 
 
 def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -62,9 +48,7 @@ def plain_value(value: Any, where: str) -> Any:
     """
     if hasattr(value, "tolist") and hasattr(value, "dtype"):  # NumPy's and torch's
         value = value.tolist()
-    if isinstance(value, str):
-        return plain_text(value, where)
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, int) and value.bit_length() <= _MAX_BITS:
         return value
@@ -73,10 +57,7 @@ def plain_value(value: Any, where: str) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_value(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {
-            plain_text(key, where): plain_value(item, f"{where}.{key}")
-            for key, item in value.items()
-        }
+        return {key: plain_value(item, f"{where}.{key}") for key, item in value.items()}
     raise ConfigError(
         f"{where} holds {value!r:.80}, which JSON does not have; give texts, finite numbers, true, "
         "false, null, lists and mappings with text keys, or put it into custom_objects"

@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.store.info import sealed
-from pipeline.store.plain import plain_labels, plain_metadata
+from pipeline.store.plain import plain_metadata
 
 ITSELF = []
 ITSELF.append(ITSELF)
@@ -11,8 +11,6 @@ ITSELF.append(ITSELF)
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        pytest.param({"a": "\ud800"}, "metadata.a holds '.ud800', which is not Unicode", id="text"),
-        pytest.param({"\udcff": 1}, "which is not Unicode text", id="key"),
         pytest.param({"a": ITSELF}, "nested too deeply, or within itself", id="itself"),
         pytest.param({"a": 1 << 5000}, "JSON does not have", id="huge-number"),
     ],
@@ -20,12 +18,6 @@ ITSELF.append(ITSELF)
 def test_refused_metadata(metadata, message):
     with pytest.raises(ConfigError, match=message):
         plain_metadata(metadata)
-
-
-@pytest.mark.parametrize("labels", [{"a": "\ud800"}, {"\udcff": "a"}])
-def test_refused_labels(labels):
-    with pytest.raises(ConfigError, match="which is not Unicode text"):
-        plain_labels(labels)
 
 
 def test_what_could_not_be_read_back_is_not_written():
