@@ -42,6 +42,15 @@ CREATE TABLE entries (
 CREATE INDEX places ON entries (place, id);
 CREATE INDEX failures ON entries (place, id) WHERE outcome = 'failed';
 """
+# Of runner=watch, which creates it (runners/source_files.py).
+SOURCE_FILES = """
+CREATE TABLE source_files (
+  id BLOB PRIMARY KEY, name BLOB, gone INTEGER NOT NULL, unreported INTEGER NOT NULL,
+  checksum INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX names ON source_files (name) WHERE name IS NOT NULL;
+CREATE INDEX unreported ON source_files (id) WHERE unreported;
+"""
 
 
 class LedgerDamagedError(OutputError):
@@ -146,7 +155,7 @@ class Ledger:
         run("PRAGMA temp_store = MEMORY")
         run("BEGIN EXCLUSIVE")
         if made:
-            for statement in _TABLES.split(";")[:-1]:
+            for statement in statements(_TABLES):
                 run(statement)
             self._set("schema", _SCHEMA)
             self._set("position", [0, 1])
@@ -180,11 +189,13 @@ class Ledger:
         if self.fact("schema") != _SCHEMA:
             return  # another version's tables
         found = [row[0] for row in run("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
-        if found != [each.strip() for each in _TABLES.split(";")[:-1]]:
+        own, watched = statements(_TABLES), statements(SOURCE_FILES)
+        if found not in (own, own + watched):
             raise LedgerDamagedError(self.path, "its tables are not those of a ledger")
-        for row in run(f"SELECT {_COLUMNS}, checksum FROM entries"):
-            if _checksum(row[:-1]) != row[-1]:
-                raise LedgerDamagedError(self.path, "an entry does not fit its checksum")
+        for table in ("entries", "source_files") if found != own else ("entries",):
+            for row in run(f"SELECT * FROM {table}"):  # the checksum is the last column
+                if checksum_of(row[:-1]) != row[-1]:
+                    raise LedgerDamagedError(self.path, "a row does not fit its checksum")
 
     def __enter__(self) -> Ledger:
         """Go on."""
@@ -269,7 +280,7 @@ class Ledger:
         rows = []
         for entry in entries:
             row = (os.fsencode(entry.id), *_but_id(entry))
-            rows.append((*row, _checksum(row)))
+            rows.append((*row, checksum_of(row)))
         with self._translated():
             self._db.executemany(f"INSERT OR REPLACE INTO entries VALUES ({_VALUES})", rows)
 
@@ -347,7 +358,7 @@ class Ledger:
         return 0 if last is None else int(last) + 1
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
-        if _checksum(row[:-1]) != row[-1]:
+        if checksum_of(row[:-1]) != row[-1]:
             raise LedgerDamagedError(self.path, "an entry does not fit its checksum")
         return Entry(os.fsdecode(row[0]), *row[1:-1])
 
@@ -381,6 +392,11 @@ def _is_damage(exc: sqlite3.Error | ValueError) -> bool:
     )
 
 
-def _checksum(row: tuple[Any, ...]) -> int:
-    """Return the CRC-32 of an entry's columns: SQLite itself has none."""
+def statements(tables: str) -> list[str]:
+    """Return the statements that create tables, as SQLite keeps them."""
+    return [each.strip() for each in tables.split(";")[:-1]]
+
+
+def checksum_of(row: tuple[Any, ...]) -> int:
+    """Return the CRC-32 of a row's other columns: SQLite itself has none."""
     return zlib.crc32(repr(row).encode(errors="surrogateescape"))

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runners.ledger import Ledger, LedgerDamagedError
+from runners.ledger import SOURCE_FILES, Ledger, LedgerDamagedError, checksum_of, statements
 
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS source_files (id BLOB PRIMARY KEY, name BLOB, "
-    "gone INTEGER NOT NULL, unreported INTEGER NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID",
-    "CREATE INDEX IF NOT EXISTS names ON source_files (name) WHERE name IS NOT NULL",
-    "CREATE INDEX IF NOT EXISTS unreported ON source_files (id) WHERE unreported",
-)
 _COLUMNS = "id, name, gone, unreported, checksum"
 
 
@@ -46,7 +39,9 @@ class SourceFiles:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        for statement in _TABLE:
+        if ledger.execute("SELECT 1 FROM sqlite_master WHERE name = 'source_files'"):
+            return
+        for statement in statements(SOURCE_FILES):
             ledger.execute(statement)
         ledger.commit()  # or a rollback would take the table with it
 
@@ -55,7 +50,7 @@ class SourceFiles:
         for file in files:
             name = None if file.name == file.id else os.fsencode(file.name)
             row = (os.fsencode(file.id), name, int(file.gone), int(file.unreported))
-            values = (*row, zlib.crc32(repr(row).encode()))
+            values = (*row, checksum_of(row))
             self._ledger.execute(
                 "INSERT OR REPLACE INTO source_files VALUES (?, ?, ?, ?, ?)", values
             )
@@ -87,7 +82,7 @@ class SourceFiles:
 
     def _files(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[SourceFile]:
         for *row, checksum in rows:
-            if zlib.crc32(repr(tuple(row)).encode()) != checksum:
+            if checksum_of(tuple(row)) != checksum:
                 raise LedgerDamagedError(self._ledger.path, "a row does not fit its checksum")
             asset_id, name, gone, unreported = row
             source = os.fsdecode(asset_id if name is None else name)

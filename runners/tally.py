@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipeline.errors import printable
 from pipeline.types import Outcome, Report
 from runners.ledger import Ledger
 from runners.status import Status
@@ -43,7 +44,7 @@ class Tally:
         if outcome.error is not None:
             kind = "failed"
             trace = {"trace": getattr(outcome.error, "trace", "")}
-            _log.error("%s: %s", outcome.asset.id, outcome.error, extra=trace)
+            _log.error("%s: %s", printable(outcome.asset.id), outcome.error, extra=trace)
         self.counts[kind] += 1
         self.detections.update(outcome.detections)
         for step, seconds in outcome.timings.items():

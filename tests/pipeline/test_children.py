@@ -68,7 +68,7 @@ def test_the_current_directory_is_kept_if_pythonpath_names_it(
 def test_the_directory_of_the_started_script_is_kept(
     here: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", f"{here}/mine.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", f"{here}/mine.py", raising=False)
     monkeypatch.setattr(sys, "path", [here, STANDARD])
     assert import_path() == [STANDARD, here]
 
