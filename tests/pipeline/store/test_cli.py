@@ -1061,7 +1061,12 @@ def test_a_thousand_models_are_listed_without_torch(put, store):
 
 def test_a_reader_that_leaves(put, store):
     many_models(store, put, 200)
-    for arguments in (["list"], ["list", "-o", "json"], ["list", "-o", "path"], ["verify", "shapes"]):
+    for arguments in (
+        ["list"],
+        ["list", "-o", "json"],
+        ["list", "-o", "path"],
+        ["verify", "shapes"],
+    ):
         read, write = os.pipe()
         os.close(read)
         done = run(store.root, *arguments, stdout=write)
