@@ -138,7 +138,7 @@ class Ledger:
         with self._translated():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            with self._translated(opening=True):
+            with self._translated(opening=status is not None):
                 self._open(made=status is None, intact=intact)
             self._identity = _identity(status_of(path))
         except BaseException:

@@ -173,7 +173,7 @@ def assert_same(one: Predictions, two: Predictions) -> None:
     assert one.masks.rle() == two.masks.rle()
 
 
-@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("engine", ["torch", pytest.param("openvino", marks=pytest.mark.nightly)])
 def test_forwards_at_once(engine: str) -> None:
     needs_openvino(engine)
     import torch
