@@ -68,7 +68,7 @@ class Bench:
         name: The case's.
         scratch: Where the contenders write.
         device: Where the model runs.
-        n_images: How many pictures the case has.
+        n_images: How many images the case has.
         variants: Overrides for d2run, a list for each setting to measure.
         peers: The contenders to compare with; "naive" is needed to compare the results.
         floors: Whether to measure the floor of each variant.
@@ -91,7 +91,7 @@ class Bench:
 
     @property
     def case(self) -> Path:
-        """Where the pictures and the model are."""
+        """Where the images and the model are."""
         return self.scratch / "case"
 
     def run(self, pairs: int, done: Callable[[Bench], None] = lambda _: None) -> None:
@@ -185,7 +185,7 @@ class Bench:
 
 
 def write_case(name: str, scratch: Path, n_images: int) -> None:
-    """Write pictures and model into ``scratch/case``."""
+    """Write images and model into ``scratch/case``."""
     scratch.mkdir(exist_ok=True)
     script = str(Path(__file__).with_name("cases.py"))
     arguments = [name, str(scratch / "case"), str(n_images)]

@@ -104,7 +104,7 @@ def runnable_of(
 
 
 def record(runnable: Detectron2) -> bytes | None:
-    """Return the self-test of a model, as ``.npz``; ``None`` if it cannot take the picture."""
+    """Return the self-test of a model, as ``.npz``; ``None`` if it cannot take the image."""
     image = _picture()
     try:
         arrays = _outputs(runnable, image)
@@ -123,7 +123,7 @@ def record(runnable: Detectron2) -> bytes | None:
 
 
 def repeat(runnable: Detectron2, path: Path) -> Comparison:
-    """Run a model on the picture of a self-test and compare.
+    """Run a model on the image of a self-test and compare.
 
     Raises:
         ModelCorruptError: The file is no self-test.
@@ -188,7 +188,7 @@ def _unequal(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _outputs(runnable: Detectron2, image: NDArray[np.uint8]) -> Arrays:
-    """Return what a model makes of a picture of the size that it computes on."""
+    """Return what a model makes of an image of the size that it computes on."""
     frame = Frame(image, "self-test")
     (output,) = runnable.forward([as_it_is(frame)])
     found = runnable.finish(frame, output)
