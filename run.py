@@ -7,7 +7,7 @@ import time
 
 _STARTED = time.time()  # before the imports that take most of a start
 
-from runners.lock import forget_early, hold_early  # noqa: E402
+from runners.rundir.lock import forget_early, hold_early  # noqa: E402
 
 
 def main() -> int:
@@ -17,19 +17,19 @@ def main() -> int:
         The exit status (docs/run.md).
     """
     if sys.getfilesystemencoding() != "utf-8":  # else not worth the import
-        from pipeline.utf8 import ensure_utf8
+        from pipeline.system.utf8 import ensure_utf8
 
         ensure_utf8()
     try:
         if "--version" in sys.argv[1:]:
-            from pipeline import __version__
+            from pipeline.system.versions import VERSION
 
-            print(f"d2run {__version__}")  # noqa: T201
+            print(f"d2run {VERSION}")  # noqa: T201
             return 0
         status = hold_early(sys.argv[1:])  # before the slow imports, which come with the entry
         if status is not None:
             return status
-        from pipeline.children import clean_import_path
+        from pipeline.system.children import clean_import_path
 
         clean_import_path()
         from runners.entry import main as entry

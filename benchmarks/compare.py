@@ -126,8 +126,8 @@ def main() -> None:
         parser.error("--peers needs naive: the results are compared with its")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the clean-up
 
-    from pipeline.devices import resolve_device
     from pipeline.errors import DeviceError
+    from pipeline.system.devices import resolve_device
 
     try:
         device = resolve_device(args.device)

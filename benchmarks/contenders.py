@@ -102,7 +102,7 @@ def floor(case: Path, output: Path, device: str, *overrides: str) -> Work:
     from hydra import compose, initialize_config_dir
 
     from pipeline.config import build_job
-    from pipeline.pages import keep_pages
+    from pipeline.system.memory import keep_pages
 
     keep_pages()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -27,12 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import report
 
 from pipeline.engine import Pipeline
+from pipeline.records import Frame, Predictions
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.sinks.predictions import PredictionsJsonl
-from pipeline.types import Frame, Predictions
-from runners.ledger import NAME as LEDGER
-from runners.ledger import Ledger
-from runners.session import Session
+from runners.rundir.commit import Session
+from runners.rundir.ledger.ledger import NAME as LEDGER
+from runners.rundir.ledger.ledger import Ledger
 
 
 class Still:

@@ -35,7 +35,7 @@ def check(device: str, case: Path) -> Iterator[Row]:
     from detectron2.modeling import build_model  # noqa: F401
 
     import run  # noqa: F401
-    from pipeline.devices import device_name, resolve_device
+    from pipeline.system.devices import device_name, resolve_device
 
     names = ("torch", "torchvision", "detectron2", "numpy")
     yield {
@@ -65,8 +65,8 @@ def parity(device: str, case: Path, families: str) -> Iterator[Row]:
     import torch
     from random_model import ARCHITECTURES, PHOTOS, RandomModel, photo, reference
 
+    from pipeline.records import Frame
     from pipeline.runnables.detectron2 import Detectron2
-    from pipeline.types import Frame
 
     images = [photo(name) for name in PHOTOS]
     for family in ARCHITECTURES if families == "all" else families.split(","):

@@ -28,9 +28,9 @@ from detectron2.utils.visualizer import Visualizer
 from pycocotools import mask as coco_mask
 
 from pipeline.masks import InstanceMasks
-from pipeline.runnables.paste import pasted
+from pipeline.records import Predictions
+from pipeline.runnables.steps.paste import pasted
 from pipeline.sinks.drawing import Painter
-from pipeline.types import Predictions
 
 _SIZES = ((480, 640), (1080, 1920), (3000, 4000))
 _NAMES = tuple(f"thing_{i}" for i in range(80))

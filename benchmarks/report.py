@@ -53,7 +53,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
-    from pipeline.config import library_versions
+    from pipeline.system.versions import library_versions
 
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")

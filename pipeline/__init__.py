@@ -3,16 +3,18 @@
 A library too: the records, the engine and the stages work without Hydra.
 """
 
-from pipeline import children
+from pipeline.system import children
 
 if children.is_started_by_name():  # before anything else is imported
     children.clean_import_path()
 
 from pipeline.engine import Pipeline
+from pipeline.job import Outcome, Report
 from pipeline.masks import InstanceMasks
-from pipeline.types import Categories, Frame, Outcome, Predictions, Report, Result, Segment
+from pipeline.records import Categories, Frame, Predictions, Result, Segment
+from pipeline.system.versions import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Categories",

@@ -106,20 +106,20 @@ class AssetError(PipelineError):
 
     Attributes:
         asset_id: The input that failed.
-        stage: Where it failed: ``decode``, ``inference``, a stage's or a sink's name.
+        step: Where it failed: ``decode``, ``inference``, or the name of a stage or sink.
         attempts: How often it was tried.
         trace: The traceback of what was raised, for the log. As text, for Python's own keeps what
             the failed calls held, such as the picture, in memory.
     """
 
-    default_stage = ""
+    default_step = ""
     trace = ""
 
     def __init__(
-        self, message: str, *, asset_id: str = "", stage: str = "", attempts: int = 1
+        self, message: str, *, asset_id: str = "", step: str = "", attempts: int = 1
     ) -> None:
         self.asset_id = asset_id
-        self.stage = stage or self.default_stage
+        self.step = step or self.default_step
         self.attempts = attempts
         super().__init__(message)
 
@@ -132,7 +132,7 @@ class DecodeError(AssetError):
             it could not be read.
     """
 
-    default_stage = "decode"
+    default_step = "decode"
     version: tuple[int, int, str] | None = None
 
 
@@ -143,7 +143,7 @@ class PoisonError(DecodeError):
 class InferenceError(AssetError):
     """The model failed on this input alone."""
 
-    default_stage = "inference"
+    default_step = "inference"
 
 
 class StageError(AssetError):

@@ -13,7 +13,7 @@ _OUTPUT_IS_GONE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.
 _OUTPUT_IS_GONE |= {errno.EFBIG, errno.EMFILE, errno.ENFILE}
 
 
-def failed(kind: type[AssetError], exc: Exception, asset: Asset, stage: str) -> AssetError:
+def failed(kind: type[AssetError], exc: Exception, asset: Asset, step: str) -> AssetError:
     """Translate whatever a part raised into the asset's own error.
 
     Its traceback becomes text, or the error would keep the picture in memory.
@@ -21,12 +21,12 @@ def failed(kind: type[AssetError], exc: Exception, asset: Asset, stage: str) -> 
     trace = _let_go(exc)
     if isinstance(exc, AssetError):
         exc.asset_id = exc.asset_id or asset.id
-        exc.stage = exc.stage or stage
+        exc.step = exc.step or step
         exc.trace = exc.trace or trace
         return exc
     text = str(exc) if isinstance(exc, PipelineError) else f"{type(exc).__name__}: {exc}"
     text = text.removesuffix(": ")  # an assertion without words
-    error = kind(text, asset_id=asset.id, stage=stage)
+    error = kind(text, asset_id=asset.id, step=step)
     error.__cause__ = exc
     error.trace = trace
     return error

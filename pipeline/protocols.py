@@ -1,13 +1,20 @@
-"""What the parts must be able to do. No base classes: any object with these methods will do."""
+"""The interfaces between the parts. Any object that has the listed members fits; no base classes.
+
+Required members are in ``Asset``, ``Source``, ``Model``, ``Runnable``, ``Stage``, ``Sink`` and
+``Aggregate``. Every optional capability is a protocol of its own, checked with ``isinstance``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from pipeline.types import Categories, Frame, Predictions, Report, Result
+from pipeline.records import Categories, Frame, Predictions, Result
+
+# Assets and sources
 
 
 @runtime_checkable
@@ -16,15 +23,15 @@ class Asset(Protocol):
 
     Attributes:
         id: Path relative to the input, ``/`` separators; unique in a run.
-        fps: Frames per second; ``None`` for a still image.
+        is_still: Whether it has exactly one frame. Outputs of other assets are numbered by frame.
     """
 
     id: str
-    fps: float | None
+    is_still: bool
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """The file that it is read from."""
         ...
 
     def fingerprint(self) -> str:
@@ -32,22 +39,92 @@ class Asset(Protocol):
         ...
 
     def frames(self) -> Iterator[Frame]:
-        """Open, decode frame by frame, close. Raises DecodeError."""
+        """Open the asset, decode frame by frame, close it.
+
+        Raises:
+            DecodeError: The content cannot be decoded.
+        """
+        ...
+
+
+@runtime_checkable
+class VersionedAsset(Asset, Protocol):
+    """An asset that knows which version of its file was decoded.
+
+    Attributes:
+        size_bytes: Size of that file; 0 before decoding, ``None`` if it could not be read.
+        mtime_ns: Its modification time; ``None`` where it is unknown.
+    """
+
+    size_bytes: int | None
+    mtime_ns: int | None
+
+
+@runtime_checkable
+class NumberedAsset(Asset, Protocol):
+    """An asset whose source assigns image ids.
+
+    Attributes:
+        image_id: The id of its first frame; ``None`` to number it in input order.
+    """
+
+    image_id: int | None
+
+
+@runtime_checkable
+class ReadableAsset(Asset, Protocol):
+    """An asset that reads its file through a replaceable function, such as a worker process.
+
+    Attributes:
+        reader: Reads and decodes the file.
+    """
+
+    reader: Any
+
+
+class SkippedEntry(Protocol):
+    """An entry of the input that no asset was made of."""
+
+    path: str
+    reason: str
+
+    @property
+    def lost(self) -> bool:
+        """Whether it may hide images, such as a directory that cannot be read."""
         ...
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Lists the assets of a run, in input order; may be iterated again.
-
-    It may also have ``__len__``; ``skipped() -> list[Skipped]``, what the last look did not take;
-    and ``origins() -> list[Origin]``, what tells its input from any other: results of another input
-    in the same output are refused. All three are those of the last iteration.
-    """
+    """Lists the assets of a run, in input order; can be iterated repeatedly."""
 
     def __iter__(self) -> Iterator[Asset]:
         """Yield the assets; decodes nothing."""
         ...
+
+
+@runtime_checkable
+class SkippingSource(Source, Protocol):
+    """A source that reports the entries it skipped."""
+
+    def skipped(self) -> Sequence[SkippedEntry]:
+        """Return what the last iteration skipped."""
+        ...
+
+
+@runtime_checkable
+class IdentifiedSource(Source, Protocol):
+    """A source that can tell its input from any other."""
+
+    def origins(self) -> Sequence[Any]:
+        """Return the origins of the last iteration.
+
+        A run into an output that holds results of other origins is refused.
+        """
+        ...
+
+
+# Models and runnables
 
 
 @runtime_checkable
@@ -56,11 +133,11 @@ class Model(Protocol):
 
     @property
     def categories(self) -> Categories:
-        """What it can tell apart."""
+        """The classes that the model distinguishes."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this model from any other, for the record and the fingerprint."""
+        """Return what distinguishes this model from any other, for the record and fingerprint."""
         ...
 
     def load(self, device: str) -> tuple[Any, Any]:
@@ -69,16 +146,20 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class SavableModel(Model, Protocol):
+    """A model that can be saved to the store."""
+
+    def save(self, version: str | None = None) -> Any:
+        """Load the model on the CPU, save it under its name and return the stored model."""
+        ...
+
+
+@runtime_checkable
 class Runnable(Protocol):
     """A model on a device. Entering loads the weights, leaving frees them.
 
-    It may also have, once entered, ``batch_size: int`` (how many frames it takes at once; by
-    default the configuration's), ``batch_by_shape: bool`` (whether frames of other shapes may lie
-    between those that it takes at once), ``forwards: int`` (on how many threads ``forward``, or
-    ``predict``, may be called at the same time; by default one) and ``numerics``, which goes into
-    the fingerprint: all that moves its results' digits. Its constructor may take ``least_score:
-    float``, ``classes: list[str]`` and ``most: int``: of each frame, instances below that score,
-    those of other classes, and of the rest all but the best ``most`` are not needed; see ``Stage``.
+    The constructor may accept ``min_score: float``, ``classes: list[str]`` and ``max_instances:
+    int``, which are set from the leading stages; see ``Pushdown``.
 
     Attributes:
         class_names: Names by class id; one tuple shared by all predictions.
@@ -91,7 +172,7 @@ class Runnable(Protocol):
         ...
 
     def __exit__(self, *exc_info: object) -> None:
-        """Free them."""
+        """Free the weights."""
         ...
 
     def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
@@ -100,90 +181,216 @@ class Runnable(Protocol):
 
 
 @runtime_checkable
-class SteppedRunnable(Runnable, Protocol):
-    """A runnable whose work on the host can run beside the device.
+class PipelinedRunnable(Runnable, Protocol):
+    """A runnable whose work on the host can overlap with work on the device.
 
-    ``predict(frames)`` is ``finish`` of what ``forward`` gives for what ``prepare`` gives.
+    ``predict(frames)`` equals ``finish`` of each output of ``forward`` of each ``prepare(frame)``.
     """
 
     def prepare(self, frame: Frame) -> Prepared:
-        """Do what the model's input needs, such as resizing; on any thread."""
+        """Compute the model's input, for example by resizing. Called on any thread."""
         ...
 
     def forward(self, prepared: Sequence[Any]) -> list[Any]:
-        """Run the model; on up to ``forwards`` threads. The outputs stay valid until ``finish``."""
+        """Run the model, on up to ``forwards`` threads. Outputs stay valid until ``finish``."""
         ...
 
     def finish(self, frame: Frame, output: Any) -> Predictions:
-        """Make predictions of one frame's output, masks included; on any thread."""
+        """Convert one frame's output to predictions, masks included. Called on any thread."""
         ...
+
+
+@runtime_checkable
+class BatchingRunnable(Runnable, Protocol):
+    """A runnable that decides itself which frames share a forward; valid once entered.
+
+    Attributes:
+        batch_size: The largest number of frames per forward.
+        batch_by_shape: Whether to group frames of equal shape that are not neighbors.
+    """
+
+    batch_size: Any
+    batch_by_shape: bool
+
+
+@runtime_checkable
+class ConcurrentRunnable(Runnable, Protocol):
+    """A runnable that supports several forwards at the same time; valid once entered.
+
+    Attributes:
+        forwards: The number of threads that may call ``forward`` or ``predict`` at once.
+    """
+
+    forwards: Any
+
+
+@runtime_checkable
+class DescribedRunnable(Runnable, Protocol):
+    """A runnable that describes where and how it computes, for run.json and the summary."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the device and what it computes with; valid once entered."""
+        ...
+
+
+@runtime_checkable
+class Warns(Protocol):
+    """A model or runnable with warnings about its results.
+
+    Attributes:
+        warnings: Sentences for people.
+    """
+
+    warnings: list[str]
 
 
 class Prepared(Protocol):
-    """A model's input. It may also have ``nbytes: int``, which then counts towards ``queue_mb``."""
+    """A model's input."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Inputs of equal shape may share a forward without padding."""
+        """Inputs of equal shape can share a forward without padding."""
         ...
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """An object whose memory counts toward ``queue_mb``."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        ...
+
+
+# Stages
 
 
 @runtime_checkable
 class Stage(Protocol):
-    """Changes, or drops, one frame's result.
+    """Changes or drops one frame's result.
 
-    A stage sees one asset's frames in order on one thread, so it may keep state. It may also have
-    a method ``check(categories: Categories) -> None``, called before any work, that raises
-    ConfigError when the stage does not fit the model; and ``pushdown() -> dict[str, Any]`` that
-    says what it drops, if that is all it does: instances below ``least_score``, those of other
-    ``classes`` (names), of the rest all but the best ``most`` of each frame. The model is told what
-    the leading stages say, so that it can leave out work; the stages run all the same.
+    A stage sees one asset's frames in order, on one thread, so it may keep state; see
+    ``BeginsAssets``.
     """
 
     def __call__(self, result: Result, /) -> Result | None:
-        """Return the result to go on with; ``None`` drops the frame."""
+        """Return the changed result; ``None`` drops the frame."""
         ...
 
 
 @runtime_checkable
-class Sink(AbstractContextManager[Any], Protocol):
-    """Writes results. Entering makes what it needs, leaving closes it.
+class BeginsAssets(Protocol):
+    """A stage with state: it is notified before the first frame of each asset."""
 
-    Like a stage it may have ``check(categories)``, called before any work. It may also have
-    ``sync() -> None``, which makes durable what was flushed since the last call, for sinks that do
-    so for many assets at once; an asset counts as done only after it.
+    def begin(self, asset: Asset) -> None:
+        """Reset the state that belongs to one asset."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pushdown:
+    """What a stage drops, so that the model can skip computing it.
+
+    Attributes:
+        min_score: Instances with a lower score are dropped.
+        classes: Instances of other classes are dropped; names, ``None`` for all classes.
+        max_instances: Of the remaining instances, only those with the highest scores are kept,
+            per frame; ``None`` for all.
     """
 
+    min_score: float | None = None
+    classes: Sequence[str] | None = None
+    max_instances: int | None = None
+
+
+@runtime_checkable
+class PushesDown(Protocol):
+    """A stage that only drops instances, by score, class or rank.
+
+    The leading stages' answers are passed to the model. The stages run all the same.
+    """
+
+    def pushdown(self) -> Pushdown:
+        """Return what the stage drops."""
+        ...
+
+
+# Sinks and aggregates
+
+
+@runtime_checkable
+class Sink(AbstractContextManager[Any], Protocol):
+    """Writes results, asset by asset. Entering opens what it needs, leaving closes it.
+
+    Attributes:
+        outputs: Names that it owns in the run directory, directories with a trailing ``/``. They
+            are cleared on restart, protected on resume and shown by ``runner=plan``.
+    """
+
+    outputs: tuple[str, ...]
+
+    def begin(self, asset: Asset) -> None:
+        """Prepare for an asset, before its first frame; an encoder can open its file here."""
+        ...
+
     def write(self, result: Result) -> None:
-        """Take one frame's result; nothing need be visible yet."""
+        """Write one frame's result; nothing needs to be visible yet."""
         ...
 
     def flush(self, asset: Asset) -> None:
-        """Put the asset's outputs under their final names; durable, unless there is ``sync``."""
+        """Move the asset's outputs to their final names; durable unless the sink is ``Durable``."""
         ...
 
     def discard(self, asset: Asset) -> None:
-        """Remove what was written of an asset that failed, by an earlier run too."""
+        """Remove the outputs of a failed asset, including those of an earlier run."""
+        ...
+
+
+@runtime_checkable
+class Durable(Protocol):
+    """A sink that makes the outputs of many assets durable at once."""
+
+    def sync(self) -> None:
+        """Make durable what was flushed since the last call; only then are the assets done."""
         ...
 
 
 @runtime_checkable
 class Aggregate(Protocol):
-    """A file over the whole run, derived from predictions.jsonl by streaming when the run ends.
+    """A file over the whole run, derived from ``predictions.jsonl`` when the run ends.
 
-    It may also have ``files``, names in the output directory: where one is missing, a run that
-    finds nothing to do builds them again.
+    Aggregates are not part of the fingerprint: one that is added to a finished run is built then.
+
+    Attributes:
+        is_aggregate: Always true; a sink that happens to have ``build`` is not an aggregate.
+        outputs: As for ``Sink``.
     """
 
-    def build(self, predictions: Path, categories: Categories) -> None:
-        """Read ``predictions.jsonl`` and replace the aggregate's file atomically."""
+    is_aggregate: Literal[True]
+    outputs: tuple[str, ...]
+
+    def build(self, journal: Path, categories: Categories) -> None:
+        """Read the journal, ``predictions.jsonl``, and replace the outputs atomically."""
+        ...
+
+
+# Checks
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A stage, sink or aggregate that can be checked against the model before any work."""
+
+    def check(self, categories: Categories) -> None:
+        """Raise ConfigError if the part does not fit the model."""
         ...
 
 
 @runtime_checkable
-class Runner(Protocol):
-    """Decides how often the work is done, and what is remembered between times."""
+class CheckableSource(Source, Protocol):
+    """A source that can be checked before any work."""
 
-    def run(self, job: Any) -> Report:
-        """Carry out the job and say how it ended."""
+    def check(self) -> None:
+        """Raise ConfigError if there is nothing to list."""
         ...

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pipeline.masks import InstanceMasks
+from pipeline.records import Frame, Predictions, Result
 from pipeline.runnables.fake import FakeRunnable
-from pipeline.types import Frame, Predictions, Result
 
 __all__ = ["FakeRunnable", "make_frame", "make_predictions", "make_result"]
 
@@ -46,7 +46,7 @@ def make_frame(
         seed: Of the noise.
     """
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    return Frame(image, asset_id, index, time_s)
+    return Frame(image, asset_id, index, time_s=time_s)
 
 
 def make_predictions(

@@ -10,22 +10,23 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from pipeline.config import Job, inputs_of
+from pipeline.config import inputs_of
 from pipeline.errors import ConfigError, OutputError, OutputLockedError
+from pipeline.job import Job, Report
 from pipeline.protocols import Asset
-from pipeline.types import Report
-from runners import budget, results
-from runners.console import Progress, print_summary, reasons, say, told
-from runners.inputs import share_of
-from runners.ledger import NAME as LEDGER
-from runners.ledger import Ledger
-from runners.lock import locked
-from runners.log import logged
-from runners.opening import check_settings, one_of, open_ledger, reader
-from runners.record import Record
-from runners.session import Session, finish, is_finished, translated
-from runners.status import Status
-from runners.tally import Tally, most_common, totals
+from runners import budget
+from runners.reporting.console import Progress, print_summary, reasons, say, told
+from runners.reporting.log import logged
+from runners.reporting.status import Status
+from runners.reporting.tally import Tally, most_common, totals
+from runners.rundir import order as results
+from runners.rundir.commit import Session, finish, is_finished, translated
+from runners.rundir.inputs import share_of
+from runners.rundir.ledger.ledger import NAME as LEDGER
+from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.lock import locked
+from runners.rundir.opening import check_settings, one_of, open_ledger, reader
+from runners.rundir.record import Record
 from runners.todo import DONE, GONE, LATER, POISON, Todo
 
 _LOST = 20  # folders that cannot be read, named on standard error

@@ -22,10 +22,10 @@ from pipeline.config import build_job
 from pipeline.config.explain import explain
 from pipeline.config.loader import Loader
 from pipeline.errors import ConfigError, PipelineError, printable
-from pipeline.pages import keep_pages
 from pipeline.redaction import redacted_text
+from pipeline.system.memory import keep_pages
 from runners.command_line import parse
-from runners.sweep import redact_sweeps
+from runners.reporting.sweep import redact_sweeps
 
 _CONF = Path(__file__).parent.parent / "conf"
 

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from unicodedata import normalize
 
-from pipeline.config import Job
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.files import output_name
-from pipeline.sources.reading import why
-from pipeline.types import Report
-from runners.console import print_table, say
-from runners.inputs import share_of
-from runners.ledger import NAME as LEDGER
-from runners.ledger import Ledger
-from runners.lock import locked
-from runners.opening import check_settings
+from pipeline.job import Job, Report
+from pipeline.sources.decode.reading import why
+from pipeline.system.files import output_name
+from runners.reporting.console import print_table, say
+from runners.rundir.inputs import share_of
+from runners.rundir.ledger.ledger import NAME as LEDGER
+from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.lock import locked
+from runners.rundir.opening import check_settings
 from runners.todo import CHANGED, DONE, FAILED, GONE, NEW, POISON, TO_DO, Todo
 
 _SHOWN = 20

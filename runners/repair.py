@@ -9,20 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Job
-from pipeline.descriptors import check_regular, open_to_read, remove, rename
 from pipeline.errors import OutputError
-from pipeline.files import asset_id_of
+from pipeline.job import Job, Report
 from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sinks.predictions import Position
-from pipeline.types import Report
-from runners.console import tell
-from runners.ledger import NAME as LEDGER
-from runners.ledger import Entry, Ledger, LedgerDamagedError
-from runners.lock import locked
-from runners.results import INPUTS
-from runners.session import translated
-from runners.source_files import SourceFile, SourceFiles
+from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
+from pipeline.system.files import asset_id_of
+from runners.reporting.console import tell
+from runners.rundir.commit import translated
+from runners.rundir.ledger.ledger import NAME as LEDGER
+from runners.rundir.ledger.ledger import Entry, Ledger, LedgerDamagedError
+from runners.rundir.ledger.source_files import SourceFile, SourceFiles
+from runners.rundir.lock import locked
+from runners.rundir.order import INPUTS
 
 _DAMAGED = f"{LEDGER}.damaged"
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.config import Job
-from pipeline.types import Report
-from runners.console import say, tell
+from pipeline.errors import ConfigError
+from pipeline.job import Job, Report
+from pipeline.protocols import SavableModel, Warns
+from runners.reporting.console import say, tell
 
 
 @dataclass
@@ -19,8 +20,11 @@ class Save:
         Raises:
             StoreError: The weights cannot be had, do not fit, or the store cannot be written.
         """
-        for warning in job.model.warnings:
+        model = job.model
+        for warning in model.warnings if isinstance(model, Warns) else ():
             say(f"warning: {warning}")
-        stored = job.model.save()
+        if not isinstance(model, SavableModel):
+            raise ConfigError(f"a {type(model).__name__} cannot be saved to the store")
+        stored = model.save()
         tell(f"saved {stored.tag} in {stored.path}")
         return Report(exit_status=0)

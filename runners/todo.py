@@ -12,7 +12,7 @@ from itertools import islice
 
 from pipeline.errors import PipelineError
 from pipeline.protocols import Asset
-from runners.ledger import Entry, Ledger
+from runners.rundir.ledger.ledger import Entry, Ledger
 
 _AT_ONCE = 500
 _GRAIN_NS = 2_000_000_000  # the coarsest clock of a file system: FAT's

@@ -5,14 +5,10 @@ With ``run.py`` and the runners the only place that knows Hydra and OmegaConf.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -35,105 +31,20 @@ from pipeline.config.keys import unknown_keys
 from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.files import expanded
-from pipeline.protocols import Aggregate, Runnable, Runner, Sink, Source, Stage
+from pipeline.job import Job
+from pipeline.protocols import Aggregate, PushesDown, Stage
 from pipeline.sinks.predictions import PredictionsJsonl
-from pipeline.store.local import ModelStore
 from pipeline.store.model import Model
+from pipeline.system.files import expanded
 
 __all__ = [
     "DecodeConfig",
-    "Job",
     "JobConfig",
     "ModelConfig",
-    "asked_less",
     "build_job",
     "inputs_of",
-    "library_versions",
+    "pushdown_arguments",
 ]
-
-_LIBRARIES = ("torch", "torchvision", "detectron2", "numpy", "opencv-python", "pillow")
-_DECIDED_WHEN_LOADED = ("device", "threads", "batch_size", "numerics")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Everything a runner needs, built and checked; nothing is opened or loaded yet.
-
-    Attributes:
-        source: ``None`` when no input is given, which only some runners accept.
-        sinks: By name; ``predictions`` last, for its flush is the commit point.
-        aggregates: By name.
-        output: The run directory, absolute.
-        config: The resolved configuration, plain containers.
-        started: When the job was started, in seconds since 1970.
-        hydra_files: Content of the files of ``.hydra/`` by name; empty outside ``run.py``.
-    """
-
-    source: Source | None
-    model: Model
-    store: ModelStore
-    runnable: Runnable
-    stages: dict[str, Stage]
-    sinks: dict[str, Sink]
-    aggregates: dict[str, Aggregate]
-    runner: Runner
-    output: Path
-    config: dict[str, Any]
-    hydra_files: dict[str, Any] = field(default_factory=dict)
-    started: float = field(default_factory=time.time)
-
-    def parts(self) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-        """Yield the key of each part that may have a ``check``, the part, and the arguments."""
-        if self.source is not None:
-            yield "source", self.source, ()
-        for name, stage in self.stages.items():
-            yield f"stage.{name}", stage, (self.model.categories,)
-        written: dict[str, Any] = {**self.sinks, **self.aggregates}
-        for name, sink in written.items():
-            yield f"sink.{name}", sink, (self.model.categories,)
-
-    def settings(self) -> dict[str, Any]:
-        """Return all that decides what the results are; the fingerprint is its digest.
-
-        ``device`` is complete only once the runnable has been entered.
-        """
-        config = self.config
-        settings = {
-            "model": self.model.identity(),
-            "jpeg": config["decode"]["jpeg"],
-            "source": {k: v for k, v in config["source"].items() if k != "input"},
-            "runnable": {k: v for k, v in config["runnable"].items() if k != "cache"},
-            "batch_size": config["batch_size"],
-            "seed": config["seed"],
-            "device": {key: getattr(self.runnable, key, None) for key in _DECIDED_WHEN_LOADED},
-            "stage": config["stage"],
-            "stages": list(config["stage"]),  # their order counts
-            "sinks": sorted(config["sink"]),
-            "versions": library_versions(),
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
-        return plain
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256, in hexadecimal, of the settings."""
-        text = json.dumps(self.settings(), sort_keys=True)
-        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-
-
-def library_versions() -> dict[str, str | None]:
-    """Return the versions of d2run and of the libraries that results depend on."""
-    from importlib import metadata
-
-    from pipeline import __version__
-
-    versions: dict[str, str | None] = {"d2run": __version__}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
 
 
 def build_job(cfg: DictConfig, started: float | None = None) -> Job:
@@ -164,15 +75,15 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
     model = Model(**config["model"], store=store, seed=config["seed"])
     model.check()  # first, for the other parts are checked against its classes
     stages = {name: build(f"stage.{name}") for name in config["stage"]}
-    least = asked_less(stages.values(), config["runnable"])
+    pushed = pushdown_arguments(stages.values(), config["runnable"])
     written = {name: build(f"sink.{name}") for name in config["sink"]}
-    aggregates = {name: sink for name, sink in written.items() if isinstance(sink, Aggregate)}
-    sinks = {name: sink for name, sink in written.items() if name not in aggregates}
+    aggregates = {name: part for name, part in written.items() if isinstance(part, Aggregate)}
+    sinks = {name: part for name, part in written.items() if name not in aggregates}
     job = Job(
         source=build_source(config, partial(build, "source")),
         model=model,
         store=store,
-        runnable=build("runnable", model=model, device=config["device"], **least),
+        runnable=build("runnable", model=model, device=config["device"], **pushed),
         stages=stages,
         sinks=sinks | {"predictions": PredictionsJsonl(directory=str(output))},
         aggregates=aggregates,
@@ -182,37 +93,39 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         hydra_files=_hydra_files(cfg),
         started=time.time() if started is None else started,
     )
-    check_parts(job.parts())
+    check_parts(job)
     return job
 
 
-def asked_less(stages: Iterable[Stage], runnable: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the leading stages let the model leave out, as arguments of the runnable.
+def pushdown_arguments(stages: Iterable[Stage], runnable: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the leading stages drop, as arguments of the runnable.
 
-    Only what leads is said: thresholds and classes, and the first limit after them. A limit that
-    comes after any other stage is not the model's, since of what that stage takes away others take
-    the place; nor is one after classes that cannot be asked for.
+    Only the leading stages count: their thresholds and classes, and the first limit after them. A
+    limit after any other stage must not reach the model, because other instances would take the
+    place of those that the stage drops; nor may one after classes that the model cannot skip.
 
     Args:
         stages: In order.
-        runnable: The configuration of ``runnable``. What the user set there stays; what its
-            class does not take is not given.
+        runnable: The configuration of ``runnable``. Values that the user set there stay; what its
+            class does not accept is not passed.
     """
-    taken = inspect.signature(find(runnable["_target_"])).parameters
-    unset = {key for key in taken if runnable.get(key) in (None, taken[key].default)}
-    asked: dict[str, Any] = {}
+    accepted = inspect.signature(find(runnable["_target_"])).parameters
+    unset = {key for key in accepted if runnable.get(key) in (None, accepted[key].default)}
+    arguments: dict[str, Any] = {}
     for stage in stages:
-        said: dict[str, Any] = getattr(stage, "pushdown", dict)()
-        if "least_score" in said:
-            asked["least_score"] = max(said["least_score"], asked.get("least_score", 0.0))
-        if "classes" in said:
-            before = asked.get("classes", said["classes"])
-            asked["classes"] = [name for name in said["classes"] if name in before]
-        if "most" in said and ("classes" not in asked or "classes" in unset):
-            asked["most"] = said["most"]
-        if not said or "most" in said:
+        if not isinstance(stage, PushesDown):
             break
-    return {key: value for key, value in asked.items() if key in unset}
+        dropped = stage.pushdown()
+        if dropped.min_score is not None:
+            arguments["min_score"] = max(dropped.min_score, arguments.get("min_score", 0.0))
+        if dropped.classes is not None:
+            before = arguments.get("classes", dropped.classes)
+            arguments["classes"] = [name for name in dropped.classes if name in before]
+        if dropped.max_instances is not None:
+            if "classes" not in arguments or "classes" in unset:
+                arguments["max_instances"] = dropped.max_instances
+            break
+    return {key: value for key, value in arguments.items() if key in unset}
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from pipeline.config.arguments import given, near
 from pipeline.config.inputs import inputs_of
 from pipeline.config.schema import text_keys, types
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.files import RESULT_FOLDERS, RESULTS, expanded
+from pipeline.job import Job
+from pipeline.protocols import Checkable, CheckableSource
 from pipeline.sources.paths import real_path
+from pipeline.system.files import RESULT_FOLDERS, RESULTS, expanded
 
 _ISOLATION = ("auto", "process", "none")
 _JPEG = ("pillow", "nvjpeg")
@@ -109,19 +111,20 @@ def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
         yield "sink.predictions: predictions.jsonl is always written; choose another name"
 
 
-def check_parts(parts: Iterable[tuple[str, Any, tuple[Any, ...]]]) -> None:
-    """Ask every part that can tell whether it fits, and raise all problems together.
-
-    Args:
-        parts: Their keys, the parts, and what to give to their ``check``.
+def check_parts(job: Job) -> None:
+    """Check every part against the model, and raise all problems together.
 
     Raises:
-        ConfigError: Some do not fit.
+        ConfigError: Some parts do not fit.
     """
     problems: list[str] = []
-    for key, part, arguments in parts:
+    for key, part in job.parts():
         try:
-            getattr(part, "check", lambda *_: None)(*arguments)
+            if part is job.source:
+                if isinstance(part, CheckableSource):
+                    part.check()
+            elif isinstance(part, Checkable):
+                part.check(job.model.categories)
         except ConfigError as exc:
             problems += [prefixed(key, problem) for problem in exc.problems]
         except PipelineError:

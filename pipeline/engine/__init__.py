@@ -23,8 +23,8 @@ from pipeline.engine.batches import Batches
 from pipeline.engine.behind import Finishers, Results
 from pipeline.engine.device import Device
 from pipeline.engine.writing import Writing
-from pipeline.protocols import Asset, Runnable, Sink, Stage, SteppedRunnable
-from pipeline.types import Outcome
+from pipeline.job import Outcome
+from pipeline.protocols import Asset, PipelinedRunnable, Runnable, Sink, Stage
 
 __all__ = ["Pipeline", "half_the_cores"]
 
@@ -62,7 +62,7 @@ class Pipeline:
             OutputError: The output cannot be written any more; nothing half-written is left.
         """
         runnable = self.runnable
-        stepped = runnable if isinstance(runnable, SteppedRunnable) else None
+        stepped = runnable if isinstance(runnable, PipelinedRunnable) else None
         batches = Batches(self._batch_size(), bool(getattr(runnable, "batch_by_shape", False)))
         threads = self.decode_threads or half_the_cores()
         bounds = {

@@ -13,7 +13,7 @@ from pipeline.engine.items import Item
 from pipeline.errors import DecodeError, DeviceLostError, InferenceError, PipelineError
 from pipeline.failures import failed
 from pipeline.protocols import Asset
-from pipeline.types import Frame
+from pipeline.records import Frame
 
 Prepare = Callable[[Frame], Any]
 _Lane = deque[Item | BaseException]

@@ -18,7 +18,7 @@ from pipeline.engine.ahead import join
 from pipeline.engine.items import Item
 from pipeline.errors import DeviceLostError, InferenceError
 from pipeline.failures import failed
-from pipeline.types import Frame, Predictions
+from pipeline.records import Frame, Predictions
 
 
 class Results:
@@ -75,7 +75,7 @@ class Finishers:
     """Threads that make predictions of a model's outputs.
 
     Args:
-        finish: ``SteppedRunnable.finish``.
+        finish: ``PipelinedRunnable.finish``.
         threads: How many; with none, whoever brings an item finishes it.
     """
 

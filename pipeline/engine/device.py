@@ -14,7 +14,7 @@ from pipeline.engine.behind import Finishers, Results, check_size
 from pipeline.engine.items import Item
 from pipeline.errors import AssetError, DeviceLostError, InferenceError
 from pipeline.failures import failed
-from pipeline.protocols import Runnable, SteppedRunnable
+from pipeline.protocols import PipelinedRunnable, Runnable
 
 
 class Device:
@@ -121,7 +121,7 @@ class Device:
     def _outputs(self, batch: Sequence[Item]) -> list[Any]:
         outputs: list[Any]
         if self._finishers is not None:
-            stepped = cast(SteppedRunnable, self._runnable)
+            stepped = cast(PipelinedRunnable, self._runnable)
             outputs = stepped.forward([item.prepared for item in batch])
         else:
             outputs = self._runnable.predict([item.frame for item in batch if item.frame])

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.protocols import Asset
-from pipeline.types import Frame, Predictions
+from pipeline.records import Frame, Predictions
 
 
 @dataclass(slots=True, eq=False)

@@ -11,8 +11,9 @@ from pipeline.engine.behind import Results
 from pipeline.engine.items import Item
 from pipeline.errors import OutputError, PipelineError, StageError
 from pipeline.failures import failed, sink_failed
+from pipeline.job import Outcome
 from pipeline.protocols import Asset, Sink, Stage
-from pipeline.types import Outcome, Result
+from pipeline.records import Result
 
 
 @dataclass(slots=True)

@@ -17,22 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.devices import device_name, resolve_device, told_if_lost
 from pipeline.errors import ConfigError, did_you_mean
-from pipeline.pages import import_for_good
 from pipeline.protocols import Model
-from pipeline.runnables.fetch import fetch
+from pipeline.records import Frame, Predictions
 from pipeline.runnables.forwards import Lanes, at_once, torch_threads
 from pipeline.runnables.memory import Halving, frames_that_fit, groups
 from pipeline.runnables.options import engine_of, problems, takes_turns
-from pipeline.runnables.postprocess import Compute, Finish, computing
-from pipeline.runnables.preprocess import Prepared, Preprocess, model_input
-from pipeline.runnables.snapshot import State
-from pipeline.runnables.speedups import apply_speedups
-from pipeline.runnables.stateless import Doubt, doubts
+from pipeline.runnables.speedups.table import apply_speedups
+from pipeline.runnables.state.snapshot import State
+from pipeline.runnables.state.stateless import Doubt, doubts
+from pipeline.runnables.steps.fetch import fetch
+from pipeline.runnables.steps.postprocess import Compute, Finish, computing
+from pipeline.runnables.steps.preprocess import Prepared, Preprocess, model_input
 from pipeline.runnables.thresholds import ask_for_less
 from pipeline.runnables.trial import try_out
-from pipeline.types import Frame, Predictions
+from pipeline.system.devices import device_name, resolve_device, told_if_lost
+from pipeline.system.memory import import_for_good
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Detectron2:
         engine: What computes the convolutions: ``torch``, ``openvino`` (CPU), ``compile``
             (torch.compile), or ``auto``: torch.
         precision: ``fp32``; ``bf16``, or on CUDA ``fp16``, for the convolutions and linear layers.
-        batch_size: Frames a forward at most; ``auto`` is 1 on the CPU and on CUDA what fits. Once
+        batch_size: Frames per forward at most; ``auto`` is 1 on the CPU and on CUDA what fits. Once
             entered, a number. The caller of ``forward`` keeps to it.
         batch_by_shape: Whether the caller brings frames of equal shape together.
         forwards: On how many threads ``forward`` may be called at a time; torch's threads are
@@ -77,9 +77,10 @@ class Detectron2:
             with modules that are not known to be stateless. Once entered, a number.
         resize_on_device: Resize there instead of with Pillow: within one of 256 levels of it.
         cache: Folder in which OpenVINO keeps what it compiles.
-        least_score: Instances below it are dropped later anyway, so the model need not find them.
+        min_score: Instances below it are dropped later anyway, so the model need not find them.
         classes: Names; instances of others are dropped later anyway.
-        most: Only so many instances (of ``classes``), of the highest scores, are kept later anyway.
+        max_instances: Only this many instances (of ``classes``) per frame, those with the highest
+            scores, are kept later.
         class_names: Names by class id.
         threads: Of the CPU for each forward, once entered; their number moves the last digits.
         warnings: Sentences for people that belong to the results, once entered.
@@ -98,9 +99,9 @@ class Detectron2:
     forwards: int | str = 1
     resize_on_device: bool = False
     cache: str | None = None
-    least_score: float = 0.0
+    min_score: float = 0.0
     classes: Sequence[str | int] | None = None
-    most: int | None = None
+    max_instances: int | None = None
     class_names: tuple[str, ...] = field(init=False)
     threads: int | None = field(init=False, default=None)
     warnings: list[str] = field(init=False, default_factory=list)
@@ -158,7 +159,7 @@ class Detectron2:
         if changed and not self.exact:
             self.warnings.append(f"the model runs without d2run's speed-ups: {changed[0]}")
         elif not self.exact:
-            ask_for_less(self._module, self.least_score, self.most, wanted)
+            ask_for_less(self._module, self.min_score, self.max_instances, wanted)
 
     def __exit__(self, *exc_info: object) -> None:
         """Free the weights, and give torch its threads back."""
@@ -183,9 +184,9 @@ class Detectron2:
             "openvino": metadata.version("openvino") if engine == "openvino" else None,
             "precision": self.precision,
             "resize_on_device": self.resize_on_device,
-            "least_score": None if self.exact else self.least_score,
+            "min_score": None if self.exact else self.min_score,
             "classes": None if self.exact or self.classes is None else list(self.classes),
-            "most": None if self.exact else self.most,
+            "max_instances": None if self.exact else self.max_instances,
         }
 
     def describe(self) -> dict[str, Any]:

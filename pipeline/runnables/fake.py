@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError
 from pipeline.masks import InstanceMasks
 from pipeline.protocols import Model
-from pipeline.types import Categories, Frame, Predictions
+from pipeline.records import Categories, Frame, Predictions
 
 
 class FakeRunnable:
@@ -32,9 +32,9 @@ class FakeRunnable:
             class, ``object``.
         n_instances: Instances in each frame.
         masks: Whether they have masks.
-        least_score: Leaves out instances below it, as a model does that was asked for less.
+        min_score: Leaves out instances below it, as a model does that was asked for less.
         classes: Leaves out instances of classes of other names.
-        most: Leaves out all but the best of what is left.
+        max_instances: Leaves out all but the best of what is left.
         fail_on: Ids of assets whose frames make ``predict`` raise, alone or in a batch.
 
     Raises:
@@ -49,9 +49,9 @@ class FakeRunnable:
         class_names: Sequence[str] | None = None,
         n_instances: int = 3,
         masks: bool = True,
-        least_score: float = 0.0,
+        min_score: float = 0.0,
         classes: Sequence[str] | None = None,
-        most: int | None = None,
+        max_instances: int | None = None,
         fail_on: Sequence[str] = (),
     ) -> None:
         if n_instances < 0:
@@ -62,7 +62,7 @@ class FakeRunnable:
         self.device = device
         self.n_instances = n_instances
         self.masks = masks
-        self.least_score, self.classes, self.most = least_score, classes, most
+        self.min_score, self.classes, self.max_instances = min_score, classes, max_instances
         self.fail_on = frozenset(fail_on)
         self._entered = False
 
@@ -89,13 +89,13 @@ class FakeRunnable:
         return [self._wanted(self._invent(frame)) for frame in frames]
 
     def _wanted(self, predictions: Predictions) -> Predictions:
-        if not self.least_score and self.classes is None and self.most is None:
+        if not self.min_score and self.classes is None and self.max_instances is None:
             return predictions
-        kept = predictions[predictions.scores >= np.float32(self.least_score)]
+        kept = predictions[predictions.scores >= np.float32(self.min_score)]
         if self.classes is not None:
             wanted = [name in self.classes for name in self.class_names]
             kept = kept[np.array(wanted, bool)[kept.classes]]
-        return kept[: self.most]  # they are sorted, the best first
+        return kept[: self.max_instances]  # they are sorted, the best first
 
     def _invent(self, frame: Frame) -> Predictions:
         n = self.n_instances if self.class_names else 0  # a semantic model finds no instances

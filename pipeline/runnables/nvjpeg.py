@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.devices import told_if_lost
 from pipeline.errors import ConfigError, DecodeError
+from pipeline.system.devices import told_if_lost
 
 
 @dataclass(slots=True)

@@ -60,7 +60,7 @@ def problems(options: Detectron2) -> Iterator[str]:
         yield f"forwards is {forwards}; it must be at most {_MOST_FORWARDS}"
     elif forwards not in ("auto", 1) and takes_turns(options):
         yield "exact, engine compile and CUDA run one forward at once; leave out forwards"
-    if not 0 <= options.least_score <= 1:
-        yield f"least_score is {options.least_score}; it must be between 0 and 1"
-    if options.most is not None and options.most < 0:
-        yield f"most is {options.most}; it must be at least 0"
+    if not 0 <= options.min_score <= 1:
+        yield f"min_score is {options.min_score}; it must be between 0 and 1"
+    if options.max_instances is not None and options.max_instances < 0:
+        yield f"max_instances is {options.max_instances}; it must be at least 0"

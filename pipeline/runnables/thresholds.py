@@ -18,7 +18,7 @@ _AREA_FOR_SURE_PX = 1e-3  # of a side: not gone when it is scaled to the frame a
 
 
 def ask_for_less(
-    module: Any, least_score: float, most: int | None, classes: Collection[int] | None = None
+    module: Any, min_score: float, max_instances: int | None, classes: Collection[int] | None = None
 ) -> None:
     """Leave out the instances that are not wanted as early as that is exact.
 
@@ -27,16 +27,16 @@ def ask_for_less(
 
     Args:
         module: A Detectron2 model in eval mode.
-        least_score: Instances below it may be left out.
-        most: Only so many, those with the highest scores, are wanted; ``None`` for all.
-        classes: Ids of those that are wanted, of which ``most`` then counts; ``None`` for all.
+        min_score: Instances below it may be left out.
+        max_instances: Only so many, those with the highest scores, are wanted; ``None`` for all.
+        classes: Ids of the classes to keep, before ``max_instances`` counts; ``None`` for all.
     """
     from detectron2.modeling import PanopticFPN, RetinaNet
 
     if type(module) is PanopticFPN:
-        least_score = min(least_score, module.combine_instances_score_thresh)
-        most = classes = None
-    below = float(np.nextafter(np.float32(least_score), np.float32(-1)))  # they keep what is above
+        min_score = min(min_score, module.combine_instances_score_thresh)
+        max_instances = classes = None
+    below = float(np.nextafter(np.float32(min_score), np.float32(-1)))  # they keep what is above
     if type(module) is RetinaNet:
         module.test_score_thresh = max(module.test_score_thresh, below)
     heads = _known_heads(module)
@@ -44,11 +44,13 @@ def ask_for_less(
         return
     for predictor in _predictors(heads):
         predictor.test_score_thresh = max(predictor.test_score_thresh, below)
-    if classes is not None or most is not None:
-        _drop_before_masks(module, classes, most)
+    if classes is not None or max_instances is not None:
+        _drop_before_masks(module, classes, max_instances)
 
 
-def _drop_before_masks(module: Any, classes: Collection[int] | None, most: int | None) -> None:
+def _drop_before_masks(
+    module: Any, classes: Collection[int] | None, max_instances: int | None
+) -> None:
     import torch
 
     ids = torch.tensor(sorted(classes or ()), dtype=torch.int64, device=module.device)
@@ -58,11 +60,11 @@ def _drop_before_masks(module: Any, classes: Collection[int] | None, most: int |
     def wanted(instances: Any) -> Any:
         if classes is not None:
             instances = instances[torch.isin(instances.pred_classes, ids)]
-        if most is not None:  # they are sorted, the best first
+        if max_instances is not None:  # they are sorted, the best first
             corners = instances.pred_boxes.tensor.view(-1, 2, 2)
             has_area = (corners[:, 1] - corners[:, 0]).amin(dim=1) > _AREA_FOR_SURE_PX
             before = has_area.cumsum(0) - has_area.long()
-            instances = instances[before < most]
+            instances = instances[before < max_instances]
         return instances
 
     def of_the_wanted(features: Any, instances: list[Any]) -> Any:

@@ -9,10 +9,10 @@ import numpy as np
 
 from pipeline.errors import ConfigError, DeviceLostError
 from pipeline.failures import described
+from pipeline.records import Frame
 from pipeline.runnables.options import engine_of
-from pipeline.runnables.postprocess import raw_output
-from pipeline.runnables.preprocess import Prepared, model_input
-from pipeline.types import Frame
+from pipeline.runnables.steps.postprocess import raw_output
+from pipeline.runnables.steps.preprocess import Prepared, model_input
 
 if TYPE_CHECKING:
     from pipeline.runnables.detectron2 import Detectron2

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline.files import replaced
+from pipeline.records import Categories
 from pipeline.sinks.coco_format import coco_image, dump_list
 from pipeline.sinks.coco_panoptic import write_panoptic
 from pipeline.sinks.predictions import records
-from pipeline.types import Categories
+from pipeline.system.files import replaced
 
 
 class CocoJson:
@@ -38,13 +38,14 @@ class CocoJson:
         directory: Where the files go: the run directory.
     """
 
-    files = "coco.json", "coco_results.json"
+    is_aggregate: Literal[True] = True
+    outputs = "coco.json", "coco_results.json", "panoptic.json"
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
 
-    def build(self, predictions: Path, categories: Categories) -> None:
-        """Read ``predictions`` and replace the files, each atomically.
+    def build(self, journal: Path, categories: Categories) -> None:
+        """Read ``journal`` and replace the files, each atomically.
 
         Raises:
             OutputError: A line is not whole.
@@ -55,14 +56,14 @@ class CocoJson:
         ):
             dataset.write(b'{"info": {"description": "Predictions of d2run"}, "licenses": [],\n')
             dataset.write(b'"images": ')
-            dump_list(dataset, (coco_image(record) for record in records(predictions)))
+            dump_list(dataset, (coco_image(record) for record in records(journal)))
             dataset.write(b',\n"annotations": ')
-            dump_list(dataset, _annotations(predictions, categories, results))
+            dump_list(dataset, _annotations(journal, categories, results))
             dataset.write(b',\n"categories": ')
             dump_list(dataset, _categories(categories))
             dataset.write(b"}\n")
-        if any("panoptic_seg" in record for record in records(predictions)):
-            write_panoptic(self.directory / "panoptic.json", predictions, categories)
+        if any("panoptic_seg" in record for record in records(journal)):
+            write_panoptic(self.directory / "panoptic.json", journal, categories)
 
 
 def _annotations(

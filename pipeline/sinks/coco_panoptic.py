@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.descriptors import open_to_read
 from pipeline.errors import OutputError
-from pipeline.files import replaced
+from pipeline.records import Categories
 from pipeline.sinks.coco_format import coco_image, dump_list
 from pipeline.sinks.predictions import records
-from pipeline.types import Categories
+from pipeline.system.descriptors import open_to_read
+from pipeline.system.files import replaced
 
 
 def write_panoptic(path: Path, predictions: Path, categories: Categories) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
+from pipeline.records import Predictions
 from pipeline.sinks.labels import draw_labels
-from pipeline.types import Predictions
 
 Image = NDArray[np.uint8]
 _Pixel = TypeVar("_Pixel", bound=np.generic)

@@ -10,7 +10,7 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-from pipeline.types import Predictions
+from pipeline.records import Predictions
 
 _MAP_LABEL_SHARE = 0.005  # segments of a map below this share of the picture get no label
 _NAME_LENGTH = 32

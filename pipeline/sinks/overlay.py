@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, SinkError
-from pipeline.files import OutputFolder, output_name
 from pipeline.protocols import Asset
-from pipeline.types import Categories, Result
+from pipeline.records import Categories, Result
+from pipeline.system.files import OutputFolder, output_name
 
 if TYPE_CHECKING:
     from pipeline.sinks.drawing import Painter
@@ -80,6 +80,9 @@ class Overlay:
         """Forget what draws."""
         self._painter = None
 
+    def begin(self, asset: Asset) -> None:
+        """Do nothing: each image is written whole."""
+
     def write(self, result: Result) -> None:
         """Draw one frame and write its picture.
 
@@ -101,7 +104,7 @@ class Overlay:
                 f"'{frame.asset_id}': a picture of {frame.size[1]} x {frame.size[0]} px cannot be "
                 "written as JPEG (65,500 px a side at most); leave sink=overlay out for it",
                 asset_id=frame.asset_id,
-                stage="overlay",
+                step="overlay",
             )
         index = None if frame.time_s is None else frame.index
         self._folder.write(self._name(frame.asset_id, ".jpg", index), jpeg.data)
@@ -115,8 +118,7 @@ class Overlay:
 
     def discard(self, asset: Asset) -> None:
         """Remove the asset's pictures, those of an earlier run too."""
-        video = asset.fps is not None
-        self._folder.remove(self._name(asset.id, "" if video else ".jpg"))
+        self._folder.remove(self._name(asset.id, ".jpg" if asset.is_still else ""))
 
     def _name(self, asset_id: str, suffix: str, frame: int | None = None) -> str:
         return f"{self.directory.name}/{output_name(asset_id, suffix, frame)}"

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.descriptors import check_named, open_file, open_to_read
 from pipeline.errors import OutputError, SinkError
-from pipeline.files import OutputFolder, asset_keys, output_name, sync_folder
 from pipeline.protocols import Asset
-from pipeline.types import Frame, Predictions, Result
+from pipeline.records import Frame, Predictions, Result
+from pipeline.system.descriptors import check_named, open_file, open_to_read
+from pipeline.system.files import OutputFolder, asset_keys, output_name, sync_folder
 
 NAME = "predictions.jsonl"
 _MAPS = ("sem_seg", "panoptic")
@@ -55,6 +55,8 @@ class PredictionsJsonl:
     Args:
         directory: The run directory.
     """
+
+    outputs = NAME, "sem_seg/", "panoptic/"
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
@@ -106,6 +108,9 @@ class PredictionsJsonl:
                 os.fsync(file.fileno())
             self._file = None
 
+    def begin(self, asset: Asset) -> None:
+        """Do nothing: lines are collected as they come."""
+
     def write(self, result: Result) -> None:
         """Keep one frame's line; write its label maps.
 
@@ -139,7 +144,7 @@ class PredictionsJsonl:
                 f"'{frame.asset_id}': an extra column cannot be written as JSON ({exc}); make it "
                 "an array of numbers, booleans or strings",
                 asset_id=frame.asset_id,
-                stage="predictions",
+                step="predictions",
             ) from exc
 
     def flush(self, asset: Asset) -> None:
@@ -192,7 +197,7 @@ class PredictionsJsonl:
         if self._last is not None and self._last[0] is asset:
             self._rewind(self._last[1])
             self._last = None
-        suffix = ".png" if asset.fps is None else ""
+        suffix = ".png" if asset.is_still else ""
         for folder in _MAPS:
             self._maps.remove(map_name(folder, asset.id, suffix=suffix))
 
@@ -214,7 +219,7 @@ class PredictionsJsonl:
             raise SinkError(
                 f"'{frame.asset_id}': {folder} cannot be encoded as PNG",
                 asset_id=frame.asset_id,
-                stage="predictions",
+                step="predictions",
             )
         self._maps.write(name, png.data)
         return name
@@ -287,7 +292,7 @@ def _instances(frame: Frame, p: Predictions) -> list[dict[str, Any]]:
                 f"'{frame.asset_id}': the extra column '{name}' has the name of a key of "
                 f"{NAME}; give it another name",
                 asset_id=frame.asset_id,
-                stage="predictions",
+                step="predictions",
             )
         columns[name] = floats(column) if column.dtype.kind == "f" else column.tolist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -314,7 +319,7 @@ def _grey(frame: Frame, sem_seg: NDArray[np.int32], n_classes: int) -> NDArray[A
         raise SinkError(
             f"'{frame.asset_id}': sem_seg has class ids {low}..{high}, a PNG holds 0..65535",
             asset_id=frame.asset_id,
-            stage="predictions",
+            step="predictions",
         )
     return sem_seg.astype(np.uint8 if high <= 0xFF else np.uint16)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.sources.asset import ImageAsset, Skipped
-from pipeline.sources.decode import decode_image
+from pipeline.sources.decode.image import decode_image
 from pipeline.sources.images import Images
 from pipeline.sources.manifest import Manifest
 from pipeline.sources.several import Several

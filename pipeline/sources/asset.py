@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DecodeError
-from pipeline.sources.decode import MAX_PIXELS
-from pipeline.sources.reading import Reader, Version, read_image, read_version
-from pipeline.types import Frame
+from pipeline.records import Frame
+from pipeline.sources.decode.image import MAX_PIXELS
+from pipeline.sources.decode.reading import Reader, Version, read_image, read_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class ImageAsset:
     Attributes:
         id: Path relative to the input, ``/`` separators; unique in a run.
         location: Where it lies; becomes ``path`` when somebody asks, for there may be a million.
-        fps: ``None``: a still image.
+        is_still: True: it has exactly one frame.
         exif: Whether to turn it upright as its EXIF orientation says.
         max_pixels: Larger pictures are refused.
         reader: Reads and decodes it; by default in this process.
@@ -48,7 +48,7 @@ class ImageAsset:
 
     id: str
     location: str | Path
-    fps: float | None = None
+    is_still: bool = True
     exif: bool = True
     max_pixels: int = MAX_PIXELS
     reader: Reader = field(default=read_image, repr=False)

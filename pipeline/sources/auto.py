@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.sources.asset import check_options, user_path
-from pipeline.sources.decode import MAX_PIXELS
+from pipeline.sources.decode.image import MAX_PIXELS
 from pipeline.sources.images import Images
 from pipeline.sources.manifest import Manifest
 from pipeline.sources.scan import VIDEOS

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path
-from pipeline.sources.decode import MAX_PIXELS
+from pipeline.sources.decode.image import MAX_PIXELS
+from pipeline.sources.decode.reading import why
 from pipeline.sources.paths import Origin, real_path
-from pipeline.sources.reading import why
 from pipeline.sources.scan import Scan, scan
 
 _MAGIC = re.compile(r"[*?[]")

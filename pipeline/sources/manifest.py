@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path
-from pipeline.sources.decode import MAX_PIXELS
+from pipeline.sources.decode.image import MAX_PIXELS
+from pipeline.sources.decode.reading import why
 from pipeline.sources.paths import UNRESOLVED, Origin, plain_path, real_path
-from pipeline.sources.reading import why
 
 _NUL = "\ud800"
 _UTF8_MARK = b"\xef\xbb\xbf"

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipeline.sources.asset import Skipped
-from pipeline.sources.reading import why
+from pipeline.sources.decode.reading import why
 
 # fmt: off
 IMAGES = frozenset((

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.errors import ConfigError, did_you_mean
-from pipeline.types import Categories, Result
+from pipeline.protocols import Pushdown
+from pipeline.records import Categories, Result
 
 
 class KeepClasses:
@@ -28,9 +29,9 @@ class KeepClasses:
             hints = (f"'{n}'{why.get(n) or did_you_mean(n, things)}" for n in unknown)
             raise ConfigError(*(f"names: the model finds no instances of {h}" for h in hints))
 
-    def pushdown(self) -> dict[str, list[str]]:
-        """Say that the model may leave out other classes."""
-        return {"classes": list(self.names)}
+    def pushdown(self) -> Pushdown:
+        """Let the model skip other classes."""
+        return Pushdown(classes=list(self.names))
 
     def __call__(self, result: Result) -> Result:
         """Return the result without instances of other classes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
-from pipeline.types import Result
+from pipeline.records import Result
 
 
 @dataclass(frozen=True)

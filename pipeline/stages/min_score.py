@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import ConfigError
-from pipeline.types import Result
+from pipeline.protocols import Pushdown
+from pipeline.records import Result
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class MinScore:
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold: expected a number in [0, 1], got {self.threshold}")
 
-    def pushdown(self) -> dict[str, float]:
-        """Say that the model may leave out what is below the threshold."""
-        return {"least_score": self.threshold}
+    def pushdown(self) -> Pushdown:
+        """Let the model skip instances below the threshold."""
+        return Pushdown(min_score=self.threshold)
 
     def __call__(self, result: Result) -> Result:
         """Return the result without the instances below the threshold."""

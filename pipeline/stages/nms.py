@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import ConfigError
-from pipeline.stages._greedy import greedy_nms
-from pipeline.types import Result
+from pipeline.geometry import greedy_nms
+from pipeline.records import Result
 
 
 @dataclass(frozen=True)

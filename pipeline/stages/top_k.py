@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import ConfigError
-from pipeline.types import Result
+from pipeline.protocols import Pushdown
+from pipeline.records import Result
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class TopK:
         if not isinstance(self.k, int) or self.k < 0:
             raise ConfigError(f"k: expected a whole number of at least 0, got {self.k}")
 
-    def pushdown(self) -> dict[str, float]:
-        """Say that the model need not find more than the ``k`` best."""
-        return {"most": self.k}
+    def pushdown(self) -> Pushdown:
+        """Let the model skip all but the ``k`` best instances."""
+        return Pushdown(max_instances=self.k)
 
     def __call__(self, result: Result) -> Result:
-        """Return the result with at most ``k`` instances."""
+        """Return the result with at max_instances ``k`` instances."""
         if len(result.predictions) <= self.k:
             return result
         best = np.argsort(-result.predictions.scores, kind="stable")[: self.k]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping
 
-from pipeline.store.entry import StoredModel
+from pipeline.store.api.predictor import load_model, save_model
+from pipeline.store.api.runnable import get_runnable
+from pipeline.store.disk.entry import StoredModel
+from pipeline.store.disk.local import ModelStore
 from pipeline.store.exchange.incoming import import_model
 from pipeline.store.exchange.outgoing import export_model
-from pipeline.store.local import ModelStore
 from pipeline.store.model import Model
-from pipeline.store.predictor import load_model, save_model
-from pipeline.store.runnable import get_runnable
 
 __all__ = [
     "Model",
@@ -32,7 +32,7 @@ __all__ = [
     "save_model",
 ]
 
-PARTS = ("local.ModelStore",)  # what `store._target_` may name
+PARTS = ("disk.local.ModelStore",)  # what `store._target_` may name
 
 
 def get(tag: str, *, trust: bool = False, store: ModelStore | None = None) -> StoredModel:

@@ -2,8 +2,8 @@
 
 import sys
 
-from pipeline.store.cli import main
-from pipeline.utf8 import ensure_utf8
+from pipeline.store.command.cli import main
+from pipeline.system.utf8 import ensure_utf8
 
 if __name__ == "__main__":
     ensure_utf8()

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
-from pipeline.store import architectures
-from pipeline.store.categories import of_dataset, table
-from pipeline.store.config_file import ConfigFile, make_cfg, read_config, read_plain, set_keys
-from pipeline.store.custom import import_modules
-from pipeline.store.entry import CONFIG, WEIGHTS, StoredModel
-from pipeline.store.local import ModelStore
-from pipeline.store.origin import Origin, origin
-from pipeline.store.predictor import build_stored
-from pipeline.store.saving import put
-from pipeline.store.weights import load_weights, read_weights
-from pipeline.store.zoo import zoo_names
-from pipeline.types import Categories
+from pipeline.models import architectures
+from pipeline.models.categories import of_dataset, table
+from pipeline.models.config_file import ConfigFile, make_cfg, read_config, read_plain, set_keys
+from pipeline.models.origin import Origin, origin
+from pipeline.models.weights.weights import load_weights, read_weights
+from pipeline.models.zoo import zoo_names
+from pipeline.records import Categories
+from pipeline.store.api.custom import import_modules
+from pipeline.store.api.predictor import build_stored
+from pipeline.store.api.saving import put
+from pipeline.store.disk.entry import CONFIG, WEIGHTS, StoredModel
+from pipeline.store.disk.local import ModelStore
 
 if TYPE_CHECKING:
     from torch import nn

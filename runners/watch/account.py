@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from itertools import islice
 
-from runners.ledger import Entry, Ledger
-from runners.session import Group
-from runners.source_files import SourceFiles
+from runners.rundir.commit import Group
+from runners.rundir.ledger.ledger import Entry, Ledger
+from runners.rundir.ledger.source_files import SourceFiles
 
 _FACT = "unreported"
 _AT_ONCE = 500

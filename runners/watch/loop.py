@@ -10,14 +10,14 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OutputError, RootGoneError
-from pipeline.types import Report
-from runners.ledger import LedgerDamagedError
-from runners.log import Log
-from runners.record import Record
-from runners.source_files import SourceFile
-from runners.tally import most_common, totals
-from runners.watch.events import Events
-from runners.watch.inbox import Inbox
+from pipeline.job import Report
+from runners.reporting.log import Log
+from runners.reporting.tally import most_common, totals
+from runners.rundir.ledger.ledger import LedgerDamagedError
+from runners.rundir.ledger.source_files import SourceFile
+from runners.rundir.record import Record
+from runners.watch.inbox.events import Events
+from runners.watch.inbox.inbox import Inbox
 from runners.watch.signals import Wishes
 from runners.watch.troubles import Troubles
 from runners.watch.work import DRAIN_S, Work

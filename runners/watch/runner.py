@@ -10,25 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config import Job
 from pipeline.errors import ConfigError, OutputLockedError
-from pipeline.files import expanded
-from pipeline.types import Report
+from pipeline.job import Job, Report
+from pipeline.system.files import expanded
 from runners import budget
-from runners.console import print_summary
-from runners.inputs import share_of
-from runners.ledger import NAME as LEDGER
-from runners.ledger import Ledger
-from runners.lock import locked
-from runners.log import Log, logged
-from runners.opening import check_settings, one_of, open_ledger, reader
-from runners.record import Record
-from runners.session import translated
-from runners.status import Status
-from runners.tally import Tally
-from runners.watch.after import After
-from runners.watch.events import Events
-from runners.watch.inbox import Inbox
+from runners.reporting.console import print_summary
+from runners.reporting.log import Log, logged
+from runners.reporting.status import Status
+from runners.reporting.tally import Tally
+from runners.rundir.commit import translated
+from runners.rundir.inputs import share_of
+from runners.rundir.ledger.ledger import NAME as LEDGER
+from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.lock import locked
+from runners.rundir.opening import check_settings, one_of, open_ledger, reader
+from runners.rundir.record import Record
+from runners.watch.files.after import After
+from runners.watch.inbox.events import Events
+from runners.watch.inbox.inbox import Inbox
 from runners.watch.loop import Watching
 from runners.watch.signals import hang_up_ignored, heeded
 from runners.watch.troubles import Troubles

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from runners.console import say
-from runners.status import Status
+from runners.reporting.console import say
+from runners.reporting.status import Status
 
 _log = logging.getLogger("d2run")
 

@@ -12,30 +12,29 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from pipeline.config import Job
 from pipeline.errors import DecodeError, OutputError, PipelineError, PoisonError
+from pipeline.job import Job, Outcome
 from pipeline.protocols import Asset
 from pipeline.sources import ImageAsset
-from pipeline.sources.decode import MAX_PIXELS
-from pipeline.sources.workers import DecodingStopped
-from pipeline.types import Outcome
+from pipeline.sources.decode.image import MAX_PIXELS
+from pipeline.sources.decode.workers import DecodingStopped
 from runners import budget
-from runners.console import say, told
-from runners.ledger import Ledger
-from runners.session import Group, Hooks, Session, finish, is_finished
-from runners.source_files import SourceFile, SourceFiles
-from runners.tally import Tally
+from runners.reporting.console import say, told
+from runners.reporting.tally import Tally
+from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
+from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.ledger.source_files import SourceFile, SourceFiles
 from runners.todo import POISON, TO_DO, Todo
 from runners.watch.account import Account
-from runners.watch.after import After
-from runners.watch.claims import Processed
-from runners.watch.inbox import Inbox
-from runners.watch.moving import Moving
-from runners.watch.names import Names
+from runners.watch.files.after import After
+from runners.watch.files.claims import Processed
+from runners.watch.files.moving import Moving
+from runners.watch.files.names import Names
+from runners.watch.inbox.inbox import Inbox
+from runners.watch.inbox.versions import Arrival
+from runners.watch.inbox.writers import Writers
 from runners.watch.signals import Wishes
 from runners.watch.troubles import Troubles
-from runners.watch.versions import Arrival
-from runners.watch.writers import Writers
 
 DRAIN_S = 8.0
 _AT_ONCE = 256  # arrivals between two looks at the folder

@@ -26,10 +26,10 @@ def test_cfg_job(d2run: Run) -> None:
 
 
 def test_version(d2run: Run) -> None:
-    from pipeline import __version__
+    from pipeline.system.versions import VERSION
 
     done = d2run("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"d2run {__version__}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"d2run {VERSION}\n", "")
 
 
 HEAVY = ("torch", "torchvision", "detectron2", "openvino", "supervision", "matplotlib")
@@ -55,7 +55,7 @@ LIGHT = [
     ["--device", "cpu"],
     ["+stage.min_score.foo=1"],
     ["stage.nms.threshold=0.5"],
-    ["input=.", "stage=[]", "+stage.x={_target_: pipeline.sources.worker.Worker}"],
+    ["input=.", "stage=[]", "+stage.x={_target_: pipeline.sources.decode.worker.Worker}"],
     ["input=.", "model.weights=~/a (1).pth"],
 ]
 

@@ -235,10 +235,10 @@ def test_a_custom_stage_that_cannot_be_imported(
 
 
 def test_code_that_is_not_a_part(said: Said, tmp_path: Path) -> None:
-    target = "{_target_: pipeline.sources.worker.Worker, command: [sh, -c, 'touch %s/ran']}"
+    target = "{_target_: pipeline.sources.decode.worker.Worker, command: [sh, -c, 'touch %s/ran']}"
     line = said(*JOB, f"stage.mine={target % tmp_path}")
     assert line.startswith(
-        "stage.mine: _target_ 'pipeline.sources.worker.Worker' is no stage of d2run; it has "
+        "stage.mine: _target_ 'pipeline.sources.decode.worker.Worker' is no stage of d2run; it has "
     )
     assert not (tmp_path / "ran").exists()
 

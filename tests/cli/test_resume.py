@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from command_line import Run, command, environment, write_picture
 
-from runners.ledger import Ledger
+from runners.rundir.ledger.ledger import Ledger
 
 FAKE = ("model=mask_rcnn", "runnable=fake", "quiet=true")
 SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")

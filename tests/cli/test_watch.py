@@ -24,8 +24,8 @@ import pytest
 from command_line import Run, command, environment
 from processes import wait_for
 
-from pipeline.files import asset_id_of
-from runners.ledger import Entry, Ledger
+from pipeline.system.files import asset_id_of
+from runners.rundir.ledger.ledger import Entry, Ledger
 
 FAKE = ("model=mask_rcnn", "runnable=fake", "sink=[coco]", "runner=watch")
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from command_line import command, environment
 
-from pipeline.files import asset_id_of
+from pipeline.system.files import asset_id_of
 
 FAKE = ("model=mask_rcnn", "runnable=fake", "sink=[coco,overlay]", "runner=watch", "quiet=true")
 

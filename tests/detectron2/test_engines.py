@@ -14,11 +14,11 @@ import pytest
 from random_model import ARCHITECTURES, PHOTOS, RandomModel, photo, reference
 
 from pipeline.errors import ConfigError, DeviceLostError, InferenceError
+from pipeline.records import Frame, Predictions, Result
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.stages.keep_classes import KeepClasses
 from pipeline.stages.min_score import MinScore
 from pipeline.stages.top_k import TopK
-from pipeline.types import Frame, Predictions, Result
 
 pytestmark = pytest.mark.detectron2
 
@@ -103,7 +103,7 @@ def test_nothing_found(engine: str) -> None:
 
 def test_what_openvino_cannot_do_stays_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
-    from pipeline.runnables import openvino
+    from pipeline.runnables.speedups.table.rounding import openvino
 
     def wrong(part: Any, *args: Any) -> Any:
         raise ValueError("no such operation")
@@ -220,7 +220,10 @@ def test_asking_for_less_changes_no_result(architecture: str) -> None:
     score = float(np.sort(everything.scores)[len(everything) // 3])  # as high as one of them
     for most in (None, 5):
         stages = [MinScore(score), TopK(most or 1000)]
-        want, got = Result(frame, everything), Result(frame, found(least_score=score, most=most))
+        want, got = (
+            Result(frame, everything),
+            Result(frame, found(min_score=score, max_instances=most)),
+        )
         if architecture == "retinanet":  # where a limit saves nothing
             assert len(got.predictions) == (everything.scores >= score).sum()
         elif architecture != "panoptic_fpn":  # whose map needs more
@@ -250,7 +253,7 @@ def test_other_classes_are_left_out_and_no_result_changes(architecture: str) -> 
     assert 1 < wanted.sum() < len(everything)
     for most in (None, 1):
         stages = [KeepClasses(classes), TopK(most or 1000)]
-        got = Result(frame, found(classes=classes, most=most))
+        got = Result(frame, found(classes=classes, max_instances=most))
         if architecture == "retinanet":  # which has no masks to leave out
             assert len(got.predictions) == len(everything)
         elif architecture != "panoptic_fpn":  # whose map needs more
@@ -287,7 +290,7 @@ def test_boxes_without_an_area_do_not_count(
     everything = found()
     for most in (1, 4):
         want = TopK(most)(Result(frame, everything))
-        got = found(most=most)
+        got = found(max_instances=most)
         assert len(want.predictions) == len(got) == most
         assert_kept(got, want.predictions)
 
@@ -317,7 +320,7 @@ def test_a_head_that_scores_anew_is_asked_for_all() -> None:
     def change(module: Any) -> None:
         module.roi_heads.mask_head.__class__ = ScoresAnew
 
-    less = {"least_score": 0.9, "most": 1, "classes": ["thing_0"]}
+    less = {"min_score": 0.9, "max_instances": 1, "classes": ["thing_0"]}
     assert len(predicted(changed(change), Frame(photo("coffee"), "x"), **less)) > 1
 
 
@@ -393,7 +396,9 @@ def test_a_class_that_the_model_does_not_know() -> None:
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize("less", [{"classes": ["thing_7"]}, {"classes": ["thing_0"], "most": 0}])
+@pytest.mark.parametrize(
+    "less", [{"classes": ["thing_7"]}, {"classes": ["thing_0"], "max_instances": 0}]
+)
 def test_openvino_compiles_all_before_the_first_frame(less: dict[str, Any]) -> None:
     needs_openvino("openvino")
     model = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL)
@@ -456,7 +461,9 @@ def assert_kept(got: Predictions, want: Predictions) -> None:
 def test_exact_asks_for_all() -> None:
     model = RandomModel(ARCHITECTURES["faster_rcnn"], SMALL)
     frame = Frame(photo("coffee"), "x")
-    with Detectron2(model, "cpu", exact=True, least_score=0.9, classes=[], most=1) as runnable:
+    with Detectron2(
+        model, "cpu", exact=True, min_score=0.9, classes=[], max_instances=1
+    ) as runnable:
         assert len(runnable.predict([frame])[0]) == 20
 
 

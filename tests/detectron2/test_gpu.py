@@ -14,13 +14,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from random_model import ARCHITECTURES, PHOTOS, RandomModel, assert_equal, photo, reference
 
-from pipeline.devices import resolve_device
 from pipeline.errors import DeviceError
+from pipeline.records import Frame, Predictions
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.runnables.nvjpeg import DeviceJpeg
-from pipeline.runnables.preprocess import resized
+from pipeline.runnables.steps.preprocess import resized
 from pipeline.store.model import Model
-from pipeline.types import Frame, Predictions
+from pipeline.system.devices import resolve_device
 
 torch = pytest.importorskip("torch")
 pytestmark = [

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny_model import CLASS_NAMES, picture, tiny_predictor
 
+from pipeline.records import Categories, Frame
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.types import Categories, Frame
 
 pytestmark = pytest.mark.detectron2
 

@@ -6,11 +6,11 @@ import copy
 from typing import Any
 
 import pytest
+from pipeline.runnables.speedups.table.rounding import onednn
 from random_model import ARCHITECTURES, RandomModel
 
-from pipeline.runnables import onednn
-from pipeline.runnables.onednn import fuse
-from pipeline.runnables.rearrange import channels_last, fold_norms
+from pipeline.runnables.speedups.rounding.onednn import fuse
+from pipeline.runnables.speedups.rounding.rearrange import channels_last, fold_norms
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.detectron2

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from random_model import ARCHITECTURES, PHOTOS, RandomModel, assert_equal, photo, reference
 
+from pipeline.records import Frame
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.types import Frame
 
 pytestmark = pytest.mark.detectron2
 

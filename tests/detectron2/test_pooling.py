@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pipeline.runnables.speedups.table.rounding import pooling
 from random_model import ARCHITECTURES, RandomModel
 
-from pipeline.runnables import pooling
-from pipeline.runnables.pooling import by_pixel, pool_by_sums
+from pipeline.runnables.speedups.rounding.pooling import by_pixel, pool_by_sums
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.detectron2

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from pipeline.records import Frame, Predictions
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.store.model import Model
-from pipeline.types import Frame, Predictions
 
 pytestmark = pytest.mark.detectron2
 

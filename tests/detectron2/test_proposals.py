@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from random_model import ARCHITECTURES, RandomModel
 
-from pipeline.runnables.proposals import choose_first, normalize_in_place
+from pipeline.runnables.speedups.exact.proposals import choose_first, normalize_in_place
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.detectron2

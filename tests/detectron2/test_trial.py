@@ -9,10 +9,11 @@ import pytest
 from tiny_model import CLASS_NAMES, picture, tiny_cfg
 
 from pipeline.errors import ConfigError
+from pipeline.records import Categories, Frame
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.store import ModelStore, checks, save_model
+from pipeline.store import ModelStore, save_model
+from pipeline.store.api import checks
 from pipeline.store.model import Model
-from pipeline.types import Categories, Frame
 
 pytestmark = pytest.mark.detectron2
 
@@ -210,7 +211,7 @@ def test_the_store_verifies_that_it_runs(
 ) -> None:
     from detectron2.modeling import GeneralizedRCNN, build_model
 
-    from pipeline.store import selftest
+    from pipeline.store.api import selftest
 
     monkeypatch.setattr(selftest, "record", lambda _: None)  # as an earlier version may have done
     cfg = tiny_cfg()

@@ -13,8 +13,8 @@ import pytest
 from random_model import ARCHITECTURES, RandomModel, photo, reference
 from scripted import run
 
+from pipeline.records import Frame, Predictions, Result
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.types import Frame, Predictions, Result
 
 pytestmark = pytest.mark.detectron2
 
@@ -135,7 +135,7 @@ class Photo:
     id: str
     image: np.ndarray
     path: Path = Path("x")
-    fps: float | None = None
+    is_still: bool = True
 
     def fingerprint(self) -> str:
         return self.id

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.status import Status
+from runners.reporting.status import Status
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf" / "runner"

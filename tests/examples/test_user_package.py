@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from pipeline.errors import ConfigError
 from pipeline.protocols import Aggregate, Sink, Stage
+from pipeline.records import Categories
 from pipeline.testing import make_result
-from pipeline.types import Categories
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "user_package"

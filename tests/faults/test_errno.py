@@ -93,7 +93,7 @@ def arm(out: Path, pattern: str, operation: str, error: int, at: int, once: bool
 
 def arm_ledger(out: Path, words: str, statement: str, at: int) -> None:
     """The ledger's ``at``-th statement of a kind fails, and all later ones."""
-    from runners import ledger
+    from runners.rundir.ledger import ledger
 
     class Failing:
         def __init__(self, db: sqlite3.Connection) -> None:
@@ -137,7 +137,7 @@ def failed(out: Path) -> bool:
 
 def watch_commits(out: Path) -> None:
     """What follows a failure must not be a commit: that of an fsync least of all."""
-    from runners.ledger import Ledger
+    from runners.rundir.ledger.ledger import Ledger
 
     original = Ledger.commit
 
@@ -174,7 +174,7 @@ def scenario_errno(folder: Path, n: int, times: list[int], every: int) -> None:
 
     def fork(out: Path, prepare: Callable[[], None] = lambda: None) -> tuple[int, list[str]]:
         def both() -> None:
-            from runners import session
+            from runners.rundir import commit as session
 
             session.GROUP = 8
             with_maps()

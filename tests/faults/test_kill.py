@@ -17,7 +17,7 @@ import pytest
 from dying import POINTS, arm, ended, forked, warm
 from scenarios import make_inputs, outputs, run_scenario, tell
 
-from runners.session import GROUP
+from runners.rundir.commit import GROUP
 
 IN_WORK = 12  # decoded ahead, in the model, waiting to be written
 

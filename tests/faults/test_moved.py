@@ -54,7 +54,7 @@ ACTIONS: dict[str, Callable[[Path], None]] = {
 
 def check_ledger(out: Path) -> int:
     """Whether all that the ledger calls done has its files; return how many that are."""
-    from runners.ledger import Ledger
+    from runners.rundir.ledger.ledger import Ledger
 
     done = 0
     lines = (out / "predictions.jsonl").read_bytes()
@@ -76,7 +76,7 @@ def scenario_moved(folder: Path, n: int, times: list[int], every: int) -> None:
 
     def run(out: Path, prepare: Callable[[], None] = lambda: None) -> tuple[int, list[str]]:
         def both() -> None:
-            from runners import session
+            from runners.rundir import commit as session
 
             session.GROUP = 4
             with_maps()

@@ -17,7 +17,7 @@ import pytest
 from command_line import ROOT, environment, write_picture
 from processes import children, wait_for
 
-from runners.in_flight import InFlight
+from runners.rundir.in_flight import InFlight
 
 SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")
 Start = Callable[..., "subprocess.Popen[str]"]

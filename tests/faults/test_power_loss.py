@@ -30,8 +30,8 @@ def recorded(arguments: list[str], out: Path, log: Path) -> list[Operation]:
     """Run a command; return its operations in the output, commits of the ledger among them."""
 
     def prepare() -> None:
-        from runners import session
-        from runners.ledger import Ledger
+        from runners.rundir import commit as session
+        from runners.rundir.ledger.ledger import Ledger
 
         session.GROUP = 4
         file = log.open("wb")
@@ -196,7 +196,7 @@ class Whole:
 
     def promised(self, ledger: bytes) -> tuple[list[Any], bool, bool]:
         """The entries that are done, whether they are of the ordered file, whether it is over."""
-        from runners.ledger import Ledger
+        from runners.rundir.ledger.ledger import Ledger
 
         if ledger not in self._known:
             self.scratch.write_bytes(ledger)

@@ -80,17 +80,17 @@ def test_model_not_found():
 
 
 @pytest.mark.parametrize(
-    ("error", "asset_id", "stage"),
+    ("error", "asset_id", "step"),
     [
         pytest.param(DecodeError("no image"), "", "decode", id="where it must have been"),
-        pytest.param(StageError("x", asset_id="a.jpg", stage="nms"), "a.jpg", "nms", id="told"),
+        pytest.param(StageError("x", asset_id="a.jpg", step="nms"), "a.jpg", "nms", id="told"),
         pytest.param(StageError("x"), "", "", id="not known yet"),
     ],
 )
-def test_asset_errors_know_where(error, asset_id, stage):
+def test_asset_errors_know_where(error, asset_id, step):
     assert isinstance(error, AssetError)
     assert isinstance(error, PipelineError)
-    assert (error.asset_id, error.stage) == (asset_id, stage)
+    assert (error.asset_id, error.step) == (asset_id, step)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from batches import lines, record, results, run, write_images
 
-from pipeline.files import asset_keys
 from pipeline.sources import Skipped
-from runners.results import write_skipped
+from pipeline.system.files import asset_keys
+from runners.rundir.order import write_skipped
 
 HEIC = "unsupported image format (.heic)"
 NO_EXTENSION = "not an image (no extension)"

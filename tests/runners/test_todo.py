@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.sources import ImageAsset
-from runners.ledger import Entry, Ledger
+from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.todo import Todo, trusted_mtime
 
 LONG_AGO_NS = 1_000_000_000 * 10**9

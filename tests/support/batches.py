@@ -15,8 +15,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config import Job, build_job
-from pipeline.types import Report
+from pipeline.config import build_job
+from pipeline.job import Job, Report
 from runners.command_line import hydra_arguments
 
 FAKE = ("model=mask_rcnn", "runnable=fake", "sink=[coco]", "quiet=true", "batch_size=1")

@@ -16,8 +16,8 @@ HERE = Path(__file__).resolve().parent
 def arm() -> None:
     from failing_decoder import faulty
 
-    from pipeline.sources import reading
-    from runners import opening
+    from pipeline.sources.decode import reading
+    from runners.rundir import opening
 
     reading.decode_image = faulty
     command = [sys.executable, str(HERE / "failing_decoder.py")]

@@ -20,12 +20,13 @@ Wrapped = Callable[..., Any]
 
 def _places() -> dict[str, tuple[Any, str]]:
     """What can be died at: before it, after it."""
-    from pipeline.files import OutputFolder
     from pipeline.sinks.coco import CocoJson
     from pipeline.sinks.predictions import PredictionsJsonl
-    from runners import results, session
-    from runners.ledger import Ledger
-    from runners.record import Record
+    from pipeline.system.files import OutputFolder
+    from runners.rundir import commit as session
+    from runners.rundir import order as results
+    from runners.rundir.ledger.ledger import Ledger
+    from runners.rundir.record import Record
 
     return {
         "picture": (OutputFolder, "write"),

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.sources import decoder
-from pipeline.sources.decode import decode_image
+from pipeline.sources.decode import decoder
+from pipeline.sources.decode.image import decode_image
 
 
 def faulty(data: bytes, **options: Any) -> Any:

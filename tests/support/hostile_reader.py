@@ -20,15 +20,15 @@ _MEMORY = 768 << 20  # beside what the interpreter and torch have already
 
 
 def readers() -> dict[str, Any]:
-    from pipeline.store.categories import named
-    from pipeline.store.config_file import read_config, read_plain
-    from pipeline.store.entry import read_entry
+    from pipeline.models.categories import named
+    from pipeline.models.config_file import read_config, read_plain
+    from pipeline.models.weights.unpickle import load_config
+    from pipeline.models.weights.weights import read_weights
+    from pipeline.store.api.selftest import _arrays
+    from pipeline.store.disk.entry import read_entry
+    from pipeline.store.disk.local import ModelStore
     from pipeline.store.exchange.bento import read_bento
     from pipeline.store.exchange.incoming import import_model
-    from pipeline.store.local import ModelStore
-    from pipeline.store.selftest import _arrays
-    from pipeline.store.unpickle import load_config
-    from pipeline.store.weights import read_weights
 
     def whole_entry(path: Path) -> None:
         entry = read_entry(path)
@@ -52,7 +52,8 @@ def main() -> None:
     import safetensors.torch  # noqa: F401
     import torch
 
-    from pipeline.store import opcodes, plain_yaml, unpickle
+    from pipeline.models import plain_yaml
+    from pipeline.models.weights import opcodes, unpickle
 
     torch.set_num_threads(1)
     known = readers()

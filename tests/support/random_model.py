@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.types import Categories, Predictions
+from pipeline.records import Categories, Predictions
 
 ARCHITECTURES = {
     "mask_rcnn": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine import Pipeline
+from pipeline.job import Outcome
+from pipeline.records import Frame, Predictions, Result
 from pipeline.testing import make_frame, make_predictions
-from pipeline.types import Frame, Outcome, Predictions, Result
 
 
 @dataclass
@@ -22,7 +23,7 @@ class ListedAsset:
     error: Exception | None = None
     size: tuple[int, int] = (8, 8)
     path: Path = Path("x")
-    fps: float | None = None
+    is_still: bool = True
 
     def fingerprint(self) -> str:
         return self.id
@@ -100,6 +101,7 @@ class Recording:
     """A sink that keeps what it is told; raises where the script says so."""
 
     fail: dict[tuple[str, str], Exception] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
     pending: dict[str, list[int]] = field(default_factory=dict)
     flushed: dict[str, list[int]] = field(default_factory=dict)
     discarded: list[str] = field(default_factory=list)
@@ -113,6 +115,9 @@ class Recording:
     def _maybe(self, what: str, asset_id: str) -> None:
         if (what, asset_id) in self.fail:
             raise self.fail[what, asset_id]
+
+    def begin(self, asset: Any) -> None:
+        self._maybe("begin", asset.id)
 
     def write(self, result: Result) -> None:
         self._maybe("write", result.frame.asset_id)

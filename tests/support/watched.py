@@ -17,8 +17,8 @@ from processes import wait_for
 
 import runners.watch.runner as runner
 from pipeline.config import build_job
-from pipeline.types import Report
-from runners.status import Status
+from pipeline.job import Report
+from runners.reporting.status import Status
 from runners.watch.signals import Wishes
 
 QUICK = ("runner.settle_s=0.1", "runner.poll_s=0.1", "runner.finalise_every_s=0")

@@ -8,8 +8,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from pipeline.files import replaced
-from pipeline.types import Categories
+from pipeline.records import Categories
+from pipeline.system.files import replaced
 
 
 class CountsCsv:

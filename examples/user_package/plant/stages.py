@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import ConfigError
-from pipeline.types import Result
+from pipeline.records import Result
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import ModelCorruptError, StoreError, did_you_mean, printable
-from pipeline.files import replaced
-from pipeline.store.foreign import ForeignFileError, describe, is_text
+from pipeline.models.foreign import ForeignFileError, describe, is_text
+from pipeline.system.files import replaced
 
 FORMATS = ("tar.xz", "tar.gz", "zip")
 MAX_MEMBERS = 1000  # files and folders

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 import yaml  # type: ignore[import-untyped]
 
 from pipeline.errors import ConfigError, ModelCorruptError, StoreError, UntrustedModelError
-from pipeline.files import read_regular, sha256_file
-from pipeline.store.plain_yaml import MAX_BYTES, PlainLoader, load_yaml
-from pipeline.store.unpickle import load_config, plain_copy
+from pipeline.models.plain_yaml import MAX_BYTES, PlainLoader, load_yaml
+from pipeline.models.weights.unpickle import load_config, plain_copy
+from pipeline.system.files import read_regular, sha256_file
 
 if TYPE_CHECKING:
     from torch import Tensor

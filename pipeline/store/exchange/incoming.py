@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, ModelExistsError, StoreError
-from pipeline.store.entry import CONFIG, INFO, StoredModel, read_entry, sync
+from pipeline.models.weights.weights import SUFFIXES, read_weights
+from pipeline.store.disk.entry import CONFIG, INFO, StoredModel, read_entry, sync
+from pipeline.store.disk.local import ModelStore
+from pipeline.store.disk.pointers import content
+from pipeline.store.disk.schema import check_info
+from pipeline.store.disk.staging import staged
+from pipeline.store.disk.tags import LATEST, check_version
 from pipeline.store.exchange import archive, bento, training
 from pipeline.store.exchange.remote import fetch, shown
-from pipeline.store.local import ModelStore
-from pipeline.store.pointers import content
-from pipeline.store.schema import check_info
-from pipeline.store.staging import staged
-from pipeline.store.tags import LATEST, check_version
-from pipeline.store.weights import SUFFIXES, read_weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.store.entry import INFO, WEIGHTS, StoredModel, plain, sync
+from pipeline.models.weights.weights import read_weights
+from pipeline.store.api.predictor import stored_cfg
+from pipeline.store.disk.entry import INFO, WEIGHTS, StoredModel, plain, sync
+from pipeline.store.disk.local import ModelStore
+from pipeline.store.disk.staging import staged
 from pipeline.store.exchange import archive, bento
 from pipeline.store.exchange.remote import send, shown
-from pipeline.store.local import ModelStore
-from pipeline.store.predictor import stored_cfg
-from pipeline.store.staging import staged
-from pipeline.store.weights import read_weights
 
 FORMATS = (*archive.FORMATS, "dir", "bentoml")
 _SUFFIX = {"bentoml": ".bentomodel", "dir": ""}

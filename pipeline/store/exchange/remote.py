@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import StoreError, printable
-from pipeline.files import replaced
 from pipeline.redaction import redacted_text
+from pipeline.system.files import replaced
 
 
 def fetch(url: str, path: Path) -> None:

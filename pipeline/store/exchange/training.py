@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import StoreError
-from pipeline.files import sha256_file
-from pipeline.store import architectures
-from pipeline.store.catalog import categories_of
-from pipeline.store.config_file import ConfigFile, make_cfg, read_plain
-from pipeline.store.entry import CONFIG, StoredModel
-from pipeline.store.local import ModelStore
-from pipeline.store.pointers import content
-from pipeline.store.saving import put
-from pipeline.store.weights import SUFFIXES, read_weights
-from pipeline.types import Categories
+from pipeline.models import architectures
+from pipeline.models.config_file import ConfigFile, make_cfg, read_plain
+from pipeline.models.weights.weights import SUFFIXES, read_weights
+from pipeline.records import Categories
+from pipeline.store.api.catalog import categories_of
+from pipeline.store.api.saving import put
+from pipeline.store.disk.entry import CONFIG, StoredModel
+from pipeline.store.disk.local import ModelStore
+from pipeline.store.disk.pointers import content
+from pipeline.system.files import sha256_file
 
 if TYPE_CHECKING:
     from torch import Tensor

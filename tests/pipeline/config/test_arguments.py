@@ -90,7 +90,10 @@ def test_what_cannot_be_told_is_left_alone(target: Any) -> None:
     ("overrides", "told"),
     [
         (["runnable.exact=perhaps"], "runnable.exact: expected true or false, got 'perhaps'"),
-        (["runnable.most=1.5"], "runnable.most: expected a whole number or null, got 1.5"),
+        (
+            ["runnable.max_instances=1.5"],
+            "runnable.max_instances: expected a whole number or null, got 1.5",
+        ),
         (["stage.min_score.threshold=x"], "stage.min_score.threshold: expected a number, got 'x'"),
         (["+runnable.nonsense=1"], "no option 'runnable.nonsense'; known: runnable.exact, "),
         (["+threshold=0.9"], "no option 'threshold'; did you mean 'stage.min_score.threshold'?"),

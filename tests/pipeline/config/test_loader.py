@@ -201,9 +201,9 @@ def test_presets_build_on_presets(tmp_path: Path) -> None:
 
 
 def test_nobody_needs_a_plus(tmp_path: Path) -> None:
-    given = ["runnable=fake", "runnable.most=3", "model.labels={team: vision}",
+    given = ["runnable=fake", "runnable.max_instances=3", "model.labels={team: vision}",
              "model.labels.site=a", "model.metadata={a: {b: [1]}}", "+seed=4"]  # fmt: skip
     cfg = load(tmp_path, *given)
-    assert (cfg.runnable.most, cfg.seed) == (3, 4)
+    assert (cfg.runnable.max_instances, cfg.seed) == (3, 4)
     assert cfg.model.labels == {"team": "vision", "site": "a"}
     assert cfg.hydra.overrides.task == given

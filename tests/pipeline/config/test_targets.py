@@ -47,9 +47,10 @@ def test_of_all_importable_names_only_the_declared_are_targets(
 ) -> None:
     names = list(importable())
     for needed in (
-        "pipeline.sources.worker.Worker", "pipeline.files.write_whole", "pipeline.config.build_job",
-        "runners.entry.main", "runners.record.subprocess.run", "pipeline.stages.nms.Nms.__init__",
-        "pipeline.files.os.system", "pipeline.sources.Images",
+        "pipeline.sources.decode.worker.Worker", "pipeline.system.files.write_whole",
+        "pipeline.config.build_job", "runners.entry.main",
+        "runners.rundir.record.subprocess.run", "pipeline.stages.nms.Nms.__init__",
+        "pipeline.system.files.os.system", "pipeline.sources.Images",
     ):  # fmt: skip
         assert needed in names
     assert len(names) > 10_000
@@ -129,8 +130,9 @@ def user_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     (tmp_path / "mine" / "broken.py").write_text("import no_such_module\n")
     (tmp_path / "mine" / "wrong.py").write_text("def f(:\n")
     (tmp_path / "mine" / "parts.py").write_text(
-        "import os\nfrom functools import partial\nfrom pipeline.sources.worker import Worker\n"
-        "from pipeline.stages.top_k import TopK\nfrom pipeline.files import write_whole\n"
+        "import os\nfrom functools import partial\n"
+        "from pipeline.sources.decode.worker import Worker\n"
+        "from pipeline.stages.top_k import TopK\nfrom pipeline.system.files import write_whole\n"
         "class Mine:\n    class Inner:\n        pass\n"
         "    @classmethod\n    def make(cls): return cls()\n"
         "def function(): pass\nready = partial(os.system, 'true')\n"
@@ -150,8 +152,8 @@ def user_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         ("mine.parts.Mine.make", None),
         ("mine.parts.function", None),
         ("mine.parts.TopK", None),
-        ("mine.parts.Worker", "(pipeline.sources.worker.Worker)' is no stage of d2run"),
-        ("mine.parts.write_whole", "(pipeline.files.write_whole)' is no stage of d2run"),
+        ("mine.parts.Worker", "(pipeline.sources.decode.worker.Worker)' is no stage of d2run"),
+        ("mine.parts.write_whole", "(pipeline.system.files.write_whole)' is no stage of d2run"),
         ("mine.parts.os.system", "code of the package 'posix'"),
         ("mine.parts.ready", "code of the package 'functools'"),
         ("mine.parts.Mine.__class__", "code of the package 'builtins'"),
@@ -174,7 +176,7 @@ def test_a_trusted_package(target: str, says: str | None) -> None:
 def test_a_part_of_d2run_inside_a_custom_one() -> None:
     node = {"_target_": "mine.parts.Mine", "x": {"_target_": "pipeline.stages.nms.Nms"}}
     assert refusals("stage", node, ("mine",)) == []
-    node["x"] = {"_target_": "pipeline.sources.worker.Worker"}
+    node["x"] = {"_target_": "pipeline.sources.decode.worker.Worker"}
     assert len(refusals("stage", node, ("mine",))) == 1
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 from scripted import Halved, ListedAsset, Stepped, engine_threads, run
 
-from pipeline.types import Frame, Outcome, Predictions
+from pipeline.job import Outcome
+from pipeline.records import Frame, Predictions
 
 pytestmark = pytest.mark.timeout(20, method="thread")
 

@@ -11,8 +11,9 @@ import pytest
 from scripted import Halved, ListedAsset, Scripted, Stepped, run
 
 from pipeline.errors import DecodeError
+from pipeline.job import Outcome
+from pipeline.records import Frame
 from pipeline.sinks.predictions import PredictionsJsonl
-from pipeline.types import Frame, Outcome
 
 A, B, C = (8, 8), (8, 16), (16, 8)
 

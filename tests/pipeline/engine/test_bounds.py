@@ -11,8 +11,8 @@ import pytest
 from scripted import Halved, ListedAsset, Scripted, Stepped, run
 
 from pipeline.engine import Pipeline, half_the_cores
+from pipeline.records import Frame, Predictions, Result
 from pipeline.testing import make_predictions
-from pipeline.types import Frame, Predictions, Result
 
 SIDE = 128  # 49,152 bytes a frame
 

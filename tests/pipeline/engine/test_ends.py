@@ -20,7 +20,7 @@ from scripted import Halved, ListedAsset, Recording, Scripted, Stepped, engine_t
 
 from pipeline.engine import Pipeline
 from pipeline.errors import DeviceLostError
-from pipeline.types import Frame, Predictions, Result
+from pipeline.records import Frame, Predictions, Result
 
 PLACES = ("source", "decode", "prepare", "forward", "predict", "finish", "stage", "sink")
 ENDS = [

@@ -14,8 +14,8 @@ from scripted import Halved, ListedAsset, Recording, Scripted, Stepped, run
 
 from pipeline.engine import Pipeline
 from pipeline.errors import DecodeError, InferenceError, OutputError, SinkError, StageError
+from pipeline.records import Frame, Predictions, Result
 from pipeline.testing import make_predictions
-from pipeline.types import Frame, Predictions, Result
 
 KINDS = [pytest.param(Scripted, id="plain"), pytest.param(Stepped, id="stepped")]
 
@@ -65,7 +65,7 @@ def test_only_the_guilty_asset_fails_in_the_model(
     error = failed["2"]
     assert isinstance(error, InferenceError)
     assert str(error) == "RuntimeError: out of luck"
-    assert (error.asset_id, error.stage) == ("2", "inference")
+    assert (error.asset_id, error.step) == ("2", "inference")
 
 
 @dataclass
@@ -178,7 +178,7 @@ def test_a_failure_is_one_assets_own(
     assert [bool(outcome.error) for outcome in outcomes] == [False, True, False]
     error = outcomes[1].error
     assert type(error) is kind
-    assert error.stage == where  # type: ignore[attr-defined]
+    assert error.step == where  # type: ignore[attr-defined]
     assert outcomes[1].detections == {}
     for sink in sinks.values():
         assert list(sink.flushed) == ["0", "2"]

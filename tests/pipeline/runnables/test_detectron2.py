@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.protocols import SteppedRunnable
+from pipeline.protocols import PipelinedRunnable
+from pipeline.records import Categories
 from pipeline.runnables import detectron2
 from pipeline.runnables import options as runnable_options
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.types import Categories
 
 
 def built(device: str = "cpu", **options: Any) -> Detectron2:
@@ -30,7 +30,7 @@ def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_it_works_in_steps() -> None:
-    assert isinstance(built(), SteppedRunnable)
+    assert isinstance(built(), PipelinedRunnable)
     assert built().class_names == ("crack",)
 
 
@@ -53,10 +53,10 @@ def test_it_works_in_steps() -> None:
         ({"forwards": 2, "engine": "compile"}, "run one forward at once"),
         ({"forwards": 2, "device": "cuda:0"}, "run one forward at once"),
         ({"cache": "folder"}, "leave it out, or add engine=openvino"),
-        ({"least_score": 1.5}, "between 0 and 1"),
+        ({"min_score": 1.5}, "between 0 and 1"),
         ({"cache": "", "engine": "torch"}, "cache is empty"),
         ({"forwards": 100_000}, "at most 1024"),
-        ({"most": -1}, "at least 0"),
+        ({"max_instances": -1}, "at least 0"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], says: str, installed: bool) -> None:
@@ -66,7 +66,7 @@ def test_options_that_do_not_fit(options: dict[str, Any], says: str, installed: 
 
 def test_all_problems_are_told() -> None:
     with pytest.raises(ConfigError) as caught:
-        built(engine="x", precision="y", most=-1)
+        built(engine="x", precision="y", max_instances=-1)
     assert len(caught.value.problems) == 3
 
 
@@ -97,17 +97,17 @@ def test_the_engine(options: dict[str, Any], engine: str, installed: bool) -> No
 def test_numerics_tell_what_changes_digits() -> None:
     options: list[dict[str, Any]] = [
         {}, {"exact": True}, {"engine": "compile"}, {"precision": "bf16"},
-        {"resize_on_device": True}, {"least_score": 0.5}, {"most": 5},
+        {"resize_on_device": True}, {"min_score": 0.5}, {"max_instances": 5},
         {"classes": ["a"]}, {"classes": []},
     ]  # fmt: skip
     assert len({str(built(**option).numerics) for option in options}) == len(options)
-    ignored = built(exact=True, least_score=0.5, classes=["a"], most=5).numerics
+    ignored = built(exact=True, min_score=0.5, classes=["a"], max_instances=5).numerics
     assert ignored == built(exact=True).numerics
 
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; from types import SimpleNamespace; from pipeline.types import Categories\n"
+        "import sys; from types import SimpleNamespace; from pipeline.records import Categories\n"
         "from pipeline.runnables.detectron2 import Detectron2\n"
         "Detectron2(SimpleNamespace(categories=Categories(thing_names=('a',))), 'cpu').numerics\n"
         "print([name for name in ('torch', 'detectron2', 'openvino') if name in sys.modules])"

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 
 from pipeline.errors import ConfigError
 from pipeline.protocols import Runnable
+from pipeline.records import Categories, Frame
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.testing import make_frame
-from pipeline.types import Categories, Frame
 
 ROOT = Path(__file__).parents[3]
 
@@ -161,7 +161,13 @@ def test_option_builds_with_what_build_job_wires():
 
 @pytest.mark.parametrize(
     ("asked", "n"),
-    [({}, 9), ({"most": 4}, 4), ({"most": 0}, 0), ({"least_score": 1.0}, 0), ({"most": 20}, 9)],
+    [
+        ({}, 9),
+        ({"max_instances": 4}, 4),
+        ({"max_instances": 0}, 0),
+        ({"min_score": 1.0}, 0),
+        ({"max_instances": 20}, 9),
+    ],
 )
 def test_finds_no_more_than_is_asked_for(asked, n):
     frame = make_frame()
@@ -175,7 +181,7 @@ def test_classes_come_before_the_limit():
     (everything,) = predict(frame, n_instances=9, class_names=["a", "b", "c"])
     wanted = everything[everything.classes != 1]
     assert 2 < len(wanted) < 9
-    asked = {"classes": ["c", "a"], "most": 2}
+    asked = {"classes": ["c", "a"], "max_instances": 2}
     (found,) = predict(frame, n_instances=9, class_names=["a", "b", "c"], **asked)
     assert as_lists(found) == as_lists(wanted[:2])
 
@@ -183,5 +189,5 @@ def test_classes_come_before_the_limit():
 def test_least_score_is_inclusive():
     frame = make_frame()
     (everything,) = predict(frame)
-    (found,) = predict(frame, least_score=float(everything.scores[1]))
+    (found,) = predict(frame, min_score=float(everything.scores[1]))
     assert as_lists(found) == as_lists(everything[:2])

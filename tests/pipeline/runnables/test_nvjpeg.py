@@ -13,8 +13,8 @@ from PIL import Image
 
 from pipeline.errors import ConfigError, DecodeError, DeviceLostError
 from pipeline.runnables.nvjpeg import DeviceJpeg
-from pipeline.sources.decode import decode_image
-from pipeline.sources.reading import read_image
+from pipeline.sources.decode.image import decode_image
+from pipeline.sources.decode.reading import read_image
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.detectron2

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pipeline.runnables.fetch import fetch, pack, unpack
 from pipeline.runnables.memory import Halving, groups, power_of_two
-from pipeline.runnables.paste import pasted
-from pipeline.runnables.preprocess import resized
-from pipeline.runnables.rearrange import fold_norms, parts
+from pipeline.runnables.speedups.rounding.rearrange import fold_norms, parts
+from pipeline.runnables.steps.fetch import fetch, pack, unpack
+from pipeline.runnables.steps.paste import pasted
+from pipeline.runnables.steps.preprocess import resized
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.detectron2

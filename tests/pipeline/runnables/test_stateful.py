@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from scripted import ListedAsset, run
 
+from pipeline.records import Categories, Frame, Result
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.runnables.stateless import doubts
-from pipeline.types import Categories, Frame, Result
+from pipeline.runnables.state.stateless import doubts
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -14,9 +14,9 @@ from pycocotools.cocoeval import COCOeval
 
 from pipeline.errors import OutputError
 from pipeline.masks import InstanceMasks
+from pipeline.records import Categories, Frame, Predictions, Result, Segment
 from pipeline.sinks.coco import CocoJson
 from pipeline.sinks.predictions import PredictionsJsonl
-from pipeline.types import Categories, Frame, Predictions, Result, Segment
 
 SIZE = (40, 60)
 CATEGORIES = Categories(("person", "cat"), (1, 17), ("sky", "grass"), (187, 193))
@@ -48,8 +48,8 @@ def build(
     with PredictionsJsonl(directory) as sink:
         for asset_id, p in rows:
             image = np.zeros((*p.image_size, 3), np.uint8)
-            sink.write(Result(Frame(image, asset_id, 0 if time_s is None else 3, time_s), p))
-            asset: Any = SimpleNamespace(id=asset_id, path=Path(asset_id), fps=None)
+            sink.write(Result(Frame(image, asset_id, 0 if time_s is None else 3, time_s=time_s), p))
+            asset: Any = SimpleNamespace(id=asset_id, path=Path(asset_id), is_still=True)
             sink.flush(asset)
     CocoJson(directory).build(directory / "predictions.jsonl", categories)
     files = (directory / "coco.json", directory / "coco_results.json")

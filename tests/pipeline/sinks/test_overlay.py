@@ -12,11 +12,11 @@ import pytest
 
 from pipeline.errors import ConfigError, SinkError
 from pipeline.masks import InstanceMasks
+from pipeline.records import Categories, Frame, Predictions, Result, Segment
 from pipeline.sinks import labels
 from pipeline.sinks.drawing import Painter
 from pipeline.sinks.labels import label_text, place_labels
 from pipeline.sinks.overlay import Overlay
-from pipeline.types import Categories, Frame, Predictions, Result, Segment
 
 NAMES = ("person", "cat", "dog")
 STUFF = ("things", "sky", "grass")
@@ -52,11 +52,11 @@ def changed(picture: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def result(image: np.ndarray, p: Predictions, asset: str, time_s: float | None = None) -> Result:
-    return Result(Frame(image, asset, 0 if time_s is None else 7, time_s), p)
+    return Result(Frame(image, asset, 0 if time_s is None else 7, time_s=time_s), p)
 
 
 def asset(asset_id: str) -> Any:
-    return SimpleNamespace(id=asset_id, path=Path(asset_id), fps=None)
+    return SimpleNamespace(id=asset_id, path=Path(asset_id), is_still=True)
 
 
 @pytest.mark.parametrize("n", [0, 1, 30])

@@ -14,8 +14,8 @@ from pycocotools import mask as coco_mask
 
 from pipeline.errors import OutputError, SinkError
 from pipeline.masks import InstanceMasks
+from pipeline.records import Frame, Predictions, Result, Segment
 from pipeline.sinks.predictions import PredictionsJsonl, records
-from pipeline.types import Frame, Predictions, Result, Segment
 
 SIZE = (8, 6)
 NAMES = ("person", "cat")
@@ -34,11 +34,11 @@ def predictions(n: int = 1, **columns: Any) -> Predictions:
 
 
 def result(p: Predictions, asset: str = "a/b.jpg", frame: int = 0, time_s: Any = None) -> Result:
-    return Result(Frame(np.zeros((*SIZE, 3), np.uint8), asset, frame, time_s), p)
+    return Result(Frame(np.zeros((*SIZE, 3), np.uint8), asset, frame, time_s=time_s), p)
 
 
 def still(asset_id: str, **more: Any) -> Any:
-    return SimpleNamespace(id=asset_id, path=Path(asset_id), fps=None, **more)
+    return SimpleNamespace(id=asset_id, path=Path(asset_id), is_still=True, **more)
 
 
 def written(directory: Path, *results: Result) -> list[dict[str, Any]]:

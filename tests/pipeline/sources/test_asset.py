@@ -18,7 +18,7 @@ import pytest
 from pipeline.errors import DecodeError
 from pipeline.protocols import Asset
 from pipeline.sources import ImageAsset
-from pipeline.sources.reading import Reading, read_image
+from pipeline.sources.decode.reading import Reading, read_image
 
 PICTURE = np.full((3, 4, 3), (10, 20, 30), np.uint8)
 
@@ -37,7 +37,7 @@ def decode(asset: ImageAsset) -> None:
 def test_it_is_an_asset(path: Path) -> None:
     asset = ImageAsset("a/x.png", path)
     assert isinstance(asset, Asset)
-    assert asset.fps is None
+    assert asset.is_still
     (frame,) = asset.frames()
     assert (frame.asset_id, frame.index, frame.time_s) == ("a/x.png", 0, None)
     np.testing.assert_array_equal(frame.image, PICTURE)
@@ -152,7 +152,7 @@ def test_what_is_no_file(
             asset.fingerprint()
     with pytest.raises(DecodeError, match=message) as caught:
         decode(asset)
-    assert (caught.value.asset_id, caught.value.stage) == ("a/x.jpg", "decode")
+    assert (caught.value.asset_id, caught.value.step) == ("a/x.jpg", "decode")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_fifo_put_in_its_place_after_the_look(
 def test_a_film_with_an_images_name_is_not_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.sources.reading._HEADERS", 0)
+    monkeypatch.setattr("pipeline.sources.decode.reading._HEADERS", 0)
     path.write_bytes(bytes(1601))
     with pytest.raises(DecodeError, match=r"is too large for an image of at most 0\.0001 mega"):
         decode(ImageAsset("x", path, max_pixels=100))

@@ -202,7 +202,7 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_assets_carry_the_options(tmp_path: Path) -> None:
     tree(tmp_path, "1.jpg")
     (asset,) = Images(str(tmp_path), exif=False, max_pixels=7)
-    assert (asset.exif, asset.max_pixels, asset.fps) == (False, 7, None)
+    assert (asset.exif, asset.max_pixels, asset.is_still) == (False, 7, True)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, DecodeError
-from pipeline.files import output_name
 from pipeline.protocols import Source
 from pipeline.sources import Manifest
+from pipeline.system.files import output_name
 
 PNG = cv2.imencode(".png", np.zeros((2, 3, 3), np.uint8))[1].tobytes()
 

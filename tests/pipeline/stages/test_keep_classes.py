@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.records import Categories
 from pipeline.stages.keep_classes import KeepClasses
 from pipeline.testing import make_result
-from pipeline.types import Categories
 
 ANIMALS = ("cat", "dog", "bird")
 

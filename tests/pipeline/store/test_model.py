@@ -9,12 +9,12 @@ import torch
 import yaml
 
 from pipeline.errors import ConfigError, ModelCorruptError, ModelNotFoundError, UntrustedModelError
+from pipeline.models.download import local_path
+from pipeline.models.zoo import zoo_url
 from pipeline.protocols import Model as ModelProtocol
-from pipeline.store import local
-from pipeline.store.download import local_path
-from pipeline.store.local import ModelStore
+from pipeline.store.disk import local
+from pipeline.store.disk.local import ModelStore
 from pipeline.store.model import Model
-from pipeline.store.zoo import zoo_url
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 RETINA = "COCO-Detection/retinanet_R_50_FPN_3x"
@@ -56,7 +56,7 @@ model = Model("m", config={MASK!r}, weights="zoo", categories="coco",
 model.check(); model.identity(); model.categories
 assert not {{"torch", "detectron2", "hydra", "rich"}} & set(sys.modules), "too heavy"
 """
-    root = Path(local.__file__).parents[2]
+    root = Path(local.__file__).parents[3]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
 

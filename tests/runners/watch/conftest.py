@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runners.watch import after, folders
-from runners.watch.inbox import Inbox
-from runners.watch.versions import Arrival
+from runners.watch.files import after, folders
+from runners.watch.inbox.inbox import Inbox
+from runners.watch.inbox.versions import Arrival
 
 
 class Clock:

@@ -22,16 +22,16 @@ from command_line import ROOT, write_picture
 from processes import wait_for
 from watched import IN_THIS_PROCESS, Watched
 
-import runners.opening as opening
+import runners.rundir.opening as opening
 from pipeline.errors import ConfigError, OutputError, RootGoneError
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.sinks.predictions import PredictionsJsonl
-from pipeline.sources import reading
-from pipeline.sources.workers import DecodeWorkers
-from runners import session
-from runners.ledger import Ledger
+from pipeline.sources.decode import reading
+from pipeline.sources.decode.workers import DecodeWorkers
+from runners.rundir import commit as session
+from runners.rundir.ledger.ledger import Ledger
 from runners.watch import loop
-from runners.watch.after import After
+from runners.watch.files.after import After
 
 HERE = IN_THIS_PROCESS
 

@@ -382,7 +382,7 @@ def test_full_disk(tmp_path, model, folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.undo()
-    monkeypatch.setattr("pipeline.files.os.fsync", full)
+    monkeypatch.setattr("pipeline.system.files.os.fsync", full)
     with pytest.raises(StoreError, match="No space left on device; check"):
         pack(model, tmp_path / "other" / "archive", "tar.gz")
     assert not list((tmp_path / "other").iterdir())

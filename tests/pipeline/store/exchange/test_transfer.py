@@ -176,7 +176,7 @@ def test_unknown_format(here, tmp_path, format):
 
 def test_a_name_that_leads_out_of_the_store(here, there, tmp_path):
     """A whole, sealed model whose model.yaml says it is called ``../../x``."""
-    from pipeline.store.info import sealed
+    from pipeline.store.disk.info import sealed
 
     folder = Path(export_model("crack", tmp_path / "copy", format="dir", store=here))
     info = {key: value for key, value in here.get("crack").info.items() if key != "digest"}

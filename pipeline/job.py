@@ -1,0 +1,150 @@
+"""What runners work with: the job, the outcome of each asset, and the report of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from pipeline.errors import PipelineError
+from pipeline.protocols import Aggregate, Asset, Model, Runnable, Sink, Source, Stage
+from pipeline.system.versions import library_versions
+
+_KNOWN_ONCE_LOADED = ("device", "threads", "batch_size", "numerics")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What became of one asset: what runners see.
+
+    Attributes:
+        asset: The asset.
+        n_frames: Frames that were decoded.
+        n_dropped: Frames that a stage dropped.
+        timings: Seconds by step.
+        detections: Instances written, by class name.
+        error: Why it failed; ``None`` when it is done.
+    """
+
+    asset: Asset
+    n_frames: int = 0
+    n_dropped: int = 0
+    timings: Mapping[str, float] = field(default_factory=dict)
+    detections: Mapping[str, int] = field(default_factory=dict)
+    error: PipelineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The end of a run.
+
+    Attributes:
+        exit_status: 0 all done, 3 some failed, 4 the failure budget is spent (formats.md).
+        output: The run directory; ``None`` for runners that write none.
+        counts: Assets by outcome in this run: ``done``, ``failed``, ``earlier`` (done by an earlier
+            run), ``later`` (not asked for), ``not_retried``, ``removed`` (their files are gone).
+        totals: Assets in the output, earlier runs included: ``done``, ``failed``.
+        skipped: Files of the input that were not taken, by reason.
+        detections: Instances written, by class name.
+        timings: Seconds by step, over all threads.
+        wall_s: Seconds from first to last asset.
+        message: One sentence for standard error when the status is not 0.
+    """
+
+    exit_status: int
+    output: Path | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    totals: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    detections: Mapping[str, int] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    wall_s: float = 0.0
+    message: str = ""
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """Decides how often the work is done, and what is remembered between runs."""
+
+    def run(self, job: Job) -> Report:
+        """Run the job and report how it ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything a runner needs, built and checked; nothing is opened or loaded yet.
+
+    Attributes:
+        source: ``None`` when no input is given, which only some runners accept.
+        model: What ``model=`` describes.
+        store: The model store.
+        runnable: The model on a device, not entered.
+        stages: By name, in order.
+        sinks: By name; ``predictions`` last, because its flush is the commit point.
+        aggregates: By name.
+        runner: The runner that the job was built for.
+        output: The run directory, absolute.
+        config: The resolved configuration, plain containers.
+        hydra_files: Content of the files of ``.hydra/`` by name; empty outside ``run.py``.
+        started: When the job was started, in seconds since 1970.
+    """
+
+    source: Source | None
+    model: Model
+    store: Any
+    runnable: Runnable
+    stages: dict[str, Stage]
+    sinks: dict[str, Sink]
+    aggregates: dict[str, Aggregate]
+    runner: Runner
+    output: Path
+    config: dict[str, Any]
+    hydra_files: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
+
+    def parts(self) -> Iterator[tuple[str, Any]]:
+        """Yield the source, stages, sinks and aggregates, each with its configuration key."""
+        if self.source is not None:
+            yield "source", self.source
+        for name, stage in self.stages.items():
+            yield f"stage.{name}", stage
+        written: dict[str, Sink | Aggregate] = {**self.sinks, **self.aggregates}
+        for name, part in written.items():
+            yield f"sink.{name}", part
+
+    def outputs(self) -> tuple[str, ...]:
+        """Return the names in the run directory that the sinks and aggregates own."""
+        parts: list[Sink | Aggregate] = [*self.sinks.values(), *self.aggregates.values()]
+        return tuple(dict.fromkeys(name for part in parts for name in part.outputs))
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that determines the results; the fingerprint is its digest.
+
+        ``device`` is complete only once the runnable has been entered.
+        """
+        config = self.config
+        settings = {
+            "model": self.model.identity(),
+            "jpeg": config["decode"]["jpeg"],
+            "source": {k: v for k, v in config["source"].items() if k != "input"},
+            "runnable": {k: v for k, v in config["runnable"].items() if k != "cache"},
+            "batch_size": config["batch_size"],
+            "seed": config["seed"],
+            "device": {key: getattr(self.runnable, key, None) for key in _KNOWN_ONCE_LOADED},
+            "stage": config["stage"],
+            "stages": list(config["stage"]),  # their order counts
+            "sinks": sorted(name for name in self.sinks if name in config["sink"]),
+            "versions": library_versions(),
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+        return plain
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hexadecimal, of the settings."""
+        text = json.dumps(self.settings(), sort_keys=True)
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

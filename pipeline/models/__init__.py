@@ -1,0 +1,1 @@
+"""What ``model=`` describes: configs, architectures, weights, class names, and their checks."""

@@ -1,0 +1,283 @@
+"""Detectron2's YAML configs, read so that no file can run code or use the network.
+
+Detectron2's own reader falls back to ``yaml.unsafe_load`` and follows ``_BASE_`` to any address.
+This one knows plain YAML only. ``_BASE_`` is a relative path, and only in configs that the user
+names; those of stored, imported and trained models are whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from pipeline.errors import ConfigError, UntrustedModelError, did_you_mean
+from pipeline.models.foreign import HEAD, describe
+from pipeline.models.plain_yaml import MAX_BYTES, PlainLoader, load_yaml
+from pipeline.models.zoo import zoo_names, zoo_root
+from pipeline.system.files import expanded, read_regular
+
+_BASE = "_BASE_"
+_SUFFIXES = (".yaml", ".yml")
+_MAX_FILES = 64
+_EVAL = "tag:yaml.org,2002:python/object/apply:eval"
+# The one expression that the zoo has Python evaluate (Base-RetinaNet.yaml), known here by its text.
+_ANCHORS = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
+
+
+class _Loader(PlainLoader):
+    """Plain YAML, and the zoo's one expression."""
+
+
+def _retinanet_anchors(loader: _Loader, node: Any) -> list[list[float]]:
+    if isinstance(node, yaml.SequenceNode) and [n.value for n in node.value] == [_ANCHORS]:
+        return [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in (32, 64, 128, 256, 512)]
+    found: list[list[float]] = loader.construct_undefined(node)  # raises, as for any other tag
+    return found
+
+
+_Loader.add_constructor(_EVAL, _retinanet_anchors)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """A config and its bases, merged.
+
+    Attributes:
+        name: The name in the zoo, or the file's name.
+        data: Nested plain values.
+        in_zoo: Whether it is one of the zoo's.
+    """
+
+    name: str
+    data: dict[str, Any]
+    in_zoo: bool
+
+    def get(self, key: str) -> Any:
+        """Return the value of a dotted key; ``None`` where the file does not set it."""
+        node: Any = self.data
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        return node
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the merged content, in hexadecimal digits."""
+        text = json.dumps(self.data, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_config(config: str) -> ConfigFile:
+    """Read a config of the zoo, by name, or a YAML file, by path.
+
+    Raises:
+        ConfigError: There is none, it is not YAML, or its ``_BASE_`` is not a relative path to one.
+        UntrustedModelError: It has a tag that would run code.
+    """
+    name = config.removesuffix(".yaml")
+    if name in zoo_names():
+        path = zoo_root().resolve() / f"{name}.yaml"
+        return ConfigFile(name, _Reading().read(path, ()), in_zoo=True)
+    path = expanded(config)
+    if path.suffix == ".py":
+        raise ConfigError(
+            f"config '{config}' is Python code, which is never run; give a Detectron2 YAML config"
+        )
+    if not os.path.isfile(path):  # noqa: PTH113 - no error for a name too long for a file's
+        hint = did_you_mean(name, zoo_names())
+        hint = hint if "did you mean" in hint else "; docs/models.md lists the usual ones"
+        raise ConfigError(f"config '{config}' is neither a file nor in the model zoo{hint}")
+    path = path.resolve()
+    return ConfigFile(path.name, _Reading().read(path, ()), in_zoo=False)
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """Read a whole config, as a ``CfgNode`` dumps it: it has no ``_BASE_``.
+
+    Raises:
+        ConfigError: It cannot be read, is not YAML, or has a ``_BASE_``.
+        UntrustedModelError: It has a tag that would run code.
+    """
+    data = _Reading().parse(path)
+    if _BASE in data:
+        raise ConfigError(f"{path} has a {_BASE}; a model's own config must be whole")
+    return data
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Return the mapping that a text of plain YAML holds.
+
+    Raises:
+        ConfigError: It is not YAML, or no mapping with text keys.
+        UntrustedModelError: It has a Python tag.
+    """
+    if text and (what := describe(text[:HEAD].encode(errors="replace"))):
+        raise ConfigError(f"{where} is {what}")
+    try:
+        data = load_yaml(text, _Loader)
+    except yaml.constructor.ConstructorError as exc:
+        problem = str(exc.problem)
+        line = exc.problem_mark.line + 1 if exc.problem_mark else "?"
+        if "python/" in problem:
+            tag = "!!" + problem[problem.index("python/") :].rstrip("'")
+            raise UntrustedModelError(
+                f"{where}, line {line}: the tag {tag} would run code; write a plain value instead"
+            ) from exc
+        raise ConfigError(f"{where}, line {line}: {problem}") from exc
+    except (yaml.YAMLError, ValueError) as exc:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(exc).split())[:300]}") from exc
+    _text_keys(data, where)
+    return dict(data)
+
+
+def _text_keys(data: Any, where: str) -> None:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} holds no settings: expected 'KEY: value' lines")
+    for key, value in data.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{where}: the key {key!r} is not text")
+        if isinstance(value, dict) and value:
+            _text_keys(value, where)
+
+
+class _Reading:
+    """Reads one config with its bases, which together must not be too many or too large."""
+
+    def __init__(self) -> None:
+        self._files = 0
+        self._bytes_left = MAX_BYTES
+
+    def parse(self, path: Path) -> dict[str, Any]:
+        """Return what a file says itself."""
+        self._files += 1
+        if self._files > _MAX_FILES:
+            raise ConfigError(f"{path}: the config has more than {_MAX_FILES} bases")
+        try:
+            text = read_regular(path, self._bytes_left)
+            self._bytes_left -= len(text)
+            return parse_yaml(text.decode(), str(path))
+        except (OSError, UnicodeDecodeError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+            raise ConfigError(f"cannot read the config '{path}': {reason}") from exc
+
+    def read(self, path: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
+        """Return what a file and its bases say."""
+        data = self.parse(path)
+        bases = data.pop(_BASE, [])
+        merged: dict[str, Any] = {}
+        for base in bases if isinstance(bases, list) else [bases]:
+            target = _base_path(base, path)
+            if target in (*trail, path):
+                raise ConfigError(f"{path}: _BASE_ '{base}' leads back to itself")
+            _merge(self.read(target, (*trail, path)), merged, path)
+        _merge(data, merged, path)
+        return merged
+
+
+def _base_path(base: Any, path: Path) -> Path:
+    """Find a base: beside the config or, where it is not there, in the model zoo."""
+    if isinstance(base, str) and base.endswith(_SUFFIXES) and not base.startswith(("/", "~")):
+        target = path.parent / base
+        in_zoo = re.sub(r"^((\.|\.\.|configs|detectron2|model_zoo)/)*", "", base)
+        if in_zoo.removesuffix(".yaml") in zoo_names() and not target.is_file():
+            target = zoo_root() / in_zoo
+        with suppress(OSError, ValueError):  # a NUL, or far too long a name
+            if "://" not in base and target.is_file():
+                return target.resolve()
+    raise ConfigError(
+        f"{path}: _BASE_ {str(base)[:200]!r} must be the path of a .yaml file that is there, "
+        f"relative to '{path.parent}', or a config of the model zoo"
+    )
+
+
+def _merge(new: dict[str, Any], into: dict[str, Any], path: Path) -> None:
+    for key, value in new.items():
+        old = into.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            _merge(value, old, path)
+        elif isinstance(value, dict) and key in into:
+            raise ConfigError(f"{path}: '{key}' is a group of settings, but a value in its _BASE_")
+        else:
+            into[key] = value
+
+
+def make_cfg(config: ConfigFile, *, strict: bool = True) -> Any:
+    """Return Detectron2's defaults, as a ``CfgNode``, with a config merged onto them.
+
+    Args:
+        config: The config.
+        strict: Refuse keys that Detectron2 does not know; for what a person wrote. What a program
+            has dumped may hold the keys of a project of its own.
+
+    Raises:
+        ConfigError: Keys that Detectron2 does not know, or values of another type; lists them all.
+    """
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    version = config.data.get("VERSION", cfg.VERSION)
+    if version != cfg.VERSION:
+        raise ConfigError(
+            f"config '{config.name}' is of version {version}; convert it to version {cfg.VERSION} "
+            "with detectron2.config.upgrade_config"
+        )
+    leaves = dict(_leaves(config.data))
+    if not strict:
+        _add_missing(cfg, leaves)
+    set_keys(cfg, leaves, f"config '{config.name}'")
+    return cfg
+
+
+def _add_missing(cfg: Any, leaves: Mapping[str, Any]) -> None:
+    for key, value in leaves.items():
+        *groups, name = key.split(".")
+        node: Any = cfg
+        for group in groups:
+            node = node.setdefault(group, type(cfg)()) if isinstance(node, dict) else None
+        if isinstance(node, dict) and name not in node:
+            node[name] = type(cfg)() if value == {} else value
+
+
+def _leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def set_keys(cfg: Any, values: Mapping[str, Any], where: str) -> None:
+    """Set dotted keys of a ``CfgNode`` in place.
+
+    Raises:
+        ConfigError: Keys that it does not have, or values of another type; lists them all.
+    """
+    problems = [problem for key, value in values.items() if (problem := _set(cfg, key, value))]
+    if problems:
+        raise ConfigError(*(f"{where}: {problem}" for problem in problems))
+
+
+def _set(cfg: Any, key: str, value: Any) -> str | None:
+    node, above = cfg, ""
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            known = [above + name for name in node] if isinstance(node, Mapping) else []
+            return f"Detectron2 has no key '{above}{part}'{did_you_mean(above + part, known)}"
+        node, above = node[part], f"{above}{part}."
+    if isinstance(node, Mapping):
+        return None if value == {} else f"'{key}' is a group of settings, not a value"
+    if isinstance(node, float) and type(value) is int:
+        value = float(value)  # yacs itself takes no 1 for 1.0
+    try:
+        cfg.merge_from_list([key, value])
+    except (ValueError, TypeError, AssertionError, RecursionError, MemoryError):
+        return f"'{key}' takes a value like {node!r} ({type(node).__name__}), got {value!r}"
+    return None

@@ -1,0 +1,1 @@
+"""Weight files: read without running code, and loaded into a model."""

@@ -1,0 +1,1 @@
+"""Speed-ups that change the order of float32 operations, and so the last digits."""

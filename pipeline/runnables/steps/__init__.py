@@ -1,0 +1,1 @@
+"""The steps around a forward: prepare a frame, fetch outputs, finish predictions."""

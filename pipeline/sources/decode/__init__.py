@@ -1,0 +1,1 @@
+"""From files to pixels: readers, damage checks, and isolated decoder processes."""

@@ -1,0 +1,88 @@
+"""A process that does nothing but decode images, for ``DecodeWorkers``, which starts and ends it.
+
+A decoder that crashes, hangs or grows takes this process with it and no other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from pipeline.errors import DecodeError
+from pipeline.sources.decode import wire
+from pipeline.sources.decode.image import NO_MEMORY, decode_image
+from pipeline.sources.decode.reading import read_bytes
+from pipeline.system.memory import keep_pages
+
+_PR_SET_PDEATHSIG = 1
+_MAX_FILES = 64
+
+
+def main(descriptor: int, memory_mb: int, parent: int) -> None:
+    """Answer requests on a socket until its other end is closed.
+
+    Args:
+        descriptor: Of the socket.
+        memory_mb: How much address space decoding may take, beyond what there is now.
+        parent: Process id of who asks.
+    """
+    # Ctrl-C, and a service's stop, are for the parent, which then ends this process.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":  # a decoder that hangs does not see its socket closed
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            return
+    keep_pages()
+    cv2.setNumThreads(1)  # there is a process for each picture that is decoded at the same time
+    _limit(memory_mb)
+    with socket.socket(fileno=descriptor) as connection, suppress(EOFError, ConnectionError):
+        wire.send(connection, {"ready": True})
+        os.dup2(1, 2)  # to nowhere: what a decoder says is made of what the file says
+        while True:
+            _answer(connection, wire.receive(connection))
+
+
+def _limit(memory_mb: int) -> None:
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_NOFILE, _MAX_FILES)
+    with suppress(OSError):  # no /proc
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + (memory_mb << 20))
+
+
+def _lower(kind: int, limit: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(kind, (limit, limit))
+
+
+def _answer(connection: socket.socket, request: dict[str, Any]) -> None:
+    try:
+        data, version = read_bytes(Path(request["path"]), max_pixels=request["max_pixels"])
+        wire.send(connection, {"version": version})
+        image = decode_image(data, exif=request["exif"], max_pixels=request["max_pixels"])
+    except MemoryError:
+        wire.send(connection, {"outgrown": True})
+    except DecodeError as exc:
+        if str(exc).startswith(NO_MEMORY):
+            wire.send(connection, {"outgrown": True})
+        else:
+            wire.send(connection, {"error": str(exc), "attempts": exc.attempts})
+    else:
+        wire.send(connection, {"size": image.shape[:2]})
+        connection.sendall(image.data.cast("B"))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,194 @@
+"""Reading an image file: whole, unchanged meanwhile, and known by the digest of what was read."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DecodeError
+from pipeline.sources.decode.image import MAX_PIXELS, DecodeJpeg, decode_image
+
+# More than the largest uncompressed form (16-bit RGBA) of the largest picture, twice over: a film
+# or an archive with an image's name must not be read into memory.
+_MAX_BYTES_PER_PIXEL = 16
+_HEADERS = 64 << 20
+
+# What the same file may not say a moment later: a line or a server that was away, memory or
+# descriptors that were short. Not what is true until a person acts: no such file, no permission.
+# fmt: off
+_PASSING = {getattr(errno, name, None) for name in (  # EREMOTEIO is Linux's own
+    "EAGAIN", "EBUSY", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH",
+    "EINTR", "EIO", "EMFILE", "ENETDOWN", "ENETRESET", "ENETUNREACH", "ENFILE", "ENOBUFS", "ENOMEM",
+    "ENOTCONN", "EREMOTEIO", "ESTALE", "ETIMEDOUT",
+)} - {None}
+# fmt: on
+_PAUSES_S = (0.1, 0.4)
+
+T = TypeVar("T")
+Sleep = Callable[[float], object]
+Version = tuple[int, int, str]  # size in bytes, mtime in ns, SHA-256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A picture, and of which bytes exactly it was decoded.
+
+    Attributes:
+        image: uint8 ``(H, W, 3)``, BGR, contiguous and writable.
+        size_bytes: Size of the file.
+        mtime_ns: When it was last written, in nanoseconds since 1970; the same before and after
+            it was read.
+        sha256: SHA-256 of its content, in hexadecimal digits.
+    """
+
+    image: NDArray[np.uint8]
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+class Reader(Protocol):
+    """Reads and decodes one image file, wherever it does so; called on several threads at once."""
+
+    def __call__(self, path: Path, *, exif: bool, max_pixels: int) -> Reading:
+        """Return the picture.
+
+        Raises:
+            DecodeError: It cannot be read, or is not a sound image; carries the ``version`` of
+                what was read, and after how many ``attempts``.
+        """
+        ...
+
+
+def read_image(
+    path: Path,
+    *,
+    exif: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    decode_jpeg: DecodeJpeg | None = None,
+    sleep: Sleep = time.sleep,
+) -> Reading:
+    """Read a file once and decode it, in this process: the default ``Reader``.
+
+    Args:
+        path: A regular file, or a link to one.
+        exif: Turn the picture upright as its EXIF orientation says.
+        max_pixels: Refuse a larger picture.
+        decode_jpeg: As ``decode_image`` takes it.
+        sleep: Called with the seconds to wait before another try.
+
+    Raises:
+        DecodeError: See ``read_bytes`` and ``decode_image``.
+    """
+    data, version = read_bytes(path, max_pixels=max_pixels, sleep=sleep)
+    try:
+        image = decode_image(data, exif=exif, max_pixels=max_pixels, decode_jpeg=decode_jpeg)
+        return Reading(image, *version)
+    except DecodeError as exc:
+        exc.version = version
+        raise
+
+
+def read_bytes(
+    path: Path, *, max_pixels: int = MAX_PIXELS, sleep: Sleep = time.sleep
+) -> tuple[bytes, Version]:
+    """Return the content of a file that no image of ``max_pixels`` pixels could exceed.
+
+    What may pass is tried three times: a fault of a disk or a network, or a file that was written
+    to meanwhile.
+
+    Raises:
+        DecodeError: It cannot be read, is not a regular file, or is too large.
+    """
+
+    def once() -> tuple[bytes, Version]:
+        with _opened(path) as (file, before):
+            size = before.st_size
+            if size > _MAX_BYTES_PER_PIXEL * max_pixels + _HEADERS:
+                raise DecodeError(
+                    f"file of {size / 1e6:.0f} MB is too large for an image of at most "
+                    f"{max_pixels / 1e6:.9g} megapixels (raise source.max_pixels)"
+                )
+            data = file.read(size + 1)  # to see its end, and yet not follow one that grows
+            _check_unchanged(file, before, len(data))
+        return data, (size, before.st_mtime_ns, hashlib.sha256(data).hexdigest())
+
+    return _tried(once, sleep)
+
+
+def read_version(path: Path, *, sleep: Sleep = time.sleep) -> Version:
+    """Return size, mtime and SHA-256 of a file of any size, without decoding it.
+
+    Raises:
+        DecodeError: It cannot be read, or is not a regular file.
+    """
+
+    def once() -> Version:
+        digest, size = hashlib.sha256(), 0
+        with _opened(path) as (file, before):
+            while size <= before.st_size and (block := file.read(1 << 20)):
+                digest.update(block)
+                size += len(block)
+            _check_unchanged(file, before, size)
+        return size, before.st_mtime_ns, digest.hexdigest()
+
+    return _tried(once, sleep)
+
+
+def why(exc: OSError | ValueError) -> str:
+    """Return what an error of the file system means, in words without the path."""
+    if isinstance(exc, PermissionError):
+        return "no permission"
+    if isinstance(exc, FileNotFoundError):
+        return "no such file"
+    text = exc.strerror if isinstance(exc, OSError) else None
+    return (text or str(exc) or type(exc).__name__).lower()
+
+
+def _tried(once: Callable[[], T], sleep: Sleep) -> T:
+    for attempt in count(1):
+        try:
+            return once()
+        except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+            passing = isinstance(exc, OSError) and exc.errno in _PASSING
+            if not passing or attempt > len(_PAUSES_S):
+                raise DecodeError(why(exc), attempts=attempt) from exc
+        sleep(_PAUSES_S[attempt - 1])
+    raise AssertionError  # count() has no end
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    # Before opening: to open a FIFO or a device is to do something to it.
+    _check_regular(path.stat())
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        _check_regular(status)  # it may have been swapped since
+        yield file, status
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise DecodeError("is a folder, not an image")
+    if not stat.S_ISREG(status.st_mode):
+        raise DecodeError("not a regular file")
+
+
+def _check_unchanged(file: BinaryIO, before: os.stat_result, size: int) -> None:
+    after = os.fstat(file.fileno())
+    known = {(s.st_size, s.st_mtime_ns) for s in (before, after)}
+    if known != {(size, before.st_mtime_ns)}:
+        raise OSError(errno.EAGAIN, "changed while it was read")

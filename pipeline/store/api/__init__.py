@@ -1,0 +1,1 @@
+"""Saving, loading, checking and running stored models from Python."""

@@ -1,0 +1,1 @@
+"""Stored models on disk: layout, atomic staging, pointers, tags."""

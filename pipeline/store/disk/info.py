@@ -1,0 +1,125 @@
+"""The content of ``model.yaml``, sealed by its own last line and read only as far as it is needed.
+
+A store of a thousand models is listed by their first lines; reading all of each would take longer
+than a person waits. So the file is cut at its top-level keys, and a key is parsed when asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from pipeline.errors import ConfigError, ModelCorruptError
+from pipeline.models.config_file import parse_yaml
+from pipeline.models.plain_yaml import load_yaml
+from pipeline.store.disk.tags import Tag
+
+_SEALED = re.compile(rb"(?P<body>.*\n)digest: (?P<digest>[0-9a-f]{64})\n", re.DOTALL)
+_LARGE = 50_000  # bytes
+_SMALL = 4096  # libyaml is 8 times faster, but deep nesting, some 20,000 levels, ends the process
+_KEY = re.compile(r"^([a-z_]+):", re.MULTILINE)  # what is below a key is indented
+
+
+class ModelInfo(Mapping[str, Any]):
+    """What ``model.yaml`` says, as a mapping and, as in BentoML, as attributes.
+
+    Args:
+        text: The whole file.
+        where: Names the file in messages.
+
+    Raises:
+        ModelCorruptError: It differs from what was sealed.
+    """
+
+    def __init__(self, text: bytes, where: str) -> None:
+        sealed = _SEALED.fullmatch(text)
+        if not sealed or hashlib.sha256(sealed["body"]).hexdigest().encode() != sealed["digest"]:
+            raise ModelCorruptError(f"{where} is damaged")
+        self._where = where
+        try:
+            decoded = sealed[0].decode()
+        except UnicodeDecodeError as exc:
+            raise ModelCorruptError(f"{where} is not UTF-8 text") from exc
+        starts = [*_KEY.finditer(decoded)]
+        ends = [match.start() for match in starts[1:]] + [len(decoded)]
+        self._sections = {
+            match[1]: decoded[match.start() : end] for match, end in zip(starts, ends, strict=True)
+        }
+        self._values: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._values:
+            section = _parsed(self._sections[key], self._where)
+            if set(section) != {key}:
+                raise ModelCorruptError(f"{self._where}: '{key}' is not what d2run writes")
+            self._values[key] = section[key]
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sections)
+
+    def __len__(self) -> int:
+        return len(self._sections)
+
+    def __getattr__(self, key: str) -> Any:
+        if "_sections" not in self.__dict__:  # while it is being copied
+            raise AttributeError(key)
+        if key not in self._sections:
+            raise AttributeError(f"{self._where} has no '{key}'; it has {', '.join(self)}")
+        return self[key]
+
+    @property
+    def tag(self) -> Tag:
+        """``name:version``."""
+        return Tag(f"{self.get('name')}:{self.get('version')}")
+
+    @property
+    def creation_time(self) -> datetime:
+        """When it was saved, with its time zone."""
+        return datetime.fromisoformat(self["created"])
+
+
+def _parsed(section: str, where: str) -> dict[str, Any]:
+    if yaml.__with_libyaml__ and len(section) <= _SMALL:
+        with suppress(yaml.YAMLError, ValueError):  # whose message the other reader gives better
+            if isinstance(data := load_yaml(section, yaml.CSafeLoader), dict):
+                return data
+    return parse_yaml(section, where)
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # a reference would tie one key to another
+
+
+def _text(dumper: _Dumper, text: str) -> Any:
+    # in any other style PyYAML reads them back as a line's end
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def sealed(info: Mapping[str, Any]) -> bytes:
+    """Return the text of ``model.yaml``, its last line the SHA-256 of all before it.
+
+    Raises:
+        ConfigError: A value is none that plain YAML has.
+    """
+    try:
+        body = yaml.dump(dict(info), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        if len(body) > _LARGE:  # only then may it be more than is read
+            load_yaml(body)
+    except (yaml.YAMLError, RecursionError, ValueError) as exc:
+        raise ConfigError(
+            f"labels, metadata and signatures must be plain values, and not too many: {exc}; put "
+            "large data into custom_objects"
+        ) from exc
+    return f"{body}digest: {hashlib.sha256(body.encode()).hexdigest()}\n".encode()

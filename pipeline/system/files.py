@@ -1,0 +1,310 @@
+"""Files that appear whole or not at all, and the names that outputs get."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import get_ident
+from typing import Any, BinaryIO
+
+from pipeline.errors import OutputError
+from pipeline.system.descriptors import (
+    create_file,
+    names_in,
+    open_directory,
+    parent_of,
+    remove,
+    status_of,
+)
+
+_MAX_NAME_BYTES = 255  # NAME_MAX of every common Linux file system
+_TEMPORARY = ".part"
+
+# what a run writes into its output, and removes from it to begin anew
+RESULTS = (
+    "predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json", "inputs.jsonl",
+    "failures.jsonl", "skipped.jsonl",
+)  # fmt: skip
+RESULT_FOLDERS = ("overlay", "sem_seg", "panoptic")
+
+
+def expanded(path: str) -> Path:
+    """Return a path absolute, its ``~`` as a shell expands it: left where there is no such user."""
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - that of Path raises
+
+
+@contextmanager
+def replaced(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary sibling of ``path`` and rename it into place when the block ends.
+
+    An error in the block leaves ``path`` as it was and no temporary file behind. Unless it is
+    ``durable``, the content need not outlive a power cut: the disk is not waited for.
+
+    Raises:
+        OutputError: In an output, a directory on the way is a symbolic link, or was deleted.
+    """
+    # the process's number comes last: the store looks there whether the writer is still alive
+    mark = f"-{get_ident()}.{os.getpid()}"
+    with (
+        parent_of(path, make=True) as (directory, name),
+        _replaced(path, directory, name, mark, durable=durable) as file,
+    ):
+        yield file
+
+
+@contextmanager
+def _replaced(
+    path: Path, directory: int, name: str, mark: str = "", *, durable: bool = True
+) -> Iterator[BinaryIO]:
+    temporary = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{mark}{_TEMPORARY}"
+    try:
+        with open(create_file(path, directory, temporary), "wb") as file:  # noqa: PTH123
+            # some libraries write to a file that they open by name
+            file.raw.name = str(path.with_name(temporary))  # type: ignore[attr-defined]
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException as exc:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        if isinstance(exc, OSError) and exc.filename == temporary:
+            exc.filename, exc.filename2 = str(path), None  # a person knows this one
+        raise
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Remove what a killed process has left of ``replaced`` in a directory of the run's own.
+
+    Raises:
+        OutputError: The directory is a symbolic link.
+    """
+    for name in names_in(directory):
+        if name.startswith(".") and name.endswith(_TEMPORARY):
+            remove(directory / name)
+
+
+def write_whole(path: Path, data: bytes | str, *, durable: bool = True) -> None:
+    """Write ``path`` so that a reader sees the old content or the new, never a part."""
+    with replaced(path, durable=durable) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def sync_folder(path: str | Path, *, below: Path | None = None) -> None:
+    """Make the names in a folder durable: what was created, renamed or removed there."""
+    descriptor = open_directory(Path(path), below=below)
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # a file system on which folders cannot be synced
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@dataclass
+class OutputFolder:
+    """A directory of whole files whose names come from inputs: nothing is written outside it.
+
+    A symbolic link below ``root`` is never followed: it would lead out of the output. What is
+    written is on the disk when ``write`` returns; its name is so after ``sync``.
+
+    Attributes:
+        root: May be, or be behind, a link itself: that is the user's choice.
+    """
+
+    root: Path
+    _written: dict[str, None] = field(default_factory=dict, repr=False)  # since the last sync
+    _touched: set[str] = field(default_factory=set, repr=False)
+    _entered: set[str] = field(default_factory=set, repr=False)
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Write ``<root>/<name>`` so that a reader sees the old content or the new.
+
+        Raises:
+            OutputError: A directory on the way is a symbolic link, or was deleted.
+        """
+        path = self.root / name
+        with parent_of(path, below=self.root, make=True) as (directory, base):
+            self._touch(path.parent)
+            # of the name alone: what a killed run has left is written over by the next
+            with _replaced(path, directory, base) as file:
+                file.write(data)
+        self._written[name] = None
+
+    def remove(self, name: str) -> None:
+        """Remove ``<root>/<name>``, a file or a directory of files, if it is there."""
+        path = self.root / name
+        inner = f"{name}/"
+        for each in [each for each in self._written if each == name or each.startswith(inner)]:
+            del self._written[each]
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.close(open_directory(path.parent, below=self.root))
+            self._touch(path.parent)
+            remove(path, below=self.root)
+        self._entered = {each for each in self._entered if not f"{each}/".startswith(f"{path}/")}
+
+    def remove_empty(self, name: str) -> None:
+        """Remove the folder ``<root>/<name>``, unless it holds something or is not there."""
+        with suppress(OSError), parent_of(self.root / name, below=self.root) as (directory, base):
+            os.rmdir(base, dir_fd=directory)
+
+    def sync(self) -> None:
+        """Make the names of all files written or removed until now durable.
+
+        Raises:
+            OutputError: One that was written is not there any more, so it must not count as done.
+        """
+        for name in self._written:
+            if status_of(self.root / name, below=self.root) is None:
+                raise OutputError(
+                    f"'{self.root / name}' was moved or deleted during the run, before its input "
+                    "was committed; run the same command again"
+                )
+        for path in sorted(self._touched):
+            with suppress(FileNotFoundError):  # removed since
+                sync_folder(path, below=self.root)
+        self._written.clear()
+        self._touched.clear()  # not before: what could not be synced is still to be
+
+    def _touch(self, directory: Path) -> None:
+        """Note that names in a directory changed; at first those above it, made by whom ever."""
+        self._touched.add(str(directory))
+        while str(directory) not in self._entered and directory != self.root:
+            self._entered.add(str(directory))
+            directory = directory.parent
+            self._touched.add(str(directory))
+
+
+def output_name(asset_id: str, suffix: str, frame: int | None = None) -> str:
+    """Return an output's path below its sink's folder, as unique as the asset id.
+
+    The whole id is kept, extension included, so ``x.jpg`` and ``x.png`` never share a name; the
+    result never leads out of the folder, and no part of it is longer than a file name may be.
+
+    Args:
+        asset_id: Path relative to the input, ``/`` separators.
+        suffix: Appended to the id, such as ``.jpg``.
+        frame: Position in an asset of several frames; each gets a file in a folder of the asset.
+    """
+    parts = [part for part in asset_id.split("/") if part not in ("", ".")]
+    parts = [_harmless(part) for part in parts] or ["_"]
+    if frame is None:
+        parts[-1] += suffix
+    else:
+        parts.append(f"{frame:06d}{suffix}")
+    return "/".join(_shortened(part, suffix) for part in parts)
+
+
+def _harmless(part: str) -> str:
+    """Turn ``..`` into ``__``, and what is really called ``__``, ``___`` ... into one more."""
+    if part == "..":
+        return "__"
+    return f"{part}_" if len(part) > 1 and not part.strip("_") else part
+
+
+def _shortened(name: str, suffix: str) -> str:
+    raw = os.fsencode(name)
+    if len(raw) <= _MAX_NAME_BYTES:
+        return name
+    mark = f"~{hashlib.sha256(raw).hexdigest()[:12]}{suffix}"
+    kept = raw[: _MAX_NAME_BYTES - len(os.fsencode(mark))]
+    # never cut a character in two: what does not decode at the end is left out
+    return kept.decode(errors="ignore" if _is_utf8(raw) else "surrogateescape") + mark
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def asset_keys(asset_id: str, key: str = "asset") -> dict[str, str]:
+    """Return an asset's keys in a JSON record: ``asset``, or another ``key``.
+
+    A name that is not UTF-8 is escaped under ``asset``, and its bytes are under ``asset_b64``.
+    """
+    raw = os.fsencode(asset_id)
+    shown = raw.decode(errors="backslashreplace")
+    if shown == asset_id:
+        return {key: asset_id}
+    return {key: shown, f"{key}_b64": base64.b64encode(raw).decode("ascii")}
+
+
+def asset_id_of(record: Mapping[str, Any]) -> str:
+    """Return the asset id that ``asset_keys`` put into a JSON record.
+
+    Raises:
+        KeyError: There is none.
+        ValueError: It is not text, or its bytes are not Base64.
+    """
+    if "asset_b64" in record:
+        return os.fsdecode(base64.b64decode(record["asset_b64"], validate=True))
+    if not isinstance(record["asset"], str):
+        raise ValueError("asset is not text")
+    return record["asset"]
+
+
+class RegularFile(io.BufferedReader):
+    """A regular file, open for reading, that is as long as it was when it was opened.
+
+    Opening never waits, as it would for a pipe that nobody writes to, and reading allocates no
+    more than there is, whatever length a header in the file says.
+
+    Args:
+        path: The file; a link to one will do.
+
+    Raises:
+        OSError: There is none, it cannot be read, or it is a folder, a pipe or a device.
+    """
+
+    def __init__(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                is_folder = stat.S_ISDIR(found.st_mode)
+                what = "it is a folder" if is_folder else "it is a pipe or a device, not a file"
+                raise OSError(errno.EINVAL, what, str(path))
+            super().__init__(io.FileIO(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self.size = found.st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to so many bytes, all that is left by default."""
+        left = max(0, self.size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return the content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        OSError: It cannot be read, is not a regular file, or is larger.
+    """
+    with RegularFile(path) as file:
+        if file.size > limit:
+            raise OSError(errno.EFBIG, f"it has {file.size} bytes, more than {limit}", str(path))
+        return file.read()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with RegularFile(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

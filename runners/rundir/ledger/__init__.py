@@ -1,0 +1,1 @@
+"""The ledger of an output directory: which inputs are done, in ``ledger.sqlite``."""

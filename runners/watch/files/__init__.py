@@ -1,0 +1,1 @@
+"""What happens to source files after their results are committed."""

@@ -1,0 +1,1 @@
+"""Which files of a watched directory are complete and new."""

@@ -1,0 +1,182 @@
+"""What leading stages drop is not asked of the model, and the results stay what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from pipeline.config import build_job, pushdown_arguments
+from pipeline.engine import Pipeline
+from pipeline.job import Job
+from pipeline.records import Frame, Predictions, Result
+from pipeline.runnables.fake import FakeRunnable
+from pipeline.sinks.predictions import PredictionsJsonl
+from pipeline.stages.keep_classes import KeepClasses
+from pipeline.stages.min_area import MinArea
+from pipeline.stages.min_score import MinScore
+from pipeline.stages.nms import Nms
+from pipeline.stages.top_k import TopK
+from pipeline.testing import make_frame
+
+ROOT = Path(__file__).resolve().parents[3]
+MODULE = __name__  # where Hydra finds what stands here
+
+
+class Spy(FakeRunnable):
+    """Remembers how much was asked of it."""
+
+    def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
+        found = super().predict(frames)
+        self.found = getattr(self, "found", 0) + sum(map(len, found))
+        return found
+
+
+class TakesMost:
+    def __init__(self, model: Any, device: str, most: int | None = None) -> None:
+        pass
+
+
+class Filters:
+    """A user's stage that says what it drops."""
+
+    def pushdown(self) -> dict[str, Any]:
+        return {"min_score": 0.7, "max_instances": 2}
+
+    def __call__(self, result: Result) -> Result:
+        found = result.predictions
+        return result.replace(found[found.scores >= 0.7][:2])
+
+
+SCORE, BEST, A_B = MinScore(0.5), TopK(20), KeepClasses(["a", "b"])
+FEW_OF_A_B = {"min_score": 0.5, "classes": ["a", "b"], "max_instances": 20}
+FAKE = {"_target_": "pipeline.runnables.fake.FakeRunnable"}
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("D2RUN_HOME", str(tmp_path / "home"))
+
+    def built(*overrides: str) -> Job:
+        base = ["model=shapes", f"output={tmp_path}/run", "sink=[]", "runnable=fake"]
+        base += [f"runnable._target_={MODULE}.Spy"]
+        trusted = "trusted_packages=[pipeline,runners,tests]"
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return build_job(compose("config", [*base, trusted, *overrides]))
+
+    return built
+
+
+@pytest.mark.parametrize(
+    ("stages", "asked"),
+    [
+        pytest.param([], {}, id="no stage"),
+        pytest.param([SCORE], {"min_score": 0.5}, id="threshold"),
+        pytest.param([BEST], {"max_instances": 20}, id="limit"),
+        pytest.param(
+            [SCORE, BEST], {"min_score": 0.5, "max_instances": 20}, id="threshold and limit"
+        ),
+        pytest.param([SCORE, MinScore(0.6)], {"min_score": 0.6}, id="the higher of two"),
+        pytest.param([MinScore(0.6), SCORE], {"min_score": 0.6}, id="the first is higher"),
+        pytest.param([BEST, SCORE], {"max_instances": 20}, id="a limit is the last"),
+        pytest.param([Nms(0.5), SCORE, BEST], {}, id="nms leads"),
+        pytest.param([SCORE, Nms(0.5), BEST], {"min_score": 0.5}, id="a limit after nms"),
+        pytest.param([SCORE, MinArea(9), BEST], {"min_score": 0.5}, id="after min_area"),
+        pytest.param([A_B], {"classes": ["a", "b"]}, id="classes"),
+        pytest.param([A_B, KeepClasses(["c", "b"])], {"classes": ["b"]}, id="classes of both"),
+        pytest.param([SCORE, A_B, BEST], FEW_OF_A_B, id="all three"),
+        pytest.param([A_B, SCORE, BEST], FEW_OF_A_B, id="classes lead"),
+        pytest.param([BEST, A_B], {"max_instances": 20}, id="classes after a limit"),
+        pytest.param([Nms(0.5), A_B], {}, id="classes after nms"),
+        pytest.param([lambda result: result, SCORE], {}, id="a function leads"),
+        pytest.param(
+            [Filters(), SCORE], {"min_score": 0.7, "max_instances": 2}, id="a user's stage"
+        ),
+    ],
+)
+def test_what_is_asked(stages: list[Any], asked: dict[str, Any]) -> None:
+    assert pushdown_arguments(stages, FAKE) == asked
+
+
+@pytest.mark.parametrize(
+    ("runnable", "asked"),
+    [
+        pytest.param(FAKE | {"min_score": 0.2}, {"max_instances": 20}, id="the user's threshold"),
+        pytest.param(FAKE | {"max_instances": 50}, {"min_score": 0.5}, id="the user's limit"),
+        pytest.param(
+            FAKE | {"min_score": 0.0, "max_instances": None},
+            {"min_score": 0.5, "max_instances": 20},
+            id="defaults are not the user's choice",
+        ),
+        pytest.param(
+            {"_target_": f"{MODULE}.TakesMost"}, {"max_instances": 20}, id="takes one of them"
+        ),
+        pytest.param({"_target_": f"{MODULE}.Filters"}, {}, id="takes neither"),
+    ],
+)
+def test_of_whom_it_is_asked(runnable: dict[str, Any], asked: dict[str, float]) -> None:
+    assert pushdown_arguments([SCORE, BEST], runnable) == asked
+
+
+@pytest.mark.parametrize(
+    "runnable",
+    [
+        pytest.param(FAKE | {"classes": ["a"]}, id="the user's classes"),
+        pytest.param({"_target_": f"{MODULE}.TakesMost"}, id="does not take classes"),
+    ],
+)
+def test_a_limit_after_classes_that_are_not_asked_for(runnable: dict[str, Any]) -> None:
+    assert pushdown_arguments([A_B, BEST], runnable) == {}
+
+
+class Still:
+    def __init__(self, i: int) -> None:
+        self.id, self.path, self.is_still = f"{i}.jpg", Path("x"), True
+
+    def fingerprint(self) -> str:
+        return self.id
+
+    def frames(self) -> Any:
+        yield make_frame(48, 64, asset_id=self.id, seed=int(self.id[:-4]))
+
+
+def predicted(directory: Path, runnable: Any, stages: Any) -> bytes:
+    with runnable, PredictionsJsonl(directory) as sink:
+        for outcome in Pipeline(runnable, stages, {"s": sink}).run(Still(i) for i in range(20)):
+            assert outcome.error is None
+    return (directory / "predictions.jsonl").read_bytes()
+
+
+ALL_OF_IT = ["min_score=1e-9", "classes=[circle,square,triangle]", "max_instances=99"]
+
+
+@pytest.mark.parametrize(
+    "stage", ["min_score", "keep_classes", "min_score,top_k", "keep_classes,min_score,top_k"]
+)
+def test_results_stay_and_less_is_found(job: Any, tmp_path: Path, stage: str) -> None:
+    options = ["runnable.n_instances=12", f"stage=[{stage}]"]
+    if "min_score" in stage:
+        options.append("stage.min_score.threshold=0.75")
+    if "keep_classes" in stage:
+        options.append("stage.keep_classes.names=[circle,square]")
+    if "top_k" in stage:
+        options.append("stage.top_k.k=2")
+    less, all_of_it = job(*options), job(*options, *(f"+runnable.{each}" for each in ALL_OF_IT))
+    assert predicted(tmp_path, less.runnable, less.stages) == predicted(
+        tmp_path, all_of_it.runnable, all_of_it.stages
+    )
+    assert less.runnable.found < all_of_it.runnable.found == 240
+
+
+def test_numerics_are_part_of_the_fingerprint(job: Any) -> None:
+    def print_of(numerics: Any) -> str:
+        built = job()
+        if numerics is not None:
+            built.runnable.numerics = numerics
+        return str(built.fingerprint())
+
+    prints = {print_of(n) for n in (None, {"precision": "fp32"}, {"precision": "bf16"})}
+    assert len(prints) == 3

@@ -1,0 +1,26 @@
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.store.disk.info import sealed
+from pipeline.store.disk.plain import plain_metadata
+
+ITSELF = []
+ITSELF.append(ITSELF)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        pytest.param({"a": ITSELF}, "nested too deeply, or within itself", id="itself"),
+        pytest.param({"a": 1 << 5000}, "JSON does not have", id="huge-number"),
+    ],
+)
+def test_refused_metadata(metadata, message):
+    with pytest.raises(ConfigError, match=message):
+        plain_metadata(metadata)
+
+
+def test_what_could_not_be_read_back_is_not_written():
+    assert sealed({"metadata": {"curve": list(range(20_000))}})
+    with pytest.raises(ConfigError, match="put large data into custom_objects"):
+        sealed({"metadata": {"curve": list(range(60_000))}})

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.system.files import (
+    OutputFolder,
+    RegularFile,
+    output_name,
+    read_regular,
+    replaced,
+    sha256_file,
+    write_whole,
+)
+
+
+def everything_in(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("data", "content"),
+    [
+        pytest.param(b"\x00\xff", b"\x00\xff", id="bytes"),
+        pytest.param("ünï\n", b"\xc3\xbcn\xc3\xaf\n", id="text is UTF-8"),
+        pytest.param(b"", b"", id="empty"),
+    ],
+)
+def test_write_whole(tmp_path, data, content):
+    path = tmp_path / "new" / "folder" / "file"
+    write_whole(path, data)
+    write_whole(path, data)
+    assert path.read_bytes() == content
+    assert everything_in(tmp_path) == ["file", "folder", "new"]
+
+
+@pytest.mark.parametrize(("durable", "waits"), [(True, 1), (False, 0)])
+def test_only_what_is_durable_waits_for_the_disk(tmp_path, monkeypatch, durable, waits):
+    calls = []
+    monkeypatch.setattr(os, "fsync", calls.append)
+    write_whole(tmp_path / "file", "new", durable=durable)
+    assert (tmp_path / "file").read_text() == "new"
+    assert len(calls) == waits
+
+
+class Stopped(BaseException):
+    """Such as a signal's: no Exception."""
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, Stopped])
+@pytest.mark.parametrize("before", [None, b"old"], ids=["new file", "old file"])
+def test_an_error_leaves_the_old_content_and_no_trace(tmp_path, before, error):
+    path = tmp_path / "file"
+    if before is not None:
+        path.write_bytes(before)
+    with pytest.raises(error), replaced(path) as file:  # noqa: PT012
+        file.write(b"half of the new")
+        file.flush()
+        raise error
+    assert everything_in(tmp_path) == ([] if before is None else ["file"])
+    assert before is None or path.read_bytes() == before
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_an_error_of_the_disk_leaves_the_old_content_and_no_trace(tmp_path, monkeypatch, step):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert everything_in(tmp_path) == ["file"]
+
+
+def test_readers_see_the_old_content_until_the_end(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with replaced(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+def test_the_longest_name_there_may_be(tmp_path):
+    write_whole(tmp_path / ("n" * 255), b"x")
+    assert everything_in(tmp_path) == ["n" * 255]
+
+
+def test_a_name_that_is_no_utf8(tmp_path):
+    name = os.fsdecode(b"\xff\xfe.jpg")
+    write_whole(tmp_path / name, b"x")
+    assert os.listdir(os.fsencode(tmp_path)) == [b"\xff\xfe.jpg"]  # noqa: PTH208
+
+
+def test_the_folder_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        write_whole(tmp_path / "file" / "below", b"x")
+
+
+@pytest.mark.parametrize(
+    ("asset_id", "suffix", "frame", "expected"),
+    [
+        pytest.param("x.jpg", ".png", None, "x.jpg.png", id="the whole id is kept"),
+        pytest.param("a/b/x.jpg", ".json", None, "a/b/x.jpg.json", id="the tree is mirrored"),
+        pytest.param("x.mp4", ".jpg", 7, "x.mp4/000007.jpg", id="a frame of several"),
+        pytest.param("x.mp4", ".jpg", 12345678, "x.mp4/12345678.jpg", id="a very long video"),
+        pytest.param("a/./b//x.jpg", ".png", None, "a/b/x.jpg.png", id="made plain"),
+        pytest.param("../x.jpg", ".png", None, "__/x.jpg.png", id="parent"),
+        pytest.param("a/../../x", ".png", None, "a/__/__/x.png", id="parent's parent"),
+        pytest.param("..", ".png", None, "__.png", id="only the parent"),
+        pytest.param("..", ".png", 0, "__/000000.png", id="a frame of the parent"),
+        pytest.param("/etc/x.jpg", ".png", None, "etc/x.jpg.png", id="absolute"),
+        pytest.param("...", ".png", None, "....png", id="three dots are a name"),
+        pytest.param("ünï/ö.jpg", ".png", None, "ünï/ö.jpg.png", id="letters beyond ASCII"),
+    ],
+)
+def test_output_name(asset_id, suffix, frame, expected):
+    assert output_name(asset_id, suffix, frame) == expected
+
+
+LONG = {
+    "ASCII": "n" * 255,
+    "two bytes a letter": "ü" * 127,
+    "two bytes a letter, shifted": "x" + "ü" * 127,
+    "four bytes a letter": "😀" * 63,
+    "no UTF-8": os.fsdecode(b"\xff" * 255),
+    "no UTF-8, mixed": os.fsdecode("ü".encode() * 100 + b"\xff" * 55),
+}
+
+
+@pytest.mark.parametrize("name", LONG.values(), ids=LONG.keys())
+@pytest.mark.parametrize("frame", [None, 3])
+@pytest.mark.parametrize("suffix", [".jpg", ".json"])
+def test_long_names_fit_and_stay_unique(tmp_path, name, frame, suffix):
+    ids = [name, name[:-1], f"{name}/{name}", f"a/{name}", f"{name[:-1]}/x"]
+    names = [output_name(asset_id, suffix, frame) for asset_id in ids]
+    assert len(set(names)) == len(ids)
+    for output in names:
+        assert max(len(os.fsencode(part)) for part in output.split("/")) <= 255
+        assert output.endswith(suffix)
+        write_whole(tmp_path / output, b"x")  # the file system takes it
+        if name.isprintable():
+            output.encode()  # what was text stays text: no letter is cut in two
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == len(ids)
+
+
+AWKWARD = [
+    "x", "x.jpg", "x.png", "X.jpg", "a/x.jpg", "b/x.jpg", "a/b/x.jpg", "a_b/x.jpg", "a b/x.jpg",
+    "a\\x.jpg", "a\nx.jpg", " x.jpg", "x.jpg ", "~x.jpg", "-x.jpg", "..x", "x..", "...", ".x",
+    "../x.jpg", "../../x.jpg", "a/../x.jpg", "__/x.jpg", "___/x.jpg", "_/x.jpg", "__", "___", "..",
+    os.fsdecode(b"\xff.jpg"), os.fsdecode(b"\xfe.jpg"), "\u00e9.jpg", "e\u0301.jpg",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("frame", [None, 0])
+def test_names_never_meet_and_never_escape(tmp_path, frame):
+    names = [output_name(asset_id, ".jpg", frame) for asset_id in AWKWARD]
+    assert len(set(names)) == len(AWKWARD)
+    for name in names:
+        assert Path(os.path.abspath(tmp_path / name)).is_relative_to(tmp_path)  # noqa: PTH100
+        assert ".." not in name.split("/")
+
+
+def test_sha256_file(tmp_path):
+    data = os.urandom(3 << 20) + b"odd"
+    (tmp_path / "file").write_bytes(data)
+    assert sha256_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+    (tmp_path / "empty").write_bytes(b"")
+    assert sha256_file(tmp_path / "empty") == hashlib.sha256().hexdigest()
+
+
+def test_the_names_of_folders_are_synced_whoever_made_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)  # by a run that was killed before it synced them
+    folder, synced, broken = OutputFolder(tmp_path), list[str](), [True]
+
+    def sync(path: str, below: Path) -> None:
+        if broken:
+            broken.pop()
+            raise OSError(5, "I/O error")
+        synced.append(os.path.relpath(path, tmp_path))
+
+    monkeypatch.setattr("pipeline.system.files.sync_folder", sync)
+    folder.write("a/b/x", b"1")
+    with pytest.raises(OSError, match="I/O"):
+        folder.sync()
+    folder.sync()  # what failed is not taken for done
+    assert synced == [".", "a", "a/b"]
+    folder.write("a/b/y", b"2")
+    folder.sync()
+    assert synced[3:] == ["a/b"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(os.mkfifo, "a pipe or a device", id="fifo"),  # opening it would wait
+        pytest.param(os.mkdir, "it is a folder", id="folder"),
+        pytest.param(lambda path: path.symlink_to("/dev/zero"), "a pipe or a device", id="device"),
+        pytest.param(lambda path: path.symlink_to("nowhere"), "No such file", id="link"),
+    ],
+)
+def test_what_is_no_regular_file(tmp_path, make, message):
+    make(tmp_path / "x")
+    for read in (RegularFile, sha256_file, lambda path: read_regular(path, 9)):
+        with pytest.raises(OSError, match=message):
+            read(tmp_path / "x")
+
+
+def test_a_regular_file_is_as_long_as_it_was(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"0123456789")
+    with RegularFile(path) as file:
+        with path.open("ab") as more:
+            more.write(b"more")
+        assert file.read(3) + file.read(1 << 62) == b"0123456789"
+        assert (file.size, file.read(), file.read(5)) == (10, b"", b"")
+    (tmp_path / "link").symlink_to(path)
+    assert read_regular(tmp_path / "link", 14) == b"0123456789more"
+    with pytest.raises(OSError, match="it has 14 bytes, more than 13"):
+        read_regular(path, 13)
