@@ -1,0 +1,59 @@
+"""Checks of option values, all with the same wording: ``option: expected ..., got ...``.
+
+A message starts with the option's own name; whoever builds the part puts the part's key in front
+(``stage.nms.iou_threshold: expected a number from 0 to 1, got 2``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.errors import ConfigError
+
+
+def check(option: str, value: Any, is_valid: bool, expected: str) -> None:
+    """Raise ConfigError unless ``is_valid``.
+
+    Args:
+        option: The option's name, without the key of its part.
+        value: What was given.
+        is_valid: Whether that is acceptable.
+        expected: What would be, in words.
+    """
+    if not is_valid:
+        raise ConfigError(f"{option}: expected {expected}, got {value!r}")
+
+
+def check_choice(option: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise ConfigError unless the value is one of ``choices``."""
+    check(option, value, value in choices, f"{', '.join(choices[:-1])} or {choices[-1]}")
+
+
+def check_number(option: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raise ConfigError unless the value is a finite number from ``low`` to ``high``."""
+    valid = is_number(value) and math.isfinite(value) and low <= value <= high
+    check(option, value, valid, f"a number{_range(low, high)}")
+
+
+def check_whole(option: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raise ConfigError unless the value is a whole number from ``low`` to ``high``."""
+    valid = is_number(value) and isinstance(value, int) and low <= value <= high
+    check(option, value, valid, f"a whole number{_range(low, high)}")
+
+
+def check_flag(option: str, value: Any) -> None:
+    """Raise ConfigError unless the value is true or false."""
+    check(option, value, isinstance(value, bool), "true or false")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number; booleans are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _range(low: float, high: float) -> str:
+    if math.isinf(high):
+        return "" if math.isinf(low) else f" of at least {low:g}"
+    return f" from {low:g} to {high:g}" if math.isfinite(low) else f" of at most {high:g}"
