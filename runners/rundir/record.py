@@ -11,8 +11,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from pipeline.redaction import redacted, redacted_text
 from pipeline.system.children import find_program
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import write_whole
-from pipeline.system.versions import VERSION, library_versions
+from pipeline.system.versions import VERSION, detectron2_origin, library_versions
 from runners.reporting.console import busy
 from runners.rundir.commit import translated
 
@@ -160,12 +158,3 @@ def _versions() -> dict[str, Any]:
     torch = sys.modules.get("torch")  # only if the run has loaded it
     versions["cuda"] = torch.version.cuda if torch else None
     return versions
-
-
-def detectron2_origin() -> str | None:
-    """Say which Detectron2 is installed: the in-tree distribution, or another build."""
-    try:
-        found = metadata.distribution("detectron2")
-    except metadata.PackageNotFoundError:
-        return "without metadata" if find_spec("detectron2") else None
-    return f"{found.version} ({found.metadata['Summary'] or 'another build'})"

@@ -23,7 +23,7 @@ from pipeline.models import architectures
 from pipeline.models.config_file import set_keys
 from pipeline.records import Categories, Frame
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.runnables.trial import as_it_is
+from pipeline.runnables.steps.preprocess import prepare_unresized
 from pipeline.system.files import RegularFile
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _unequal(a: NDArray[Any], b: NDArray[Any]) -> float:
 def _outputs(runnable: Detectron2, image: NDArray[np.uint8]) -> Arrays:
     """Return what a model makes of an image of the size that it computes on."""
     frame = Frame(image, "self-test")
-    (output,) = runnable.forward([as_it_is(frame)])
+    (output,) = runnable.forward([prepare_unresized(frame)])
     found = runnable.finish(frame, output)
     arrays: Arrays = {}
     if "instances" in output.content:
