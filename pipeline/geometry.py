@@ -25,7 +25,8 @@ def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
         height = np.minimum(ay2, by2) - np.maximum(ay1, by1)
         shared = np.maximum(width, 0) * np.maximum(height, 0)
         union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared
-        return np.divide(shared, union, out=np.zeros_like(union), where=union != 0)
+        iou = np.divide(shared, union, out=np.zeros_like(union), where=union != 0)
+    return np.asarray(iou)
 
 
 def greedy_nms(

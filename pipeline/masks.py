@@ -106,6 +106,10 @@ class InstanceMasks:
             raise ValueError(f"InstanceMasks.concatenate: expected one size, got {sorted(sizes)}")
         return cls(sizes.pop(), tuple(edges for part in parts for edges in part.edges))
 
+    def __repr__(self) -> str:
+        """Return a summary."""
+        return f"InstanceMasks({len(self)} masks, size={self.size})"
+
     def __len__(self) -> int:
         """Return the number of masks."""
         return len(self.edges)
@@ -181,7 +185,7 @@ class InstanceMasks:
             column = column + dx
             first = np.clip(first + dy, 0, height)
             last = np.clip(last + dy, 0, height)
-            inside = (0 <= column) & (column < width) & (first < last)
+            inside = (column >= 0) & (column < width) & (first < last)
             runs = np.stack([first, last], axis=1)[inside] + column[inside, None] * height
             shifted.append(_joined(runs.ravel()))
         return InstanceMasks(size, tuple(shifted))

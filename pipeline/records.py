@@ -234,6 +234,13 @@ class Predictions:
                     f"Predictions.extra[{name!r}]: expected first dimension {n}, got {column.shape}"
                 )
 
+    def __repr__(self) -> str:
+        """Return a summary; the arrays themselves would fill pages."""
+        optional = ("masks", "keypoints", "track_ids", "sem_seg", "panoptic_seg")
+        given = [name for name in optional if getattr(self, name) is not None] + list(self.extra)
+        also = f", with {', '.join(given)}" if given else ""
+        return f"Predictions({len(self)} instances, image_size={self.image_size}{also})"
+
     def __len__(self) -> int:
         """Return the number of instances."""
         return int(self.scores.shape[0])

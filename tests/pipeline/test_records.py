@@ -136,6 +136,13 @@ def test_selection_out_of_range(index):
         full()[index]
 
 
+def test_repr_is_short():
+    fields = "masks, keypoints, track_ids, sem_seg, panoptic_seg, speed"
+    assert repr(full()) == f"Predictions(4 instances, image_size=(48, 64), with {fields})"
+    assert repr(make_predictions(0)) == "Predictions(0 instances, image_size=(48, 64))"
+    assert repr(full().masks) == "InstanceMasks(4 masks, size=(48, 64))"
+
+
 def test_selection_where_nothing_is_optional():
     q = make_predictions(2)[[1]]
     assert (q.masks, q.keypoints, q.track_ids, dict(q.extra)) == (None, None, None, {})

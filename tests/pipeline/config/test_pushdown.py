@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from pipeline.config import build_job, pushdown_arguments
 from pipeline.engine import Pipeline
 from pipeline.job import Job
+from pipeline.protocols import Pushdown
 from pipeline.records import Frame, Predictions, Result
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.sinks.predictions import PredictionsJsonl
@@ -35,16 +36,16 @@ class Spy(FakeRunnable):
         return found
 
 
-class TakesMost:
-    def __init__(self, model: Any, device: str, most: int | None = None) -> None:
+class TakesMaxInstances:
+    def __init__(self, model: Any, device: str, max_instances: int | None = None) -> None:
         pass
 
 
 class Filters:
     """A user's stage that says what it drops."""
 
-    def pushdown(self) -> dict[str, Any]:
-        return {"min_score": 0.7, "max_instances": 2}
+    def pushdown(self) -> Pushdown:
+        return Pushdown(min_score=0.7, max_instances=2)
 
     def __call__(self, result: Result) -> Result:
         found = result.predictions
@@ -112,7 +113,9 @@ def test_what_is_asked(stages: list[Any], asked: dict[str, Any]) -> None:
             id="defaults are not the user's choice",
         ),
         pytest.param(
-            {"_target_": f"{MODULE}.TakesMost"}, {"max_instances": 20}, id="takes one of them"
+            {"_target_": f"{MODULE}.TakesMaxInstances"},
+            {"max_instances": 20},
+            id="takes one of them",
         ),
         pytest.param({"_target_": f"{MODULE}.Filters"}, {}, id="takes neither"),
     ],
@@ -125,7 +128,7 @@ def test_of_whom_it_is_asked(runnable: dict[str, Any], asked: dict[str, float]) 
     "runnable",
     [
         pytest.param(FAKE | {"classes": ["a"]}, id="the user's classes"),
-        pytest.param({"_target_": f"{MODULE}.TakesMost"}, id="does not take classes"),
+        pytest.param({"_target_": f"{MODULE}.TakesMaxInstances"}, id="does not take classes"),
     ],
 )
 def test_a_limit_after_classes_that_are_not_asked_for(runnable: dict[str, Any]) -> None:
