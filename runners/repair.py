@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import OutputError
+from pipeline.errors import LedgerDamagedError, OutputError
 from pipeline.job import Job, Report
 from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sinks.predictions import Position
 from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
 from pipeline.system.files import asset_id_of
 from runners.reporting.console import tell
-from runners.rundir.commit import translated
 from runners.rundir.ledger.ledger import NAME as LEDGER
-from runners.rundir.ledger.ledger import Entry, Ledger, LedgerDamagedError
+from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles
 from runners.rundir.lock import locked
 from runners.rundir.order import INPUTS
+from runners.rundir.translation import translated
 
 _DAMAGED = f"{LEDGER}.damaged"
 

@@ -98,7 +98,7 @@ def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
             hint = near(decode[name], choices)
             yield f"decode.{name} '{decode[name]}' is none of {', '.join(choices)}{hint}"
     if decode["jpeg"] == "nvjpeg" and config["device"] == "cpu":
-        yield "decode.jpeg=nvjpeg needs a CUDA device; this job's is cpu"
+        yield "decode.jpeg=nvjpeg needs a CUDA device; this job runs on cpu"
     if decode["jpeg"] == "nvjpeg" and decode["isolation"] == "process":
         yield "decode.jpeg=nvjpeg decodes in the job's own process; leave out decode.isolation"
     if decode["jpeg"] == "nvjpeg" and config["runnable"].get("exact"):

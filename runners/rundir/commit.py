@@ -26,7 +26,8 @@ from pipeline.system.files import sync_folder
 from runners.rundir import order as results
 from runners.rundir.in_flight import InFlight
 from runners.rundir.ledger.ledger import Entry, Ledger
-from runners.rundir.opening import apart
+from runners.rundir.readers import apart
+from runners.rundir.translation import translated
 from runners.todo import trusted_mtime
 
 Group = list[tuple[Entry, Outcome]]
@@ -238,16 +239,6 @@ def is_finished(job: Job, ledger: Ledger) -> bool:
     names = [name for each in job.aggregates.values() for name in getattr(each, "files", ())]
     missing = [name for name in lists + names if status_of(job.output / name) is None]
     return bool(ledger.fact("finished")) and not missing
-
-
-@contextmanager
-def translated(output: Path) -> Iterator[None]:
-    """Make an OutputError of what the file system says of an output."""
-    try:
-        yield
-    except OSError as exc:
-        where = exc.filename or output
-        raise OutputError(f"cannot write the output {where}: {exc.strerror or exc}") from exc
 
 
 @contextmanager

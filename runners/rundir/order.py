@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import OutputError
+from pipeline.protocols import SkippedEntry
 from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sinks.predictions import Position
-from pipeline.sources import Skipped
 from pipeline.system.descriptors import (
     check_regular,
     create_file,
@@ -133,7 +133,7 @@ def write_failures(directory: Path, ledger: Ledger) -> None:
             write_line(file, failure_line(entry))
 
 
-def write_skipped(directory: Path, skipped: Iterable[Skipped]) -> Counter[str]:
+def write_skipped(directory: Path, skipped: Iterable[SkippedEntry]) -> Counter[str]:
     """Replace ``skipped.jsonl``, and return how many files were skipped, by reason."""
     reasons: Counter[str] = Counter()
     with replaced(directory / SKIPPED) as file:

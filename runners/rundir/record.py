@@ -25,7 +25,7 @@ from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import write_whole
 from pipeline.system.versions import VERSION, library_versions
 from runners.reporting.console import busy
-from runners.rundir.commit import translated
+from runners.rundir.translation import translated
 
 _KEPT = ("start", "end", "exit_status", "command", "fingerprint", "device", "counts")
 _EARLIER = 20

@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from pipeline.errors import OutputError, OutputLockedError
+from pipeline.errors import LedgerDamagedError, OutputError, OutputLockedError
 from pipeline.sinks.predictions import Position
 from pipeline.system.descriptors import check_held, check_regular, remove, status_of
 from runners.rundir.ledger.seal import is_sealed, seal
@@ -51,17 +51,6 @@ CREATE TABLE source_files (
 CREATE INDEX names ON source_files (name) WHERE name IS NOT NULL;
 CREATE INDEX unreported ON source_files (id) WHERE unreported;
 """
-
-
-class LedgerDamagedError(OutputError):
-    """The ledger does not say any more what is done; the message says how to rebuild it."""
-
-    def __init__(self, path: Path, what: str) -> None:
-        super().__init__(
-            f"the ledger '{path}' is damaged ({what}); run the same command with runner=repair, "
-            "which rebuilds it from predictions.jsonl, or with runner.on_change=restart to do "
-            "everything anew"
-        )
 
 
 @dataclass(slots=True)

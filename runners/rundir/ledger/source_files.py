@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import LedgerDamagedError
 from runners.rundir.ledger.ledger import (
     SOURCE_FILES,
     Ledger,
-    LedgerDamagedError,
     checksum_of,
     statements,
 )
