@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -12,22 +12,22 @@ from itertools import chain
 from pipeline.config import inputs_of
 from pipeline.errors import ConfigError, OutputError, OutputLockedError
 from pipeline.job import Job, Report
-from pipeline.protocols import Asset, SkippedEntry, SkippingSource, Source
+from pipeline.protocols import Asset
 from pipeline.validation import check_choice, check_flag
 from runners import budget
 from runners.reporting.console import Progress, print_summary, reasons, say, told
 from runners.reporting.log import logged
 from runners.reporting.status import Status
 from runners.reporting.tally import Tally, most_common, totals
-from runners.rundir import order as results
 from runners.rundir.commit import Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.lists import SKIPPED, write_skipped
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
 from runners.rundir.readers import reader
 from runners.rundir.record import Record
 from runners.rundir.translation import translated
-from runners.todo import DONE, GONE, LATER, POISON, Todo
+from runners.todo import DONE, GONE, LATER, POISON, Todo, skipped_entries
 
 _LOST = 20  # folders that cannot be read, named on standard error
 
@@ -122,15 +122,10 @@ def count(source: Iterable[Asset]) -> int:
     return len(source) if isinstance(source, Sized) else sum(1 for _ in source)
 
 
-def skipped_entries(source: Source | None) -> Sequence[SkippedEntry]:
-    """Return what a source skipped when it was last listed."""
-    return source.skipped() if isinstance(source, SkippingSource) else ()
-
-
 def _skipped(job: Job) -> Counter[str]:
     """Write ``skipped.jsonl``; return how many files are in it, by reason."""
     with translated(job.output):
-        return results.write_skipped(job.output, skipped_entries(job.source))
+        return write_skipped(job.output, skipped_entries(job.source))
 
 
 def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
@@ -138,7 +133,7 @@ def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
     for entry in lost[:_LOST]:
         yield f"skipped: {entry.path}: {entry.reason}"
     if len(lost) > _LOST:
-        yield f"skipped: {len(lost) - _LOST} more folders; each is named in {results.SKIPPED}"
+        yield f"skipped: {len(lost) - _LOST} more folders; each is named in {SKIPPED}"
     if not total:
         found = f"; skipped: {reasons(skipped)}" if skipped else ""
         yield f"there is no image in {', '.join(inputs_of(job.config['input']))}{found}"

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.checks import refuse_input_in
 from pipeline.errors import ConfigError, LedgerDamagedError, OutputError
 from pipeline.job import Job
 from pipeline.protocols import DescribedRunnable, Warns
 from pipeline.redaction import redacted
+from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sources.decode.reading import why
-from pipeline.system.descriptors import check_regular, remove, status_of
+from pipeline.system.descriptors import check_regular, remove
 from pipeline.system.files import remove_temporaries
 from runners.reporting.status import Status
 from runners.rundir import order as results
@@ -22,7 +24,15 @@ from runners.rundir.clearing import clear
 from runners.rundir.inputs import Share, share_of
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
-from runners.rundir.record import Record
+from runners.rundir.owned import (
+    Outputs,
+    check_owned,
+    flat,
+    has_run,
+    record_outputs,
+    recorded_outputs,
+)
+from runners.rundir.record import Record, killed_run
 from runners.rundir.settings import differences
 from runners.rundir.translation import translated
 
@@ -55,6 +65,7 @@ class OpenRun:
     job: Job
     earlier: Ledger | None
     share: Share
+    _killed: dict[str, Any] | None
     _stack: ExitStack
 
     def start(self, *, load_model: bool) -> StartedRun:
@@ -81,9 +92,12 @@ class OpenRun:
                 ledger = self._stack.enter_context(Ledger(job.output / LEDGER))
         check_settings(job, ledger, loaded=load_model)
         self.share.record(ledger)
+        outputs = record_outputs(job, ledger)
         parts = (job.model, job.runnable)
         warnings = [text for part in parts if isinstance(part, Warns) for text in part.warnings]
-        return StartedRun(ledger, Record(job, device, warnings, self.share.as_json()), load_s)
+        inputs = self.share.as_json()
+        record = Record(job, ledger, device, warnings, inputs, outputs, self._killed)
+        return StartedRun(ledger, record, load_s)
 
 
 @contextmanager
@@ -107,8 +121,9 @@ def open_run(
         if ledger is not None:
             stack.enter_context(ledger)
         share = share_of(job, ledger, on_change, can_extend=can_extend)
+        killed = killed_run(job.output, ledger)  # before status.json is replaced
         stack.enter_context(status)
-        yield OpenRun(job, ledger, share, stack)
+        yield OpenRun(job, ledger, share, killed, stack)
 
 
 def open_ledger(job: Job, on_change: str, *, can_extend: bool = False) -> Ledger | None:
@@ -127,41 +142,47 @@ def open_ledger(job: Job, on_change: str, *, can_extend: bool = False) -> Ledger
         ConfigError: The results are of other settings or of another input; names what differs.
         LedgerDamagedError: The ledger, or the predictions that it lists, are damaged.
     """
-    path, restart = job.output / LEDGER, on_change == "restart"
-    if status_of(job.output / "run.json") is None and not check_regular(path):
-        return None  # no run has started here
+    if not has_run(job.output):
+        check_owned(job, {})
+        return None
     for folder in (job.output, job.output / ".hydra"):
         remove_temporaries(folder)
-    try:
-        if not _holds(path):
-            if _holds(job.output / "predictions.jsonl"):
-                there = check_regular(path)
-                raise LedgerDamagedError(path, "it is empty" if there else "it is missing")
-            for name in (LEDGER, f"{LEDGER}-journal"):  # of a run killed while creating them
-                remove(job.output / name)
-            return None
-        ledger = Ledger(path)
-    except LedgerDamagedError:
-        if not restart:
-            raise
-        _clear(job)
-        return None
-    try:
-        check_settings(job, ledger, loaded=False)
-        share_of(job, ledger, on_change, can_extend=can_extend)
-        results.finish_order(job.output, ledger)
-    except BaseException as exc:
-        ledger.__exit__()
-        if restart and isinstance(exc, (ConfigError, LedgerDamagedError)):
-            _clear(job)
-            return None
-        raise
-    return ledger
+    recorded = recorded_outputs(job.output, None)
+    with ExitStack() as stack:
+        try:
+            ledger = _existing_ledger(job.output)
+            if ledger is not None:
+                stack.enter_context(ledger)
+                check_settings(job, ledger, loaded=False)
+                share_of(job, ledger, on_change, can_extend=can_extend)
+                results.finish_order(job.output, ledger)
+                recorded = recorded_outputs(job.output, ledger)
+        except (ConfigError, LedgerDamagedError):
+            stack.close()
+            if on_change != "restart":
+                raise
+            _clear(job, recorded)
+            ledger = None
+        check_owned(job, recorded)
+        stack.pop_all()
+        return ledger
 
 
-def _clear(job: Job) -> None:
+def _existing_ledger(output: Path) -> Ledger | None:
+    path = output / LEDGER
+    if _holds(path):
+        return Ledger(path)
+    if _holds(output / PREDICTIONS):
+        raise LedgerDamagedError(path, "it is empty" if check_regular(path) else "it is missing")
+    for name in (LEDGER, f"{LEDGER}-journal"):  # of a run killed while creating them
+        remove(output / name)
+    return None
+
+
+def _clear(job: Job, recorded: Outputs) -> None:
+    refuse_input_in(job.output, job.config["input"], flat(recorded))
     try:
-        clear(job.output, job.sinks, job.aggregates)
+        clear(job.output, job.sinks, recorded)
     except OSError as exc:
         where = exc.filename or job.output
         raise OutputError(f"cannot remove earlier results {where}: {why(exc)}") from exc

@@ -241,7 +241,7 @@ def test_a_watch_has_one_folder(here: Path) -> None:
 
 def test_plan_knows_the_input(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run("input=a", OUT)
-    for given, told in (("a", "done already"), ("b", "another input")):
+    for given, told in (("a", "already done"), ("b", "another input")):
         run(f"input={given}", OUT, "runner=plan")
         shown = capfd.readouterr()
         assert told in shown.out + shown.err
