@@ -74,7 +74,7 @@ def test_new_changed_mended_and_removed(
     (photos / "a1.jpg").unlink()  # a result whose input is no more
     again = d2run(*FAKE, f"input={photos}", f"output={done}")
     assert again.returncode == 0
-    assert "1 inputs of an earlier run are not there any more" in again.stderr
+    assert "1 inputs of an earlier run no longer exist" in again.stderr
     assert lines(done / "failures.jsonl") == []
     assert lines(done / "predictions.jsonl")[0]["asset"] == "a1.jpg"
 
@@ -248,7 +248,7 @@ def test_one_guilty_frame_fails_alone(d2run: Run, tmp_path: Path, out: Path) -> 
     assert told.returncode == 3
     assert told.stderr.splitlines() == [
         "error: 5.png: inference: RuntimeError: '5.png' fails, as fail_on says",
-        f"error: 1 of 11 inputs failed; each is named in {out}/failures.jsonl",
+        f"error: 1 of 11 inputs failed; see {out}/failures.jsonl",
     ]
     # once: what its batch was tried before is not its own, and hangs on who its neighbours are
     assert [(line["asset"], line["attempts"]) for line in lines(out / "failures.jsonl")] == [
