@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pipeline.errors import OutputError, RootGoneError
+from pipeline.errors import LedgerDamagedError, OutputError, RootGoneError
 from pipeline.job import Report
 from runners.reporting.log import Log
 from runners.reporting.tally import most_common, totals
-from runners.rundir.ledger.ledger import LedgerDamagedError
 from runners.rundir.ledger.source_files import SourceFile
 from runners.rundir.record import Record
 from runners.watch.inbox.events import Events

@@ -13,18 +13,15 @@ from typing import Any, Literal
 from pipeline.errors import ConfigError, OutputLockedError
 from pipeline.job import Job, Report
 from pipeline.system.files import expanded
+from pipeline.validation import check_choice
 from runners import budget
 from runners.reporting.console import print_summary
 from runners.reporting.log import Log, logged
 from runners.reporting.status import Status
 from runners.reporting.tally import Tally
-from runners.rundir.commit import translated
-from runners.rundir.inputs import share_of
-from runners.rundir.ledger.ledger import NAME as LEDGER
-from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lock import locked
-from runners.rundir.opening import check_settings, one_of, open_ledger, reader
-from runners.rundir.record import Record
+from runners.rundir.opening import open_run
+from runners.rundir.readers import reader
 from runners.watch.files.after import After
 from runners.watch.inbox.events import Events
 from runners.watch.inbox.inbox import Inbox
@@ -78,10 +75,10 @@ class Watch:
     retry_failed: bool = False
 
     def __post_init__(self) -> None:
-        one_of("ready", self.ready, "settled", "marker", "rename")
-        one_of("after", self.after, "keep", "move", "delete")
-        one_of("on_change", self.on_change, "error", "restart")
-        one_of("on_lock", self.on_lock, "error", "skip")
+        check_choice("ready", self.ready, ("settled", "marker", "rename"))
+        check_choice("after", self.after, ("keep", "move", "delete"))
+        check_choice("on_change", self.on_change, ("error", "restart"))
+        check_choice("on_lock", self.on_lock, ("error", "skip"))
         budget.allowed(self.max_failures, 0)
         for option, is_right, what in _checks(self):
             if not is_right:
@@ -158,21 +155,9 @@ class Watch:
         marker = self.marker if self.ready == "marker" else None
         moved = [done, failed] if self.after != "keep" else []
         leave_out, apart = [job.output.resolve(), *moved], [job.output, *moved]
-        with ExitStack() as stack:
-            ledger = open_ledger(job, self.on_change)
-            if ledger is not None:
-                stack.enter_context(ledger)
-            status = Status(job.output, metrics=True, metrics_port=self.metrics_port)
-            stack.enter_context(status)
-            started = time.monotonic()
-            stack.enter_context(job.runnable)
-            if ledger is None:
-                with translated(job.output):
-                    ledger = stack.enter_context(Ledger(job.output / LEDGER))
-            check_settings(job, ledger, loaded=True)
-            share = share_of(job, ledger, self.on_change, can_extend=False)
-            share.record(ledger)
-            describe = getattr(job.runnable, "describe", lambda: {"device": job.config["device"]})
+        status = Status(job.output, metrics=True, metrics_port=self.metrics_port)
+        with open_run(job, self.on_change, status) as opened, ExitStack() as stack:
+            started = opened.start(load_model=True)
             inbox = Inbox(
                 root,
                 ready=self.ready,
@@ -186,8 +171,8 @@ class Watch:
             troubles = Troubles(status)
             work = Work(
                 job,
-                ledger,
-                Tally(status, {"load": time.monotonic() - started}),
+                started.ledger,
+                Tally(status, {"load": started.load_s}),
                 inbox,
                 After(self.after, root, done, failed, marker=marker),
                 stack.enter_context(reader(job, by_default=True)),
@@ -195,8 +180,7 @@ class Watch:
                 self.retry_failed,
                 self.max_failures,
             )
-            warnings = [*getattr(job.model, "warnings", []), *getattr(job.runnable, "warnings", [])]
-            record = Record(job, describe(), warnings, share.as_json())
+            record = started.record
             events = stack.enter_context(Events(root, events=self.events, leave_out=apart))
             watching = Watching(self, work, inbox, events, record, log, troubles)
             late = getattr(work.reader, "close", events.wake)
