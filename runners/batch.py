@@ -5,29 +5,29 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 from pipeline.config import inputs_of
 from pipeline.errors import ConfigError, OutputError, OutputLockedError
 from pipeline.job import Job, Report
 from pipeline.protocols import Asset
+from pipeline.validation import check_choice, check_flag
 from runners import budget
 from runners.reporting.console import Progress, print_summary, reasons, say, told
 from runners.reporting.log import logged
 from runners.reporting.status import Status
 from runners.reporting.tally import Tally, most_common, totals
-from runners.rundir import order as results
-from runners.rundir.commit import Session, finish, is_finished, translated
-from runners.rundir.inputs import share_of
-from runners.rundir.ledger.ledger import NAME as LEDGER
+from runners.rundir.commit import Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.lists import SKIPPED, write_skipped
 from runners.rundir.lock import locked
-from runners.rundir.opening import check_settings, one_of, open_ledger, reader
+from runners.rundir.opening import open_run
+from runners.rundir.readers import reader
 from runners.rundir.record import Record
-from runners.todo import DONE, GONE, LATER, POISON, Todo
+from runners.rundir.translation import translated
+from runners.todo import DONE, GONE, LATER, POISON, Todo, skipped_entries
 
 _LOST = 20  # folders that cannot be read, named on standard error
 
@@ -55,9 +55,10 @@ class Batch:
     retry_failed: bool = False
 
     def __post_init__(self) -> None:
-        one_of("on_error", self.on_error, "skip", "raise")
-        one_of("on_change", self.on_change, "error", "restart", "extend")
-        one_of("on_lock", self.on_lock, "error", "skip")
+        check_choice("on_error", self.on_error, ("skip", "raise"))
+        check_choice("on_change", self.on_change, ("error", "restart", "extend"))
+        check_choice("on_lock", self.on_lock, ("error", "skip"))
+        check_flag("retry_failed", self.retry_failed)
         budget.allowed(self.max_failures, 0)
 
     def run(self, job: Job) -> Report:
@@ -89,15 +90,13 @@ class Batch:
     def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, str]:
         assets = iter(source)  # looks at the input, and the same look gives the length
         total = count(source)
-        with ExitStack() as stack:
-            ledger = open_ledger(job, self.on_change, can_extend=True)
-            if ledger is not None:
-                stack.enter_context(ledger)
-            share = share_of(job, ledger, self.on_change, can_extend=True)
-            failures = ledger.entries(failed=True) if ledger else ()
+        status = Status(job.output, total)
+        with open_run(job, self.on_change, status, can_extend=True) as opened:
+            share, earlier = opened.share, opened.earlier
+            failures = earlier.entries(failed=True) if earlier else ()
             todo = Todo(
-                share.distinct(assets, ledger),
-                ledger,
+                share.distinct(assets, earlier),
+                earlier,
                 self.retry_failed,
                 first_place=share.places.start,
                 places=share.places,
@@ -105,26 +104,16 @@ class Batch:
             )
             found = iter(todo)
             first = next(found, None)
-            started = time.monotonic()
-            device: dict[str, Any] = {"device": job.config["device"]}
-            if first is not None:  # where nothing is to be done no model is needed
-                stack.enter_context(job.runnable)
-                device = getattr(job.runnable, "describe", lambda: device)()
-            if ledger is None:
-                with translated(job.output):
-                    ledger = stack.enter_context(Ledger(job.output / LEDGER))
-            check_settings(job, ledger, loaded=first is not None)
-            share.record(ledger)
+            started = opened.start(load_model=first is not None)
+            record = started.record
             skipped = _skipped(job)
-            warnings = [*_warnings(job, total, skipped)]
-            for warning in warnings:
+            record.warnings += _warnings(job, total, skipped)
+            for warning in record.warnings:
                 say(f"warning: {warning}")
-            seconds = {"load": time.monotonic() - started}
-            record = Record(job, device, warnings, share.as_json())
             if first is not None:
                 found = chain([first], found)
-            tally = Tally(stack.enter_context(Status(job.output, total)), seconds)
-            run = _Run(job, self, total, ledger, todo, record, tally, share.places, skipped)
+            tally = Tally(status, {"load": started.load_s})
+            run = _Run(job, self, total, started.ledger, todo, record, tally, share.places, skipped)
             return run.carry_out(found), record.ran_on()
 
 
@@ -136,18 +125,15 @@ def count(source: Iterable[Asset]) -> int:
 def _skipped(job: Job) -> Counter[str]:
     """Write ``skipped.jsonl``; return how many files are in it, by reason."""
     with translated(job.output):
-        return results.write_skipped(job.output, getattr(job.source, "skipped", list)())
+        return write_skipped(job.output, skipped_entries(job.source))
 
 
 def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
-    yield from getattr(job.model, "warnings", [])
-    yield from getattr(job.runnable, "warnings", [])
-    entries: Iterable[Any] = getattr(job.source, "skipped", list)()
-    lost = [entry for entry in entries if getattr(entry, "lost", False)]
+    lost = [entry for entry in skipped_entries(job.source) if entry.lost]
     for entry in lost[:_LOST]:
         yield f"skipped: {entry.path}: {entry.reason}"
     if len(lost) > _LOST:
-        yield f"skipped: {len(lost) - _LOST} more folders; each is named in {results.SKIPPED}"
+        yield f"skipped: {len(lost) - _LOST} more folders; each is named in {SKIPPED}"
     if not total:
         found = f"; skipped: {reasons(skipped)}" if skipped else ""
         yield f"there is no image in {', '.join(inputs_of(job.config['input']))}{found}"

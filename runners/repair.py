@@ -9,19 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import OutputError
+from pipeline.errors import LedgerDamagedError, OutputError
 from pipeline.job import Job, Report
 from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sinks.predictions import Position
 from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
 from pipeline.system.files import asset_id_of
 from runners.reporting.console import tell
-from runners.rundir.commit import translated
 from runners.rundir.ledger.ledger import NAME as LEDGER
-from runners.rundir.ledger.ledger import Entry, Ledger, LedgerDamagedError
+from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles
+from runners.rundir.lists import INPUTS
 from runners.rundir.lock import locked
-from runners.rundir.order import INPUTS
+from runners.rundir.owned import recorded_outputs
+from runners.rundir.translation import translated
 
 _DAMAGED = f"{LEDGER}.damaged"
 
@@ -47,6 +48,7 @@ class Repair:
             raise OutputError(f"there is no output {output} to repair; name one with output=")
         with locked(output), translated(output):
             settings, inputs, moved = _recorded(output / "run.json")
+            outputs = recorded_outputs(output, None)
             with suppress(LedgerDamagedError):
                 if check_regular(output / LEDGER):  # not one in use, or of a newer version
                     Ledger(output / LEDGER).__exit__()
@@ -55,6 +57,7 @@ class Repair:
             with Ledger(output / LEDGER) as ledger:
                 ledger.state("settings", settings)
                 ledger.state("inputs", inputs)
+                ledger.state("outputs", outputs)
                 ledger.put(entries.values())
                 if moved:  # a file of such a name is another one, unless it has the same content
                     files = SourceFiles(ledger)

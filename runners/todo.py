@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from pipeline.errors import PipelineError
-from pipeline.protocols import Asset
+from pipeline.protocols import Asset, SkippedEntry, SkippingSource, Source
 from runners.rundir.ledger.ledger import Entry, Ledger
 
 _AT_ONCE = 500
@@ -145,6 +145,11 @@ class Todo:
             return (POISON if state == DONE else FAILED), entry
         state, entry = _compared(asset, entry, self.by_content)
         return (LATER if self.only_failed and state == CHANGED else state), entry
+
+
+def skipped_entries(source: Source | None) -> Sequence[SkippedEntry]:
+    """Return what a source skipped when it was last listed."""
+    return source.skipped() if isinstance(source, SkippingSource) else ()
 
 
 def _compared(asset: Asset, entry: Entry, by_content: bool) -> tuple[str, Entry]:

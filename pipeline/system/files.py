@@ -28,13 +28,6 @@ from pipeline.system.descriptors import (
 _MAX_NAME_BYTES = 255  # NAME_MAX of every common Linux file system
 _TEMPORARY = ".part"
 
-# what a run writes into its output, and removes from it to begin anew
-RESULTS = (
-    "predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json", "inputs.jsonl",
-    "failures.jsonl", "skipped.jsonl",
-)  # fmt: skip
-RESULT_FOLDERS = ("overlay", "sem_seg", "panoptic")
-
 
 def expanded(path: str) -> Path:
     """Return a path absolute, its ``~`` as a shell expands it: left where there is no such user."""
@@ -239,6 +232,12 @@ def _is_utf8(raw: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def is_output_name(name: object) -> bool:
+    """Return whether a name in ``outputs`` stays in the run directory; directories end in ``/``."""
+    parts = name.removesuffix("/").split("/") if isinstance(name, str) else [""]
+    return not {"", ".", ".."} & set(parts)
 
 
 def asset_keys(asset_id: str, key: str = "asset") -> dict[str, str]:

@@ -7,11 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from pipeline.errors import OutputError, PipelineError, RootGoneError
+from pipeline.errors import LedgerDamagedError, OutputError, PipelineError, RootGoneError
 from pipeline.job import Report
 from runners.reporting.log import Log
 from runners.reporting.tally import most_common, totals
-from runners.rundir.ledger.ledger import LedgerDamagedError
 from runners.rundir.ledger.source_files import SourceFile
 from runners.rundir.record import Record
 from runners.watch.health import HealthIssues

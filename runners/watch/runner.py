@@ -8,19 +8,14 @@ from dataclasses import dataclass
 
 from pipeline.errors import OutputLockedError
 from pipeline.job import Job, Report
-from pipeline.protocols import DescribedRunnable, Warns
 from pipeline.sources.decode.workers import DecodeWorkers
 from runners.reporting.console import print_summary
 from runners.reporting.log import Log, logged
 from runners.reporting.status import Status
 from runners.reporting.tally import Tally
-from runners.rundir.commit import translated
-from runners.rundir.inputs import share_of
-from runners.rundir.ledger.ledger import NAME as LEDGER
-from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lock import locked
-from runners.rundir.opening import check_settings, open_ledger, reader
-from runners.rundir.record import Record
+from runners.rundir.opening import StartedRun, open_run
+from runners.rundir.readers import reader
 from runners.watch.files.postprocessing import PostProcessing
 from runners.watch.folders import WatchFolders, watch_folders
 from runners.watch.health import HealthIssues
@@ -63,45 +58,22 @@ class Watch(WatchOptions):
         return report
 
     def _locked(self, job: Job, folders: WatchFolders, log: Log) -> tuple[Report, str]:
-        with ExitStack() as stack:
-            ledger = open_ledger(job, self.on_change)
-            if ledger is not None:
-                stack.enter_context(ledger)
-            status = Status(job.output, metrics=True, metrics_port=self.metrics_port)
-            stack.enter_context(status)
-            started_s = time.monotonic()
-            stack.enter_context(job.runnable)
-            if ledger is None:
-                with translated(job.output):
-                    ledger = stack.enter_context(Ledger(job.output / LEDGER))
-            check_settings(job, ledger, loaded=True)
-            share = share_of(job, ledger, self.on_change, can_extend=False)
-            share.record(ledger)
-            warnings = [
-                text
-                for part in (job.model, job.runnable)
-                if isinstance(part, Warns)
-                for text in part.warnings
-            ]
-            device = {"device": job.config["device"]}
-            if isinstance(job.runnable, DescribedRunnable):
-                device = dict(job.runnable.describe())
-            record = Record(job, device, warnings, share.as_json())
-            tally = Tally(status, {"load": time.monotonic() - started_s})
-            loop = self._loop(job, folders, ledger, tally, record, log, stack)
+        status = Status(job.output, metrics=True, metrics_port=self.metrics_port)
+        with open_run(job, self.on_change, status) as opened, ExitStack() as stack:
+            run = opened.start(load_model=True)
+            loop = self._loop(job, folders, run, Tally(status, {"load": run.load_s}), log, stack)
             decoder, abort = loop.processing.reader, loop.events.wake
             if isinstance(decoder, DecodeWorkers):
-                abort = decoder.close  # one may hang
+                abort = decoder.close  # a worker may hang
             with signals_handled(loop.requests, loop.events.wake, abort, DRAIN_S):
-                return loop.run(), record.ran_on()
+                return loop.run(), run.record.ran_on()
 
     def _loop(
         self,
         job: Job,
         folders: WatchFolders,
-        ledger: Ledger,
+        run: StartedRun,
         tally: Tally,
-        record: Record,
         log: Log,
         stack: ExitStack,
     ) -> WatchLoop:
@@ -130,7 +102,7 @@ class Watch(WatchOptions):
             job,
             self,
             schedule,
-            ledger,
+            run.ledger,
             tally,
             inbox,
             PostProcessing(
@@ -151,7 +123,7 @@ class Watch(WatchOptions):
             processing,
             inbox,
             events,
-            record,
+            run.record,
             log,
             health,
             requests,

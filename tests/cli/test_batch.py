@@ -95,7 +95,7 @@ def test_nvjpeg_needs_a_cuda_device(d2run: Run, photos: Path) -> None:
     nvjpeg = (*FAKE, f"input={photos}", "output=run", "decode.jpeg=nvjpeg")
     done = d2run(*nvjpeg, "device=cpu")
     assert done.returncode == 2
-    assert done.stderr == "error: decode.jpeg=nvjpeg needs a CUDA device; this job's is cpu\n"
+    assert done.stderr == "error: decode.jpeg=nvjpeg needs a CUDA device; this job runs on cpu\n"
 
 
 def test_relative_input_is_relative_to_the_caller(d2run: Run, photos: Path) -> None:

@@ -62,7 +62,7 @@ def test_new_changed_mended_and_removed(
     (photos / "sub" / "c.jpg").write_bytes(b"\xff\xd8\xff no more a picture")  # was done, fails
     (photos / "a10.jpg").touch()  # the same content
     plan = d2run(*FAKE, "runner=plan", f"input={photos}", f"output={done}")
-    for told in ("changed since", "failed before", "new", "done already"):
+    for told in ("changed since", "failed before", "new", "already done"):
         assert told in plan.stdout
     again = d2run(*FAKE, f"input={photos}", f"output={done}")
     assert again.returncode == 3

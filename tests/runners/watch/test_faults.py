@@ -22,7 +22,7 @@ from command_line import ROOT, write_picture
 from processes import wait_for
 from watched import IN_THIS_PROCESS, Watched
 
-import runners.rundir.opening as opening
+import runners.rundir.readers as readers
 from pipeline.errors import ConfigError, OutputError, RootGoneError
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.sinks.predictions import PredictionsJsonl
@@ -495,7 +495,7 @@ def test_the_same_file_again(watched: Watched) -> None:
 def failing_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, str(ROOT / "tests" / "support" / "failing_decoder.py")]
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(opening, "DecodeWorkers", partial(DecodeWorkers, command=command))
+    monkeypatch.setattr(readers, "DecodeWorkers", partial(DecodeWorkers, command=command))
 
 
 @pytest.mark.usefixtures("failing_decoder")
