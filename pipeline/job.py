@@ -50,6 +50,7 @@ class Report:
         totals: Assets in the output, earlier runs included: ``done``, ``failed``.
         skipped: Files of the input that were not taken, by reason.
         detections: Instances written, by class name.
+        failures: Why assets failed in this run, one line per reason.
         timings: Seconds by step, over all threads.
         wall_s: Seconds from first to last asset.
         message: One sentence for standard error when the status is not 0.
@@ -61,9 +62,15 @@ class Report:
     totals: Mapping[str, int] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     detections: Mapping[str, int] = field(default_factory=dict)
+    failures: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     wall_s: float = 0.0
     message: str = ""
+
+    @property
+    def busy(self) -> float:
+        """The share of the wall time in which the model's forward ran."""
+        return self.timings.get("forward", 0.0) / self.wall_s if self.wall_s else 0.0
 
 
 @runtime_checkable

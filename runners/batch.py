@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -13,11 +13,14 @@ from typing import Any
 from pipeline.config import inputs_of
 from pipeline.errors import ConfigError, OutputError, OutputLockedError
 from pipeline.job import Job, Report
-from pipeline.protocols import Asset
+from pipeline.protocols import Asset, DescribedRunnable
+from pipeline.system.terminal import say
 from runners import budget
-from runners.reporting.console import Progress, print_summary, reasons, say, told
+from runners.reporting.console import count_reasons
 from runners.reporting.log import logged
+from runners.reporting.progress import Progress, announce_loading
 from runners.reporting.status import Status
+from runners.reporting.summary import print_summary
 from runners.reporting.tally import Tally, most_common, totals
 from runners.rundir import order as results
 from runners.rundir.commit import Session, finish, is_finished, translated
@@ -77,16 +80,16 @@ class Batch:
             )
         try:
             with locked(job.output), logged(job.output / "run.log"):
-                report, ran_on = self._locked(job, job.source)
+                report, device = self._locked(job, job.source)
         except OutputLockedError:
             if self.on_lock == "skip":
                 return Report(0, job.output)
             raise
         if not job.config["quiet"]:
-            print_summary(report, ran_on)
+            print_summary(report, device, verbose=job.config["verbose"])
         return report
 
-    def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, str]:
+    def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, Mapping[str, Any]]:
         assets = iter(source)  # looks at the input, and the same look gives the length
         total = count(source)
         with ExitStack() as stack:
@@ -106,10 +109,12 @@ class Batch:
             found = iter(todo)
             first = next(found, None)
             started = time.monotonic()
-            device: dict[str, Any] = {"device": job.config["device"]}
+            device: Mapping[str, Any] = {"device": job.config["device"]}
             if first is not None:  # where nothing is to be done no model is needed
+                announce_loading(job)
                 stack.enter_context(job.runnable)
-                device = getattr(job.runnable, "describe", lambda: device)()
+                if isinstance(job.runnable, DescribedRunnable):
+                    device = job.runnable.describe()
             if ledger is None:
                 with translated(job.output):
                     ledger = stack.enter_context(Ledger(job.output / LEDGER))
@@ -125,7 +130,7 @@ class Batch:
                 found = chain([first], found)
             tally = Tally(stack.enter_context(Status(job.output, total)), seconds)
             run = _Run(job, self, total, ledger, todo, record, tally, share.places, skipped)
-            return run.carry_out(found), record.ran_on()
+            return run.carry_out(found), device
 
 
 def count(source: Iterable[Asset]) -> int:
@@ -149,7 +154,7 @@ def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
     if len(lost) > _LOST:
         yield f"skipped: {len(lost) - _LOST} more folders; each is named in {results.SKIPPED}"
     if not total:
-        found = f"; skipped: {reasons(skipped)}" if skipped else ""
+        found = f"; skipped: {count_reasons(skipped)}" if skipped else ""
         yield f"there is no image in {', '.join(inputs_of(job.config['input']))}{found}"
 
 
@@ -180,7 +185,7 @@ class _Run:
             with (
                 reader(job, by_default=False) as decode,
                 Session(job, self.ledger, decode) as session,
-                Progress(self.total).shown() as progress,
+                Progress(self.total, quiet=job.config["quiet"]).shown() as progress,
             ):
                 self._each_input(session, found, progress)
             if not self._is_over():
@@ -204,11 +209,9 @@ class _Run:
             for outcome in outcomes:
                 self.tally.add(outcome)
                 self.tally.status.update(earlier=self.todo.not_to_do)
-                progress.advance(self.todo.not_to_do)
-                if outcome.error is not None:
-                    progress.say(f"error: {outcome.asset.id}: {told(outcome.error)}")
-                    if self._is_over():
-                        break
+                progress.advance(outcome.asset.id, outcome.error, not_to_do=self.todo.not_to_do)
+                if outcome.error is not None and self._is_over():
+                    break
         finally:
             outcomes.close()
 
@@ -257,7 +260,9 @@ class _Run:
             "removed": self.removed,
         }
         report = self.tally.report(self.job.output, status, message, **more)
-        return replace(report, totals=totals(self.ledger), skipped=most_common(self.skipped))
+        return replace(
+            report, totals=totals(self.ledger.counts()), skipped=most_common(self.skipped)
+        )
 
     def _interrupted(self, exc: BaseException) -> None:
         """Leave a record that tells the truth, if it can still be written."""

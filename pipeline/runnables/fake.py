@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,10 @@ class FakeRunnable:
     def __exit__(self, *exc_info: object) -> None:
         """Stop to answer."""
         self._entered = False
+
+    def describe(self) -> dict[str, Any]:
+        """Return the device, and that there is no model."""
+        return {"device": self.device, "fake": True}
 
     def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
         """Return made-up predictions of each frame, in order.

@@ -222,6 +222,6 @@ class Watching:
     def _report(self, status: int, message: str) -> Report:
         """Return the end of the run; its wall is the time at work, not that of waiting."""
         report = self.work.tally.report(self.work.job.output, status, message)
-        held = totals(self.work.ledger)
+        held = totals(self.work.ledger.counts())
         skipped = most_common(self.inbox.skipped)
         return replace(report, wall_s=self.work.worked_s, totals=held, skipped=skipped)

@@ -14,9 +14,9 @@ from pipeline.errors import ConfigError, OutputLockedError
 from pipeline.job import Job, Report
 from pipeline.system.files import expanded
 from runners import budget
-from runners.reporting.console import print_summary
 from runners.reporting.log import Log, logged
 from runners.reporting.status import Status
+from runners.reporting.summary import print_summary
 from runners.reporting.tally import Tally
 from runners.rundir.commit import translated
 from runners.rundir.inputs import share_of
@@ -103,13 +103,14 @@ class Watch:
         began_s = time.monotonic()
         try:
             with hang_up_ignored(), locked(job.output), logged(job.output / "run.log") as log:
-                report, ran_on = self._locked(job, root, log)
+                report, device = self._locked(job, root, log)
         except OutputLockedError:
             if self.on_lock == "skip":
                 return Report(0, job.output)
             raise
         if not job.config["quiet"]:
-            print_summary(report, ran_on, of_s=time.monotonic() - began_s)
+            elapsed_s = time.monotonic() - began_s
+            print_summary(report, device, verbose=job.config["verbose"], elapsed_s=elapsed_s)
         return report
 
     def _root(self, job: Job) -> Path:
@@ -153,7 +154,7 @@ class Watch:
             trees[f"runner.{option}"] = path
         return trees
 
-    def _locked(self, job: Job, root: Path, log: Log) -> tuple[Report, str]:
+    def _locked(self, job: Job, root: Path, log: Log) -> tuple[Report, dict[str, Any]]:
         done, failed = self._trees(root).values()
         marker = self.marker if self.ready == "marker" else None
         moved = [done, failed] if self.after != "keep" else []
@@ -196,12 +197,13 @@ class Watch:
                 self.max_failures,
             )
             warnings = [*getattr(job.model, "warnings", []), *getattr(job.runnable, "warnings", [])]
-            record = Record(job, describe(), warnings, share.as_json())
+            device = describe()
+            record = Record(job, device, warnings, share.as_json())
             events = stack.enter_context(Events(root, events=self.events, leave_out=apart))
             watching = Watching(self, work, inbox, events, record, log, troubles)
             late = getattr(work.reader, "close", events.wake)
             with heeded(events.wake, late, DRAIN_S) as watching.wishes:
-                return watching.carry_out(), record.ran_on()
+                return watching.carry_out(), device
 
 
 def _checks(watch: Watch) -> Iterator[tuple[str, bool, str]]:

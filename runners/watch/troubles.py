@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from runners.reporting.console import say
+from pipeline.system.terminal import say
 from runners.reporting.status import Status
 
 _log = logging.getLogger("d2run")

@@ -18,8 +18,9 @@ from pipeline.protocols import Asset
 from pipeline.sources import ImageAsset
 from pipeline.sources.decode.image import MAX_PIXELS
 from pipeline.sources.decode.workers import DecodingStopped
+from pipeline.system.terminal import say
 from runners import budget
-from runners.reporting.console import say, told
+from runners.reporting.console import describe_error
 from runners.reporting.tally import Tally
 from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
@@ -196,7 +197,7 @@ class Work(Hooks):
         for entry, outcome in self._fresh:
             self.tally.add(outcome)
             if outcome.error is not None:
-                say(f"error: {entry.id}: {told(outcome.error)}")
+                say(f"error: {entry.id}: {describe_error(outcome.error)}")
         self._settle([(entry.id, entry.outcome == "done", entry.sha256) for entry, _ in group])
 
     def _process(self, arrivals: Mapping[str, Arrival]) -> None:
