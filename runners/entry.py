@@ -110,7 +110,8 @@ class _Jobs:
         """Build and run one job. Nothing is raised but interruptions: that would end a sweep."""
         hydra, began = HydraConfig.get(), time.monotonic()
         is_sweep = hydra.mode == RunMode.MULTIRUN
-        overrides, number = varied(hydra.overrides.task, self.swept), hydra.job.num
+        number = hydra.job.num if is_sweep else 0
+        overrides = varied(hydra.overrides.task, self.swept)
         output = Path(hydra.runtime.output_dir)
         self._job, self._quiet = None, cfg.get("quiet") is True
         if is_sweep:
@@ -159,7 +160,7 @@ class _Jobs:
         if self._sweep is None:
             return
         if not self._quiet:
-            print_sweep(self._rows)
+            print_sweep(self._sweep, self._rows)
         if self._sweep.is_dir():
             write_sweep(self._sweep, self._rows)
 

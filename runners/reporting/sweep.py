@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from pipeline.job import Report
 from pipeline.redaction import redacted
 from pipeline.system.files import write_whole
+from pipeline.system.terminal import tell
 from runners.reporting.console import print_table
 
 NAME = "sweep.csv"
@@ -71,10 +72,21 @@ def varied(overrides: Sequence[str], keys: Collection[str]) -> str:
     return " ".join(redacted(shown))
 
 
-def print_sweep(jobs: Sequence[SweepJob]) -> None:
-    """Print a table of the jobs on standard output."""
-    rows = [["" if cell is None else cell for cell in astuple(job)] for job in jobs]
+def print_sweep(directory: Path, jobs: Sequence[SweepJob]) -> None:
+    """Print a table of the jobs on standard output.
+
+    Args:
+        directory: The sweep's directory; those of its jobs are shown relative to it.
+        jobs: In order.
+    """
+    rows = []
+    for job in jobs:
+        output = Path(job.directory)
+        within = output.is_relative_to(directory)
+        job = replace(job, directory=str(output.relative_to(directory) if within else output))
+        rows.append(["" if cell is None else cell for cell in astuple(job)])
     print_table("Sweep", _COLUMNS, rows)
+    tell(f"results of the sweep in {directory}", unbroken=[str(directory)])
 
 
 def write_sweep(directory: Path, jobs: Sequence[SweepJob]) -> None:
