@@ -39,6 +39,21 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Assets that failed for the same reason.
+
+    Attributes:
+        reason: The message that they share.
+        count: How many failed.
+        examples: Ids of the first few.
+    """
+
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The end of a run.
 
@@ -50,7 +65,7 @@ class Report:
         totals: Assets in the output, earlier runs included: ``done``, ``failed``.
         skipped: Files of the input that were not taken, by reason.
         detections: Instances written, by class name.
-        failures: Why assets failed in this run, one line per reason.
+        failures: Assets that failed in this run, by reason, the most common reason first.
         timings: Seconds by step, over all threads.
         wall_s: Seconds from first to last asset.
         message: One sentence for standard error when the status is not 0.
@@ -62,7 +77,7 @@ class Report:
     totals: Mapping[str, int] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     detections: Mapping[str, int] = field(default_factory=dict)
-    failures: tuple[str, ...] = ()
+    failures: tuple[FailureGroup, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     wall_s: float = 0.0
     message: str = ""

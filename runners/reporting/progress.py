@@ -59,7 +59,7 @@ class Progress:
     @contextmanager
     def shown(self) -> Iterator[Progress]:
         """Show the bar while the block runs."""
-        if self.quiet or not is_terminal(sys.stderr):
+        if self.quiet or not self.total or not is_terminal(sys.stderr):
             yield self
             return
         from rich.console import Console

@@ -56,11 +56,14 @@ def print_summary(
         none = "no new input" if any(report.totals.values()) else "no input"
         tell(f"nothing to do: {counts or none}")
     else:
-        _print_detections(report.detections)
+        if report.detections:
+            _print_detections(report.detections)
         if verbose:
             _print_times(report)
-    for line in report.failures:
-        tell(line)
+    for group in report.failures:
+        more = ", ..." if group.count > len(group.examples) else ""
+        examples = f"{', '.join(group.examples)}{more}"
+        tell(f"{group.count} x {group.reason}: {examples}", unbroken=group.examples)
     if report.skipped:
         tell(f"skipped: {count_reasons(report.skipped)}")
     has_more = any(n != report.counts.get(name, 0) for name, n in report.totals.items())
@@ -109,13 +112,13 @@ def _speed(report: Report, counts: str, device: Mapping[str, Any]) -> str:
 
 
 def _machine(device: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the device, and the libraries that computed on it."""
-    where = [str(device[key]) for key in ("device", "name") if device.get(key)]
-    yield " ".join(where)
-    if not device.get("fake"):
-        versions = library_versions()
-        yield f"torch {versions['torch']}"
-        yield f"Detectron2 {versions['detectron2']}"
+    """Yield the device, and the libraries that computed on it; nothing without a model."""
+    if device.get("fake"):
+        return
+    yield " ".join(str(device[key]) for key in ("device", "name") if device.get(key))
+    versions = library_versions()
+    yield f"torch {versions['torch']}"
+    yield f"Detectron2 {versions['detectron2']}"
 
 
 def _tell_parts(parts: list[str]) -> None:

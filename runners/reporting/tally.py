@@ -12,44 +12,40 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import AssetError, PipelineError, printable
-from pipeline.job import Outcome, Report
+from pipeline.job import FailureGroup, Outcome, Report
 from runners.reporting.console import describe_error
 from runners.reporting.status import Status
 
 _log = logging.getLogger("d2run")
 
 _MAX_REASONS = 20
-_MAX_NAMES = 3
+_MAX_EXAMPLES = 3
 
 
-@dataclass
 class Failures:
-    """Failed assets by reason; of many reasons and assets only some are named.
+    """Groups failed assets by reason, in bounded memory: of many reasons only some are kept."""
 
-    Attributes:
-        counts: Number of failed assets by reason.
-    """
-
-    counts: Counter[str] = field(default_factory=Counter)
-    _names: dict[str, list[str]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._groups: dict[str, FailureGroup] = {}
 
     def add(self, asset_id: str, error: PipelineError) -> None:
-        """Count a failure; messages that differ only in numbers or the asset's name are equal."""
-        text = describe_error(error).replace(asset_id, "…") if asset_id else describe_error(error)
-        reason = re.sub(r"\d+", "…", text)
-        if reason not in self.counts and len(self.counts) >= _MAX_REASONS:
-            reason = "other reasons"
-        self.counts[reason] += 1
-        names = self._names.setdefault(reason, [])
-        if len(names) < _MAX_NAMES:
-            names.append(asset_id)
-
-    def lines(self) -> tuple[str, ...]:
-        """Return one line per reason, the most common first: ``3 x reason: a.jpg, b.jpg, ...``."""
-        return tuple(
-            f"{n} x {reason}: {', '.join(self._names[reason])}{', ...' if n > _MAX_NAMES else ''}"
-            for reason, n in self.counts.most_common()
+        """Count a failure; messages that differ only in numbers or the asset's id are equal."""
+        text = describe_error(error)
+        if asset_id:
+            text = text.replace(asset_id, "…")
+        key = reason = re.sub(r"\b\d+\b", "…", text)
+        if key not in self._groups and len(self._groups) >= _MAX_REASONS:
+            key = text = reason = "other reasons"
+        group = self._groups.get(key, FailureGroup(text, 0, ()))
+        self._groups[key] = FailureGroup(
+            text if group.reason == text else reason,
+            group.count + 1,
+            (*group.examples, asset_id)[:_MAX_EXAMPLES],
         )
+
+    def groups(self) -> tuple[FailureGroup, ...]:
+        """Return the groups, the largest first."""
+        return tuple(sorted(self._groups.values(), key=lambda group: -group.count))
 
 
 @dataclass
@@ -102,7 +98,7 @@ class Tally:
             output=output,
             counts=counts | {name: number for name, number in more.items() if number},
             detections=dict(self.detections),
-            failures=self.failures.lines(),
+            failures=self.failures.groups(),
             timings=self.seconds,
             wall_s=time.monotonic() - self.started,
             message=message,
