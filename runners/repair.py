@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import OutputError
 from pipeline.job import Job, Report
-from pipeline.sinks.predictions import NAME as PREDICTIONS
-from pipeline.sinks.predictions import Position
 from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
 from pipeline.system.files import asset_id_of
 from runners.reporting.console import tell
 from runners.rundir.commit import translated
+from runners.rundir.journal import Position
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Entry, Ledger, LedgerDamagedError
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles

@@ -11,13 +11,14 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.encoding import NAME as PREDICTIONS
+from pipeline.encoding import map_name
 from pipeline.errors import OutputError
 from pipeline.protocols import Sink
-from pipeline.sinks.predictions import NAME as PREDICTIONS
-from pipeline.sinks.predictions import map_name
 from pipeline.sources import ImageAsset
 from pipeline.system.descriptors import check_regular, open_to_read, remove, status_of
-from pipeline.system.files import RESULT_FOLDERS, OutputFolder, asset_id_of, output_name
+from pipeline.system.files import RESULT_FOLDERS, asset_id_of, output_name
+from pipeline.system.output_folder import OutputFolder
 from runners.rundir import in_flight
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger

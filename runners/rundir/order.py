@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -12,9 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import OutputError
-from pipeline.sinks.predictions import NAME as PREDICTIONS
-from pipeline.sinks.predictions import Position
+from pipeline.encoding import NAME as PREDICTIONS
+from pipeline.encoding import renumbered
 from pipeline.sources import Skipped
 from pipeline.system.descriptors import (
     check_regular,
@@ -25,13 +23,12 @@ from pipeline.system.descriptors import (
     rename,
 )
 from pipeline.system.files import asset_keys, replaced, sync_folder
+from runners.rundir.journal import Position
 from runners.rundir.ledger.ledger import Entry, Ledger
 
 FAILURES, INPUTS, SKIPPED = "failures.jsonl", "inputs.jsonl", "skipped.jsonl"
 _ORDERED = f".{PREDICTIONS}.ordered"
 _AT_ONCE = 4096
-# in a JSON string the quotes would be escaped, so the first match is the line's own key
-_IMAGE_ID = re.compile(rb', "image_id": \d+, "instances": ')
 
 
 def put_in_order(directory: Path, ledger: Ledger) -> None:
@@ -66,12 +63,13 @@ def _rewrite(directory: Path, ledger: Ledger, ordered: Path) -> Position:
                     continue
                 old.seek(entry.start)
                 first = next_image_id if entry.image_id is None else entry.image_id
-                data, lines = _renumbered(old.read(entry.length), first)
-                new.write(data)
+                start, number = size, 0
+                for line in renumbered(_lines(old, entry.length), first):
+                    size += new.write(line)
+                    number += 1
                 if entry.image_id is None:
-                    next_image_id += lines
-                moved.append(replace(entry, start=size, length=len(data)))
-                size += len(data)
+                    next_image_id += number
+                moved.append(replace(entry, start=start, length=size - start))
             ledger.put(moved)
         new.flush()
         os.fsync(new.fileno())
@@ -105,17 +103,11 @@ def _is_in_order(ledger: Ledger) -> bool:
     return size == ledger.position.size
 
 
-def _renumbered(data: bytes, first: int) -> tuple[bytes, int]:
-    """Return an asset's lines with image ids from ``first`` on, and how many there are."""
-    lines = data.splitlines(keepends=True)  # of bytes: at newlines only
-    for i, line in enumerate(lines):
-        lines[i], found = _IMAGE_ID.subn(b', "image_id": %d, "instances": ' % (first + i), line, 1)
-        if not found:
-            raise OutputError(
-                f"a line of {PREDICTIONS} has no image_id; run again with runner=repair, which "
-                "keeps what is whole"
-            )
-    return b"".join(lines), len(lines)
+def _lines(file: BinaryIO, length: int) -> Iterator[bytes]:
+    """Yield the lines in the next ``length`` bytes."""
+    while length > 0 and (line := file.readline(length)):
+        length -= len(line)
+        yield line
 
 
 def write_lists(directory: Path, ledger: Ledger) -> None:

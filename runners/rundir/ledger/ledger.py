@@ -21,8 +21,8 @@ from threading import RLock
 from typing import Any
 
 from pipeline.errors import OutputError, OutputLockedError
-from pipeline.sinks.predictions import Position
 from pipeline.system.descriptors import check_held, check_regular, remove, status_of
+from runners.rundir.journal import Position
 from runners.rundir.ledger.seal import is_sealed, seal
 from runners.rundir.lock import refusal
 
