@@ -32,12 +32,13 @@ class Spool:
 
     Args:
         directory: Where the temporary file is created; by default the system's.
-        max_bytes: Lines of this total size stay in memory.
+        max_bytes: Lines of this total size stay in memory; by default 1 MiB.
     """
 
-    def __init__(self, directory: Path | None = None, max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(self, directory: Path | None = None, max_bytes: int | None = None) -> None:
         self.n_lines = self.n_bytes = 0
-        self._directory, self._max_bytes = directory, max_bytes
+        self._directory = directory
+        self._max_bytes = _MAX_BYTES if max_bytes is None else max_bytes
         self._lines: list[bytes] = []
         self._path: Path | None = None
         self._file: BinaryIO | None = None

@@ -269,7 +269,8 @@ def test_a_growing_file_is_removed(tmp_path: Path, name: str) -> None:
 
 
 def test_a_growing_file_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
-    Growing(tmp_path).write(b"content")
+    OutputFolder(tmp_path).open("csv/a/x.csv").close()
+    assert len(everything_in(tmp_path)) == 1
     remove_temporaries(tmp_path)
     assert everything_in(tmp_path) == []
 
