@@ -47,7 +47,7 @@ class Repair:
         output = job.output
         if not output.is_dir() or not any(output.iterdir()):
             raise OutputError(
-                f"output {output}: no such run to repair; set output= to the directory of a run"
+                f"output {output}: there is no run to repair; set output= to the directory of a run"
             )
         with locked(output), translated(output):
             settings, inputs, moved = _recorded(output / "run.json")
