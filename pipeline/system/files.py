@@ -96,12 +96,23 @@ def sync_folder(path: str | Path, *, below: Path | None = None) -> None:
     """Make the names in a folder durable: what was created, renamed or removed there."""
     descriptor = open_directory(Path(path), below=below)
     try:
-        os.fsync(descriptor)
-    except OSError as exc:
-        if exc.errno != errno.EINVAL:  # a file system on which folders cannot be synced
-            raise
+        sync_open_folder(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_open_folder(descriptor: int) -> None:
+    """Make the names in an open folder durable."""
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # the file system does not support syncing folders
+            raise
+
+
+def file_identity(status: os.stat_result) -> tuple[int, int]:
+    """Return device and inode: two names with the same identity are the same file."""
+    return status.st_dev, status.st_ino
 
 
 @dataclass

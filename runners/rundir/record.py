@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,7 @@ from pipeline.redaction import redacted, redacted_text
 from pipeline.system.children import find_program
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import write_whole
-from pipeline.system.versions import VERSION, library_versions
-from runners.reporting.console import busy
+from pipeline.system.versions import VERSION, detectron2_origin, library_versions
 from runners.rundir.duplicates import recorded_duplicates
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.translation import translated
@@ -94,7 +91,7 @@ class Record:
             "duplicates": recorded_duplicates(self.ledger),
             "detections": dict(report.detections),
             "warnings": redacted(self.warnings),
-            "busy": round(busy(report), 4),
+            "busy": round(report.busy, 4),
             "seconds": seconds | {"wall": round(report.wall_s, 6)},
             "inputs_per_s": {
                 step: round(done / value, 3)
@@ -103,12 +100,6 @@ class Record:
             },
         }
         self._save()
-
-    def ran_on(self) -> str:
-        """Return the device and the libraries in one line."""
-        device, versions = self._content["device"], self._content["versions"]
-        where = " ".join(str(device[key]) for key in ("device", "name") if key in device)
-        return f"{where}, torch {versions['torch']}, Detectron2 {versions['detectron2_from']}"
 
     def _save(self) -> None:
         write_whole(self.job.output / "run.json", json.dumps(self._content, indent=1) + "\n")
@@ -208,12 +199,3 @@ def _versions() -> dict[str, Any]:
     torch = sys.modules.get("torch")  # only if the run loaded it
     versions["cuda"] = torch.version.cuda if torch else None
     return versions
-
-
-def detectron2_origin() -> str | None:
-    """Return which Detectron2 is installed: the in-tree distribution, or another build."""
-    try:
-        found = metadata.distribution("detectron2")
-    except metadata.PackageNotFoundError:
-        return "without metadata" if find_spec("detectron2") else None
-    return f"{found.version} ({found.metadata['Summary'] or 'another build'})"

@@ -165,7 +165,7 @@ def test_a_config_that_would_run_code_is_refused(d2run: Run, tmp_path: Path) -> 
 def test_a_device_that_is_not_there(d2run: Run, photos: Path, tmp_path: Path) -> None:
     done = d2run("model=shapes", "device=cuda:77", f"input={photos}", "output=run")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: device 'cuda:77' does not exist here; there is: cpu")
+    assert done.stderr.startswith("error: device 'cuda:77' does not exist. Available: cpu")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "cwd/run").exists()
 

@@ -247,7 +247,7 @@ def test_one_guilty_frame_fails_alone(d2run: Run, tmp_path: Path, out: Path) -> 
     told = d2run(*job, guilty)
     assert told.returncode == 3
     assert told.stderr.splitlines() == [
-        "error: 5.png: inference: RuntimeError: '5.png' fails, as fail_on says",
+        "error: 5.png: inference: RuntimeError: '5.png' fails because it is in fail_on",
         f"error: 1 of 11 inputs failed; see {out}/failures.jsonl",
     ]
     # once: what its batch was tried before is not its own, and hangs on who its neighbours are
