@@ -21,7 +21,7 @@ from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles
 from runners.rundir.lists import INPUTS
 from runners.rundir.lock import locked
-from runners.rundir.owned import recorded_outputs
+from runners.rundir.owned.names import recorded_outputs
 from runners.rundir.translation import translated
 
 _DAMAGED = f"{LEDGER}.damaged"

@@ -19,11 +19,11 @@ from pipeline.sources.decode.reading import why
 from pipeline.system.descriptors import check_regular, remove
 from pipeline.system.files import remove_temporaries
 from runners.rundir import order as results
-from runners.rundir.clearing import clear
 from runners.rundir.inputs import Share, share_of
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
-from runners.rundir.owned import (
+from runners.rundir.owned.clearing import clear
+from runners.rundir.owned.names import (
     Outputs,
     check_owned,
     flat,

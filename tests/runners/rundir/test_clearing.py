@@ -15,9 +15,9 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.protocols import Asset
 from pipeline.records import Categories, Result
 from pipeline.system.files import OutputFolder, output_name, write_whole
-from runners.rundir.clearing import clear
 from runners.rundir.ledger.ledger import Ledger
-from runners.rundir.owned import recorded_outputs
+from runners.rundir.owned.clearing import clear
+from runners.rundir.owned.names import recorded_outputs
 
 RESTART = ("runner.on_change=restart", "stage.min_score.threshold=0.9", "sink=[coco,overlay]")
 MINE = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from batches import job_of, record, run, write_images
 
-from runners.rundir.duplicates import record_duplicates, recorded_duplicates
+from runners.rundir.ledger.duplicates import record_duplicates, recorded_duplicates
 from runners.rundir.ledger.ledger import Entry, Ledger
 
 
