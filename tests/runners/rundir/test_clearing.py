@@ -238,6 +238,7 @@ def test_a_custom_sink_is_protected_like_ours(custom: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds all\.txt, which no run of d2run wrote"):
         run_custom(Notes, "seed=3", "runner.on_change=restart")
     assert (custom / "all.txt").read_text() == "mine"
+    assert len(results(custom)) == 3  # nothing was removed
     (custom / "all.txt").unlink()
     run_custom(Notes, "seed=3", "runner.on_change=restart")
     run_custom(Notes, "seed=3")  # its own files do not disturb it
