@@ -35,11 +35,11 @@ from pipeline.system.descriptors import check_held, open_file, status_of
 from pipeline.system.files import sync_folder
 from runners.rundir import lists
 from runners.rundir import order as results
-from runners.rundir.aggregates import are_built, build_aggregates
-from runners.rundir.duplicates import record_duplicates
 from runners.rundir.in_flight import InFlight
 from runners.rundir.journal import Journal, Position
+from runners.rundir.ledger.duplicates import record_duplicates
 from runners.rundir.ledger.ledger import Entry, Ledger
+from runners.rundir.owned.aggregates import are_built, build_aggregates
 from runners.rundir.readers import apart
 from runners.rundir.translation import translated
 from runners.todo import trusted_mtime

@@ -365,7 +365,7 @@ def test_a_users_own_files_are_not_overwritten(d2run: Run, photos: Path) -> None
     own.write_text("annotations")
     done = d2run(*FAKE, f"input={photos}/b.png", f"output={photos}/sub")
     assert done.returncode == 2
-    assert "holds a coco.json" in done.stderr
+    assert "holds coco.json, which" in done.stderr
     assert own.read_text() == "annotations"
 
 

@@ -18,12 +18,12 @@ from pipeline.system.descriptors import check_regular, names_in, open_to_read, r
 from pipeline.system.files import asset_id_of, output_name
 from pipeline.system.output_folder import OutputFolder
 from runners.rundir import in_flight
-from runners.rundir.aggregates import built_files
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, INPUTS
 from runners.rundir.order import ORDERED
-from runners.rundir.owned import LISTS, Outputs, flat
+from runners.rundir.owned.aggregates import built_files
+from runners.rundir.owned.names import LISTS, Outputs, flat
 
 _OF_EVERY_RUN = (*LISTS, ORDERED, in_flight.NAME)
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}(-\d+\.\d+)?\.part")
