@@ -1,4 +1,4 @@
-"""Once over the input."""
+"""``runner=batch``: processes every input once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runners.reporting.status import Status
 from runners.reporting.tally import Tally, most_common, totals
 from runners.rundir.commit import Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
-from runners.rundir.lists import SKIPPED, write_skipped
+from runners.rundir.lists import FAILURES, SKIPPED, write_skipped
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
 from runners.rundir.readers import reader
@@ -29,23 +29,24 @@ from runners.rundir.record import Record
 from runners.rundir.translation import translated
 from runners.todo import DONE, GONE, LATER, POISON, Todo, skipped_entries
 
-_LOST = 20  # folders that cannot be read, named on standard error
+_LOST = 20  # unreadable directories named on standard error
 
 
 @dataclass
 class Batch:
-    """Runs the pipeline once over every input that is not done yet.
+    """Runs the pipeline once over every input that is not done.
 
     Attributes:
-        on_error: ``skip`` goes on after an input that failed; ``raise`` stops at the first.
+        on_error: ``skip`` continues after a failed input; ``raise`` stops at the first.
         max_failures: Stop when more inputs than this have failed: a number, or a share of all
-            inputs such as ``5%``; ``None`` for no limit.
-        on_change: What to do with results of other settings, or of another input, in the output:
-            ``error``; ``restart`` to remove them and start from scratch; ``extend`` to keep those
-            of another input and add this one's.
-        on_lock: What to do when another run holds the output: ``error`` (exit status 11), or
-            ``skip`` (0, and not a word).
-        retry_failed: Do only the inputs that failed, those too that are not tried again otherwise.
+            inputs such as ``5%``; ``None``: no limit.
+        on_change: What to do if the output holds results of other settings or of another input:
+            ``error``; ``restart`` removes them and starts from scratch; ``extend`` keeps those of
+            another input and adds to them.
+        on_lock: What to do if another run holds the output: ``error`` (exit status 11), or
+            ``skip`` (exits 0 silently).
+        retry_failed: Process only the inputs that failed before, including those that killed their
+            worker process.
     """
 
     on_error: str = "skip"
@@ -62,12 +63,12 @@ class Batch:
         budget.allowed(self.max_failures, 0)
 
     def run(self, job: Job) -> Report:
-        """Carry out the job.
+        """Run the job.
 
         Raises:
             ConfigError: There is no input, the device does not exist, or the output holds results
                 of other settings; nothing was started.
-            StoreError: The weights cannot be had or do not fit.
+            StoreError: The weights are unavailable or do not fit the model.
             OutputLockedError: Another run holds the output.
             OutputError: The output cannot be written, or its ledger is damaged.
         """
@@ -88,7 +89,7 @@ class Batch:
         return report
 
     def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, str]:
-        assets = iter(source)  # looks at the input, and the same look gives the length
+        assets = iter(source)  # lists the input once; ``count`` uses the same listing
         total = count(source)
         status = Status(job.output, total)
         with open_run(job, self.on_change, status, can_extend=True) as opened:
@@ -118,12 +119,12 @@ class Batch:
 
 
 def count(source: Iterable[Asset]) -> int:
-    """Return how many inputs there are."""
+    """Return the number of inputs."""
     return len(source) if isinstance(source, Sized) else sum(1 for _ in source)
 
 
 def _skipped(job: Job) -> Counter[str]:
-    """Write ``skipped.jsonl``; return how many files are in it, by reason."""
+    """Write ``skipped.jsonl``; return the number of files in it, by reason."""
     with translated(job.output):
         return write_skipped(job.output, skipped_entries(job.source))
 
@@ -133,7 +134,7 @@ def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
     for entry in lost[:_LOST]:
         yield f"skipped: {entry.path}: {entry.reason}"
     if len(lost) > _LOST:
-        yield f"skipped: {len(lost) - _LOST} more folders; each is named in {SKIPPED}"
+        yield f"skipped: {len(lost) - _LOST} more directories; see {SKIPPED}"
     if not total:
         found = f"; skipped: {reasons(skipped)}" if skipped else ""
         yield f"there is no image in {', '.join(inputs_of(job.config['input']))}{found}"
@@ -141,7 +142,7 @@ def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
 
 @dataclass
 class _Run:
-    """One run under way."""
+    """A run in progress."""
 
     job: Job
     batch: Batch
@@ -202,7 +203,7 @@ class _Run:
         return self.limit is not None and self.tally.counts["failed"] > self.limit
 
     def _forget_removed(self) -> None:
-        """Forget failures of inputs that are no more; of others keep the results, and say so."""
+        """Forget failures of inputs that no longer exist; keep and report results of others."""
         forgotten = self.todo.unseen_failures
         if forgotten:
             self.ledger.remove(forgotten)
@@ -211,8 +212,7 @@ class _Run:
         self.removed = self.known - self.todo.known - len(forgotten) + self.todo.counts[GONE]
         if self.removed:
             text = (
-                f"{self.removed} inputs of an earlier run are not there any more; their results "
-                "are kept"
+                f"{self.removed} inputs of an earlier run no longer exist; their results are kept"
             )
             self.record.warnings.append(text)
             say(f"warning: {text}")
@@ -223,15 +223,14 @@ class _Run:
         status, message = 0, ""
         if failed:
             status = 3
-            message = f"{failed} of {self.total} inputs failed; each is named in "
-            message += str(output / "failures.jsonl")
+            message = f"{failed} of {self.total} inputs failed; see {output / FAILURES}"
         if again := self.todo.counts[POISON]:
-            message += f"; {again} of them killed their worker before and were not tried again"
+            message += f"; {again} of them killed their worker process before and were not retried"
         if self._is_over():
             left = self.total - counts["done"] - counts["failed"] - self.todo.not_to_do
             status = 1 if self.batch.on_error == "raise" else 4
             option = "on_error=raise" if status == 1 else f"max_failures={self.batch.max_failures}"
-            message = f"stopped by runner.{option}: {message}; {left} inputs were not looked at"
+            message = f"stopped by runner.{option}: {message}; {left} inputs were not processed"
         return self._as_report(status, message)
 
     def _as_report(self, status: int, message: str) -> Report:
@@ -246,7 +245,7 @@ class _Run:
         return replace(report, totals=totals(self.ledger), skipped=most_common(self.skipped))
 
     def _interrupted(self, exc: BaseException) -> None:
-        """Leave a record that tells the truth, if it can still be written."""
+        """Complete the record, if it can still be written."""
         status = getattr(exc, "exit_status", 130 if isinstance(exc, KeyboardInterrupt) else 1)
-        with suppress(OSError, OutputError):  # the disk may be what ended it
+        with suppress(OSError, OutputError):  # the disk may be what failed
             self.record.finish(self._as_report(status, f"{type(exc).__name__}: {exc}"))

@@ -52,8 +52,6 @@ class Plan:
             raise ConfigError("no input to plan for: add input=PATH")
         with ExitStack() as stack:
             ledger, warnings = _ledger(job, stack)
-            if killed := killed_run(job.output, ledger):
-                warnings.append(f"the run of {killed['start']} was killed; {_counts(killed)}")
             check_owned(job, recorded_outputs(job.output, ledger))
             survey = _Survey()
             assets = iter(job.source)
@@ -155,7 +153,10 @@ def _ledger(job: Job, stack: ExitStack) -> tuple[Ledger | None, list[str]]:
         share_of(job, ledger, "error", can_extend=True)
     except PipelineError as exc:
         return None, [f"earlier results are not counted: {exc}"]
-    return ledger, []
+    killed = killed_run(job.output, ledger)
+    if killed is None:
+        return ledger, []
+    return ledger, [f"the run of {killed['start']} was killed; {_counts(killed)}"]
 
 
 def name_clashes(ids: Iterable[str]) -> Iterator[str]:

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from pipeline.redaction import redacted, redacted_text
 from pipeline.system.children import find_program
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import write_whole
-from pipeline.system.versions import VERSION, library_versions
+from pipeline.system.versions import VERSION, detectron2_origin, library_versions
 from runners.reporting.console import busy
 from runners.rundir.duplicates import recorded_duplicates
 from runners.rundir.ledger.ledger import Ledger
@@ -208,12 +206,3 @@ def _versions() -> dict[str, Any]:
     torch = sys.modules.get("torch")  # only if the run loaded it
     versions["cuda"] = torch.version.cuda if torch else None
     return versions
-
-
-def detectron2_origin() -> str | None:
-    """Return which Detectron2 is installed: the in-tree distribution, or another build."""
-    try:
-        found = metadata.distribution("detectron2")
-    except metadata.PackageNotFoundError:
-        return "without metadata" if find_spec("detectron2") else None
-    return f"{found.version} ({found.metadata['Summary'] or 'another build'})"
