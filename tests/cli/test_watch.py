@@ -144,9 +144,8 @@ def check_messages(lines: list[str], inbox: Path, out: Path) -> None:
     assert errors[1:] == [f"error: 1 input failed. See {out}/failures.jsonl"]
     (stopped,) = [line for line in lines if line.startswith("stopped: ")]
     assert stopped.startswith(f"stopped: 3 results are kept in {out}. To resume, run: ")
-    assert (
-        f" runner=watch runner.settle_s=0.5 runner.poll_s=1 input={inbox} output={out}" in stopped
-    )
+    assert f" runner=watch runner.settle_s=0.5 runner.poll_s=1 input={inbox}" in stopped
+    assert f" output={out}" in stopped
 
 
 def test_interrupted_and_started_again(start: Start, inbox: Path, out: Path) -> None:
@@ -178,7 +177,7 @@ def test_wrong_starts(d2run: Run, inbox: Path, out: Path, tmp_path: Path) -> Non
     assert "watches a folder" in refused(f"input={tmp_path}/x.png", f"output={out}")
     assert "output is the input" in refused(f"input={inbox}", f"output={inbox}")
     assert "is the watched folder itself" in refused(*here, f"runner.done={inbox}")
-    assert "ignore: expected a list, got '*.bak'" in refused(*here, "runner.ignore=*.bak")
+    assert "runner.ignore: expected a list" in refused(*here, "runner.ignore=*.bak")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert f"127.0.0.1:{port}" in refused(*here, f"runner.metrics_port={port}")
@@ -295,7 +294,7 @@ def test_a_burst_of_twenty_thousand(events: str, start: Start, inbox: Path, out:
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_idle_on_what_is_done(start: Start, inbox: Path, out: Path) -> None:
-    """Two hundred thousand files that are done: the CPU time and memory of a watch of them are printed."""
+    """Prints the CPU time and memory of a watch of two hundred thousand files that are done."""
     (inbox / "first.png").write_bytes(picture())
     process = start("quiet=true", "runner.max_passes=1")
     process.communicate(timeout=60)
