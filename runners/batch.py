@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 from pipeline.config import inputs_of
 from pipeline.errors import ConfigError, OutputError, OutputLockedError
 from pipeline.job import Job, Report
 from pipeline.protocols import Asset
+from pipeline.system.terminal import say
 from pipeline.validation import check_choice, check_flag
 from runners import budget
-from runners.reporting.console import Progress, print_summary, reasons, say, told
+from runners.reporting.console import count_reasons
 from runners.reporting.log import logged
+from runners.reporting.progress import Progress, announce_loading
 from runners.reporting.status import Status
+from runners.reporting.summary import print_summary
 from runners.reporting.tally import Tally, most_common, totals
 from runners.rundir.commit import Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
@@ -79,16 +83,16 @@ class Batch:
             )
         try:
             with locked(job.output), logged(job.output / "run.log"):
-                report, ran_on = self._locked(job, job.source)
+                report, device = self._locked(job, job.source)
         except OutputLockedError:
             if self.on_lock == "skip":
                 return Report(0, job.output)
             raise
         if not job.config["quiet"]:
-            print_summary(report, ran_on)
+            print_summary(report, device, verbose=job.config["verbose"])
         return report
 
-    def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, str]:
+    def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, Mapping[str, Any]]:
         assets = iter(source)  # lists the input once; ``count`` uses the same listing
         total = count(source)
         status = Status(job.output, total)
@@ -105,6 +109,8 @@ class Batch:
             )
             found = iter(todo)
             first = next(found, None)
+            if first is not None:
+                announce_loading(job)
             started = opened.start(load_model=first is not None)
             record = started.record
             skipped = _skipped(job)
@@ -115,7 +121,7 @@ class Batch:
                 found = chain([first], found)
             tally = Tally(status, {"load": started.load_s})
             run = _Run(job, self, total, started.ledger, todo, record, tally, share.places, skipped)
-            return run.carry_out(found), record.ran_on()
+            return run.carry_out(found), started.device
 
 
 def count(source: Iterable[Asset]) -> int:
@@ -136,7 +142,7 @@ def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
     if len(lost) > _LOST:
         yield f"skipped: {len(lost) - _LOST} more directories; see {SKIPPED}"
     if not total:
-        found = f"; skipped: {reasons(skipped)}" if skipped else ""
+        found = f"; skipped: {count_reasons(skipped)}" if skipped else ""
         yield f"there is no image in {', '.join(inputs_of(job.config['input']))}{found}"
 
 
@@ -167,7 +173,7 @@ class _Run:
             with (
                 reader(job, by_default=False) as decode,
                 Session(job, self.ledger, decode) as session,
-                Progress(self.total).shown() as progress,
+                Progress(self.total, quiet=job.config["quiet"]).shown() as progress,
             ):
                 self._each_input(session, found, progress)
             if not self._is_over():
@@ -191,11 +197,9 @@ class _Run:
             for outcome in outcomes:
                 self.tally.add(outcome)
                 self.tally.status.update(earlier=self.todo.not_to_do)
-                progress.advance(self.todo.not_to_do)
-                if outcome.error is not None:
-                    progress.say(f"error: {outcome.asset.id}: {told(outcome.error)}")
-                    if self._is_over():
-                        break
+                progress.advance(outcome.asset.id, outcome.error, not_to_do=self.todo.not_to_do)
+                if outcome.error is not None and self._is_over():
+                    break
         finally:
             outcomes.close()
 
@@ -242,7 +246,9 @@ class _Run:
             "removed": self.removed,
         }
         report = self.tally.report(self.job.output, status, message, **more)
-        return replace(report, totals=totals(self.ledger), skipped=most_common(self.skipped))
+        return replace(
+            report, totals=totals(self.ledger.counts()), skipped=most_common(self.skipped)
+        )
 
     def _interrupted(self, exc: BaseException) -> None:
         """Complete the record, if it can still be written."""

@@ -16,7 +16,8 @@ from pipeline.job import Job, Report
 from pipeline.protocols import Asset, Warns
 from pipeline.sources.decode.reading import why
 from pipeline.system.files import output_name
-from runners.reporting.console import print_table, say
+from pipeline.system.terminal import say
+from runners.reporting.console import print_table
 from runners.rundir.inputs import share_of
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger

@@ -15,7 +15,7 @@ from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sinks.predictions import Position
 from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
 from pipeline.system.files import asset_id_of
-from runners.reporting.console import tell
+from pipeline.system.terminal import tell
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
 from pipeline.protocols import SavableModel, Warns
-from runners.reporting.console import say, tell
+from pipeline.system.terminal import say, tell
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sources.decode.reading import why
 from pipeline.system.descriptors import check_regular, remove
 from pipeline.system.files import remove_temporaries
-from runners.reporting.status import Status
 from runners.rundir import order as results
 from runners.rundir.clearing import clear
 from runners.rundir.inputs import Share, share_of
@@ -45,11 +44,13 @@ class StartedRun:
         ledger: Open; knows the run's settings and input.
         record: Not started yet, so that warnings can be added.
         load_s: Seconds that it took to load the model.
+        device: What the runnable says of its device.
     """
 
     ledger: Ledger
     record: Record
     load_s: float
+    device: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +98,12 @@ class OpenRun:
         warnings = [text for part in parts if isinstance(part, Warns) for text in part.warnings]
         inputs = self.share.as_json()
         record = Record(job, ledger, device, warnings, inputs, outputs, self._killed)
-        return StartedRun(ledger, record, load_s)
+        return StartedRun(ledger, record, load_s, device)
 
 
 @contextmanager
 def open_run(
-    job: Job, on_change: str, status: Status, *, can_extend: bool = False
+    job: Job, on_change: str, status: AbstractContextManager[Any], *, can_extend: bool = False
 ) -> Iterator[OpenRun]:
     """Open the output of a job while the block runs; its lock is held, its input is listed.
 

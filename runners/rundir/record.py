@@ -24,7 +24,6 @@ from pipeline.system.children import find_program
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import write_whole
 from pipeline.system.versions import VERSION, detectron2_origin, library_versions
-from runners.reporting.console import busy
 from runners.rundir.duplicates import recorded_duplicates
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.translation import translated
@@ -92,7 +91,7 @@ class Record:
             "duplicates": recorded_duplicates(self.ledger),
             "detections": dict(report.detections),
             "warnings": redacted(self.warnings),
-            "busy": round(busy(report), 4),
+            "busy": round(report.busy, 4),
             "seconds": seconds | {"wall": round(report.wall_s, 6)},
             "inputs_per_s": {
                 step: round(done / value, 3)
@@ -101,12 +100,6 @@ class Record:
             },
         }
         self._save()
-
-    def ran_on(self) -> str:
-        """Return the device and the libraries in one line."""
-        device, versions = self._content["device"], self._content["versions"]
-        where = " ".join(str(device[key]) for key in ("device", "name") if key in device)
-        return f"{where}, torch {versions['torch']}, Detectron2 {versions['detectron2_from']}"
 
     def _save(self) -> None:
         write_whole(self.job.output / "run.json", json.dumps(self._content, indent=1) + "\n")

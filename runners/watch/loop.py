@@ -224,7 +224,7 @@ class WatchLoop:
         if n_failed:
             inputs = "1 input" if n_failed == 1 else f"{n_failed} inputs"
             message = f"{inputs} failed. See {output / 'failures.jsonl'}"
-        kept = kept_results(totals(self.processing.ledger)["done"], output)
+        kept = kept_results(totals(self.processing.ledger.counts())["done"], output)
         if status == 130:
             message = f"interrupted: {kept}"
         elif self.requests.stop:
@@ -242,6 +242,6 @@ class WatchLoop:
     def _report(self, status: int, message: str) -> Report:
         """Return the report of the run; its wall time is the time spent processing."""
         report = self.processing.tally.report(self.processing.job.output, status, message)
-        held = totals(self.processing.ledger)
+        held = totals(self.processing.ledger.counts())
         skipped = most_common(self.inbox.skipped)
         return replace(report, wall_s=self.processing.busy_s, totals=held, skipped=skipped)

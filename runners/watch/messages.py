@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.redaction import redacted
-from runners.reporting.console import say, told
+from pipeline.system.terminal import say
+from runners.reporting.console import describe_error
 
 _LINES_PER_MINUTE = 20  # more would be unreadable on a terminal, and fill the journal of a service
 _MAX_CLASSES = 5
@@ -46,7 +47,7 @@ class Messages:
 
     def file_failed(self, asset_id: str, error: PipelineError) -> None:
         """Report a file that failed."""
-        self.error(f"{asset_id}: {told(error)}")
+        self.error(f"{asset_id}: {describe_error(error)}")
 
     def error(self, text: str) -> None:
         """Print an error."""

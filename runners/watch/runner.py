@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.errors import OutputLockedError
 from pipeline.job import Job, Report
 from pipeline.sources.decode.workers import DecodeWorkers
-from runners.reporting.console import print_summary
 from runners.reporting.log import Log, logged
+from runners.reporting.progress import announce_loading
 from runners.reporting.status import Status
+from runners.reporting.summary import print_summary
 from runners.reporting.tally import Tally
 from runners.rundir.lock import locked
 from runners.rundir.opening import StartedRun, open_run
@@ -48,25 +51,29 @@ class Watch(WatchOptions):
         started_s = time.monotonic()
         try:
             with sighup_ignored(), locked(job.output), logged(job.output / "run.log") as log:
-                report, ran_on = self._locked(job, folders, log)
+                report, device = self._locked(job, folders, log)
         except OutputLockedError:
             if self.on_lock == "skip":
                 return Report(0, job.output)
             raise
         if not job.config["quiet"]:
-            print_summary(report, ran_on, of_s=time.monotonic() - started_s)
+            elapsed_s = time.monotonic() - started_s
+            print_summary(report, device, verbose=job.config["verbose"], elapsed_s=elapsed_s)
         return report
 
-    def _locked(self, job: Job, folders: WatchFolders, log: Log) -> tuple[Report, str]:
+    def _locked(
+        self, job: Job, folders: WatchFolders, log: Log
+    ) -> tuple[Report, Mapping[str, Any]]:
         status = Status(job.output, metrics=True, metrics_port=self.metrics_port)
         with open_run(job, self.on_change, status) as opened, ExitStack() as stack:
+            announce_loading(job)
             run = opened.start(load_model=True)
             loop = self._loop(job, folders, run, Tally(status, {"load": run.load_s}), log, stack)
             decoder, abort = loop.processing.reader, loop.events.wake
             if isinstance(decoder, DecodeWorkers):
                 abort = decoder.close  # a worker may hang
             with signals_handled(loop.requests, loop.events.wake, abort, DRAIN_S):
-                return loop.run(), run.record.ran_on()
+                return loop.run(), run.device
 
     def _loop(
         self,
