@@ -32,9 +32,9 @@ from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
+from pipeline.models.model import Model
 from pipeline.protocols import Aggregate, PushesDown, Stage
 from pipeline.sinks.predictions import PredictionsJsonl
-from pipeline.store.model import Model
 from pipeline.system.files import expanded
 
 __all__ = [

@@ -12,20 +12,13 @@ from dataclasses import dataclass, field
 from pipeline.errors import AssetError, PipelineError, printable
 from pipeline.job import Report
 from pipeline.redaction import redacted_text
+from pipeline.system.terminal import print_stderr, print_stdout
 
 _LINE_EVERY_S = 30.0
 # they overlap; load comes before
 _STEPS = ("decode", "prepare", "forward", "finish", "stages", "sinks", "waiting")
 
-
-def say(text: str) -> None:
-    """Print one line on standard error."""
-    print(printable(redacted_text(text)), file=sys.stderr, flush=True)
-
-
-def tell(text: str) -> None:
-    """Print one line on standard output."""
-    print(printable(redacted_text(text)), flush=True)
+say, tell = print_stderr, print_stdout
 
 
 def told(error: PipelineError) -> str:
