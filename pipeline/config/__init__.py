@@ -32,10 +32,10 @@ from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
+from pipeline.models.model import Model
 from pipeline.protocols import Aggregate, Stage
 from pipeline.pushdown import leading_limits
 from pipeline.sinks.label_maps import LabelMaps
-from pipeline.store.model import Model
 from pipeline.system.files import expanded
 
 __all__ = [

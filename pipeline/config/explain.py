@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
@@ -19,7 +19,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     ValidationError,
 )
-from yaml.reader import ReaderError  # type: ignore[import-untyped]
+from yaml.reader import ReaderError
 
 from pipeline.config.arguments import given, said, shown
 from pipeline.config.keys import Known, no_option

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.job import Report
 from pipeline.redaction import safe_text
-from pipeline.system.terminal import tell, width_of
+from pipeline.system.terminal import print_stdout, width_of
 from pipeline.system.versions import library_versions
 from runners.reporting.console import count_reasons, print_table
 
@@ -54,7 +54,7 @@ def print_summary(
     idle = report.counts and not (report.counts["done"] or report.counts["failed"])
     if idle:
         none = "no new input" if any(report.totals.values()) else "no input"
-        tell(f"nothing to do: {counts or none}")
+        print_stdout(f"nothing to do: {counts or none}")
     else:
         if report.detections:
             _print_detections(report.detections)
@@ -63,19 +63,19 @@ def print_summary(
     for group in report.failures:
         more = ", ..." if group.count > len(group.examples) else ""
         examples = f"{', '.join(group.examples)}{more}"
-        tell(f"{group.count} x {group.reason}: {examples}", unbroken=group.examples)
+        print_stdout(f"{group.count} x {group.reason}: {examples}", unbroken=group.examples)
     if report.skipped:
-        tell(f"skipped: {count_reasons(report.skipped)}")
+        print_stdout(f"skipped: {count_reasons(report.skipped)}")
     has_more = any(n != report.counts.get(name, 0) for name, n in report.totals.items())
     if not idle:
         this_run = f"this run: {counts}" if has_more else counts
         _tell_parts([_speed(report, this_run, device), *_machine(device)])
     if elapsed_s is not None and not idle:
-        tell(f"processed images for {report.wall_s:.1f} s of {_duration(elapsed_s)}")
+        print_stdout(f"processed images for {report.wall_s:.1f} s of {_duration(elapsed_s)}")
     if has_more:
         total = ", ".join(f"{n} {outcome}" for outcome, n in report.totals.items() if n)
-        tell(f"in the output: {total or 'no result'}")
-    tell(f"results in {report.output}", unbroken=[str(report.output)])
+        print_stdout(f"in the output: {total or 'no result'}")
+    print_stdout(f"results in {report.output}", unbroken=[str(report.output)])
 
 
 def _print_detections(detections: Mapping[str, int]) -> None:
@@ -132,7 +132,7 @@ def _tell_parts(parts: list[str]) -> None:
         else:
             lines[-1] = longer
     for line in lines:
-        tell(line)
+        print_stdout(line)
 
 
 def _duration(seconds: float) -> str:
