@@ -39,8 +39,7 @@ def check_number(option: str, value: Any, low: float = -math.inf, high: float = 
 
 def check_whole(option: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
     """Raise ConfigError unless the value is a whole number from ``low`` to ``high``."""
-    valid = is_number(value) and isinstance(value, int) and low <= value <= high
-    check(option, value, valid, f"a whole number{_range(low, high)}")
+    check(option, value, is_whole(value, low, high), f"a whole number{_range(low, high)}")
 
 
 def check_flag(option: str, value: Any) -> None:
@@ -51,6 +50,11 @@ def check_flag(option: str, value: Any) -> None:
 def is_number(value: Any) -> bool:
     """Return whether a value is a number; booleans are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_whole(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Return whether a value is a whole number from ``low`` to ``high``."""
+    return is_number(value) and isinstance(value, int) and low <= value <= high
 
 
 def _range(low: float, high: float) -> str:

@@ -23,7 +23,7 @@ from pipeline.config.checks import (
     check_parts,
     prefixed,
     refuse_file,
-    refuse_foreign,
+    refuse_input_in,
 )
 from pipeline.config.explain import explain
 from pipeline.config.inputs import build_source, inputs_of, normalize_input
@@ -66,7 +66,7 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         raise ConfigError(*problems)
     output = expanded(config["output"])
     refuse_file(output)
-    refuse_foreign(output, config["input"])
+    refuse_input_in(output, config["input"])
 
     def build(key: str, **wiring: Any) -> Any:
         group, _, name = key.partition(".")  # a name may hold dots, which select would follow
@@ -95,6 +95,7 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         started=time.time() if started is None else started,
     )
     check_parts(job)
+    refuse_input_in(output, config["input"], job.outputs())
     return job
 
 

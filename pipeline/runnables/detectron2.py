@@ -1,15 +1,16 @@
 """A Detectron2 model as a runnable: what ``DefaultPredictor`` computes, in less time.
 
-The resize (Pillow), the colour order (``INPUT.FORMAT``) and the padding are those of
-``detectron2.engine.DefaultPredictor``; the arithmetic is rearranged unless ``exact`` is asked for;
-masks are pasted into their box crops, never into full frames, with the same pixels as a result.
+The resize (Pillow), the color order (``INPUT.FORMAT``) and the padding are those of
+``detectron2.engine.DefaultPredictor``. Unless ``exact`` is set, the speed-ups in ``speedups``
+change the order of operations. Masks are pasted into box crops instead of full frames, with the
+same pixels.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -17,41 +18,27 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ConfigError, did_you_mean
+from pipeline.errors import ConfigError
 from pipeline.protocols import Model
 from pipeline.records import Frame, Predictions
-from pipeline.runnables.forwards import Lanes, at_once, torch_threads
-from pipeline.runnables.memory import Halving, frames_that_fit, groups
-from pipeline.runnables.options import engine_of, problems, takes_turns
-from pipeline.runnables.speedups.table import apply_speedups
-from pipeline.runnables.state.snapshot import State
-from pipeline.runnables.state.stateless import Doubt, doubts
+from pipeline.runnables.batching import BatchSplitter, group_equal, measure_batch_size
+from pipeline.runnables.concurrency import Slots, divide_threads, torch_threads
+from pipeline.runnables.model_check import check_model
+from pipeline.runnables.options import class_ids, engine_of, find_problems, serial_reason
+from pipeline.runnables.speedups.table import (
+    PUSHDOWN,
+    SPEEDUPS,
+    Settings,
+    apply_speedups,
+    part_engines,
+)
+from pipeline.runnables.state.snapshot import ModelState
+from pipeline.runnables.state.stateless import StateRisk, find_state_risks
 from pipeline.runnables.steps.fetch import fetch
-from pipeline.runnables.steps.postprocess import Compute, Finish, computing
+from pipeline.runnables.steps.postprocess import Compute, Finish, Output, compute_function
 from pipeline.runnables.steps.preprocess import Prepared, Preprocess, model_input
-from pipeline.runnables.thresholds import ask_for_less
-from pipeline.runnables.trial import try_out
-from pipeline.system.devices import device_name, resolve_device, told_if_lost
-from pipeline.system.memory import import_for_good
-
-
-@dataclass(slots=True)
-class Output:
-    """What ``forward`` leaves of one frame.
-
-    Attributes:
-        content: As ``postprocess.compute`` describes it.
-        ready: On CUDA, an event after which the content is on the host.
-    """
-
-    content: dict[str, Any]
-    ready: Any = None
-
-    @property
-    def nbytes(self) -> int:
-        """Of its tensors."""
-        tensors = [*self.content.get("instances", {}).values(), self.content.get("sem_seg")]
-        return sum(getattr(tensor, "nbytes", 0) for tensor in tensors)
+from pipeline.system.devices import device_name, resolve_device, translate_device_errors
+from pipeline.system.memory import import_frozen
 
 
 @dataclass(eq=False)
@@ -59,34 +46,33 @@ class Detectron2:
     """Runs a Detectron2 model on a device.
 
     Attributes:
-        model: What to load.
-        device: ``auto`` (cuda:0 if there is one, else cpu), ``cpu``, ``cuda``, ``cuda:N``; once
-            entered, the device in use.
-        exact: Plain float32, one frame a forward whatever the batch: ``DefaultPredictor`` to the
-            bit. Otherwise the arithmetic is rearranged: 99.9 % of the detections are within 0.05
-            px and 1e-3 in score.
-        engine: What computes the convolutions: ``torch``, ``openvino`` (CPU), ``compile``
-            (torch.compile), or ``auto``: torch.
-        precision: ``fp32``; ``bf16``, or on CUDA ``fp16``, for the convolutions and linear layers.
-        batch_size: Frames per forward at most; ``auto`` is 1 on the CPU and on CUDA what fits. Once
-            entered, a number. The caller of ``forward`` keeps to it.
-        batch_by_shape: Whether the caller brings frames of equal shape together.
-        forwards: On how many threads ``forward`` may be called at a time; torch's threads are
-            shared out among them. ``auto``: on the CPU as many as torch has threads, up to four;
-            one on CUDA, for ``exact`` and for ``compile``. One, whatever was given, for a model
-            with modules that are not known to be stateless. Once entered, a number.
-        resize_on_device: Resize there instead of with Pillow: within one of 256 levels of it.
-        cache: Folder in which OpenVINO keeps what it compiles.
-        min_score: Instances below it are dropped later anyway, so the model need not find them.
-        classes: Names; instances of others are dropped later anyway.
+        model: The model to load.
+        device: ``auto`` (``cuda:0`` if it exists, otherwise ``cpu``), ``cpu``, ``cuda`` or
+            ``cuda:N``. Once entered, the device in use.
+        exact: Plain float32, one frame per forward: ``DefaultPredictor`` to the bit. Otherwise
+            speed-ups apply: 99.9 % of the detections are within 0.05 px and 1e-3 in score.
+        engine: Computes the convolutions: ``torch``, ``openvino`` (CPU), ``compile``
+            (torch.compile) or ``auto``, which is torch.
+        precision: Of convolutions and linear layers: ``fp32``, ``bf16``, or on CUDA ``fp16``.
+        batch_size: Largest number of frames per forward, which the caller of ``forward`` must not
+            exceed. ``auto`` is 1 on the CPU, and as many as fit on CUDA. Once entered, a number.
+        batch_by_shape: Whether the caller groups frames of equal shape.
+        forwards: Number of threads that may call ``forward`` at the same time. They divide torch's
+            threads. ``auto``: on the CPU as many as torch has threads, at most four; one on CUDA,
+            for ``exact`` and for ``compile``. Always one for a model with modules that are not
+            known to be stateless. Once entered, a number.
+        resize_on_device: Resize there instead of with Pillow; pixels differ by at most 1.
+        cache: Directory in which OpenVINO stores compiled models.
+        min_score: Instances with a lower score may be skipped; stages drop them.
+        classes: Names of classes. Instances of other classes may be skipped.
         max_instances: Only this many instances (of ``classes``) per frame, those with the highest
-            scores, are kept later.
+            scores, are needed.
         class_names: Names by class id.
-        threads: Of the CPU for each forward, once entered; their number moves the last digits.
-        warnings: Sentences for people that belong to the results, once entered.
+        threads: Threads of the CPU per forward, once entered. They change the last digits.
+        warnings: Sentences for people about the results, once entered.
 
     Raises:
-        ConfigError: The options do not fit together; lists all problems.
+        ConfigError: Options are invalid or do not fit together; lists all problems.
     """
 
     model: Model
@@ -109,30 +95,30 @@ class Detectron2:
     def __post_init__(self) -> None:
         self.class_names = self.model.categories.thing_names
         self._module: Any = None
-        self._parts: Callable[[], dict[str, str]] = dict
-        self._doubts: list[Doubt] = []
-        self._state: State | None = None
+        self._speedups: list[dict[str, Any]] = []
+        self._risks: list[StateRisk] = []
+        self._state: ModelState | None = None
         self._compute_raw: Compute | None = None
         self.forwards_reason = ""
-        self._memory = Halving()
-        self._lanes = Lanes(1)
+        self._splitter = BatchSplitter()
+        self._slots = Slots(1)
         self._entered = ExitStack()
-        if found := list(problems(self)):
-            raise ConfigError(*found)
+        if problems := list(find_problems(self)):
+            raise ConfigError(*problems)
 
     def __enter__(self) -> Detectron2:
         """Load the weights onto the device, and prepare the engine.
 
         Raises:
-            ConfigError: The options do not fit the device or the model, or the model cannot work.
-            DeviceError: The device does not exist; names those that do.
-            StoreError: The weights cannot be had or do not fit.
+            ConfigError: The options do not fit the device or the model, or the model cannot run.
+            DeviceError: The device does not exist; lists those that do.
+            StoreError: The weights are unavailable or do not fit.
         """
-        import_for_good("torch")
+        import_frozen("torch")
         self.device = resolve_device(self.device)
-        if found := list(problems(self)):
-            raise ConfigError(*found)
-        import_for_good("detectron2.modeling", "detectron2.data.transforms")
+        if problems := list(find_problems(self)):
+            raise ConfigError(*(f"runnable.{problem}" for problem in problems))
+        import_frozen("detectron2.modeling", "detectron2.data.transforms")
         with ExitStack() as stack:
             stack.callback(self._free)
             self._load(stack)
@@ -140,35 +126,44 @@ class Detectron2:
         return self
 
     def _load(self, stack: ExitStack) -> None:
-        _to_the_log("torch")
-        wanted = self._wanted()
+        _quiet_logger("torch")
+        kept_ids = class_ids(self, self.class_names)
         cfg, self._module = self.model.load(self.device)
-        self._doubts = doubts(self._module)
-        self._share_the_cores(stack)
+        self._risks = find_state_risks(self._module)
+        modified = [risk for risk in self._risks if risk.is_modified]
+        self._divide_cores(stack)
         self._preprocess = Preprocess(cfg, self.device, self.resize_on_device)
-        self._compute_raw = computing(self._module, self._doubts)
+        only_forward = any(not risk.where for risk in modified)
+        self._compute_raw = compute_function(self._module, only_forward=only_forward)
         self._finish = Finish(self._module, self.model.categories)
-        changed = [doubt for doubt in self._doubts if doubt.changed]
-        if not (self.exact or changed):
-            self._parts = apply_speedups(self, self._module, self._doubts)
-        self._state = State(self._module) if self._doubts else None
+        refusal = "exact=true" if self.exact else str(modified[0]) if modified else ""
+        if not refusal:
+            self._module.requires_grad_(False)
+        settings = Settings(self, self.threads, self._risks, kept_ids)
+        self._speedups = apply_speedups(SPEEDUPS, self._module, settings, refusal)
+        self._state = ModelState(self._module) if self._risks else None
         with self._restored(always=True):
-            try_out(self, self._module)
-            if self.batch_size == "auto" or (self.exact and self._doubts):
-                self.batch_size = self._fitting(cfg)
-        if changed and not self.exact:
-            self.warnings.append(f"the model runs without d2run's speed-ups: {changed[0]}")
-        elif not self.exact:
-            ask_for_less(self._module, self.min_score, self.max_instances, wanted)
+            self._check(cfg)
+        self._speedups += apply_speedups(PUSHDOWN, self._module, settings, refusal)
+        if modified and not self.exact:
+            self.warnings.append(f"the model runs without d2run's speed-ups: {modified[0]}")
+
+    def _check(self, cfg: Any) -> None:
+        name = getattr(self.model, "name", "")
+        # torch.compile would compile again for the size of the frames
+        only_resized = engine_of(self) == "compile"
+        check_model(self, self._module, name=name, device=self.device, only_resized=only_resized)
+        if self.batch_size == "auto" or (self.exact and self._risks):
+            self.batch_size = self._largest_batch(cfg)
 
     def __exit__(self, *exc_info: object) -> None:
-        """Free the weights, and give torch its threads back."""
+        """Free the weights, and restore torch's number of threads."""
         self._entered.close()
 
     def _free(self) -> None:
         self._module = self._finish = self._state = None  # type: ignore[assignment]
-        self._compute_raw, self._parts = None, dict
-        gc.collect()  # what was put into a model refers to it
+        self._compute_raw = None
+        gc.collect()  # replaced methods refer to the model
         if self.device.startswith("cuda"):
             import torch
 
@@ -176,7 +171,7 @@ class Detectron2:
 
     @property
     def numerics(self) -> dict[str, Any]:
-        """What moves digits beside the device and its threads; known before torch is imported."""
+        """The options that change digits, besides the device; known before torch is imported."""
         engine = engine_of(self)
         return {
             "exact": self.exact,
@@ -190,11 +185,23 @@ class Detectron2:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return the device in use, its name, and how it computes, for the record."""
-        where = {"device": self.device, "name": device_name(self.device), "threads": self.threads}
-        share = {"forwards": self.forwards, "forwards_reason": self.forwards_reason}
-        more = {"batch_size": self.batch_size, "parts": self._parts()}
-        return where | share | more | self.numerics
+        """Return the device in use and how it computes, for run.json.
+
+        ``speedups`` lists all speed-ups: their names, what they do to the digits (``exact``,
+        ``rounding`` or ``reduced``), whether they were applied, and if not, the reason.
+        """
+        has_parts = any(record["applied"] for record in self._speedups)
+        return {
+            "device": self.device,
+            "name": device_name(self.device),
+            "threads": self.threads,
+            "forwards": self.forwards,
+            "forwards_reason": self.forwards_reason,
+            "batch_size": self.batch_size,
+            "parts": part_engines(self._module, engine_of(self)) if has_parts else {},
+            **self.numerics,
+            "speedups": self._speedups,
+        }
 
     def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
         """Return the predictions of each frame, in the frame's own pixels."""
@@ -202,18 +209,18 @@ class Detectron2:
         return [self.finish(frame, output) for frame, output in zip(frames, outputs, strict=True)]
 
     def prepare(self, frame: Frame) -> Prepared:
-        """Resize a frame and start to send it to the device; on any thread.
+        """Resize a frame and start its copy to the device; on any thread.
 
         Raises:
-            DeviceLostError: As ``forward`` and ``finish`` do, when the device failed for good.
+            DeviceLostError: The device failed permanently. ``forward`` and ``finish`` raise it too.
         """
-        with told_if_lost(self.device):
+        with translate_device_errors(self.device):
             return self._preprocess(frame)
 
     def forward(self, prepared: Sequence[Prepared]) -> list[Output]:
-        """Run the model; on as many threads at once as ``forwards`` says.
+        """Run the model; up to ``forwards`` threads may call it at the same time.
 
-        Only inputs of equal shape share a forward, so none is padded for the sake of another.
+        Only inputs of equal shape share a forward, so that none needs padding.
 
         Raises:
             torch.OutOfMemoryError: A single frame does not fit on the device.
@@ -221,72 +228,64 @@ class Detectron2:
         import torch
 
         outputs: dict[int, Output] = {}
-        with self._lanes.taken(), torch.inference_mode(), told_if_lost(self.device):
+        with self._slots.acquire(), torch.inference_mode(), translate_device_errors(self.device):
             shapes = [item.shape for item in prepared]
-            # exact: one by one, in order
-            for positions in groups(range(len(prepared)) if self.exact else shapes):
-                found = self._memory(self._compute, [prepared[i] for i in positions])
-                outputs |= zip(positions, found, strict=True)
+            # exact: each in a forward of its own, in order
+            for indices in group_equal(range(len(prepared)) if self.exact else shapes):
+                found = self._splitter(self._compute, [prepared[i] for i in indices])
+                outputs |= zip(indices, found, strict=True)
         return [outputs[i] for i in range(len(prepared))]
 
     def finish(self, frame: Frame, output: Output) -> Predictions:
-        """Scale to the frame's pixels and paste the masks; on any thread."""
+        """Scale predictions to the frame's pixels and paste their masks; on any thread."""
         import torch
 
-        with torch.inference_mode(), told_if_lost(self.device):
+        with torch.inference_mode(), translate_device_errors(self.device):
             if output.ready is not None:
                 output.ready.synchronize()
             return self._finish(output.content, frame.size)
 
     def _compute(self, prepared: Sequence[Prepared]) -> list[Output]:
         inputs = [model_input(item, self.device) for item in prepared]
-        with self._restored(always=False):  # or the next forward would begin with half of this one
-            assert self._compute_raw is not None  # it is entered
+        with self._restored(always=False):  # a failed forward must not change the next one
+            assert self._compute_raw is not None  # set when entered
             contents = self._compute_raw(inputs)
-        if self.exact:  # DefaultPredictor does the rest on the device
+        if self.exact:  # like DefaultPredictor, ``finish`` computes on the device
             return [Output(content) for content in contents]
         contents, ready = fetch(contents)
         return [Output(content, ready) for content in contents]
 
     def _restored(self, *, always: bool) -> AbstractContextManager[None]:
-        """Put the state of the model back after a forward that raised, or ``always``."""
+        """Restore the state of the model after a forward that raised, or ``always``."""
         return self._state.restored(always=always) if self._state else nullcontext()
 
-    def _share_the_cores(self, stack: ExitStack) -> None:
+    def _divide_cores(self, stack: ExitStack) -> None:
         import torch
 
-        doubt = str(self._doubts[0]) if self._doubts else ""
-        if doubt and self.forwards not in ("auto", 1):
-            self.warnings.append(f"runnable.forwards={self.forwards} is reduced to 1: {doubt}")
-        why = "auto: one per thread, up to 4" if self.forwards == "auto" else "as configured"
-        self.forwards_reason = doubt or takes_turns(self) or why
+        risk = str(self._risks[0]) if self._risks else ""
+        if risk and self.forwards not in ("auto", 1):
+            self.warnings.append(f"runnable.forwards={self.forwards} is reduced to 1: {risk}")
+        chosen = "auto: one per thread, up to 4" if self.forwards == "auto" else "as configured"
+        reason = risk or serial_reason(self)
+        self.forwards_reason = reason or chosen
         if self.device != "cpu":
             self.forwards = 1
             return
-        wanted = 1 if doubt or takes_turns(self) else self.forwards
-        self.forwards, self.threads = at_once(wanted, torch.get_num_threads())
-        self._lanes = Lanes(self.forwards)
+        forwards = 1 if reason else self.forwards
+        self.forwards, self.threads = divide_threads(forwards, torch.get_num_threads())
+        self._slots = Slots(self.forwards)
         stack.enter_context(torch_threads(self.threads))
 
-    def _wanted(self) -> list[int] | None:
-        if self.exact or self.classes is None:
-            return None
-        wanted = set(map(str, self.classes))  # YAML reads [0, 1], the classes of digits, as numbers
-        if unknown := wanted - set(self.class_names):
-            hints = (f"'{n}'{did_you_mean(n, self.class_names)}" for n in sorted(unknown))
-            raise ConfigError(*(f"runnable.classes: the model finds no {hint}" for hint in hints))
-        return [i for i, name in enumerate(self.class_names) if name in wanted]
-
-    def _fitting(self, cfg: Any) -> int:
+    def _largest_batch(self, cfg: Any) -> int:
         if self.exact or self.device == "cpu":
             return 1
         longest = cfg.INPUT.MAX_SIZE_TEST
         largest = Frame(np.zeros((cfg.INPUT.MIN_SIZE_TEST or longest, longest, 3), np.uint8), "")
-        return frames_that_fit(lambda: self.forward([self.prepare(largest)]), self.device)
+        return measure_batch_size(lambda: self.forward([self.prepare(largest)]), self.device)
 
 
-def _to_the_log(name: str) -> None:
-    """Keep what a library says of itself off the terminal; errors still show."""
+def _quiet_logger(name: str) -> None:
+    """Keep a library's log messages off the terminal, except for errors."""
     logger = logging.getLogger(name)
     logger.propagate = True
     for handler in logger.handlers:

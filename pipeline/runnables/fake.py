@@ -1,44 +1,45 @@
-"""A stand-in for a model: no weights, no torch, and always the same answer to the same frame."""
+"""A substitute for a model: no weights, no torch, and the same predictions for the same frame."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
 from pipeline.masks import InstanceMasks
 from pipeline.protocols import Model
 from pipeline.records import Categories, Frame, Predictions
+from pipeline.validation import check_flag, check_whole
 
 
 class FakeRunnable:
-    """Makes up instances from each frame's pixels, for dry runs and for tests.
+    """Generates instances from each frame's pixels, for dry runs and tests.
 
-    The predictions of a frame are a function of its pixels and size alone: ``n_instances`` boxes
-    on whole pixels inside the frame, each a quarter to half of it in height and in width, scores
-    from 1 down to 0.5, classes at random and, if wanted, the ellipse in each box as its mask.
+    The predictions depend only on the frame's pixels and size: ``n_instances`` boxes with whole
+    pixels as corners, whose height and width are a quarter to half of the frame's; scores from 1
+    down to 0.5; random classes; and optionally masks, the ellipses inside the boxes.
 
     Attributes:
         class_names: Names by class id.
-        device: As given; nothing is put there.
+        device: As given; it is not used.
 
     Args:
-        model: Gives the class names; otherwise unused, and never loaded.
+        model: Provides the class names. It is never loaded.
         device: Stored only.
-        class_names: Names by class id, rather than the model's. Without either there is one
-            class, ``object``.
-        n_instances: Instances in each frame.
-        masks: Whether they have masks.
-        min_score: Leaves out instances below it, as a model does that was asked for less.
-        classes: Leaves out instances of classes of other names.
-        max_instances: Leaves out all but the best of what is left.
+        class_names: Names by class id, instead of the model's. Without either there is one class,
+            ``object``.
+        n_instances: Number of instances per frame.
+        masks: Whether instances have masks.
+        min_score: Instances with a lower score are skipped, as by a model.
+        classes: Instances of classes with other names are skipped.
+        max_instances: Of the remaining instances, only those with the highest scores are kept.
         fail_on: Ids of assets whose frames make ``predict`` raise, alone or in a batch.
 
     Raises:
-        ConfigError: ``n_instances`` is negative.
+        ConfigError: An option is not valid.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class FakeRunnable:
         max_instances: int | None = None,
         fail_on: Sequence[str] = (),
     ) -> None:
-        if n_instances < 0:
-            raise ConfigError(f"n_instances: expected at least 0, got {n_instances}")
+        check_whole("n_instances", n_instances, 0)
+        check_flag("masks", masks)
         known = model.categories.thing_names if model else ()
         names = Categories(thing_names=tuple(class_names or known or ("object",)))  # checks them
         self.class_names: tuple[str, ...] = names.thing_names
@@ -67,38 +68,44 @@ class FakeRunnable:
         self._entered = False
 
     def __enter__(self) -> FakeRunnable:
-        """Start to answer."""
+        """Allow predictions."""
         self._entered = True
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Stop to answer."""
+        """Refuse predictions."""
         self._entered = False
 
+    def describe(self) -> dict[str, Any]:
+        """Return that no model ran on the device, for run.json and the summary."""
+        return {"device": self.device, "name": "no model (fake)", "fake": True, "speedups": []}
+
     def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
-        """Return made-up predictions of each frame, in order.
+        """Return generated predictions of each frame, in order.
 
         Raises:
-            RuntimeError: It was not entered, or a frame's asset is one of ``fail_on``.
+            RuntimeError: It was not entered, or a frame's asset is in ``fail_on``.
         """
         if not self._entered:
-            raise RuntimeError("FakeRunnable.predict: enter it first, as in `with FakeRunnable()`")
+            raise RuntimeError(
+                "FakeRunnable.predict: not entered. Use `with FakeRunnable() as runnable`."
+            )
         for frame in frames:
             if frame.asset_id in self.fail_on:
-                raise RuntimeError(f"'{frame.asset_id}' fails, as fail_on says")
-        return [self._wanted(self._invent(frame)) for frame in frames]
+                raise RuntimeError(f"'{frame.asset_id}' fails because it is in fail_on")
+        return [self._filtered(self._generate(frame)) for frame in frames]
 
-    def _wanted(self, predictions: Predictions) -> Predictions:
+    def _filtered(self, predictions: Predictions) -> Predictions:
         if not self.min_score and self.classes is None and self.max_instances is None:
             return predictions
         kept = predictions[predictions.scores >= np.float32(self.min_score)]
         if self.classes is not None:
-            wanted = [name in self.classes for name in self.class_names]
-            kept = kept[np.array(wanted, bool)[kept.classes]]
-        return kept[: self.max_instances]  # they are sorted, the best first
+            is_kept = [name in self.classes for name in self.class_names]
+            kept = kept[np.array(is_kept, bool)[kept.classes]]
+        return kept[: self.max_instances]  # sorted by score, highest first
 
-    def _invent(self, frame: Frame) -> Predictions:
-        n = self.n_instances if self.class_names else 0  # a semantic model finds no instances
+    def _generate(self, frame: Frame) -> Predictions:
+        n = self.n_instances if self.class_names else 0  # a semantic model has no instances
         height, width = frame.size
         pixels = zlib.crc32(np.ascontiguousarray(frame.image).data)
         rng = np.random.default_rng([pixels, height, width])
@@ -120,7 +127,7 @@ class FakeRunnable:
 
 
 def _ellipse(height: int, width: int) -> NDArray[np.bool_]:
-    """Return the ellipse that fills a box: bool ``(height, width)``."""
+    """Return the ellipse inside a box: bool ``(height, width)``."""
     y = (np.arange(height)[:, None] + 0.5) / height * 2 - 1
     x = (np.arange(width) + 0.5) / width * 2 - 1
     return np.asarray(y * y + x * x <= 1)

@@ -1,4 +1,4 @@
-"""JPEGs on the decoder of a GPU, for hosts whose cores cannot keep up with it."""
+"""Decodes JPEGs on a GPU, for hosts whose cores cannot keep up with it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import ConfigError, DecodeError
-from pipeline.system.devices import told_if_lost
+from pipeline.system.devices import translate_device_errors
 
 
 @dataclass(slots=True)
 class DeviceJpeg:
-    """Decodes JPEGs on a device: torchvision's ``decode_jpeg``, which on CUDA is nvJPEG.
+    """Decodes JPEGs on a device with torchvision's ``decode_jpeg``, which is nvJPEG on CUDA.
 
-    Its pixels are not quite Pillow's: it spreads the color of subsampled images in another way. It
-    does not notice damage, so ``decode_image`` checks for that before.
+    Pixels differ slightly from Pillow's, because the color of subsampled images is interpolated
+    differently. Damage is not detected, so ``decode_image`` checks for it before.
 
     Attributes:
-        device: Torch's name of it; on ``cpu`` it is libjpeg, to the bit as Pillow.
+        device: Torch's name of the device. On ``cpu``, libjpeg decodes the same pixels as Pillow.
 
     Raises:
-        ConfigError: This torchvision has no decoder, or not for the device.
+        ConfigError: This torchvision has no decoder for the device.
     """
 
     device: str
@@ -35,7 +35,7 @@ class DeviceJpeg:
 
     def __post_init__(self) -> None:
         try:
-            # deprecated since torchvision 0.29 in favour of torchcodec, which is no dependency yet
+            # deprecated since torchvision 0.29; torchcodec replaces it, but is not a dependency yet
             from torchvision.io import decode_jpeg
         except ImportError as exc:
             raise ConfigError(f"decode.jpeg=nvjpeg: torchvision has no decoder: {exc}") from exc
@@ -43,38 +43,39 @@ class DeviceJpeg:
         if self.device.startswith("cuda"):
             import torch
 
-            # beside the model's, whose forwards a copy would otherwise wait for
+            # its own stream, because copies would otherwise wait for the model's forwards
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         try:
             self(_small())
-        except RuntimeError as exc:  # or every file would silently go to Pillow
-            raise ConfigError(f"decode.jpeg=nvjpeg: {self.device} cannot: {exc}") from exc
+        except RuntimeError as exc:  # otherwise Pillow would silently decode every file
+            raise ConfigError(f"decode.jpeg=nvjpeg: {self.device} cannot decode: {exc}") from exc
 
     def __call__(self, data: bytes) -> NDArray[np.uint8]:
-        """Return the picture; on any thread.
+        """Decode an image; on any thread.
 
         Args:
-            data: The whole file.
+            data: The content of the file.
 
         Returns:
-            uint8 ``(H, W, 3)``, RGB, as it is stored: not turned by its EXIF orientation.
+            uint8 ``(H, W, 3)``, RGB, as stored: the EXIF orientation is not applied.
 
         Raises:
-            RuntimeError: It cannot be decoded there.
-            DecodeError: There is no memory for it. What decodes it must not hang on that.
-            DeviceLostError: The device failed for good.
+            RuntimeError: The decoder does not support the file.
+            DecodeError: The device has no memory left. This must not depend on other inputs, so
+                no other decoder is tried.
+            DeviceLostError: The device failed permanently.
         """
         import torch
 
         stored = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        beside = torch.cuda.stream(self._stream) if self._stream else nullcontext()
+        stream = torch.cuda.stream(self._stream) if self._stream else nullcontext()
         try:
-            with told_if_lost(self.device), beside:
+            with translate_device_errors(self.device), stream:
                 found = self._decode(stored, "RGB", device=self.device)
-                # transposed there, in microseconds; here it would take milliseconds
+                # transposed on the device in microseconds; on the host it takes milliseconds
                 return np.asarray(found.permute(1, 2, 0).contiguous().cpu().numpy())
         except torch.OutOfMemoryError as exc:
-            raise DecodeError(f"no memory left on {self.device} to decode it") from exc
+            raise DecodeError(f"{self.device} has no memory left for decoding") from exc
 
 
 def _small() -> bytes:

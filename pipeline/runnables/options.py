@@ -1,66 +1,125 @@
-"""Which options of a Detectron2 model go together, and what they come to."""
+"""The options of a Detectron2 runnable: which values are valid, and which combinations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from pipeline.runnables.detectron2 import Detectron2
+from pipeline.errors import ConfigError, did_you_mean
+from pipeline.validation import check, check_choice, check_flag, check_number, is_whole
 
-_ENGINES = ("auto", "torch", "openvino", "compile")
-_PRECISIONS = ("fp32", "bf16", "fp16")
-_MOST_FORWARDS = 1024
-
-
-def engine_of(options: Detectron2) -> str:
-    """Return what computes the convolutions."""
-    if options.exact:
-        return "torch"
-    return "torch" if options.engine == "auto" else options.engine
+ENGINES = ("auto", "torch", "openvino", "compile")
+PRECISIONS = ("fp32", "bf16", "fp16")
+_MAX_FORWARDS = 1024
 
 
-def takes_turns(options: Detectron2) -> str:
-    """Return why one forward at a time is all that it can do; empty if it can do more."""
+class Options(Protocol):
+    """The options, as ``detectron2.Detectron2`` describes them.
+
+    ``device`` may still be ``auto``. Some checks are possible only once it is known.
+    """
+
+    device: str
+    exact: bool
+    engine: str
+    precision: str
+    batch_size: int | str
+    batch_by_shape: bool
+    forwards: int | str
+    resize_on_device: bool
+    cache: str | None
+    min_score: float
+    classes: Sequence[str | int] | None
+    max_instances: int | None
+
+
+def engine_of(options: Options) -> str:
+    """Return the engine that computes the convolutions."""
+    return "torch" if options.exact or options.engine == "auto" else options.engine
+
+
+def serial_reason(options: Options) -> str:
+    """Return why forwards must run one at a time; empty if they may run at the same time."""
     if options.exact:
         return "exact runs one forward at a time"
-    if options.engine == "compile":  # torch's tables of it are not made for several threads
+    if options.engine == "compile":  # torch's caches of compiled code are not thread-safe
         return "engine compile runs one forward at a time"
     return "CUDA runs one forward at a time" if options.device.startswith("cuda") else ""
 
 
-def problems(options: Detectron2) -> Iterator[str]:
-    """Say what is wrong with the options, or does not go together; more if the device is known."""
-    on_cuda, engine = options.device.startswith("cuda"), engine_of(options)
-    batch_size, forwards = options.batch_size, options.forwards
-    if options.engine not in _ENGINES:
-        yield f"engine '{options.engine}' is none of {', '.join(_ENGINES)}"
-    if options.precision not in _PRECISIONS:
-        yield f"precision '{options.precision}' is none of {', '.join(_PRECISIONS)}"
+def class_ids(options: Options, class_names: Sequence[str]) -> list[int] | None:
+    """Return the ids of ``options.classes``; ``None`` for all classes.
+
+    Raises:
+        ConfigError: The model does not have one of the classes.
+    """
+    if options.exact or options.classes is None:
+        return None
+    names = set(map(str, options.classes))  # YAML reads [0, 1], the classes of digits, as numbers
+    if unknown := names - set(class_names):
+        hints = (f"'{name}'{did_you_mean(name, class_names)}" for name in sorted(unknown))
+        raise ConfigError(*(f"runnable.classes: the model has no class {hint}" for hint in hints))
+    return [i for i, name in enumerate(class_names) if name in names]
+
+
+def find_problems(options: Options) -> Iterator[str]:
+    """Yield what is wrong with the options; each problem starts with the name of an option."""
+    values, combinations = list(_bad_values(options)), list(_bad_combinations(options))
+    named = {problem.partition(":")[0] for problem in values}
+    yield from values
+    yield from (each for each in combinations if each.partition(":")[0] not in named)
+
+
+def _bad_values(options: Options) -> Iterator[str]:
+    size, forwards, limit = options.batch_size, options.forwards, options.max_instances
+    classes, cache = options.classes, options.cache
+    are_names = classes is None or (isinstance(classes, Sequence) and not isinstance(classes, str))
+    checks = [
+        partial(check_flag, "exact", options.exact),
+        partial(check_choice, "engine", options.engine, ENGINES),
+        partial(check_choice, "precision", options.precision, PRECISIONS),
+        partial(
+            check, "batch_size", size, size == "auto" or is_whole(size, 1),
+            "auto or a whole number of at least 1",
+        ),
+        partial(check_flag, "batch_by_shape", options.batch_by_shape),
+        partial(
+            check, "forwards", forwards, forwards == "auto" or is_whole(forwards, 1, _MAX_FORWARDS),
+            f"auto or a whole number from 1 to {_MAX_FORWARDS}",
+        ),
+        partial(check_flag, "resize_on_device", options.resize_on_device),
+        partial(check, "cache", cache, cache != "", "a directory or null"),
+        partial(check_number, "min_score", options.min_score, 0, 1),
+        partial(check, "classes", classes, are_names, "a list of class names or null"),
+        partial(
+            check, "max_instances", limit, limit is None or is_whole(limit, 0),
+            "null or a whole number of at least 0",
+        ),
+    ]  # fmt: skip
+    for each in checks:
+        try:
+            each()
+        except ConfigError as exc:
+            yield from exc.problems
+
+
+def _bad_combinations(options: Options) -> Iterator[str]:
+    on_cuda, is_openvino = options.device.startswith("cuda"), engine_of(options) == "openvino"
     if options.engine == "openvino" and on_cuda:
-        yield f"engine openvino runs on the CPU, not on {options.device}"
+        yield f"engine: openvino runs on the CPU only, not on {options.device}"
     elif options.engine == "openvino" and not find_spec("openvino"):
-        yield "engine openvino is not installed; pip install 'd2run[openvino]'"
-    if options.cache == "":
-        yield "cache is empty; it must be a folder, or null for none"
-    elif options.cache is not None and options.engine != "openvino":
-        yield "cache is for what OpenVINO compiles; leave it out, or add engine=openvino"
-    if options.precision == "fp16" and (options.device == "cpu" or engine == "openvino"):
-        yield "precision fp16 needs a CUDA device; bf16 runs everywhere"
-    if options.exact and (options.engine not in ("auto", "torch") or options.precision != "fp32"):
-        yield "exact is plain torch in fp32; leave engine and precision out, or exact"
+        yield "engine: openvino is not installed. Run: pip install 'd2run[openvino]'"
+    if options.cache is not None and options.engine != "openvino":
+        yield f"cache: only engine=openvino has a cache, not {options.engine}. Remove cache."
+    if options.precision == "fp16" and (options.device == "cpu" or is_openvino):
+        yield "precision: fp16 needs a CUDA device. Use bf16, which runs on all devices."
+    if options.exact and options.engine not in ("auto", "torch"):
+        yield f"engine: {options.engine} is not exact. Remove engine, or set exact=false."
+    if options.exact and options.precision != "fp32":
+        yield f"precision: {options.precision} is not exact. Remove precision, or set exact=false."
     if options.exact and options.resize_on_device:
-        yield "exact resizes with Pillow; leave out resize_on_device, or exact"
-    if batch_size != "auto" and not (type(batch_size) is int and batch_size > 0):
-        yield f"batch_size is {batch_size}; it must be at least 1, or auto"
-    if forwards != "auto" and not (type(forwards) is int and forwards > 0):
-        yield f"forwards is {forwards}; it must be at least 1, or auto"
-    elif isinstance(forwards, int) and forwards > _MOST_FORWARDS:
-        yield f"forwards is {forwards}; it must be at most {_MOST_FORWARDS}"
-    elif forwards not in ("auto", 1) and takes_turns(options):
-        yield "exact, engine compile and CUDA run one forward at once; leave out forwards"
-    if not 0 <= options.min_score <= 1:
-        yield f"min_score is {options.min_score}; it must be between 0 and 1"
-    if options.max_instances is not None and options.max_instances < 0:
-        yield f"max_instances is {options.max_instances}; it must be at least 0"
+        yield "resize_on_device: not exact. Remove resize_on_device, or set exact=false."
+    if options.forwards not in ("auto", 1) and (reason := serial_reason(options)):
+        yield f"forwards: {reason}, not {options.forwards}. Remove forwards."

@@ -1,4 +1,4 @@
-"""Devices by the names that torch gives them."""
+"""Devices by torch's names: which exist, what they are called, and whether they failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def resolve_device(device: str) -> str:
     """Return the torch device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        DeviceError: It does not exist here; names those that do.
+        DeviceError: The device does not exist; lists those that do.
     """
     if device == "cpu":
         return device
@@ -23,15 +23,15 @@ def resolve_device(device: str) -> str:
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if device == "auto":
         return cuda[0] if cuda else "cpu"
-    wanted = "cuda:0" if device == "cuda" else device
-    if wanted not in cuda:
-        there = ", ".join(["cpu", *cuda])
-        raise DeviceError(f"device '{device}' does not exist here; there is: {there}")
-    return wanted
+    name = "cuda:0" if device == "cuda" else device
+    if name not in cuda:
+        available = ", ".join(["cpu", *cuda])
+        raise DeviceError(f"device '{device}' does not exist. Available: {available}")
+    return name
 
 
 def device_name(device: str) -> str:
-    """Return what a person calls the device, such as ``NVIDIA H100 80GB HBM3``."""
+    """Return the name of the hardware, such as ``NVIDIA H100 80GB HBM3``."""
     if device.startswith("cuda"):
         import torch
 
@@ -40,22 +40,23 @@ def device_name(device: str) -> str:
 
 
 @contextmanager
-def told_if_lost(device: str) -> Iterator[None]:
-    """Tell a device that failed for good from an input that did.
+def translate_device_errors(device: str) -> Iterator[None]:
+    """Translate errors after which the device cannot be used anymore.
 
-    After such an error of CUDA every later call fails with it too, until the process ends.
+    After such a CUDA error, every later call in the same process fails too.
 
     Raises:
-        DeviceLostError: The device failed.
+        DeviceLostError: The device failed permanently.
     """
     import torch
 
     try:
         yield
-    except getattr(torch, "AcceleratorError", ()) as exc:  # of torch 2.8
+    except getattr(torch, "AcceleratorError", ()) as exc:  # since torch 2.8
         what = str(exc).split("\n", 1)[0]
         raise DeviceLostError(
-            f"{device} has failed ({what}); start again to go on with what is not done"
+            f"{device} failed and cannot be used anymore ({what}). Run the same command again to "
+            "resume."
         ) from exc
 
 

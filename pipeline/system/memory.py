@@ -1,4 +1,4 @@
-"""Memory: kept, taken in large pages, and not looked through in vain."""
+"""Settings of the memory allocator and of the garbage collector."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_pages() -> None:
-    """Have this process keep large blocks of memory that are freed, up to 128 MiB a heap.
+    """Make the C library keep freed memory for reuse, up to 128 MiB per heap.
 
-    glibc gives blocks of a picture's size back at once; to get each page of them anew takes a
-    third of the processor's time of decoding. Elsewhere nothing happens. Blocks above 32 MiB, such
-    as a model's largest maps, are given back all the same; torch, if it is not imported yet, takes
-    its own in pages of 2 MiB, where the kernel has them: a sixth of the time.
+    By default, glibc returns freed blocks of an image's size to the kernel immediately. Allocating
+    their pages again takes a third of the CPU time of decoding. Blocks above 32 MiB, such as a
+    model's largest maps, are still returned. Torch, if it is not imported yet, allocates them in
+    pages of 2 MiB where the kernel supports them, which takes a sixth of the time. Other C
+    libraries do not change.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch
     with suppress(AttributeError, OSError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # its maximum
         libc.mallopt(_M_TRIM_THRESHOLD, 128 << 20)
 
 
-def import_for_good(*modules: str) -> None:
+def import_frozen(*modules: str) -> None:
     """Import modules, and exclude them and all existing objects from garbage collection.
 
-    Python scans all objects each time their number has grown by a quarter: that is a quarter of the
-    time that torch and Detectron2 take to import, and a quarter of a second later on. The exclusion
-    ends when the process exits, because libraries check then that their objects were freed.
+    Python scans all objects each time their number has grown by a quarter. These scans take a
+    quarter of the time of importing torch and Detectron2, and 0.25 s each later. The exclusion ends
+    when the process exits, because libraries then check that their objects were freed.
 
     Args:
-        modules: Their names. If all are imported already, nothing happens.
+        modules: Names of the modules. If all are already imported, nothing happens.
     """
     if all(name in sys.modules for name in modules):
         return

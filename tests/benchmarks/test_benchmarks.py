@@ -214,7 +214,7 @@ def test_results_that_differ_are_shown_and_the_comparison_goes_on(
         ("compare.py", ["--json", "/nowhere/x.json"], "--json: cannot write /nowhere/x.json"),
         ("compare.py", ["--pairs", "0"], "--pairs: invalid at_least_one value: '0'"),
         ("compare.py", ["--images", "-1"], "--images: invalid at_least_one value: '-1'"),
-        ("compare.py", ["--device", "cuda:99"], "device 'cuda:99' does not exist here"),
+        ("compare.py", ["--device", "cuda:99"], "device 'cuda:99' does not exist"),
         ("compare.py", ["--peers", "forward"], "--peers needs naive"),
         ("engine.py", ["--frames", "0"], "--frames: invalid at_least_one value: '0'"),
         ("masks.py", ["--json", str(BENCHMARKS)], "--json: cannot write"),

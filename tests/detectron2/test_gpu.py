@@ -18,7 +18,7 @@ from pipeline.errors import DeviceError
 from pipeline.records import Frame, Predictions
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.runnables.nvjpeg import DeviceJpeg
-from pipeline.runnables.steps.preprocess import resized
+from pipeline.runnables.steps.preprocess import resize
 from pipeline.store.model import Model
 from pipeline.system.devices import resolve_device
 
@@ -107,7 +107,7 @@ def test_resized_is_within_one_level_of_pillow(shape: tuple[int, int]) -> None:
     image = photo("coffee")
     want = np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))
     there = torch.from_numpy(image).permute(2, 0, 1).to("cuda:0")
-    found = resized(there, shape).permute(1, 2, 0).cpu().numpy()
+    found = resize(there, shape).permute(1, 2, 0).cpu().numpy()
     assert np.abs(found - want.astype(int)).max() <= 1
 
 
@@ -124,5 +124,5 @@ def test_memory_is_given_back() -> None:
 
 def test_devices_are_named() -> None:
     assert resolve_device("cuda") == "cuda:0"
-    with pytest.raises(DeviceError, match="there is: cpu, cuda:0"):
+    with pytest.raises(DeviceError, match="Available: cpu, cuda:0"):
         resolve_device("cuda:77")

@@ -6,11 +6,12 @@ import copy
 from typing import Any
 
 import pytest
-from pipeline.runnables.speedups.table.rounding import onednn
 from random_model import ARCHITECTURES, RandomModel
 
-from pipeline.runnables.speedups.rounding.onednn import fuse
-from pipeline.runnables.speedups.rounding.rearrange import channels_last, fold_norms
+from pipeline.runnables.speedups.rounding import onednn
+from pipeline.runnables.speedups.rounding.memory_format import use_channels_last
+from pipeline.runnables.speedups.rounding.norms import fold_norms
+from pipeline.runnables.speedups.rounding.onednn import fuse_layers
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.detectron2
@@ -30,7 +31,7 @@ def both(module: Any, *given: Any, dtype: Any = torch.float32) -> tuple[list[Any
 
     module = module.eval().requires_grad_(False).to(dtype, memory_format=torch.channels_last)
     fused = copy.deepcopy(module)
-    assert fuse(fused)
+    assert fuse_layers(fused)
     before = [each.clone() for each in given]
     with torch.inference_mode():
         want = tree_flatten(module(*(each.to(dtype) for each in given)))[0]
@@ -58,7 +59,7 @@ def test_convolution(options: dict[str, int], activation: Any, dtype: Any) -> No
     for shape in ((1, 4, 9, 12), (3, 4, 5, 5)):
         assert_same(*both(torch.nn.Sequential(layer), torch.randn(shape), dtype=dtype), dtype)
     module = torch.nn.Sequential(layer)
-    assert fuse(module)
+    assert fuse_layers(module)
     assert module(torch.empty(0, 4, 9, 9)).shape[:2] == (0, 8)
 
 
@@ -72,7 +73,7 @@ def test_what_is_not_known_stays() -> None:
         torch.nn.Conv2d(32, 32, 3, padding=1, padding_mode="reflect"),
     ]
     module = torch.nn.ModuleList(layers)
-    fuse(module)
+    fuse_layers(module)
     assert not any("forward" in vars(layer) for layer in layers)
 
 
@@ -106,11 +107,11 @@ def test_pyramid(architecture: str) -> None:
     _, module = RandomModel(ARCHITECTURES[architecture], spread=3).load("cpu")
     module.requires_grad_(False)
     fold_norms(module)
-    channels_last(module, pools_planes=False)
+    use_channels_last(module, pools_planes=False)
     x = torch.randn(1, 3, 96, 128)
     with torch.inference_mode():
         want = module.backbone(x)
-        assert fuse(module)
+        assert fuse_layers(module)
         got = module.backbone(x)
         assert list(got) == list(want)
         assert_same(tree_flatten(want)[0], tree_flatten(got)[0])
@@ -125,11 +126,11 @@ def test_head_of_proposals(conv_dims: tuple[int, ...]) -> None:
     for layer in (head.objectness_logits, head.anchor_deltas):
         torch.nn.init.normal_(layer.weight)
         torch.nn.init.normal_(layer.bias)
-    channels_last(head, pools_planes=False)
+    use_channels_last(head, pools_planes=False)
     maps = [torch.randn(2, 8, 12, 9), torch.randn(2, 8, 6, 5)]
     with torch.inference_mode():
         want = head(maps)
-        assert fuse(torch.nn.Sequential(head))
+        assert fuse_layers(torch.nn.Sequential(head))
         got = head(maps)
     assert [len(each) for each in got] == [2, 2]
     for some, others in zip(want, got, strict=True):
@@ -150,9 +151,9 @@ def test_a_torch_or_cpu_without_them(monkeypatch: pytest.MonkeyPatch, exc: Excep
     monkeypatch.setattr(onednn, "_linear", missing)
     try:
         layer = torch.nn.Linear(2, 2)
-        assert not fuse(torch.nn.Sequential(layer), torch.bfloat16)
+        assert not fuse_layers(torch.nn.Sequential(layer), torch.bfloat16)
         assert "forward" not in vars(layer)
-        assert fuse(torch.nn.Sequential(layer))
+        assert fuse_layers(torch.nn.Sequential(layer))
     finally:
         onednn._works.cache_clear()
 
@@ -160,5 +161,5 @@ def test_a_torch_or_cpu_without_them(monkeypatch: pytest.MonkeyPatch, exc: Excep
 def test_looking_whether_they_work_draws_no_random_numbers() -> None:
     onednn._works.cache_clear()
     before = torch.random.get_rng_state()
-    fuse(torch.nn.Sequential())
+    fuse_layers(torch.nn.Sequential())
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pipeline.runnables.speedups.table.rounding import pooling
 from random_model import ARCHITECTURES, RandomModel
 
-from pipeline.runnables.speedups.rounding.pooling import by_pixel, pool_by_sums
+from pipeline.runnables.speedups.rounding import pooling
+from pipeline.runnables.speedups.rounding.pooling import (
+    pool_by_sums,
+    pools_by_sums,
+    to_channels_last,
+)
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.detectron2
@@ -42,7 +46,7 @@ def boxes(n: int) -> Any:
 
 
 def pooled(pooler: Any, maps: list[Any], boxes: list[Any]) -> Any:
-    return pooling._pooled(pooler, maps, boxes)
+    return pooling._pool(pooler, maps, boxes)
 
 
 @pytest.mark.parametrize("kind", ["ROIAlign", "ROIAlignV2"])
@@ -67,7 +71,7 @@ def test_in_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = pooler(7, [0.25, 0.125], 0, "ROIAlignV2")
     given, found = maps([0.25, 0.125], 1), [boxes(1)]
     want = pooled(theirs, given, found)
-    monkeypatch.setattr(pooling, "_AT_ONCE", 1)
+    monkeypatch.setattr(pooling, "_MAX_PIXELS", 1)
     assert torch.equal(pooled(theirs, given, found), want)
 
 
@@ -84,18 +88,20 @@ def test_no_region_and_one_that_is_not_finite() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_by_pixel(n: int) -> None:
+def test_to_channels_last(n: int) -> None:
     given = torch.randn(n, CHANNELS, 6, 7)
-    turned = by_pixel(given)
+    turned = to_channels_last(given)
     assert torch.equal(turned, given)
     assert turned.is_contiguous(memory_format=torch.channels_last)
-    assert by_pixel(turned) is turned
+    assert to_channels_last(turned) is turned
 
 
 @pytest.mark.parametrize("architecture", ["mask_rcnn", "mask_rcnn_c4", "cascade_mask_rcnn"])
 def test_models_that_pool_so(architecture: str) -> None:
     _, module = RandomModel(ARCHITECTURES[architecture]).load("cpu")
+    assert not pools_by_sums(module)
     assert pool_by_sums(module)
+    assert pools_by_sums(module)
 
 
 def test_models_that_do_not() -> None:
@@ -104,3 +110,4 @@ def test_models_that_do_not() -> None:
     opts = ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool")
     _, module = RandomModel(ARCHITECTURES["faster_rcnn"], opts).load("cpu")
     assert not pool_by_sums(module)
+    assert not pools_by_sums(module)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from random_model import ARCHITECTURES, RandomModel
 
-from pipeline.runnables.speedups.exact.proposals import choose_first, normalize_in_place
+from pipeline.runnables.speedups.exact.inputs import normalize_in_place
+from pipeline.runnables.speedups.exact.proposals import decode_best_proposals
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.detectron2
@@ -29,7 +30,7 @@ def test_proposals(architecture: str) -> None:
         batches = [module.preprocess_image(inputs(sizes)) for sizes in SIZES]
         found = [(batch, module.backbone(batch.tensor)) for batch in batches]
         want = [module.proposal_generator(*each)[0] for each in found]
-        assert choose_first(module)
+        assert decode_best_proposals(module)
         got = [module.proposal_generator(*each)[0] for each in found]
     for ours, theirs in zip(chain(*got), chain(*want), strict=True):
         assert len(ours) > 20
@@ -54,8 +55,8 @@ def test_inputs(architecture: str) -> None:
 
 def test_other_models_are_left_alone() -> None:
     _, module = RandomModel(ARCHITECTURES["retinanet"], SMALL).load("cpu")
-    assert not choose_first(module)
+    assert not decode_best_proposals(module)
     assert not normalize_in_place(module)
     _, module = RandomModel(ARCHITECTURES["faster_rcnn"], SMALL).load("cpu")
     module.proposal_generator.anchor_generator = torch.nn.Identity()
-    assert not choose_first(module)
+    assert not decode_best_proposals(module)

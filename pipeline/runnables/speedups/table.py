@@ -1,66 +1,197 @@
-"""Which speed-ups a model gets."""
+"""The speed-ups in the order in which they are applied, and what each does to the digits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from pipeline.runnables.options import engine_of
-from pipeline.runnables.speedups.exact.proposals import choose_first, normalize_in_place
-from pipeline.runnables.speedups.rounding.onednn import fuse
-from pipeline.runnables.speedups.rounding.openvino import compile_parts
-from pipeline.runnables.speedups.rounding.pooling import pool_by_sums
-from pipeline.runnables.speedups.rounding.rearrange import (
-    channels_last,
-    fold_norms,
-    lower_precision,
-    parts,
-)
-from pipeline.runnables.state.stateless import Doubt
+from pipeline.runnables.options import Options, engine_of
+from pipeline.runnables.speedups.exact.inputs import normalize_in_place
+from pipeline.runnables.speedups.exact.proposals import decode_best_proposals
+from pipeline.runnables.speedups.exact.pushdown import push_down
+from pipeline.runnables.speedups.parts import parts
+from pipeline.runnables.speedups.reduced.precision import lower_precision
+from pipeline.runnables.speedups.rounding.compile import compile_with_torch
+from pipeline.runnables.speedups.rounding.memory_format import use_channels_last
+from pipeline.runnables.speedups.rounding.norms import fold_norms
+from pipeline.runnables.speedups.rounding.onednn import fuse_layers
+from pipeline.runnables.speedups.rounding.openvino import compile_with_openvino, is_compiled
+from pipeline.runnables.speedups.rounding.pooling import pool_by_sums, pools_by_sums
+from pipeline.runnables.state.stateless import StateRisk
 
-if TYPE_CHECKING:
-    from pipeline.runnables.detectron2 import Detectron2
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides which speed-ups apply to a model.
+
+    Attributes:
+        options: The runnable's options, with the device and the number of forwards in use.
+        threads: Threads of the CPU per forward; ``None`` on other devices.
+        risks: Modules that are not known to be stateless.
+        class_ids: Ids of ``options.classes``; ``None`` for all.
+    """
+
+    options: Options
+    threads: int | None = None
+    risks: Sequence[StateRisk] = ()
+    class_ids: Collection[int] | None = None
+
+    @property
+    def engine(self) -> str:
+        """The engine that computes the convolutions."""
+        return engine_of(self.options)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the device is the CPU."""
+        return self.options.device == "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """One faster way to compute what a model computes.
+
+    Attributes:
+        name: Its name in run.json.
+        numerics: What it does to the results: ``exact`` keeps every bit, ``rounding`` changes the
+            last digits of float32, ``reduced`` changes more.
+        apply: Changes the model in place and returns true, or returns why it does not apply.
+    """
+
+    name: str
+    numerics: Literal["exact", "rounding", "reduced"]
+    apply: Callable[[Any, Settings], bool | str]
 
 
 def apply_speedups(
-    runnable: Detectron2, module: Any, doubts: Sequence[Doubt]
-) -> Callable[[], dict[str, str]]:
-    """Rearrange a model for speed, in place.
+    speedups: Iterable[Speedup], module: Any, settings: Settings, refusal: str = ""
+) -> list[dict[str, Any]]:
+    """Apply speed-ups to a model, in order.
 
     Args:
-        runnable: Says the device, the engine, the precision and the share of the cores.
-        module: Its model in eval mode, into which nobody has put hooks or the like.
-        doubts: Modules that are not known to be stateless.
+        speedups: The speed-ups, such as ``SPEEDUPS``.
+        module: A Detectron2 model in eval mode, on its device.
+        settings: What decides which of them apply.
+        refusal: If given, why none of them may be applied.
 
     Returns:
-        A function that says what computes each part.
+        A record of each for run.json: ``name``, ``numerics``, ``applied`` and, if it was not
+        applied, the ``reason``.
     """
+    records = []
+    for speedup in speedups:
+        result = refusal or speedup.apply(module, settings)
+        record = {"name": speedup.name, "numerics": speedup.numerics, "applied": result is True}
+        records.append(record if result is True else record | {"reason": result})
+    return records
+
+
+def part_engines(module: Any, engine: str) -> dict[str, str]:
+    """Return which engine computes each part of a model that ``SPEEDUPS`` were applied to."""
+    return {
+        part.name: "torch" if engine == "openvino" and not is_compiled(part) else engine
+        for part in parts(module)
+    }
+
+
+def _fold_norms(module: Any, _: Settings) -> bool | str:
+    return fold_norms(module) > 0 or "the model has no batch norm after a convolution"
+
+
+def _decode_best_proposals(module: Any, _: Settings) -> bool | str:
+    return decode_best_proposals(module) or "the model does not have Detectron2's RPN"
+
+
+def _pool_by_sums(module: Any, settings: Settings) -> bool | str:
+    if not settings.on_cpu:
+        return "it is for the CPU"
+    return pool_by_sums(module) or "the model does not pool with ROIAlign only"
+
+
+def _compile_with_openvino(module: Any, settings: Settings) -> bool | str:
+    if settings.engine != "openvino":
+        return f"engine={settings.engine}"
+    options = settings.options
+    is_applied = compile_with_openvino(
+        module,
+        options.precision,
+        forwards=int(options.forwards),
+        threads=settings.threads or 0,
+        cache=options.cache,
+        risks=settings.risks,
+    )
+    return is_applied or "the model has no part that OpenVINO can compute"
+
+
+def _normalize_in_place(module: Any, settings: Settings) -> bool | str:
+    if settings.engine == "openvino":  # it takes planes, the result is in channels_last format
+        return "engine=openvino"
+    return normalize_in_place(module) or "the model prepares its inputs in a custom way"
+
+
+def _use_channels_last(module: Any, settings: Settings) -> bool | str:
+    if settings.engine == "openvino":
+        return "engine=openvino"
+    use_channels_last(module, pools_planes=not pools_by_sums(module))
+    return True
+
+
+def _fuse_layers(module: Any, settings: Settings) -> bool | str:
+    if not settings.on_cpu:
+        return "it is for the CPU"
+    if settings.engine != "torch":
+        return f"engine={settings.engine}"
+    return fuse_layers(module, _dtype(settings)) or "torch has no fused operators on this CPU"
+
+
+def _lower_precision(module: Any, settings: Settings) -> bool | str:
+    dtype = _dtype(settings)
+    if dtype is None:
+        return "precision=fp32"
+    if settings.engine == "openvino":  # which was told the precision when it was set up
+        is_applied = any(map(is_compiled, parts(module)))
+    else:
+        is_applied = lower_precision(module, dtype)
+    return is_applied or "the model has no part whose precision can be lowered"
+
+
+def _compile_with_torch(module: Any, settings: Settings) -> bool | str:
+    if settings.engine != "compile":
+        return f"engine={settings.engine}"
+    return compile_with_torch(module) or "the model has no part that can be compiled"
+
+
+def _resize_on_device(_: Any, settings: Settings) -> bool | str:
+    # applied by steps.preprocess; in the table because it changes results
+    return settings.options.resize_on_device or "resize_on_device=false"
+
+
+def _push_down(module: Any, settings: Settings) -> bool | str:
+    options = settings.options
+    is_applied = push_down(module, options.min_score, options.max_instances, settings.class_ids)
+    if not options.min_score and options.max_instances is None and settings.class_ids is None:
+        return "no leading stage drops instances"
+    return is_applied or "the model selects instances in a custom way"
+
+
+def _dtype(settings: Settings) -> Any:
     import torch
 
-    engine = engine_of(runnable)
-    module.requires_grad_(False)
-    fold_norms(module)
-    choose_first(module)
-    summed = runnable.device == "cpu" and pool_by_sums(module)
-    if engine == "openvino":
-        return compile_parts(
-            module,
-            runnable.precision,
-            forwards=int(runnable.forwards),
-            threads=runnable.threads or 0,
-            cache=runnable.cache,
-            doubts=doubts,
-        )
-    normalize_in_place(module)  # into pixels of adjacent channels; OpenVINO takes planes
-    channels_last(module, pools_planes=not summed)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(runnable.precision)
-    if runnable.device == "cpu" and engine == "torch":
-        fuse(module, dtype)
-    used = {}
-    for part in parts(module):
-        used[part.name] = engine
-        if dtype is not None and not part.in_fp32:
-            part.replace(lambda part, call: lower_precision(part, call, dtype))
-        if engine == "compile":
-            part.replace(lambda _, call: torch.compile(call, dynamic=True))
-    return lambda: used
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.options.precision)
+
+
+SPEEDUPS = (
+    Speedup("resize_on_device", "reduced", _resize_on_device),
+    Speedup("fold_norms", "rounding", _fold_norms),
+    Speedup("decode_best_proposals", "exact", _decode_best_proposals),
+    Speedup("pool_by_sums", "rounding", _pool_by_sums),
+    Speedup("openvino", "rounding", _compile_with_openvino),
+    Speedup("normalize_in_place", "exact", _normalize_in_place),
+    Speedup("channels_last", "rounding", _use_channels_last),
+    Speedup("fuse_layers", "rounding", _fuse_layers),
+    Speedup("lower_precision", "reduced", _lower_precision),
+    Speedup("compile", "rounding", _compile_with_torch),
+)
+# after the model has been checked, because the check needs all instances of the test image
+PUSHDOWN = (Speedup("pushdown", "exact", _push_down),)

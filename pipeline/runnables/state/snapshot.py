@@ -1,9 +1,9 @@
-"""What a model remembers from one forward to the next, saved and put back.
+"""Saves and restores the state that a model keeps between forwards.
 
 For models that are not known to be stateless. A module may keep state in its attributes and
-buffers, in what its hooks and functions close over, in class attributes, in globals of its Python
-module, and in random generators. All of it is found by following references from the model; what
-belongs to the standard library and to known packages is not followed.
+buffers, in closures of its hooks and functions, in class attributes, in globals of its Python
+module, and in random generators. This state is found by following references from the model.
+Objects of the standard library and of known packages are not followed.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.runnables.state.places import Places, is_object, parts
+from pipeline.runnables.state.references import StateReferences, is_object, parts
 from pipeline.runnables.state.stateless import is_known
 
 _MISSING = object()
 
 
-class State:
-    """What a model remembers.
+class ModelState:
+    """The state that a model keeps between forwards.
 
     Args:
-        module: The model; where it may keep state is looked up here, once.
+        module: The model. The constructor searches it for references to state.
     """
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self._places = Places(module)
+        self._references = StateReferences(module)
 
     @contextmanager
     def restored(self, *, always: bool) -> Iterator[None]:
-        """Put everything back after the block.
+        """Restore the state after the block.
 
         Args:
-            always: Also after a block that did not raise.
+            always: Also if the block did not raise.
         """
-        saved = _Saved()
-        saved.save(self._module, self._places)
+        saved = _Snapshot()
+        saved.save(self._module, self._references)
         try:
             yield
         except BaseException:
@@ -56,8 +56,8 @@ class State:
             saved.restore()
 
 
-class _Saved:
-    """Values, and how to put them back."""
+class _Snapshot:
+    """Saved values, and functions that restore them."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
@@ -65,23 +65,23 @@ class _Saved:
         self._kept: list[Any] = []
         self._copies: dict[int, Any] = {}
 
-    def save(self, module: Any, places: Places) -> None:
+    def save(self, module: Any, references: StateReferences) -> None:
         import torch
 
         for each in module.modules():
             self._visit(each)
-        for (_, name), space in places.names.items():
+        for (_, name), space in references.names.items():
             held = space if isinstance(space, dict) else vars(space)
             value = self._value(held.get(name, _MISSING))
             self._undo.append(functools.partial(_set, space, name, value))
-        for cell in places.cells:
+        for cell in references.cells:
             with suppress(ValueError):
                 value = self._value(cell.cell_contents)
                 self._undo.append(functools.partial(setattr, cell, "cell_contents", value))
-        for value in places.values:
+        for value in references.values:
             self._visit(value)
-        for cache in places.caches:
-            for held in gc.get_referents(cache):  # its results, or a dict of them
+        for cache in references.caches:
+            for held in gc.get_referents(cache):  # its results, or a dict of results
                 for result in held.values() if type(held) is dict else [held]:
                     self._visit(result)
             if not cache.cache_info().currsize:
@@ -96,19 +96,19 @@ class _Saved:
     def restore(self) -> None:
         import torch
 
-        with torch.inference_mode():  # tensors made in it take changes only in it
+        with torch.inference_mode():  # only here can its tensors be changed
             for undo in self._undo:
                 undo()
 
     def _value(self, value: Any) -> Any:
-        """Return what to put back for a value: itself, but a copy of an iterator's position."""
+        """Return what to restore: the value itself; for an iterator, a copy at its position."""
         self._visit(value)
         if not isinstance(value, Iterator):
             return value
         if id(value) not in self._copies:
             self._kept.append(value)
-            with warnings.catch_warnings(), suppress(Exception):  # a generator has no copy
-                warnings.simplefilter("ignore")  # Python 3.12 warns of the copies of itertools
+            with warnings.catch_warnings(), suppress(Exception):  # generators cannot be copied
+                warnings.simplefilter("ignore")  # Python 3.12 deprecates copying itertools
                 self._copies[id(value)] = copy.copy(value)
         return self._copies.get(id(value), value)
 
@@ -153,7 +153,7 @@ class _Saved:
         return None
 
     def _visit_module(self, module: Any) -> None:
-        if is_known(module):  # does not write to its weights, which are most of the memory
+        if is_known(module):  # never writes to its weights, most of the memory
             self._seen.add(id(module._parameters))
         saved = {key: self._value(value) for key, value in vars(module).items()}
         self._undo.append(functools.partial(_remap, vars(module), saved))

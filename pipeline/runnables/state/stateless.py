@@ -1,8 +1,8 @@
 """Which modules of a model are known to be stateless.
 
-Threads may share a module only if its forward writes nothing to it. That cannot be proved of code
-in general, so the list is positive: torch's and Detectron2's own modules of which it is known, as
-their authors wrote them and in eval mode. All others are doubts.
+Threads may share a module only if its forward writes nothing to it. This cannot be proved for code
+in general, so there is a list of modules for which it is known: modules of torch and Detectron2,
+unchanged and in eval mode. Every other module is a risk.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FunctionType, MethodType
 from typing import Any
+
+from pipeline.runnables.speedups.patching import RECORD, replaced_methods
 
 # of torch.nn: in eval mode they compute from input, weights and buffers alone
 _TORCH = """
@@ -32,8 +34,8 @@ _TORCH = """
     ConstantPad1d ConstantPad2d ConstantPad3d ReflectionPad1d ReflectionPad2d ReflectionPad3d
     ReplicationPad1d ReplicationPad2d ReplicationPad3d CircularPad1d CircularPad2d CircularPad3d
 """
-# Not here: CycleBatchNormList, which counts its calls; swin.BasicLayer, which writes sizes to its
-# blocks; what wraps modules of other packages.
+# Not listed: CycleBatchNormList, which counts its calls; swin.BasicLayer, which writes sizes to its
+# blocks; wrappers of other packages' modules.
 _DETECTRON2 = {
     "layers.aspp": "ASPP",
     "layers.batch_norm": "FrozenBatchNorm2d NaiveSyncBatchNorm LayerNorm",
@@ -68,34 +70,34 @@ _HOOKS = {"_forward_hooks": "forward hook", "_forward_pre_hooks": "forward pre-h
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class StateRisk:
     """Why a module is not known to be stateless.
 
     Attributes:
         where: The module's name in the model; empty for the model itself.
-        what: The reason, as what follows the name in a sentence.
-        changed: Whether something was put into a module of a known kind, which whoever computes
-            the same in another way would leave out.
+        reason: The predicate of a sentence about the module.
+        is_modified: Whether a listed module was modified, for example by a hook. A speed-up that
+            computes the module in another way would skip the modification.
     """
 
     where: str
-    what: str
-    changed: bool = False
+    reason: str
+    is_modified: bool = False
 
     def __str__(self) -> str:
-        return f"{self.where or 'the model'} {self.what}"
+        return f"{self.where or 'the model'} {self.reason}"
 
 
-def doubts(model: Any) -> list[Doubt]:
-    """Return what in a model, as loaded, is not known to be stateless; empty if all of it is.
+def find_state_risks(model: Any) -> list[StateRisk]:
+    """Return which modules of a model are not known to be stateless.
 
     Args:
-        model: An ``nn.Module``, before anything in it is replaced for speed.
+        model: An ``nn.Module`` as it was loaded, before speed-ups.
     """
     from torch.nn.modules import module as torch_module
 
     found = [
-        Doubt("", f"runs a global {text} of torch", changed=True)
+        StateRisk("", f"runs a global {text} of torch", is_modified=True)
         for name, text in _HOOKS.items()
         if getattr(torch_module, f"_global{name}")
     ]
@@ -106,28 +108,33 @@ def doubts(model: Any) -> list[Doubt]:
 
 
 def is_known(module: Any) -> bool:
-    """Return whether a module is of exactly a kind that is known to be stateless."""
+    """Return whether a module's class, not a subclass of it, is known to be stateless."""
     return _is_listed(type(module))
 
 
-def _of(name: str, module: Any, patched: list[tuple[str, str]]) -> Iterator[Doubt]:
+def _of(name: str, module: Any, patched: list[tuple[str, str]]) -> Iterator[StateRisk]:
     kind = type(module)
     if not _is_listed(kind):
-        yield Doubt(name, f"is {_named(kind)}, which is not known to be stateless")
+        yield StateRisk(name, f"is {_named(kind)}, which is not known to be stateless")
     if module.training:
-        yield Doubt(name, "is in training mode", changed=True)
+        yield StateRisk(name, "is in training mode", is_modified=True)
     for key, text in _HOOKS.items():
         if vars(module)[key]:
-            yield Doubt(name, f"has a {text}", changed=True)
+            yield StateRisk(name, f"has a {text}", is_modified=True)
     if not _is_listed(kind):
-        return  # its code may do anything
+        return  # its attributes add nothing: its code is unknown
+    replaced = replaced_methods(module)
     for key, value in vars(module).items():
-        if callable(getattr(kind, key, None)):
-            yield Doubt(name, f"has a {key} of its own", changed=True)
+        if key in replaced:
+            yield StateRisk(name, f"already has a {key} of d2run's speed-ups", is_modified=True)
+        elif callable(getattr(kind, key, None)):
+            yield StateRisk(name, f"has a custom {key} method", is_modified=True)
         elif key not in _internal() and not _is_plain(value):
-            yield Doubt(name, f"has a {key} that is not known to be stateless")
+            yield StateRisk(name, f"has an attribute {key} that is not known to be stateless")
     for method, package in patched:
-        yield Doubt(name, f"has a {method} that {package} has replaced", changed=True)
+        yield StateRisk(
+            name, f"has a method {method} that was replaced by {package}", is_modified=True
+        )
 
 
 def _is_listed(kind: type) -> bool:
@@ -143,11 +150,11 @@ def _is_listed(kind: type) -> bool:
 def _internal() -> frozenset[str]:
     from torch import nn
 
-    return frozenset(vars(nn.Module()))
+    return frozenset(vars(nn.Module())) | {RECORD}
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether an attribute is a value, or code of a known package."""
+    """Return whether an attribute is plain data, or code of a known package."""
     if isinstance(value, (list, tuple, set, frozenset)):
         return all(map(_is_plain, value))
     if isinstance(value, Mapping):
@@ -163,7 +170,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _patched(kind: type) -> Iterator[tuple[str, str]]:
-    """Yield the methods of a kind that another package has put there, and the package."""
+    """Yield the methods of a class that another package has replaced, and the package."""
     for cls in kind.__mro__[:-1]:
         for name, value in vars(cls).items():
             function = getattr(value, "fget", None) or getattr(value, "__func__", value)
@@ -172,7 +179,7 @@ def _patched(kind: type) -> Iterator[tuple[str, str]]:
 
 
 def _package(function: FunctionType) -> str:
-    # its own __module__ may be copied from what it wraps
+    # __module__ may be copied from a wrapped function
     return str(function.__globals__.get("__name__", "?")).split(".")[0]
 
 

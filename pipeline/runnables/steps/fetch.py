@@ -1,4 +1,4 @@
-"""From the device to the host: all tensors of a batch in one copy."""
+"""Copies all tensors of a batch from the device to the host at once."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ if TYPE_CHECKING:
 
 
 def fetch(tree: Any) -> tuple[Any, Any]:
-    """Bring every CUDA tensor in nested lists, tuples and dicts to the host, without waiting.
+    """Copy every CUDA tensor in nested lists, tuples and dicts to the host, without waiting.
 
     Returns:
-        The same tree with the tensors on the host, and an event after which they are filled;
-        ``None`` when nothing had to be copied.
+        The same tree with the tensors on the host, and a CUDA event after which their content is
+        valid; ``None`` if nothing had to be copied.
     """
     import torch
     from torch.utils._pytree import tree_flatten, tree_unflatten
 
     leaves, spec = tree_flatten(tree)
-    there = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.is_cuda]
-    if not there:
+    on_device = [
+        i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.is_cuda
+    ]
+    if not on_device:
         return tree, None
-    tensors = [leaves[i] for i in there]
+    tensors = [leaves[i] for i in on_device]
     packed = pack(tensors)
     host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
     host.copy_(packed, non_blocking=True)
     event = torch.cuda.current_stream(packed.device).record_event()
-    for i, tensor in zip(there, unpack(host, tensors), strict=True):
+    for i, tensor in zip(on_device, unpack(host, tensors), strict=True):
         leaves[i] = tensor
     return tree_unflatten(leaves, spec), event
 
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:
-    """Lay tensors of any dtype end to end: uint8 ``(bytes,)``, the widest dtypes first."""
+    """Concatenate the bytes of tensors: uint8 ``(bytes,)``, the widest dtypes first."""
     import torch
 
     ordered = [tensors[i] for i in _widest_first(tensors)]
@@ -42,7 +44,7 @@ def pack(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Undo ``pack``: views of ``packed`` with the dtypes and shapes of ``like``, in its order."""
+    """Return views of packed bytes, with the dtypes and shapes of the tensors in ``like``."""
     views: dict[int, Tensor] = {}
     start = 0
     for i in _widest_first(like):
@@ -53,5 +55,5 @@ def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _widest_first(tensors: Sequence[Tensor]) -> list[int]:
-    # so that every tensor begins at a multiple of its own element's size
+    # so that the offset of every tensor is a multiple of its element size
     return sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())

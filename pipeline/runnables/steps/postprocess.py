@@ -1,8 +1,8 @@
-"""From a model's outputs to predictions: masks in their box crops, never in full frames."""
+"""Converts a model's outputs to predictions, with masks in box crops instead of full frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,36 +11,54 @@ from numpy.typing import NDArray
 
 from pipeline.masks import InstanceMasks
 from pipeline.records import Categories, Predictions, Segment
-from pipeline.runnables.state.stateless import Doubt
-from pipeline.runnables.steps.paste import pasted
+from pipeline.runnables.steps.paste import paste_masks
 
 _FIELDS = ("pred_boxes", "scores", "pred_classes", "pred_masks", "pred_keypoints")
-
 
 Compute = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
 
-def computing(module: Any, doubts: Iterable[Doubt]) -> Compute:
-    """Return what runs a model, short of its own post-processing where that would paste masks.
+@dataclass(slots=True)
+class Output:
+    """One frame's output of ``forward``.
 
-    An architecture that computes its results in its own way is asked for them as they are.
+    Attributes:
+        content: See ``compute_function``.
+        ready: CUDA event after which the content is on the host; ``None`` if it is already there.
+    """
+
+    content: dict[str, Any]
+    ready: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its tensors in bytes."""
+        tensors = [*self.content.get("instances", {}).values(), self.content.get("sem_seg")]
+        return sum(getattr(tensor, "nbytes", 0) for tensor in tensors)
+
+
+def compute_function(module: Any, *, only_forward: bool) -> Compute:
+    """Return a function that runs a model, without the post-processing that pastes masks.
+
+    Custom architectures are run with their post-processing.
 
     Args:
         module: A Detectron2 model in eval mode.
-        doubts: What was put into it, by others than d2run, may need its own ``forward``.
+        only_forward: Whether the model must be called through its ``forward``, because it was
+            modified, for example by a hook.
 
     Returns:
-        A function. It takes the model's inputs, one per frame, and returns a dict per frame, of
-        tensors on the device and plain values: ``shape``, the input's (height, width);
-        ``instances``, a dict of tensors by Detectron2's names, in the pixels of the input and with
-        the mask head's probabilities if ``raw``, else as the model gave them; ``sem_seg``, int32
-        ``(H, W)``; ``panoptic_seg``, as Detectron2 has it.
+        A function from the model's inputs, one per frame, to a dict per frame: ``shape``, the
+        input's (height, width); ``instances``, a dict of tensors by Detectron2's names, in the
+        input's pixels and with the mask head's probabilities if ``raw``, otherwise as the model
+        returned them; ``sem_seg``, int32 ``(H, W)``; ``panoptic_seg``, as Detectron2 returns it.
+        Tensors are on the device.
     """
     from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 
     kinds = [kind for kind in (PanopticFPN, GeneralizedRCNN) if _computes_as(kind, module)]
-    if not kinds or any(doubt.changed and not doubt.where for doubt in doubts):
-        return lambda inputs: [_as_given(output) for output in _outputs(module, inputs)]
+    if not kinds or only_forward:
+        return lambda inputs: [_checked(output) for output in _outputs(module, inputs)]
 
     def compute(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         found = module.inference(inputs, do_postprocess=False)
@@ -58,11 +76,11 @@ def _computes_as(kind: Any, module: Any) -> bool:
 def _outputs(module: Any, inputs: list[dict[str, Any]]) -> Any:
     outputs = module(inputs)
     if len(outputs) != len(inputs):
-        raise ValueError(f"it returns {len(outputs)} results for {len(inputs)} images")
+        raise ValueError(f"the model returns {len(outputs)} outputs for {len(inputs)} images")
     return outputs
 
 
-def _as_given(output: dict[str, Any]) -> dict[str, Any]:
+def _checked(output: dict[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {"raw": False}
     if "instances" in output:
         kept["instances"] = _fields(output["instances"])
@@ -72,14 +90,14 @@ def _as_given(output: dict[str, Any]) -> dict[str, Any]:
     if "panoptic_seg" in output:
         kept["panoptic_seg"] = output["panoptic_seg"]
         if kept["panoptic_seg"][1] is None:
-            raise ValueError("its panoptic_seg does not say what its segments are")
+            raise ValueError("the panoptic_seg that it returns has no list of segments")
     if len(kept) == 1:
         raise ValueError("its output has neither instances nor sem_seg nor panoptic_seg")
     return kept
 
 
 def raw_output(instances: Any, sem_seg: Any, item: dict[str, Any]) -> dict[str, Any]:
-    """Return one frame's dict, see ``computing``, of what ``GeneralizedRCNN.inference`` gives."""
+    """Return one frame's dict (see ``compute_function``) from ``GeneralizedRCNN.inference``."""
     from detectron2.modeling.postprocessing import sem_seg_postprocess
 
     kept = {"raw": True, "instances": _fields(instances), "shape": instances.image_size}
@@ -100,10 +118,10 @@ def _fields(instances: Any) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Finish:
-    """Makes predictions of outputs; on any thread, where the tensors are.
+    """Converts outputs to predictions, on any thread and on the device of their tensors.
 
     Attributes:
-        module: The model, for how a panoptic map is combined.
+        module: The model, whose options combine panoptic maps.
         categories: Names by class id.
     """
 
@@ -111,7 +129,12 @@ class Finish:
     categories: Categories
 
     def __call__(self, output: dict[str, Any], size: tuple[int, int]) -> Predictions:
-        """Return the predictions of what ``compute`` gave for a frame of ``size``."""
+        """Return the predictions of one frame's output.
+
+        Args:
+            output: See ``compute_function``.
+            size: ``(height, width)`` of the frame in pixels.
+        """
         fields: dict[str, Any] = {}
         masks = None
         if "instances" in output:
@@ -134,7 +157,7 @@ class Finish:
         return Predictions.empty(size, self.categories.thing_names).replace(**fields)
 
     def _combined(self, found: Any, masks: InstanceMasks | None, output: dict[str, Any]) -> Any:
-        """Do what ``PanopticFPN.inference`` does at its end, without full-frame masks."""
+        """Combine the panoptic map as ``PanopticFPN.inference`` does, without full-frame masks."""
         from detectron2.modeling.meta_arch.panoptic_fpn import (
             combine_semantic_and_instance_outputs,
         )
@@ -155,17 +178,13 @@ class Finish:
 
 
 def _scaled(output: dict[str, Any], size: tuple[int, int]) -> tuple[Any, InstanceMasks | None]:
-    """Scale to the frame's pixels as Detectron2 does, and paste the masks into crops.
-
-    Meanwhile the head's probabilities have a name that ``detector_postprocess`` does not know, or
-    it would paste them into full frames.
-    """
+    """Scale to the frame's pixels as Detectron2 does, and paste the masks into crops."""
     from detectron2.modeling.postprocessing import detector_postprocess
     from detectron2.structures import Boxes, Instances
 
     fields = dict(output["instances"])
     masks = fields.pop("pred_masks", None)
-    boxes = Boxes(fields.pop("pred_boxes").clone())  # it scales in place
+    boxes = Boxes(fields.pop("pred_boxes").clone())  # scaled in place below
     instances = Instances(output["shape"], pred_boxes=boxes, **fields)
     if not output["raw"]:
         if masks is None:
@@ -174,16 +193,16 @@ def _scaled(output: dict[str, Any], size: tuple[int, int]) -> tuple[Any, Instanc
     if instances.has("pred_keypoints"):
         instances.pred_keypoints = instances.pred_keypoints.clone()
     if masks is not None:
-        instances.mask_probs = masks
+        instances.mask_probs = masks  # a name that detector_postprocess does not paste
     instances = detector_postprocess(instances, *size)
     if masks is None:
         return instances, None
-    return instances, pasted(instances.mask_probs, instances.pred_boxes.tensor, size)
+    return instances, paste_masks(instances.mask_probs, instances.pred_boxes.tensor, size)
 
 
 @dataclass
 class _Bitmaps:
-    """Full-frame masks as a tensor gives them, each made only when it is looked at."""
+    """Full-frame masks with a tensor's interface, each created only when it is accessed."""
 
     masks: Any
     device: Any = "cpu"

@@ -1,4 +1,4 @@
-"""From a frame to a model's input: resized as ``DefaultPredictor`` does, and put on the device."""
+"""Converts a frame to a model's input: resized as ``DefaultPredictor`` does, on the device."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Prepared:
     """One frame's input, uint8, on its way to the device.
 
     Attributes:
-        shape: ``(height, width)`` of the model's input in pixels; equal ones may share a forward.
+        shape: ``(height, width)`` of the model's input in pixels; equal shapes can share a forward.
         size: ``(height, width)`` of the frame in pixels.
-        image: uint8 ``(3, h, w)`` in the model's colour order; of ``shape``, or of ``size`` where
-            the device is to resize it.
-        uploaded: On CUDA, an event of the copy that brings ``image`` there; without it the image
-            is still here, for want of memory there.
+        image: uint8 ``(3, h, w)`` in the model's color order, of ``shape``, or of ``size`` if the
+            device resizes it.
+        uploaded: CUDA event of the copy to the device; ``None`` if the image is still on the host,
+            because the device had no memory left.
     """
 
     shape: tuple[int, int]
@@ -35,19 +35,19 @@ class Prepared:
 
     @property
     def nbytes(self) -> int:
-        """Of the image."""
+        """Size of the image in bytes."""
         return int(self.image.nbytes)
 
 
 @dataclass(slots=True)
 class Preprocess:
-    """Resizes frames and sends them to the device; on any thread.
+    """Resizes frames and starts their copy to the device; on any thread.
 
     Attributes:
-        cfg: Detectron2's ``CfgNode``, for ``INPUT``.
+        cfg: Detectron2's ``CfgNode``, of which ``INPUT`` is used.
         device: Torch's name of the device.
-        resize_on_device: Resize there, rather than here with Pillow.
-        stream: On CUDA, the stream of the copies, beside that of the model.
+        resize_on_device: Whether the device resizes, instead of Pillow.
+        stream: CUDA stream of the copies, so that they overlap with the model.
     """
 
     cfg: Any
@@ -65,7 +65,7 @@ class Preprocess:
         """Return the frame's input.
 
         Raises:
-            InferenceError: The frame is so narrow that nothing of it is left at the model's size.
+            InferenceError: The frame is too narrow: at the model's size, a side has no pixel.
         """
         import torch
         from detectron2.data.transforms import ResizeShortestEdge
@@ -75,20 +75,20 @@ class Preprocess:
         if short and 0 in (shape := ResizeShortestEdge.get_output_shape(*shape, short, longest)):
             height, width = frame.size
             raise InferenceError(
-                f"{width}x{height} px is too narrow: with its longer side at {longest} px, the "
-                "model's most, less than one is left of the shorter"
+                f"{width}x{height} px is too narrow: resized to the model's maximum of {longest} "
+                "px, the shorter side has less than one pixel"
             )
         pixels = frame.image if self.cfg.INPUT.FORMAT == "BGR" else frame.image[:, :, ::-1]
         if not self.resize_on_device:
-            resize = ResizeShortestEdge([short, short], longest)
-            pixels = resize.get_transform(pixels).apply_image(pixels)
-        # height, width, channel in memory as DefaultPredictor has it: the convolutions' kernels,
-        # and with them the last digits, go by the strides
+            augmentation = ResizeShortestEdge([short, short], longest)
+            pixels = augmentation.get_transform(pixels).apply_image(pixels)
+        # in memory: height, width, channel, as in DefaultPredictor, because the choice of the
+        # convolutions' kernels, and so the last digits, depends on the strides
         image = torch.from_numpy(np.array(pixels, order="C")).permute(2, 0, 1)
         prepared = Prepared(shape, frame.size, image)
-        return prepared if self.stream is None else self._sent(prepared)
+        return prepared if self.stream is None else self._upload(prepared)
 
-    def _sent(self, prepared: Prepared) -> Prepared:
+    def _upload(self, prepared: Prepared) -> Prepared:
         import torch
 
         pinned = prepared.image.pin_memory()
@@ -98,10 +98,18 @@ class Preprocess:
         return prepared
 
 
-def model_input(prepared: Prepared, device: str) -> dict[str, Any]:
-    """Return what Detectron2's models take: float32 ``(3, h, w)`` in [0, 255] and the frame's size.
+def prepare_unresized(frame: Frame) -> Prepared:
+    """Return a frame's input without resizing."""
+    import torch
 
-    On the device's thread, which waits there, not here, for the copy to end.
+    image = torch.from_numpy(np.array(frame.image, order="C")).permute(2, 0, 1)
+    return Prepared(frame.size, frame.size, image)
+
+
+def model_input(prepared: Prepared, device: str) -> dict[str, Any]:
+    """Return a model's input: float32 ``(3, h, w)`` in [0, 255], and the frame's size.
+
+    On CUDA, the device waits for the end of the copy; the calling thread does not.
     """
     import torch
 
@@ -109,19 +117,19 @@ def model_input(prepared: Prepared, device: str) -> dict[str, Any]:
     if prepared.uploaded is not None:
         stream = torch.cuda.current_stream(image.device)
         stream.wait_event(prepared.uploaded)
-        image.record_stream(stream)  # or its memory would go to the next copy while it is read
+        image.record_stream(stream)  # or its memory would be reused by the next copy too early
     if image.shape[1:] != prepared.shape:
-        image = resized(image, prepared.shape)
+        image = resize(image, prepared.shape)
     height, width = prepared.size
     return {"image": image.float(), "height": height, "width": width}
 
 
-def resized(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Resize as Pillow's ``BILINEAR`` does, to within one of its 256 levels, on any device.
+def resize(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Resize like Pillow's ``BILINEAR``, on any device; pixels differ by at most 1.
 
     Args:
         image: uint8 ``(3, h, w)``.
-        shape: Wanted ``(height, width)`` in pixels.
+        shape: ``(height, width)`` of the result in pixels.
 
     Returns:
         float32 ``(3, *shape)`` of whole numbers in [0, 255].

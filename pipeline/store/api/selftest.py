@@ -23,7 +23,7 @@ from pipeline.models import architectures
 from pipeline.models.config_file import set_keys
 from pipeline.records import Categories, Frame
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.runnables.trial import as_it_is
+from pipeline.runnables.steps.preprocess import prepare_unresized
 from pipeline.system.files import RegularFile
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _SIDE_PX = 128
 _MAX_SIDE_PX = 1024  # of an image in a file
 _MAX_BYTES = 64 << 20  # of its arrays; a mask takes 16 kB
 _KEPT = 20  # the best instances: below them, equal scores change places
-# docs/performance.md: what another order of the same arithmetic may change in float32
+# benchmarks/README.md: what another order of the same arithmetic may change in float32
 _BOX_PX = 0.05
 _SCORE = 1e-3
 _PIXELS = 1e-3  # share of a mask's or map's pixels
@@ -190,7 +190,7 @@ def _unequal(a: NDArray[Any], b: NDArray[Any]) -> float:
 def _outputs(runnable: Detectron2, image: NDArray[np.uint8]) -> Arrays:
     """Return what a model makes of an image of the size that it computes on."""
     frame = Frame(image, "self-test")
-    (output,) = runnable.forward([as_it_is(frame)])
+    (output,) = runnable.forward([prepare_unresized(frame)])
     found = runnable.finish(frame, output)
     arrays: Arrays = {}
     if "instances" in output.content:

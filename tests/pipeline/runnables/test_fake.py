@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from pipeline.errors import ConfigError
-from pipeline.protocols import Runnable
+from pipeline.protocols import DescribedRunnable, Runnable
 from pipeline.records import Categories, Frame
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.testing import make_frame
@@ -99,6 +99,11 @@ def test_class_names(arguments, class_names):
     assert first.class_names is second.class_names is runnable.class_names
 
 
+def test_says_that_no_model_ran():
+    assert isinstance(FakeRunnable(), DescribedRunnable)
+    assert FakeRunnable(device="cuda:0").describe()["name"] == "no model (fake)"
+
+
 def test_all_classes_occur():
     (p,) = predict(make_frame(), class_names=["a", "b", "c"], n_instances=100)
     assert set(p.classes.tolist()) == {0, 1, 2}
@@ -123,7 +128,7 @@ def test_no_frames():
 @pytest.mark.parametrize("ids", [["bad"], ["good", "bad"], ["bad", "good"]], ids="+".join)
 def test_fail_on_fails_the_whole_batch(ids):
     frames = [make_frame(asset_id=asset_id) for asset_id in ids]
-    with pytest.raises(RuntimeError, match="'bad' fails, as fail_on says"):
+    with pytest.raises(RuntimeError, match="'bad' fails because it is in fail_on"):
         predict(*frames, fail_on=["bad", "worse"])
 
 
@@ -133,18 +138,20 @@ def test_fail_on_spares_the_others():
 
 def test_must_be_entered():
     runnable = FakeRunnable()
-    with pytest.raises(RuntimeError, match="enter it first"):
+    with pytest.raises(RuntimeError, match="not entered"):
         runnable.predict([make_frame()])
     with runnable as entered:
         assert entered is runnable
-    with pytest.raises(RuntimeError, match="enter it first"):
+    with pytest.raises(RuntimeError, match="not entered"):
         runnable.predict([make_frame()])
     with runnable:  # may be entered again
         assert runnable.predict([]) == []
 
 
 def test_refuses_a_negative_number():
-    with pytest.raises(ConfigError, match="n_instances: expected at least 0, got -1"):
+    with pytest.raises(
+        ConfigError, match="n_instances: expected a whole number of at least 0, got -1"
+    ):
         FakeRunnable(n_instances=-1)
 
 
@@ -186,7 +193,7 @@ def test_classes_come_before_the_limit():
     assert as_lists(found) == as_lists(wanted[:2])
 
 
-def test_least_score_is_inclusive():
+def test_min_score_is_inclusive():
     frame = make_frame()
     (everything,) = predict(frame)
     (found,) = predict(frame, min_score=float(everything.scores[1]))

@@ -1,4 +1,4 @@
-"""The small parts of the Detectron2 runnable: folding, packing, halving, grouping, resizing."""
+"""The small parts of the Detectron2 runnable: folding, packing, splitter, grouping, resizing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pipeline.runnables.memory import Halving, groups, power_of_two
-from pipeline.runnables.speedups.rounding.rearrange import fold_norms, parts
+from pipeline.runnables.batching import BatchSplitter, group_equal, power_of_two
+from pipeline.runnables.speedups.parts import parts
+from pipeline.runnables.speedups.rounding.norms import fold_norms
 from pipeline.runnables.steps.fetch import fetch, pack, unpack
-from pipeline.runnables.steps.paste import pasted
-from pipeline.runnables.steps.preprocess import resized
+from pipeline.runnables.steps.paste import paste_masks
+from pipeline.runnables.steps.preprocess import resize
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.detectron2
@@ -72,7 +73,7 @@ def test_what_is_on_the_host_stays_there() -> None:
     assert fetch(tree) == (tree, None)
 
 
-def test_halving() -> None:
+def test_splitter() -> None:
     calls = []
 
     def double(items: Sequence[int]) -> list[int]:
@@ -81,26 +82,26 @@ def test_halving() -> None:
             raise torch.OutOfMemoryError("no")
         return [2 * item for item in items]
 
-    halving = Halving()
-    assert halving(double, range(9)) == [2 * i for i in range(9)]
+    splitter = BatchSplitter()
+    assert splitter(double, range(9)) == [2 * i for i in range(9)]
     assert calls == [9, 4, 2, 2, 2, 2, 1]
-    assert halving.most == 2
-    assert halving(double, [5]) == [10]
-    assert halving(double, []) == []
+    assert splitter.max_items == 2
+    assert splitter(double, [5]) == [10]
+    assert splitter(double, []) == []
 
 
 def test_other_errors_are_not_caught() -> None:
     def fail(items: Sequence[int]) -> list[int]:
         raise RuntimeError("other")
 
-    halving = Halving()
+    splitter = BatchSplitter()
     with pytest.raises(RuntimeError, match="other"):
-        halving(fail, [1, 2])
-    assert halving.most is None
+        splitter(fail, [1, 2])
+    assert splitter.max_items is None
 
 
 def test_groups() -> None:
-    assert list(groups(["a", "b", "a", "c", "b"])) == [[0, 2], [1, 4], [3]]
+    assert list(group_equal(["a", "b", "a", "c", "b"])) == [[0, 2], [1, 4], [3]]
 
 
 @pytest.mark.parametrize(("n", "power"), [(-3, 1), (0, 1), (1, 1), (3, 2), (9, 8), (99, 16)])
@@ -114,7 +115,7 @@ def test_resized_as_pillow_does(shape: tuple[int, int]) -> None:
 
     pixels = np.random.default_rng(0).integers(0, 256, (160, 200, 3), np.uint8)
     want = np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR))
-    got = resized(torch.from_numpy(pixels).permute(2, 0, 1), shape).permute(1, 2, 0).numpy()
+    got = resize(torch.from_numpy(pixels).permute(2, 0, 1), shape).permute(1, 2, 0).numpy()
     assert got.shape == want.shape
     assert np.abs(got - want).max() <= 1
 
@@ -131,4 +132,4 @@ def test_pasted_as_detectron2_does() -> None:
     boxes = boxes[((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).nonzero()[:, 0]]
     probs = torch.rand(len(boxes), 1, 28, 28)
     want = paste_masks_in_image(probs[:, 0], boxes, size, 0.5)
-    np.testing.assert_array_equal(pasted(probs, boxes, size).dense(), want.numpy())
+    np.testing.assert_array_equal(paste_masks(probs, boxes, size).dense(), want.numpy())

@@ -17,7 +17,7 @@ from scripted import ListedAsset, run
 
 from pipeline.records import Categories, Frame, Result
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.runnables.state.stateless import doubts
+from pipeline.runnables.state.stateless import find_state_risks
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -328,9 +328,9 @@ def test_nor_does_one_that_runs_out_of_memory(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "Stretched"])
-def test_each_kind_is_doubted(kind: str) -> None:
+def test_each_kind_is_a_risk(kind: str) -> None:
     module = nn.Sequential(nn.ReLU(), (KINDS | {"Stretched": Stretched})[kind]()).eval()
-    found = [str(doubt) for doubt in doubts(module)]
+    found = [str(risk) for risk in find_state_risks(module)]
     assert found
     assert all(text.startswith("1") for text in found)
 
@@ -339,37 +339,43 @@ def test_each_kind_is_doubted(kind: str) -> None:
     ("change", "says"),
     [
         (lambda m: m[0].train(), "0 is in training mode"),
-        (lambda m: setattr(m[1].norm, "forward", print), "1.norm has a forward of its own"),
-        (lambda m: setattr(m[1], "activation", lambda x: x), "1 has a activation that is not"),
+        (lambda m: setattr(m[1].norm, "forward", print), "1.norm has a custom forward method"),
+        (
+            lambda m: setattr(m[1], "activation", lambda x: x),
+            "1 has an attribute activation that is not",
+        ),
         (lambda m: m.register_forward_hook(print), "the model has a forward hook"),
-        (lambda m: setattr(m, "history", [Counter()]), "the model has a history that is not known"),
+        (
+            lambda m: setattr(m, "history", [Counter()]),
+            "the model has an attribute history that is not known",
+        ),
     ],
 )
-def test_what_is_put_into_a_known_module_is_seen(change: Any, says: str) -> None:
+def test_modifications_of_a_listed_module_are_found(change: Any, says: str) -> None:
     from detectron2.layers import Conv2d, get_norm
 
     module = nn.Sequential(
         nn.Conv2d(3, 8, 3), Conv2d(8, 8, 3, norm=get_norm("BN", 8), activation=torch.relu)
     ).eval()
-    assert not doubts(module)
+    assert not find_state_risks(module)
     change(module)
-    assert str(doubts(module)[0]).startswith(says)
+    assert str(find_state_risks(module)[0]).startswith(says)
 
 
-def test_code_that_is_replaced_in_a_class_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_methods_of_a_class_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.nn.modules import module as torch_module
 
     module = nn.Sequential(nn.Identity()).eval()
     with monkeypatch.context() as patch:
         patch.setattr(nn.Identity, "forward", lambda self, x: x)
-        assert "0 has a forward that" in str(doubts(module)[0])
+        assert "0 has a method forward that" in str(find_state_risks(module)[0])
     with monkeypatch.context() as patch:
         patch.setitem(torch_module._global_forward_hooks, 0, print)
-        assert str(doubts(module)[0]) == "the model runs a global forward hook of torch"
-    assert not doubts(module)
+        assert str(find_state_risks(module)[0]) == "the model runs a global forward hook of torch"
+    assert not find_state_risks(module)
 
 
-def test_the_record_says_why() -> None:
+def test_the_record_has_the_reason() -> None:
     with Detectron2(Given("Counter"), "cpu", forwards=3) as runnable:
         said = runnable.describe()
         (warning,) = runnable.warnings

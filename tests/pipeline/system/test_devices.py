@@ -24,12 +24,12 @@ def test_resolve(monkeypatch: pytest.MonkeyPatch, wanted: str, count: int, expec
 
 
 @pytest.mark.parametrize(
-    ("wanted", "count", "there"),
-    [("cuda", 0, "there is: cpu"), ("cuda:2", 2, "there is: cpu, cuda:0, cuda:1")],
+    ("wanted", "count", "available"),
+    [("cuda", 0, "cpu"), ("cuda:2", 2, "cpu, cuda:0, cuda:1")],
 )
-def test_missing(monkeypatch: pytest.MonkeyPatch, wanted: str, count: int, there: str) -> None:
+def test_missing(monkeypatch: pytest.MonkeyPatch, wanted: str, count: int, available: str) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    with pytest.raises(DeviceError, match=f"'{wanted}' does not exist here; {there}"):
+    with pytest.raises(DeviceError, match=f"'{wanted}' does not exist. Available: {available}$"):
         resolve_device(wanted)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.system.memory import import_for_good
+from pipeline.system.memory import import_frozen
 
 ROOT = Path(__file__).parents[3]
 COLLECTING = "import gc; collecting = gc.isenabled(); itself = []; itself.append(itself)"
@@ -38,7 +38,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("modules")
 def test_modules_are_looked_through_neither_meanwhile_nor_later() -> None:
     gc.unfreeze()
-    import_for_good("for_good_a", "for_good_b")
+    import_frozen("for_good_a", "for_good_b")
     assert not sys.modules["for_good_a"].collecting
     assert not sys.modules["for_good_b"].collecting
     assert gc.isenabled()
@@ -48,9 +48,9 @@ def test_modules_are_looked_through_neither_meanwhile_nor_later() -> None:
 
 @pytest.mark.usefixtures("modules")
 def test_only_the_first_time() -> None:
-    import_for_good("for_good_a")
+    import_frozen("for_good_a")
     gc.unfreeze()
-    import_for_good("for_good_a")  # a model may have been made since, and be garbage one day
+    import_frozen("for_good_a")  # a model may have been made since, and be garbage one day
     assert gc.get_freeze_count() == 0
 
 
@@ -58,7 +58,7 @@ def test_a_module_that_fails_leaves_nothing_behind(modules: Path) -> None:
     (modules / "for_good_b.py").write_text("1 / 0")
     gc.unfreeze()
     with pytest.raises(ZeroDivisionError):
-        import_for_good("for_good_a", "for_good_b")
+        import_frozen("for_good_a", "for_good_b")
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
 
@@ -66,7 +66,7 @@ def test_a_module_that_fails_leaves_nothing_behind(modules: Path) -> None:
 @pytest.mark.usefixtures("modules")
 def test_it_stays_off_where_it_was_off() -> None:
     gc.disable()
-    import_for_good("for_good_a")
+    import_frozen("for_good_a")
     assert not gc.isenabled()
 
 
@@ -89,15 +89,13 @@ instance.itself = instance  # only the garbage collector frees it
         pytest.param("sys.exit(3)", 3, id="status"),
         pytest.param("raise KeyboardInterrupt", -signal.SIGINT, id="interrupt"),
         pytest.param("raise RuntimeError('failed')", 1, id="error"),
-        pytest.param("import_for_good('json'); import_for_good('decimal')", 0, id="twice"),
+        pytest.param("import_frozen('json'); import_frozen('decimal')", 0, id="twice"),
     ],
 )
 def test_objects_are_freed_when_the_process_exits(tmp_path: Path, ending: str, status: int) -> None:
     # nanobind, under triton, reports objects that are still alive then as leaks
     (tmp_path / "frozen.py").write_text(FROZEN)
-    code = (
-        "import sys; from pipeline.system.memory import import_for_good; import_for_good('frozen')"
-    )
+    code = "import sys; from pipeline.system.memory import import_frozen; import_frozen('frozen')"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{ending}"],
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},

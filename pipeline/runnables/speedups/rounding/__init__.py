@@ -1,1 +1,1 @@
-"""Speed-ups that change the order of float32 operations, and so the last digits."""
+"""Speed-ups that change the order of float32 operations, and with it the last digits."""

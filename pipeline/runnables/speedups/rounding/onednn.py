@@ -1,7 +1,7 @@
-"""Convolutions and linear layers on the CPU, in one pass with the sum or the ReLU behind them.
+"""Convolutions fused with the addition or ReLU that follows them, through oneDNN on the CPU.
 
-Torch calls oneDNN so only from compiled models, but the operators take any shape and need no
-compiling. The numbers are those of the separate steps, or within rounding.
+Torch itself uses these oneDNN operators only in compiled models, but they accept any shape and
+need no compiling. Results equal those of the separate operations within rounding.
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ import os
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from pipeline.runnables.speedups.patching import replace_method
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 _LOG = logging.getLogger(__name__)
-# oneDNN writes code for each layer and shape, and by default keeps that of 1,024: pictures of any
-# format come to some 30 shapes once they are padded, and to half as many again, so a small model
-# would spend a tenth of its time on writing anew. Each takes 0.1 MB.
-_KERNELS_KEPT = 2048
+# oneDNN generates a kernel per layer and shape, and keeps 1,024 by default. Images of all formats
+# have about 45 different shapes after padding, so a small model would spend a tenth of its time on
+# generating kernels again. Each takes 0.1 MB.
+_MAX_CACHED_KERNELS = 2048
 
 
-def fuse(module: Any, dtype: Any = None) -> bool:
-    """Have a model on the CPU compute them so.
+def fuse_layers(module: Any, dtype: Any = None) -> bool:
+    """Compute a model's convolutions and linear layers with oneDNN's fused operators.
 
     Args:
-        module: A Detectron2 model in eval mode, its norms folded; in channels_last format, or
-            what is gained is lost to copies.
-        dtype: What some of its weights will be converted to from float32.
+        module: A Detectron2 model on the CPU, in eval mode, with its norms folded. It should be in
+            channels_last format, because copies would otherwise take as long as is saved.
+        dtype: The type to which some of its float32 weights will be converted later.
 
     Returns:
-        Whether this torch can, on this CPU; otherwise the model is left as it is.
+        Whether torch has these operators on this CPU. If not, the model does not change.
     """
     from detectron2.modeling.backbone.fpn import FPN
     from detectron2.modeling.backbone.resnet import ResNet
@@ -39,15 +41,15 @@ def fuse(module: Any, dtype: Any = None) -> bool:
     from detectron2.modeling.roi_heads import Res5ROIHeads
     from torch import float32, nn
 
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS_KEPT))  # read once
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_MAX_CACHED_KERNELS))  # read once
     if not all(map(_works, {float32, dtype or float32})):
         return False
     for layer in module.modules():
         kind = type(layer)
         if _is_known(layer):
-            layer.forward = _Convolution(layer)
+            replace_method(layer, "forward", _Convolution(layer))
         elif kind is nn.Linear:
-            layer.forward = partial(_linear, layer)
+            replace_method(layer, "forward", partial(_linear, layer))
         elif kind is ResNet:
             for stage in layer.stages:
                 _fuse_stage(stage)
@@ -56,31 +58,34 @@ def fuse(module: Any, dtype: Any = None) -> bool:
         elif kind is FPN and layer._fuse_type == "sum":
             _fuse_pyramid(layer)
         elif kind is StandardRPNHead:
-            _fuse_proposals(layer)
+            _fuse_rpn_head(layer)
     return True
 
 
 @cache
 def _works(dtype: Any) -> bool:
-    """Whether torch has the operators, which it does not document, and they do what is wanted.
+    """Return whether torch has the operators, which are undocumented, and computes correctly.
 
-    In bfloat16 they need a CPU with AVX-512, where the plain layers only are slow without.
+    In bfloat16 they need a CPU with AVX-512. The separate operations work without, but slowly.
     """
     import torch
     from torch import nn
 
     last = torch.channels_last
     x = torch.linspace(-1, 1, 64).view(1, 4, 4, 4).to(dtype, memory_format=last)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():  # whose numbers are others' to draw
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+    ):  # does not change the caller's random numbers
         layer = nn.Conv2d(4, 4, 3, padding=1, dtype=dtype).to(memory_format=last)
         flat = nn.Linear(64, 2, dtype=dtype)
         convolve, plain = _Convolution(layer), layer(x)
         try:
             pairs = [
                 (convolve(x), plain),
-                (convolve(x, cut=True), plain.relu()),
-                (convolve(x, onto=x.clone()), plain + x),
-                (convolve(x, onto=x.clone(), cut=True), (plain + x).relu()),
+                (convolve(x, relu=True), plain.relu()),
+                (convolve(x, add_to=x.clone()), plain + x),
+                (convolve(x, add_to=x.clone(), relu=True), (plain + x).relu()),
                 (_linear(flat, x.flatten(1)), flat(x.flatten(1))),
             ]
         except (AttributeError, RuntimeError, TypeError) as exc:
@@ -106,47 +111,48 @@ def _is_known(layer: Any) -> bool:
 
 
 class _Convolution:
-    """Does what the ``forward`` of a convolution without norm does, in its weights' precision.
+    """Computes a convolution without norm, in the precision of its weights.
 
     Args:
         layer: Detectron2's or torch's ``Conv2d``.
     """
 
     def __init__(self, layer: Any) -> None:
-        self.weight, self.bias = layer.weight, layer.bias  # whose dtype may change yet
-        self.cuts = getattr(layer, "activation", None) is not None
-        self.how = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
+        self.weight, self.bias = layer.weight, layer.bias  # the dtype may change later
+        self.has_relu = getattr(layer, "activation", None) is not None
+        self.geometry = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
 
-    def __call__(self, x: Tensor, *, cut: bool = False, onto: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, *, relu: bool = False, add_to: Tensor | None = None) -> Tensor:
         """Convolve.
 
         Args:
             x: ``(N, C, H, W)``.
-            cut: Whether a ReLU comes last.
-            onto: Is added before that; of the result's shape, and it becomes the result.
+            relu: Whether to apply a ReLU at the end.
+            add_to: Added to the convolution before the ReLU. It has the shape of the result, which
+                is written into it.
         """
         import torch
 
         weight, bias = self.weight, self.bias
         x = _as(weight, x)
         found: Tensor
-        if onto is None:
-            relu = "relu" if cut or self.cuts else "none"
+        if add_to is None:
+            activation = "relu" if relu or self.has_relu else "none"
             found = torch.ops.mkldnn._convolution_pointwise(
-                x, weight, bias, *self.how, relu, [], ""
+                x, weight, bias, *self.geometry, activation, [], ""
             )
             return found
-        # in bfloat16 it cannot cut for all shapes
-        at_once = cut and weight.dtype is torch.float32
-        last = "relu" if at_once else None
+        # in bfloat16 the operator has no ReLU for some shapes
+        has_fused_relu = relu and weight.dtype is torch.float32
+        last = "relu" if has_fused_relu else None
         found = torch.ops.mkldnn._convolution_pointwise_.binary(
-            _as(weight, onto), x, weight, bias, *self.how, "add", 1.0, last, [], None
+            _as(weight, add_to), x, weight, bias, *self.geometry, "add", 1.0, last, [], None
         )
-        return found.relu_() if cut and not at_once else found
+        return found.relu_() if relu and not has_fused_relu else found
 
 
 def _linear(layer: Any, x: Tensor) -> Tensor:
-    """Do what ``nn.Linear.forward`` does."""
+    """Compute what ``nn.Linear.forward`` does."""
     import torch
 
     weight = layer.weight
@@ -156,29 +162,30 @@ def _linear(layer: Any, x: Tensor) -> Tensor:
 
 
 def _as(weight: Tensor, x: Tensor) -> Tensor:
-    # ``to`` lets go of Python's lock even if it has nothing to do, and must then wait for it
+    # even without a conversion, ``to`` releases Python's lock and must wait for it afterwards
     return x if x.dtype is weight.dtype else x.to(weight.dtype)
 
 
 def _fuse_stage(stage: Any) -> None:
-    """Fuse the blocks of a stage of which only the last one's output is used."""
+    """Fuse the blocks of a stage. Only the output of the last block is used elsewhere."""
     from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 
-    follows = False
+    may_overwrite = False
     for block in stage:
         is_known = type(block) in (BasicBlock, BottleneckBlock)
-        follows = is_known and _fuse_block(block, follows=follows)
+        may_overwrite = is_known and _fuse_block(block, may_overwrite=may_overwrite)
 
 
-def _fuse_block(block: Any, *, follows: bool) -> bool:
-    """Have a residual block add its input, and cut the sum, in its last convolution.
+def _fuse_block(block: Any, *, may_overwrite: bool) -> bool:
+    """Fuse the addition and the ReLU of a residual block into its last convolution.
 
     Args:
-        block: Detectron2's.
-        follows: Whether its input is what another such block has made, and is needed nowhere else.
+        block: One of Detectron2's residual blocks.
+        may_overwrite: Whether its input was computed by another fused block and is not used
+            elsewhere.
 
     Returns:
-        Whether it does.
+        Whether it was fused.
     """
     names = [name for name in ("conv1", "conv2", "conv3") if hasattr(block, name)]
     layers = [getattr(block, name) for name in names]
@@ -190,17 +197,16 @@ def _fuse_block(block: Any, *, follows: bool) -> bool:
     def forward(x: Tensor) -> Tensor:
         within = x
         for convolve in inner:
-            within = convolve(within, cut=True)
-        kept = x if follows or shortcut else x.clone()
-        past = shortcut(x) if shortcut else kept
-        return last(within, onto=past, cut=True)
+            within = convolve(within, relu=True)
+        kept = x if may_overwrite or shortcut else x.clone()
+        residual = shortcut(x) if shortcut else kept
+        return last(within, add_to=residual, relu=True)
 
-    block.forward = forward
-    return True
+    return replace_method(block, "forward", forward)
 
 
 def _fuse_pyramid(pyramid: Any) -> None:
-    """Have a feature pyramid add the coarser map in its lateral convolutions."""
+    """Fuse the addition of the coarser map into a feature pyramid's lateral convolutions."""
     from torch.nn import functional
 
     if not all(map(_is_known, pyramid.lateral_convs)):
@@ -216,19 +222,21 @@ def _fuse_pyramid(pyramid: Any) -> None:
         ):
             if merged is not None:
                 merged = functional.interpolate(merged, scale_factor=2.0, mode="nearest")
-            merged = lateral(found[name], onto=merged)
+            merged = lateral(found[name], add_to=merged)
             maps.insert(0, output(merged))
         names = pyramid._out_features
         if (top := pyramid.top_block) is not None:
-            named = dict(zip(names, maps, strict=False)) | found  # as FPN: the backbone's first
+            named = (
+                dict(zip(names, maps, strict=False)) | found
+            )  # as in FPN, the backbone's maps win
             maps += top(named[top.in_feature])
         return dict(zip(names, maps, strict=True))
 
-    pyramid.forward = forward
+    replace_method(pyramid, "forward", forward)
 
 
-def _fuse_proposals(head: Any) -> None:
-    """Have a head of proposals compute logits and deltas, few channels each, in one pass."""
+def _fuse_rpn_head(head: Any) -> None:
+    """Compute an RPN head's logits and deltas, which have few channels each, in one convolution."""
     import torch
     from torch import nn
 
@@ -246,4 +254,4 @@ def _fuse_proposals(head: Any) -> None:
         found = [torch.split(convolve(head.conv(x)), channels, 1) for x in features]
         return [logits for logits, _ in found], [deltas for _, deltas in found]
 
-    head.forward = forward
+    replace_method(head, "forward", forward)

@@ -238,7 +238,7 @@ def test_verify(store, predictor):
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", ""])
 def test_devices(store, predictor, device):
-    with pytest.raises(DeviceError, match="there is: cpu"):
+    with pytest.raises(DeviceError, match="Available: cpu"):
         load_model(save(store, predictor), device, store=store)
 
 

@@ -1,94 +1,90 @@
-"""One small forward of a model that has just been loaded: what cannot run is refused at once."""
+"""One small forward of a model that was just loaded, so that a model that cannot run is refused."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import ConfigError, DeviceLostError
 from pipeline.failures import described
+from pipeline.protocols import PipelinedRunnable
 from pipeline.records import Frame
-from pipeline.runnables.options import engine_of
 from pipeline.runnables.steps.postprocess import raw_output
-from pipeline.runnables.steps.preprocess import Prepared, model_input
-
-if TYPE_CHECKING:
-    from pipeline.runnables.detectron2 import Detectron2
+from pipeline.runnables.steps.preprocess import model_input, prepare_unresized
 
 _LOG = logging.getLogger(__name__)
 _SIZE = (64, 96)  # of the test image: enough for strides of 64
 _BOX = (8.0, 8.0, 56.0, 40.0)
 
 
-def try_out(runnable: Detectron2, module: Any) -> None:
-    """Take a test image through all that a run does with a frame.
+def check_model(
+    runnable: PipelinedRunnable, module: Any, *, name: str, device: str, only_resized: bool
+) -> None:
+    """Run a test image through all steps of a runnable.
 
     Args:
-        runnable: Entered but for this; its options decide how the module computes.
-        module: Its model.
+        runnable: A ``Detectron2`` whose model is loaded.
+        module: The model.
+        name: Name of the model, for the message.
+        device: Torch's name of the device.
+        only_resized: Whether to try only the size that frames are resized to, because every other
+            size takes long.
 
     Raises:
-        ConfigError: Something raised; names the model and the cause.
+        ConfigError: A step failed; names the model and the cause.
     """
     pixels = np.random.default_rng(0).integers(0, 256, (*_SIZE, 3), np.uint8)
     frame = Frame(pixels, "test image")
     try:
         prepared = runnable.prepare(frame)
-        if engine_of(runnable) == "compile":  # it would compile again for the size of real frames
-            _run(runnable, module, frame, prepared)
+        if only_resized:
+            _run(runnable, module, device, frame, prepared)
             return
         try:
-            _run(runnable, module, frame, as_it_is(frame))
+            _run(runnable, module, device, frame, prepare_unresized(frame))
         except ConfigError:
             raise
         except Exception as exc:  # perhaps only because the image is small
             _LOG.info("the model fails on an image of %s", _SIZE, exc_info=exc)
-            _run(runnable, module, frame, prepared)
+            _run(runnable, module, device, frame, prepared)
     except (ConfigError, DeviceLostError):
         raise
-    except Exception as exc:  # of any kind: each layer has its own
+    except Exception as exc:  # custom layers raise all kinds
         _LOG.info("the model fails on a test image", exc_info=exc)
-        name = getattr(runnable.model, "name", "")
         raise ConfigError(
             f"model '{name}' cannot run: it fails on a test image with {described(exc)}; "
             "see model.config and model.opts"
         ) from exc
 
 
-def as_it_is(frame: Frame) -> Prepared:
-    """Return a frame as a model's input: its own pixels, not resized."""
-    import torch
-
-    image = torch.from_numpy(np.array(frame.image, order="C")).permute(2, 0, 1)
-    return Prepared(frame.size, frame.size, image)
-
-
-def _run(runnable: Detectron2, module: Any, frame: Frame, prepared: Prepared) -> None:
+def _run(
+    runnable: PipelinedRunnable, module: Any, device: str, frame: Frame, prepared: Any
+) -> None:
     import torch
 
     (output,) = runnable.forward([prepared])
     found = runnable.finish(frame, output)
     if output.content.get("raw") and not len(found):
-        # heads that have seen no instance get one
+        # without instances, the heads for masks and keypoints were not tried
         with torch.inference_mode():
-            inputs = model_input(prepared, runnable.device)
-            output.content, output.ready = _of_one_box(module, inputs), None
+            inputs = model_input(prepared, device)
+            output.content, output.ready = _with_one_box(module, inputs), None
         runnable.finish(frame, output)
 
 
-def _of_one_box(module: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+def _with_one_box(module: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     import torch
     from detectron2.modeling import GeneralizedRCNN
     from detectron2.structures import Boxes, Instances
 
     device = inputs["image"].device
-    one = Instances(
+    instances = Instances(
         tuple(inputs["image"].shape[1:]),
         pred_boxes=Boxes(torch.tensor([_BOX], device=device)),
         scores=torch.ones(1, device=device),
         pred_classes=torch.zeros(1, dtype=torch.int64, device=device),
     )
-    (found,) = GeneralizedRCNN.inference(module, [inputs], [one], do_postprocess=False)
+    (found,) = GeneralizedRCNN.inference(module, [inputs], [instances], do_postprocess=False)
     return raw_output(found, None, inputs)

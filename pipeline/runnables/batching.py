@@ -1,4 +1,4 @@
-"""How many frames a forward on a CUDA device can take."""
+"""How many frames share a forward: by shape, and by the memory of a CUDA device."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_LARGEST = 16  # more frames a forward gain nothing, and make the first result wait
-_SHARE = 0.8  # of the free memory; the rest is for other shapes, and for what the allocator splits
+_MAX_FRAMES = 16  # more frames per forward gain nothing, and delay the first result
+_SHARE = 0.8  # of the free memory; the rest is for other shapes and for fragmentation
 
 
-def frames_that_fit(forward: Callable[[], object], device: str) -> int:
-    """Measure one forward's peak of memory, and tell how many such fit at once.
+def measure_batch_size(forward: Callable[[], object], device: str) -> int:
+    """Measure the peak memory of one forward, and return how many frames fit at once.
 
     Args:
         forward: Runs one frame of the largest shape.
@@ -23,7 +23,7 @@ def frames_that_fit(forward: Callable[[], object], device: str) -> int:
     """
     import torch
 
-    forward()  # what is made once, such as libraries' own memory, is no frame's
+    forward()  # allocates what is needed only once, such as the libraries' workspaces
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     forward()
@@ -35,18 +35,18 @@ def frames_that_fit(forward: Callable[[], object], device: str) -> int:
 
 def power_of_two(n: int) -> int:
     """Return the largest power of two that is at most ``n``, from 1 to 16."""
-    return 1 << (min(max(n, 1), _LARGEST).bit_length() - 1)
+    return 1 << (min(max(n, 1), _MAX_FRAMES).bit_length() - 1)
 
 
-class Halving:
-    """Calls a function on at most so many items at once, half as many when memory runs out.
+class BatchSplitter:
+    """Calls a function on batches, and halves the batch size when the device's memory runs out.
 
     Attributes:
-        most: Items a call, ``None`` for all; halved for good when they do not fit.
+        max_items: Largest number of items per call, ``None`` for all. It stays halved.
     """
 
-    def __init__(self, most: int | None = None) -> None:
-        self.most = most
+    def __init__(self, max_items: int | None = None) -> None:
+        self.max_items = max_items
 
     def __call__(self, call: Callable[[Sequence[T]], list[Any]], items: Sequence[T]) -> list[Any]:
         """Return the results of all items, in order.
@@ -56,10 +56,10 @@ class Halving:
         """
         results: list[Any] = []
         while len(results) < len(items):
-            chunk = items[len(results) :][: self.most]
+            chunk = items[len(results) :][: self.max_items]
             done = self._attempt(call, chunk)
             if done is None:
-                self.most = len(chunk) // 2
+                self.max_items = len(chunk) // 2
             else:
                 results += done
         return results
@@ -74,15 +74,15 @@ class Halving:
         except torch.OutOfMemoryError:
             if len(chunk) == 1:
                 raise
-        # only now has the failed call's memory no owner any more
+        # here, because the exception no longer refers to the failed call's tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
 
 
-def groups(shapes: Sequence[object]) -> Iterator[list[int]]:
-    """Yield the positions of equal shapes, in order of their first."""
-    sharing: dict[object, list[int]] = {}
+def group_equal(shapes: Sequence[object]) -> Iterator[list[int]]:
+    """Yield the indices of equal shapes, ordered by the first of each group."""
+    indices: dict[object, list[int]] = {}
     for i, shape in enumerate(shapes):
-        sharing.setdefault(shape, []).append(i)
-    yield from sharing.values()
+        indices.setdefault(shape, []).append(i)
+    yield from indices.values()

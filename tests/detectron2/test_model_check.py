@@ -142,7 +142,7 @@ def breaks(module: Any, *path: str) -> None:
         (lambda m: breaks(m, "roi_heads", "mask_head"), "AssertionError"),  # it finds nothing
         (outputs(lambda *_: {}), "neither instances nor sem_seg nor panoptic_seg"),
         (outputs(lambda *_: 7), "TypeError"),
-        (outputs(lambda *_: {"panoptic_seg": (None, None)}), "does not say what its segments are"),
+        (outputs(lambda *_: {"panoptic_seg": (None, None)}), "has no list of segments"),
         (instances(pred_boxes="pred_boxes"), "its instances have no scores, pred_classes"),
         (instances(**SOUND | {"pred_boxes": "rotated"}), "its boxes are RotatedBoxes"),
         (instances(**SOUND | {"pred_classes": "seventh"}), r"expected ids in 0\.\.2, got 7"),

@@ -1,10 +1,11 @@
-"""Asking a model for less, where what is left out would have been dropped anyway.
+"""Instances that the leading stages drop are not computed.
 
-A model drops instances by score before it suppresses overlaps, and only an instance of a higher
-score can suppress another. So what the first stages would drop by score need not be computed, and
-what they keep stays the same. Classes and limits are different: the model's own limit of instances
-a frame is shared by all classes, and counts boxes without an area too, which only its
-post-processing drops. So they apply once the boxes are chosen, before masks and keypoints.
+A model drops instances with low scores before it suppresses overlaps, and only an instance with a
+higher score can suppress another. So instances below the leading stages' threshold need not be
+computed, and the remaining ones do not change. Classes and limits are different: the model's limit
+of instances per frame is shared by all classes, and also counts boxes without an area, which are
+dropped only in its post-processing. So these two apply after the boxes are selected, before masks
+and keypoints are computed.
 """
 
 from __future__ import annotations
@@ -14,38 +15,46 @@ from typing import Any
 
 import numpy as np
 
-_AREA_FOR_SURE_PX = 1e-3  # of a side: not gone when it is scaled to the frame and clipped
+from pipeline.runnables.speedups.patching import Call, wrap_method
+
+_MIN_SIDE_PX = 1e-3  # a longer side is not 0 after scaling to the frame and clipping
 
 
-def ask_for_less(
+def push_down(
     module: Any, min_score: float, max_instances: int | None, classes: Collection[int] | None = None
-) -> None:
-    """Leave out the instances that are not wanted as early as that is exact.
+) -> bool:
+    """Skip instances that later stages drop, as early as possible without changing the others.
 
-    A model whose way of choosing instances is not known is left as it is. In a panoptic model the
-    instances also make the map: those that count for it are still computed.
+    The panoptic map is also made of instances: a panoptic model still computes those it needs.
 
     Args:
         module: A Detectron2 model in eval mode.
-        min_score: Instances below it may be left out.
-        max_instances: Only so many, those with the highest scores, are wanted; ``None`` for all.
+        min_score: Instances with a lower score may be skipped.
+        max_instances: Only so many instances, those with the highest scores, are needed; ``None``
+            for all.
         classes: Ids of the classes to keep, before ``max_instances`` counts; ``None`` for all.
+
+    Returns:
+        Whether the model selects instances in one of Detectron2's own ways. Others do not change.
     """
     from detectron2.modeling import PanopticFPN, RetinaNet
 
     if type(module) is PanopticFPN:
         min_score = min(min_score, module.combine_instances_score_thresh)
         max_instances = classes = None
-    below = float(np.nextafter(np.float32(min_score), np.float32(-1)))  # they keep what is above
+    # the models keep scores above their threshold, not those equal to it
+    below = float(np.nextafter(np.float32(min_score), np.float32(-1)))
     if type(module) is RetinaNet:
         module.test_score_thresh = max(module.test_score_thresh, below)
+        return True
     heads = _known_heads(module)
     if heads is None:
-        return
+        return False
     for predictor in _predictors(heads):
         predictor.test_score_thresh = max(predictor.test_score_thresh, below)
     if classes is not None or max_instances is not None:
         _drop_before_masks(module, classes, max_instances)
+    return True
 
 
 def _drop_before_masks(
@@ -54,23 +63,21 @@ def _drop_before_masks(
     import torch
 
     ids = torch.tensor(sorted(classes or ()), dtype=torch.int64, device=module.device)
-    heads = module.roi_heads
-    go_on = heads.forward_with_given_boxes
 
-    def wanted(instances: Any) -> Any:
+    def needed(instances: Any) -> Any:
         if classes is not None:
             instances = instances[torch.isin(instances.pred_classes, ids)]
-        if max_instances is not None:  # they are sorted, the best first
+        if max_instances is not None:  # sorted by score, highest first
             corners = instances.pred_boxes.tensor.view(-1, 2, 2)
-            has_area = (corners[:, 1] - corners[:, 0]).amin(dim=1) > _AREA_FOR_SURE_PX
+            has_area = (corners[:, 1] - corners[:, 0]).amin(dim=1) > _MIN_SIDE_PX
             before = has_area.cumsum(0) - has_area.long()
             instances = instances[before < max_instances]
         return instances
 
-    def of_the_wanted(features: Any, instances: list[Any]) -> Any:
-        return go_on(features, [wanted(each) for each in instances])
+    def wrapper(compute: Call) -> Call:
+        return lambda features, instances: compute(features, [needed(each) for each in instances])
 
-    heads.forward_with_given_boxes = of_the_wanted
+    wrap_method(module.roi_heads, "forward_with_given_boxes", wrapper)
 
 
 def _predictors(heads: Any) -> list[Any]:
@@ -81,7 +88,7 @@ def _predictors(heads: Any) -> list[Any]:
 
 
 def _known_heads(module: Any) -> Any:
-    """Return the heads of a model whose way of choosing instances is known, else ``None``."""
+    """Return the heads of a model that selects instances in a known way, else ``None``."""
     from detectron2.modeling import GeneralizedRCNN, PanopticFPN
     from detectron2.modeling.roi_heads import (
         CascadeROIHeads,
@@ -99,7 +106,7 @@ def _known_heads(module: Any) -> Any:
         return None
     if any(type(each) is not FastRCNNOutputLayers for each in _predictors(heads)):
         return None
-    # a head of another kind may score its instances anew, or look at all of them at once
+    # a custom head may change the scores, or compute with all instances together
     known = (type(None), KRCNNConvDeconvUpsampleHead, MaskRCNNConvUpsampleHead)
     later = (getattr(heads, name, None) for name in ("mask_head", "keypoint_head"))
     return heads if all(type(head) in known for head in later) else None

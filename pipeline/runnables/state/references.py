@@ -1,4 +1,4 @@
-"""Where the code of a model may keep state: found by following references from its modules."""
+"""Finds where the code of a model may keep state, by following references from its modules."""
 
 from __future__ import annotations
 
@@ -10,18 +10,27 @@ from contextlib import suppress
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
-_OTHERS = {*sys.stdlib_module_names, "torch", "torchvision", "detectron2", "fvcore", "numpy"}
-_OTHERS |= {"cv2", "PIL", "pipeline", "runners"}
-_OTHERS -= {"__main__"}
+_STATELESS_PACKAGES = {
+    *sys.stdlib_module_names,
+    "torch",
+    "torchvision",
+    "detectron2",
+    "fvcore",
+    "numpy",
+}
+_STATELESS_PACKAGES |= {"cv2", "PIL", "pipeline", "runners"}
+_STATELESS_PACKAGES -= {"__main__"}
 _CACHE = type(functools.lru_cache(lambda: None))
 
 
-class Places:
-    """Where code keeps state: the code of the packages that the modules and hooks come from.
+class StateReferences:
+    """The state outside a model's modules that its code refers to.
+
+    Only code of the packages that define the model's custom modules and hooks is searched.
 
     Attributes:
-        names: Namespaces, which are dicts of globals or classes, and names in them.
-        cells: Of closures.
+        names: Namespaces (dicts of globals, or classes), by their id and a name in them.
+        cells: Cells of closures.
         values: Default values and attributes of functions.
         caches: Functions under ``lru_cache``.
     """
@@ -38,8 +47,8 @@ class Places:
         held = list(starts)
         for _ in range(2):  # hooks are in dicts of the modules
             held += [part for each in held for part in parts(each)]
-        self._packages = {_package(each) for each in held} - _OTHERS
-        seen: dict[int, Any] = {}  # whose values keep the ids from being another object's
+        self._packages = {_package(each) for each in held} - _STATELESS_PACKAGES
+        seen: dict[int, Any] = {}  # the values keep ids from being reused
         waiting = starts
         while waiting:
             value = waiting.pop()
@@ -48,7 +57,7 @@ class Places:
                 waiting += self._followed(value)
 
     def _followed(self, value: Any) -> Iterable[Any]:
-        """Note the state that a value leads to, and return what it refers to."""
+        """Record the state that a value refers to, and return the referenced objects."""
         if isinstance(value, FunctionType):
             return self._of_function(value) if _package(value) in self._packages else ()
         if isinstance(value, type):
@@ -64,7 +73,7 @@ class Places:
         yield from extra
         for cell in function.__closure__ or ():
             self.cells.append(cell)
-            with suppress(ValueError):  # it is empty yet
+            with suppress(ValueError):  # an empty cell
                 yield cell.cell_contents
         used = set(_names(function.__code__))  # of globals, and of attributes
         spaces = [function.__globals__]
@@ -88,7 +97,7 @@ class Places:
 
 
 def parts(value: Any) -> list[Any]:
-    """Return what a container, a bound function or an object with attributes holds."""
+    """Return the items of a container, the parts of a bound function, or an object's attributes."""
     if isinstance(value, MutableMapping):
         return list(value.values())
     if isinstance(value, (list, tuple, set, frozenset, deque)):
@@ -101,18 +110,18 @@ def parts(value: Any) -> list[Any]:
 
 
 def is_object(value: Any) -> bool:
-    """Return whether a value's attributes may be state: not a library's own object."""
+    """Return whether a value's attributes may be state, which those of libraries are not."""
     from torch import nn
 
     kind = type(value)
     if not hasattr(value, "__dict__") or isinstance(value, (type, ModuleType, FunctionType)):
         return False
     known = isinstance(value, (nn.Module, SimpleNamespace))
-    return known or kind.__module__.split(".")[0] not in _OTHERS - {"detectron2"}
+    return known or kind.__module__.split(".")[0] not in _STATELESS_PACKAGES - {"detectron2"}
 
 
 def _package(value: Any) -> str:
-    """Return the package whose code a function is, or a value's class."""
+    """Return the package of a function, or of a value's class."""
     value = getattr(value, "__func__", value)
     if isinstance(value, FunctionType):
         return str(value.__globals__.get("__name__")).split(".")[0]

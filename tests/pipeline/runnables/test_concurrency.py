@@ -1,4 +1,4 @@
-"""Sharing out a CPU's cores among forwards."""
+"""Dividing a CPU's cores among forwards."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from threading import Thread
 
 import pytest
 
-from pipeline.runnables.forwards import Lanes, at_once, lane, torch_threads
+from pipeline.runnables.concurrency import Slots, current_slot, divide_threads, torch_threads
 
 torch = pytest.importorskip("torch")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "threads", "shared"),
+    ("forwards", "threads", "divided"),
     [
         ("auto", 1, (1, 1)),
         ("auto", 2, (2, 1)),
@@ -24,11 +24,11 @@ torch = pytest.importorskip("torch")
         (4, 2, (4, 1)),
     ],
 )
-def test_shares(wanted: int | str, threads: int, shared: tuple[int, int]) -> None:
-    assert at_once(wanted, threads) == shared
+def test_threads_are_divided(forwards: int | str, threads: int, divided: tuple[int, int]) -> None:
+    assert divide_threads(forwards, threads) == divided
 
 
-def test_torch_gets_its_threads_back() -> None:
+def test_the_number_of_threads_is_restored() -> None:
     before = torch.get_num_threads()
     with ThreadPoolExecutor(1) as pool, torch_threads(before + 1):
         assert torch.get_num_threads() == before + 1
@@ -39,12 +39,12 @@ def test_torch_gets_its_threads_back() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_lanes_are_given_back() -> None:
-    lanes, seen = Lanes(2), []
+def test_slots_are_released() -> None:
+    slots, seen = Slots(2), []
 
     def forward() -> None:
-        with lanes.taken():
-            seen.append(lane())
+        with slots.acquire():
+            seen.append(current_slot())
 
     for _ in range(5):  # threads that come and go, as those of a watched folder do
         threads = [Thread(target=forward) for _ in range(4)]
@@ -54,4 +54,4 @@ def test_lanes_are_given_back() -> None:
             thread.join()
     assert len(seen) == 20
     assert set(seen) <= {0, 1}
-    assert lane() == 0
+    assert current_slot() == 0

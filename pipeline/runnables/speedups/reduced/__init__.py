@@ -1,0 +1,1 @@
+"""Speed-ups that compute with fewer digits than float32."""
