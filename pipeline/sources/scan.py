@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipeline.sources.asset import Skipped
+from pipeline.system.files import file_identity
 from pipeline.system.os_errors import describe_os_error
 
 # fmt: off
@@ -135,7 +136,7 @@ class _Walk:
         self.names: dict[str, list[str | Skipped]] = {}
         self.folders = [""]
         self.links: list[str] = []  # links to directories, visited last
-        self.seen = {_identity(parent) for parent in root.resolve().parents}
+        self.seen = {file_identity(parent.stat()) for parent in root.resolve().parents}
 
     def run(self) -> Scan:
         while self.folders or self.links:
@@ -160,7 +161,7 @@ class _Walk:
     def folder(self, folder_id: str) -> None:
         """Scan one directory; its id is ``""`` or ends with ``/``."""
         path = os.path.join(self.found.root, folder_id)  # noqa: PTH118
-        identity = _identity(path)
+        identity = file_identity(os.stat(path))  # noqa: PTH116 - a str
         if identity in self.seen:
             self.skip(folder_id, "link to a directory that is already included")
             return
@@ -224,8 +225,3 @@ class _Walk:
 
 def _key_in_folder(entry: str | Skipped) -> str:
     return natural_key(entry if isinstance(entry, str) else entry.path.rpartition("/")[2])
-
-
-def _identity(path: str | Path) -> tuple[int, int]:
-    status = Path(path).stat()
-    return status.st_dev, status.st_ino

@@ -85,7 +85,7 @@ class DecodeWorkers:
         self.close()
 
     def close(self) -> None:
-        """Stop all workers immediately. Calls in progress, on other threads, get DecodingStopped."""
+        """Stop all workers immediately. Calls on other threads get DecodingStopped."""
         self._closed.set()
         with self._lock:
             workers = list(self._workers)

@@ -208,13 +208,15 @@ def test_assets_carry_the_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("input", "message"),
     [
-        pytest.param("gone", r"^input: no file or folder '/.*/gone'$", id="missing"),
-        pytest.param("dangling", r"^input: no file or folder '/.*/dangling'$", id="dangling"),
-        pytest.param("gone/*.jpg", r"^input: no folder '/.*/gone' to look", id="glob-in-nothing"),
-        pytest.param("1.jpg/*.jpg", r"^input: no folder '/.*/1.jpg' to look", id="glob-in-a-file"),
+        pytest.param("gone", r"^input: no file or directory '/.*/gone'$", id="missing"),
+        pytest.param("dangling", r"^input: no file or directory '/.*/dangling'$", id="dangling"),
+        pytest.param("gone/*.jpg", r"^input: no directory '/.*/gone', which", id="glob-in-nothing"),
+        pytest.param(
+            "1.jpg/*.jpg", r"^input: no directory '/.*/1.jpg', which", id="glob-in-a-file"
+        ),
         pytest.param("*/../x.jpg", r"'\.\.' cannot follow a wildcard", id="dots-after-a-wildcard"),
-        pytest.param("a" * 300, r"^input: cannot look at '/.*a': file name too long$", id="long"),
-        pytest.param("a\0b", "no file or folder", id="nul"),
+        pytest.param("a" * 300, r"^input: cannot access '/.*a': file name too long$", id="long"),
+        pytest.param("a\0b", "no file or directory", id="nul"),
     ],
 )
 def test_input_that_is_not_there(
@@ -235,7 +237,11 @@ def test_input_that_is_not_there(
         pytest.param({"input": ""}, "input is missing", id="empty"),
         pytest.param({"input": None}, "input is missing", id="none"),
         pytest.param({"input": 7}, "input is missing", id="number"),
-        pytest.param({"input": "x", "max_pixels": 0}, "max_pixels: expected a positive", id="zero"),
+        pytest.param(
+            {"input": "x", "max_pixels": 0},
+            "max_pixels: expected a whole number of at least 1",
+            id="zero",
+        ),
         pytest.param({"input": "x", "max_pixels": True}, "got True", id="bool"),
         pytest.param({"input": "x", "max_pixels": 1.5}, "got 1.5", id="float"),
     ],

@@ -288,9 +288,9 @@ def test_what_the_system_refuses_fails_alone(
         pytest.param("x.csv", b"id,file\n", "no column 'path'; known: id, file$", id="csv-column"),
         pytest.param("x.csv", b"id,Path\n", "did you mean 'Path'?", id="csv-case"),
         pytest.param("x.csv", b"path;id\na;1\n", "did you mean 'path;id'?", id="csv-semicolon"),
-        pytest.param("x.csv", b"path,n\na,1\n,2\n", "at line 3: its path is empty", id="csv-hole"),
+        pytest.param("x.csv", b"path,n\na,1\n,2\n", "at line 3: the path is empty", id="csv-hole"),
         pytest.param("x.csv", b'path\n"a"b\n', "cannot be read at line 2: ", id="csv-quotes"),
-        pytest.param("x.txt", "a.jpg".encode("utf-16"), "is UTF-16; save it as UTF-8", id="utf-16"),
+        pytest.param("x.txt", "a.jpg".encode("utf-16"), "is UTF-16: save it as UTF-8", id="utf-16"),
     ],
 )
 def test_a_list_that_cannot_be_read(
@@ -335,7 +335,7 @@ def test_a_folder_is_no_list(here: Path) -> None:
 
 def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(ConfigError, match="there is no standard input"):
+    with pytest.raises(ConfigError, match="standard input is closed"):
         Manifest("-").check()
 
 

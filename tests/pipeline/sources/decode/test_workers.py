@@ -296,7 +296,7 @@ def test_a_worker_that_closes_its_end_and_lives_on(failing: Any, tmp_path: Path)
     path = written(tmp_path / "x", "fault:close")
     with (
         failing(1, tries=1) as workers,
-        pytest.raises(PoisonError, match=r"^its decoder closed its end$"),
+        pytest.raises(PoisonError, match=r"^its decoder closed its connection$"),
     ):
         read(workers, path)
 
