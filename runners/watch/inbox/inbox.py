@@ -126,8 +126,8 @@ class Inbox:
         except OSError as exc:
             self._was_gone = True
             raise RootGoneError(
-                f"cannot read the watched folder {self.root}: {describe_os_error(exc)}. Its files are "
-                "processed when it is back"
+                f"cannot read the watched folder {self.root}: {describe_os_error(exc)}. "
+                "Its files are processed when it is back"
             ) from exc
         self._was_gone = False
         for asset_id, candidate in list(self._candidates.items()):

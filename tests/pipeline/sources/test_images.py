@@ -211,9 +211,7 @@ def test_assets_carry_the_options(tmp_path: Path) -> None:
         pytest.param("gone", r"^input: no file or directory '/.*/gone'$", id="missing"),
         pytest.param("dangling", r"^input: no file or directory '/.*/dangling'$", id="dangling"),
         pytest.param("gone/*.jpg", r"^input: no directory '/.*/gone', which", id="glob-in-nothing"),
-        pytest.param(
-            "1.jpg/*.jpg", r"^input: no directory '/.*/1.jpg', which", id="glob-in-a-file"
-        ),
+        pytest.param("1.jpg/*.jpg", r"^input: no directory '/.*/1.jpg', w", id="glob-in-a-file"),
         pytest.param("*/../x.jpg", r"'\.\.' cannot follow a wildcard", id="dots-after-a-wildcard"),
         pytest.param("a" * 300, r"^input: cannot access '/.*a': file name too long$", id="long"),
         pytest.param("a\0b", "no file or directory", id="nul"),

@@ -132,7 +132,11 @@ def test_what_is_not_there_fails_when_it_is_decoded(here: Path) -> None:
     gone, folder, good, url = Manifest("x.txt", exif=False, max_pixels=9)
     assert (good.exif, good.max_pixels) == (False, 9)
     assert next(good.frames()).size == (2, 3)
-    for asset, message in [(gone, "no such file"), (folder, "is a folder"), (url, "no such file")]:
+    for asset, message in [
+        (gone, "no such file"),
+        (folder, "is a directory"),
+        (url, "no such file"),
+    ]:
         with pytest.raises(DecodeError, match=message) as caught:
             next(asset.frames())
         assert caught.value.asset_id == asset.id
@@ -258,7 +262,7 @@ def test_identity(here: Path, first: str, second: str, which: str, order: int) -
         ("loop/x.png", "symbolic links"),
         ("good.png/x.png", "not a directory"),
         ("gone.png", "no such file"),
-        (".", "is a folder"),
+        (".", "is a directory"),
     ],
 )
 def test_what_the_system_refuses_fails_alone(
