@@ -180,7 +180,7 @@ VALUES = [
     (["model.name="], "model.name is empty; leave it out, or give it a value"),
     (["model.tag="], "model.tag is empty; leave it out, or give it a value"),
     (["output="], "output is empty; leave it out, or give it a value"),
-    (["input="], "input is missing: give a file, a folder, a glob or a list (input=dir/)"),
+    (["input="], "input is missing: set it to a file, a directory, a glob or a list"),
     (["decode.jpeg=pilow"],
      "decode.jpeg 'pilow' is none of pillow, nvjpeg; did you mean 'pillow'?"),
     (["output=README.md"], "output README.md: a file is in its place; choose another output"),

@@ -127,7 +127,7 @@ def test_without_recursion(put, root, clock, settled):
     put("sub/y.jpg")
     inbox = Inbox(root, Schedule(clock=clock), recursive=False)
     assert ids(settled(inbox)) == ["x.jpg"]
-    assert inbox.skipped == {"folder that is not gone into": 1}
+    assert inbox.skipped == {"directory that is not searched": 1}
 
 
 def test_odd_entries_are_left_out_and_told_of_once_an_hour(
@@ -152,7 +152,7 @@ def test_odd_entries_are_left_out_and_told_of_once_an_hour(
         inbox = Inbox(root, Schedule(clock=clock))
         assert ids(settled(inbox)) == ["elsewhere/z.jpg", "folder.jpg/x.jpg"]
     assert inbox.skipped == {
-        "link to a folder that is taken already": 3,
+        "link to a directory that is already included": 3,
         "not an image (no extension)": 1,
         "dangling link": 1,
         "not a regular file": 2,
