@@ -1,4 +1,4 @@
-"""What leading stages drop is not asked of the model, and the results stay what they were."""
+"""The model skips what the leading stages drop, and results do not change."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from pipeline.config import build_job, pushdown_arguments
 from pipeline.engine import Pipeline
 from pipeline.job import Job
+from pipeline.protocols import Pushdown
 from pipeline.records import Frame, Predictions, Result
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.sinks.predictions import PredictionsJsonl
@@ -23,11 +24,11 @@ from pipeline.stages.top_k import TopK
 from pipeline.testing import make_frame
 
 ROOT = Path(__file__).resolve().parents[3]
-MODULE = __name__  # where Hydra finds what stands here
+MODULE = __name__  # where Hydra finds the classes below
 
 
 class Spy(FakeRunnable):
-    """Remembers how much was asked of it."""
+    """Counts the instances that it returns."""
 
     def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
         found = super().predict(frames)
@@ -35,16 +36,16 @@ class Spy(FakeRunnable):
         return found
 
 
-class TakesMost:
-    def __init__(self, model: Any, device: str, most: int | None = None) -> None:
+class TakesMaxInstances:
+    def __init__(self, model: Any, device: str, max_instances: int | None = None) -> None:
         pass
 
 
 class Filters:
-    """A user's stage that says what it drops."""
+    """A custom stage that declares what it drops."""
 
-    def pushdown(self) -> dict[str, Any]:
-        return {"min_score": 0.7, "max_instances": 2}
+    def pushdown(self) -> Pushdown:
+        return Pushdown(min_score=0.7, max_instances=2)
 
     def __call__(self, result: Result) -> Result:
         found = result.predictions
@@ -71,7 +72,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("stages", "asked"),
+    ("stages", "expected"),
     [
         pytest.param([], {}, id="no stage"),
         pytest.param([SCORE], {"min_score": 0.5}, id="threshold"),
@@ -93,16 +94,16 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         pytest.param([Nms(0.5), A_B], {}, id="classes after nms"),
         pytest.param([lambda result: result, SCORE], {}, id="a function leads"),
         pytest.param(
-            [Filters(), SCORE], {"min_score": 0.7, "max_instances": 2}, id="a user's stage"
+            [Filters(), SCORE], {"min_score": 0.7, "max_instances": 2}, id="a custom stage"
         ),
     ],
 )
-def test_what_is_asked(stages: list[Any], asked: dict[str, Any]) -> None:
-    assert pushdown_arguments(stages, FAKE) == asked
+def test_arguments(stages: list[Any], expected: dict[str, Any]) -> None:
+    assert pushdown_arguments(stages, FAKE) == expected
 
 
 @pytest.mark.parametrize(
-    ("runnable", "asked"),
+    ("runnable", "expected"),
     [
         pytest.param(FAKE | {"min_score": 0.2}, {"max_instances": 20}, id="the user's threshold"),
         pytest.param(FAKE | {"max_instances": 50}, {"min_score": 0.5}, id="the user's limit"),
@@ -112,23 +113,25 @@ def test_what_is_asked(stages: list[Any], asked: dict[str, Any]) -> None:
             id="defaults are not the user's choice",
         ),
         pytest.param(
-            {"_target_": f"{MODULE}.TakesMost"}, {"max_instances": 20}, id="takes one of them"
+            {"_target_": f"{MODULE}.TakesMaxInstances"},
+            {"max_instances": 20},
+            id="takes one of them",
         ),
         pytest.param({"_target_": f"{MODULE}.Filters"}, {}, id="takes neither"),
     ],
 )
-def test_of_whom_it_is_asked(runnable: dict[str, Any], asked: dict[str, float]) -> None:
-    assert pushdown_arguments([SCORE, BEST], runnable) == asked
+def test_arguments_of_the_runnable(runnable: dict[str, Any], expected: dict[str, float]) -> None:
+    assert pushdown_arguments([SCORE, BEST], runnable) == expected
 
 
 @pytest.mark.parametrize(
     "runnable",
     [
         pytest.param(FAKE | {"classes": ["a"]}, id="the user's classes"),
-        pytest.param({"_target_": f"{MODULE}.TakesMost"}, id="does not take classes"),
+        pytest.param({"_target_": f"{MODULE}.TakesMaxInstances"}, id="does not take classes"),
     ],
 )
-def test_a_limit_after_classes_that_are_not_asked_for(runnable: dict[str, Any]) -> None:
+def test_a_limit_after_classes_that_are_not_pushed_down(runnable: dict[str, Any]) -> None:
     assert pushdown_arguments([A_B, BEST], runnable) == {}
 
 
@@ -156,7 +159,9 @@ ALL_OF_IT = ["min_score=1e-9", "classes=[circle,square,triangle]", "max_instance
 @pytest.mark.parametrize(
     "stage", ["min_score", "keep_classes", "min_score,top_k", "keep_classes,min_score,top_k"]
 )
-def test_results_stay_and_less_is_found(job: Any, tmp_path: Path, stage: str) -> None:
+def test_results_stay_and_fewer_instances_are_computed(
+    job: Any, tmp_path: Path, stage: str
+) -> None:
     options = ["runnable.n_instances=12", f"stage=[{stage}]"]
     if "min_score" in stage:
         options.append("stage.min_score.threshold=0.75")
