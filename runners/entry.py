@@ -111,7 +111,8 @@ class _Jobs:
         hydra, began = HydraConfig.get(), time.monotonic()
         is_sweep = hydra.mode == RunMode.MULTIRUN
         number = hydra.job.num if is_sweep else 0
-        overrides = varied(hydra.overrides.task, self.swept)
+        task: Any = OmegaConf.to_container(hydra.overrides.task)  # interpolations stay
+        overrides = varied(task, self.swept)
         output = Path(hydra.runtime.output_dir)
         self._job, self._quiet = None, cfg.get("quiet") is True
         if is_sweep:
