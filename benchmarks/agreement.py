@@ -1,4 +1,4 @@
-"""Whether d2run found what ``DefaultPredictor`` found, by the lines of docs/performance.md."""
+"""Whether d2run found what ``DefaultPredictor`` found, by the lines of benchmarks/README.md."""
 
 from __future__ import annotations
 

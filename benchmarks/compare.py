@@ -5,7 +5,7 @@
 
 Each contender is a separate process, one after the other, ``--pairs`` times. The results of each
 variant are compared with DefaultPredictor's; a variant that fails or differs costs only itself, and
-the exit status is 1. docs/performance.md describes contenders and columns.
+the exit status is 1. benchmarks/README.md describes contenders and columns.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ PipelineError                  everything raised on purpose
 │   └── UntrustedModelError    loading it would execute code
 ├── DeviceLostError            the device failed for good, in the midst of work
 ├── OutputError                the output cannot be written at all (disk full, read-only)
+│   └── LedgerDamagedError     the ledger cannot be trusted; says how to rebuild it
 ├── RootGoneError              the watched folder is not there, or cannot be read, for now
 ├── AssetError                 one input failed
 │   ├── DecodeError
@@ -95,6 +96,17 @@ class UntrustedModelError(StoreError):
 
 class OutputError(PipelineError):
     """The output cannot be written at all: disk full, read-only, no rights."""
+
+
+class LedgerDamagedError(OutputError):
+    """The ledger of an output cannot be trusted; the message says how to rebuild it."""
+
+    def __init__(self, path: object, what: str) -> None:
+        super().__init__(
+            f"the ledger '{path}' is damaged ({what}); run the same command with runner=repair, "
+            "which rebuilds it from predictions.jsonl, or with runner.on_change=restart to start "
+            "from scratch"
+        )
 
 
 class RootGoneError(PipelineError):

@@ -39,6 +39,21 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Assets that failed for the same reason.
+
+    Attributes:
+        reason: The message that they share.
+        count: How many failed.
+        examples: Ids of the first few.
+    """
+
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The end of a run.
 
@@ -50,6 +65,7 @@ class Report:
         totals: Assets in the output, earlier runs included: ``done``, ``failed``.
         skipped: Files of the input that were not taken, by reason.
         detections: Instances written, by class name.
+        failures: Assets that failed in this run, by reason, the most common reason first.
         timings: Seconds by step, over all threads.
         wall_s: Seconds from first to last asset.
         message: One sentence for standard error when the status is not 0.
@@ -61,9 +77,15 @@ class Report:
     totals: Mapping[str, int] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     detections: Mapping[str, int] = field(default_factory=dict)
+    failures: tuple[FailureGroup, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     wall_s: float = 0.0
     message: str = ""
+
+    @property
+    def busy(self) -> float:
+        """The share of the wall time in which the model's forward ran."""
+        return self.timings.get("forward", 0.0) / self.wall_s if self.wall_s else 0.0
 
 
 @runtime_checkable

@@ -1,14 +1,13 @@
 """Instance masks as runs of pixels, with the exact COCO RLE.
 
-A mask is kept as the positions where it begins and ends in the frame's column-major order (COCO's
-order), a few hundred integers instead of a full-frame bitmap: 100 masks at 4000x3000 are 1.2 GB
-as bitmaps and well under 1 MB here. The runs are found in the mask's box crop and shifted into
-place, so the full frame is never built; the encoded RLE is byte-identical to
-``pycocotools.mask.encode`` of the pasted bitmap.
+A mask is stored as the start and end positions of its runs in column-major order, as in COCO: a
+few hundred integers instead of a full-frame bitmap. 100 masks of 4000x3000 pixels take 1.2 GB as
+bitmaps and less than 1 MB as runs. The runs are found in the mask's box crop, so the full frame is
+never built. The encoded RLE is byte-identical to ``pycocotools.mask.encode`` of the full bitmap.
 
-``paste`` finds the runs of a mask head's probabilities without any bitmap: in a column of pixels
-the interpolated probability is a line from one of the head's cells to the next, so where it
-crosses the threshold follows from some thirty numbers, whatever its height.
+``paste`` finds the runs of a mask head's probabilities without a bitmap: along a column of pixels,
+the interpolated probability is linear between two cells of the head, so the rows where it crosses
+the threshold follow from about thirty numbers, whatever the height of the box.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ Edges = NDArray[np.int64]
 Sample = Callable[[Edges, Edges, Edges], NDArray[np.floating]]
 
 _THRESHOLD = 0.5  # of detectron2.modeling.postprocessing.detector_postprocess
-_DOUBT = 2e-6  # of a probability, a cell of the head's grid: three times what float32 may be off
-_MASKS_AT_ONCE = 16  # what ``paste`` works on stays in the processor's cache
+_DOUBT = 2e-6  # per cell of the head's grid: three times the largest float32 error
+_MASKS_AT_ONCE = 16  # so that the arrays of ``paste`` fit into the processor's cache
 
 
 class RLE(TypedDict):
@@ -47,18 +46,16 @@ def crop_edges(crop: NDArray[np.bool_], x: int, y: int, height: int) -> Edges:
 
     Returns:
         int64 ``(2 * runs,)``: start, end, start, end ... (end exclusive) in the frame's
-        column-major order, increasing.
+        column-major order, strictly increasing.
     """
     h, w = crop.shape
-    columns = np.zeros((w, h + 2), bool)  # a border of false: each column begins and ends a run
+    columns = np.zeros((w, h + 2), bool)  # with a border, so that no run crosses columns
     columns[:, 1:-1] = crop.T
     flips = np.flatnonzero(columns[:, 1:] != columns[:, :-1])
     column, row = np.divmod(flips, h + 1)
     edges = (column + x) * height + (row + y)
-    if h == height and len(edges):  # runs that reach the bottom may go on in the next column
-        joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])
-        edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
-    return np.asarray(edges, np.int64)
+    # a run that reaches the bottom may continue at the top of the next column
+    return _joined(edges) if h == height else edges
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +64,7 @@ class InstanceMasks:
 
     Attributes:
         size: ``(height, width)`` of the frame in pixels.
-        edges: One array a mask, as ``crop_edges`` returns it.
+        edges: One array per mask, as ``crop_edges`` returns it.
     """
 
     size: tuple[int, int]
@@ -84,7 +81,7 @@ class InstanceMasks:
 
         Args:
             crops: bool ``(h, w)`` each; a mask is false outside its crop.
-            corners: The crops' left and top ``(x, y)`` in the frame, in pixels.
+            corners: Left and top ``(x, y)`` of each crop in the frame, in pixels.
             size: ``(height, width)`` of the frame.
         """
         pairs = zip(crops, corners, strict=True)
@@ -96,6 +93,22 @@ class InstanceMasks:
         _, height, width = masks.shape
         corners = [(0, 0)] * len(masks)
         return cls.from_crops(masks.astype(bool, copy=False), corners, (height, width))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[InstanceMasks]) -> InstanceMasks:
+        """Return the masks of all parts, in order.
+
+        Raises:
+            ValueError: There are no parts, or their sizes differ.
+        """
+        sizes = {part.size for part in parts}
+        if len(sizes) != 1:
+            raise ValueError(f"InstanceMasks.concatenate: expected one size, got {sorted(sizes)}")
+        return cls(sizes.pop(), tuple(edges for part in parts for edges in part.edges))
+
+    def __repr__(self) -> str:
+        """Return a summary."""
+        return f"InstanceMasks({len(self)} masks, size={self.size})"
 
     def __len__(self) -> int:
         """Return the number of masks."""
@@ -118,7 +131,7 @@ class InstanceMasks:
         encoded: list[RLE] = []
         for edges in self.edges:
             ends = edges
-            if not len(edges) or edges[-1] < height * width:  # it ends on a run that is not empty
+            if not len(edges) or edges[-1] < height * width:  # the last run is background
                 ends = np.append(edges, height * width)
             counts = ends.astype(np.uint32)
             counts[1:] -= counts[:-1].copy()
@@ -149,26 +162,62 @@ class InstanceMasks:
         return columns.view(bool).reshape(-1, h).T, (x, y)
 
     def dense(self) -> NDArray[np.bool_]:
-        """Return bool ``(N, H, W)``; large, so only for code that needs bitmaps."""
+        """Return bool ``(N, H, W)``; large, so use it only where bitmaps are required."""
         bitmaps = np.zeros((len(self), *self.size), bool)
         for i, bitmap in enumerate(bitmaps):
             crop, (x, y) = self.crop(i)
             bitmap[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
         return bitmaps
 
+    def shifted(self, dx: int, dy: int, size: tuple[int, int]) -> InstanceMasks:
+        """Move the masks within a frame, or from a tile into the frame that contains it.
+
+        Args:
+            dx: Pixels to the right; negative to the left.
+            dy: Pixels down; negative up.
+            size: ``(height, width)`` of the frame that they are moved into. Pixels that land
+                outside it are dropped, so a mask can become empty.
+        """
+        height, width = size
+        shifted: list[Edges] = []
+        for edges in self.edges:
+            column, first, last = _columns(edges, self.size[0])
+            column = column + dx
+            first = np.clip(first + dy, 0, height)
+            last = np.clip(last + dy, 0, height)
+            inside = (column >= 0) & (column < width) & (first < last)
+            runs = np.stack([first, last], axis=1)[inside] + column[inside, None] * height
+            shifted.append(_joined(runs.ravel()))
+        return InstanceMasks(size, tuple(shifted))
+
+    def cropped(self, box: tuple[int, int, int, int]) -> InstanceMasks:
+        """Return the parts of the masks inside a box, as masks of a frame of that box's size.
+
+        Args:
+            box: ``x1, y1, x2, y2`` in whole pixels, ``x2`` and ``y2`` exclusive. It may reach
+                outside the frame, where the masks are false.
+
+        Raises:
+            ValueError: The box has no pixels.
+        """
+        x1, y1, x2, y2 = box
+        if x1 >= x2 or y1 >= y2:
+            raise ValueError(f"InstanceMasks.cropped: box {box} has no pixels")
+        return self.shifted(-x1, -y1, (y2 - y1, x2 - x1))
+
 
 def paste(
     probs: NDArray[np.float32], boxes: NDArray[np.float32], size: tuple[int, int], sample: Sample
 ) -> InstanceMasks:
-    """Paste a mask head's probabilities into their boxes: the pixels of ``paste_masks_in_image``.
+    """Paste a mask head's probabilities into their boxes, exactly as ``paste_masks_in_image``.
 
     Args:
         probs: float32 ``(N, M, M)`` in [0, 1].
         boxes: float32 ``(N, 4)``, XYXY in pixels, not empty.
         size: ``(height, width)`` of the frame.
         sample: Given mask, column and row of K pixels (int64 ``(K,)`` each), their probabilities
-            in Detectron2's own arithmetic; called for the few pixels that are too near to the
-            threshold for any other.
+            in Detectron2's own arithmetic. Called for the few pixels that are so close to the
+            threshold that rounding decides.
     """
     edges: list[Edges] = []
     for first in range(0, len(probs), _MASKS_AT_ONCE):
@@ -192,8 +241,8 @@ def _pasted(
     counts = np.clip(np.ceil(x2), 0, width).astype(np.int64) - low
     owner = np.repeat(np.arange(n), counts)
     x = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts - low, counts)
-    # the probabilities along each column of pixels, at the heights of the head's rows; beyond the
-    # grid they are 0, as grid_sample pads
+    # probabilities along each column of pixels, at the centers of the head's rows; 0 beyond the
+    # grid, which is how grid_sample pads
     grid = (
         np.pad(np.nan_to_num(probs), ((0, 0), (1, 1), (1, 1)))
         .transpose(0, 2, 1)
@@ -208,7 +257,7 @@ def _pasted(
     knots[:, [0, -1]] = 0
 
     def edges(level: float) -> Edges:
-        """Where the probability crosses a level; every second crossing is upwards."""
+        """Find where the probability crosses a level, alternately upward and downward."""
         inside = (knots >= level).ravel()
         flips = np.flatnonzero(inside[1:] != inside[:-1])
         column, row = np.divmod(flips, cells + 2)
@@ -218,7 +267,7 @@ def _pasted(
         rows = np.clip(np.ceil(y), 0, height).astype(np.int64)
         return _odd(i * stride + x[column] * height + rows)
 
-    # what is inside even so, and what is only if the doubtful are
+    # pixels that are inside for certain; those between the two levels are decided by ``sample``
     certain = edges(_THRESHOLD + _DOUBT * cells)
     doubtful = _pixels(_xor(certain, edges(_THRESHOLD - _DOUBT * cells)))
     i, position = np.divmod(doubtful, stride)
@@ -229,19 +278,41 @@ def _pasted(
 
 
 def _xor(*edges: Edges) -> Edges:
-    """Return the edges of what is in an odd number of masks."""
-    return _odd(np.sort(np.concatenate(edges), kind="stable"))  # merges what is sorted already
+    """Return the edges of the pixels that are in an odd number of masks."""
+    return _odd(np.sort(np.concatenate(edges), kind="stable"))  # stable: merges sorted inputs
 
 
 def _odd(values: Edges) -> Edges:
-    """Return those of sorted values that are there an odd number of times."""
+    """Return the values that occur an odd number of times; the input is sorted."""
     first = np.flatnonzero(np.diff(values, prepend=-1))
     counts = np.diff(first, append=len(values))
     return np.asarray(values[first[counts % 2 == 1]], np.int64)
 
 
+def _joined(edges: Edges) -> Edges:
+    """Join runs that touch, so that equal masks have equal edges."""
+    touching = np.flatnonzero(edges[1:-1:2] == edges[2::2])
+    return np.delete(edges, np.concatenate([2 * touching + 1, 2 * touching + 2]))
+
+
+def _columns(edges: Edges, height: int) -> tuple[Edges, Edges, Edges]:
+    """Split runs at the ends of columns.
+
+    Returns:
+        Column, first row and last row (exclusive) of each part, int64 ``(parts,)`` each.
+    """
+    starts, ends = edges[::2], edges[1::2]
+    left = starts // height
+    counts = (ends - 1) // height - left + 1
+    column = np.arange(counts.sum()) + np.repeat(left - np.cumsum(counts) + counts, counts)
+    top = column * height
+    first = np.maximum(np.repeat(starts, counts) - top, 0)
+    last = np.minimum(np.repeat(ends, counts) - top, height)
+    return column, first, last
+
+
 def _pixels(edges: Edges) -> Edges:
-    """Return each position in runs."""
+    """Return the position of each pixel in the runs."""
     starts, counts = edges[::2], edges[1::2] - edges[::2]
     positions = np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)
     return np.asarray(positions, np.int64)

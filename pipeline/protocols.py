@@ -225,6 +225,17 @@ class ConcurrentRunnable(Runnable, Protocol):
 
 
 @runtime_checkable
+class PlacedRunnable(Runnable, Protocol):
+    """A runnable that computes on one device.
+
+    Attributes:
+        device: ``cpu`` or ``cuda:N``; the configured value, such as ``auto``, before entering.
+    """
+
+    device: str
+
+
+@runtime_checkable
 class DescribedRunnable(Runnable, Protocol):
     """A runnable that describes where and how it computes, for run.json and the summary."""
 

@@ -1,4 +1,6 @@
-"""The records that flow: frozen dataclasses of NumPy arrays, checked once at construction.
+"""The records that pass through a pipeline: frozen dataclasses of NumPy arrays.
+
+Shapes, dtypes and value ranges are checked once, at construction.
 
 Shapes: ``N`` instances, ``K`` keypoints, ``H`` and ``W`` the frame's height and width in pixels.
 Boxes are ``x1, y1, x2, y2`` in pixels of the original frame (Detectron2's ``XYXY_ABS``); sizes are
@@ -8,7 +10,7 @@ Boxes are ``x1, y1, x2, y2`` in pixels of the original frame (Detectron2's ``XYX
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -23,15 +25,19 @@ Index = int | slice | NDArray[Any] | list[int] | list[bool]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One decoded picture of an asset.
+    """One decoded image of an asset.
 
     Attributes:
         image: uint8 ``(H, W, 3)``, BGR.
-        asset_id: The asset it comes from.
+        asset_id: Id of the asset it was decoded from.
         index: 0-based position within the asset.
         pts: Presentation timestamp in units of ``time_base``; ``None`` for a still image.
         time_base: Seconds per unit of ``pts``.
         time_s: Seconds from the start of a video, ``pts * time_base``; ``None`` for a still image.
+
+    Raises:
+        ValueError: The image is not a non-empty uint8 ``(H, W, 3)`` array, or only one of ``pts``
+            and ``time_base`` is given.
     """
 
     image: NDArray[np.uint8]
@@ -60,15 +66,19 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Categories:
-    """What a model can tell apart: names and the data set's own ids.
+    """The classes and keypoints that a model distinguishes.
 
     Attributes:
         thing_names: Names of the instance classes, by class id.
-        thing_ids: Their ids in the data set (1..90 for COCO), by class id.
+        thing_ids: Their ids in the dataset (1..90 for COCO), by class id; by default class id + 1.
         stuff_names: Names of the semantic classes, by class id.
-        stuff_ids: Their ids in the data set.
+        stuff_ids: Their ids in the dataset; by default class id + 1.
         keypoint_names: Names of the K keypoints.
         skeleton: Pairs of 0-based keypoint indices to join with a line.
+
+    Raises:
+        ValueError: A name cannot be written on one line of UTF-8, ids are missing, duplicate or
+            negative, or the skeleton joins an unknown keypoint.
     """
 
     thing_names: tuple[str, ...] = ()
@@ -84,34 +94,34 @@ class Categories:
                 raise ValueError(f"the name {name!r:.60} {problem}")
         for names, ids in (("thing_names", "thing_ids"), ("stuff_names", "stuff_ids")):
             n = len(getattr(self, names))
-            if not getattr(self, ids):  # a data set of one's own: ids are class id + 1
+            if not getattr(self, ids):  # a custom dataset
                 object.__setattr__(self, ids, tuple(range(1, n + 1)))
             if len(getattr(self, ids)) != n:
                 raise ValueError(f"Categories.{ids}: expected {n} ids, one per name")
             if any(type(i) is not int or not 0 <= i < 1 << 63 for i in getattr(self, ids)):
-                raise ValueError(f"Categories.{ids}: an id is not a whole number of at least 0")
+                raise ValueError(f"Categories.{ids}: expected whole numbers of at least 0")
             if len(set(getattr(self, ids))) != n:
                 raise ValueError(f"Categories.{ids}: duplicate id")
         n = len(self.keypoint_names)  # a skeleton may come without names
         if not all(0 <= point < (n or 1 << 31) for pair in self.skeleton for point in pair):
-            raise ValueError(f"the skeleton joins a keypoint that is none of the {n}")
+            raise ValueError(f"Categories.skeleton: expected keypoint indices in 0..{n - 1}")
 
 
 def name_problem(name: object) -> str | None:
-    """Say why a text cannot name a class or a keypoint; ``None`` if it can.
+    """Return why a text cannot name a class or a keypoint; ``None`` if it can.
 
-    Every sink must be able to write it on one line, as UTF-8.
+    Every sink must be able to write a name on one line of UTF-8.
     """
     if not isinstance(name, str):
-        return f"is not text but a {type(name).__name__}"
+        return f"is not text but {type(name).__name__}"
     if not name.strip():
         return "is empty"
     for character in name:
         category = unicodedata.category(character)
         if category in ("Cc", "Zl", "Zp"):
-            return f"has a control character, U+{ord(character):04X}"
+            return f"contains a control character, U+{ord(character):04X}"
         if category == "Cs":
-            return f"has half of a surrogate pair, U+{ord(character):04X}"
+            return f"contains half of a surrogate pair, U+{ord(character):04X}"
     return None
 
 
@@ -121,8 +131,8 @@ class Segment:
 
     Attributes:
         id: Its value in ``Predictions.panoptic_seg``, from 1.
-        class_id: Thing class id, or stuff class id where ``is_thing`` is false.
-        class_name: That class's name.
+        class_id: Thing class id, or stuff class id if ``is_thing`` is false.
+        class_name: Name of the class.
         is_thing: Whether it is an instance rather than stuff.
         score: The instance's score in [0, 1]; ``None`` for stuff.
         area_px: Number of pixels.
@@ -137,6 +147,9 @@ class Segment:
 
 
 _PER_INSTANCE = ("boxes", "scores", "classes", "keypoints", "track_ids")
+_PER_FRAME = (
+    "image_size", "class_names", "sem_seg", "panoptic_seg", "segments", "stuff_names",
+)  # fmt: skip
 _DTYPES: dict[str, Any] = {
     "boxes": np.float32,
     "scores": np.float32,
@@ -150,11 +163,11 @@ _DTYPES: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """What a model says of one frame, on the host, in the frame's own pixels.
+    """A model's predictions for one frame, in host memory and in pixels of the frame.
 
     Attributes:
         image_size: ``(height, width)`` of the frame in pixels.
-        class_names: Names by class id; one shared tuple a model.
+        class_names: Names by class id; one tuple shared by all predictions of a model.
         boxes: float32 ``(N, 4)``, ``x1, y1, x2, y2`` in pixels.
         scores: float32 ``(N,)`` in [0, 1].
         classes: int64 ``(N,)``, indices into ``class_names``.
@@ -163,12 +176,12 @@ class Predictions:
         track_ids: int64 ``(N,)``, or ``None``.
         sem_seg: int32 ``(H, W)`` of stuff class ids, or ``None``.
         panoptic_seg: int32 ``(H, W)`` of segment ids, 0 for none; or ``None``.
-        segments: What the ids in ``panoptic_seg`` are.
+        segments: The segments in ``panoptic_seg``.
         stuff_names: Names of the classes in ``sem_seg``, by class id.
-        extra: A user's own per-instance columns; first dimension N.
+        extra: Custom per-instance columns; first dimension N.
 
     Raises:
-        ValueError: A field's shape does not fit; says what was expected.
+        ValueError: A field has the wrong shape; the message says which shape was expected.
     """
 
     image_size: tuple[int, int]
@@ -221,12 +234,19 @@ class Predictions:
                     f"Predictions.extra[{name!r}]: expected first dimension {n}, got {column.shape}"
                 )
 
+    def __repr__(self) -> str:
+        """Return a summary; the arrays themselves would fill pages."""
+        optional = ("masks", "keypoints", "track_ids", "sem_seg", "panoptic_seg")
+        given = [name for name in optional if getattr(self, name) is not None] + list(self.extra)
+        also = f", with {', '.join(given)}" if given else ""
+        return f"Predictions({len(self)} instances, image_size={self.image_size}{also})"
+
     def __len__(self) -> int:
         """Return the number of instances."""
         return int(self.scores.shape[0])
 
     def __getitem__(self, index: Index) -> Predictions:
-        """Select instances by position, slice, index list or boolean mask; maps are kept."""
+        """Select instances by position, slice, index list or boolean mask; keeps the maps."""
         if isinstance(index, (int, np.integer)):
             index = [int(index)]
         elif not isinstance(index, slice):
@@ -240,12 +260,12 @@ class Predictions:
         return replace(self, **chosen)
 
     def replace(self, **changes: Any) -> Predictions:
-        """Return a copy with some fields changed; checked again."""
+        """Return a copy with some fields changed. The copy is checked again."""
         return replace(self, **changes)
 
     @property
     def area_px(self) -> NDArray[np.float64]:
-        """float64 ``(N,)``: pixels of each mask, or of each box where there are no masks."""
+        """float64 ``(N,)``: pixels of each mask, or of each box if there are no masks."""
         if self.masks is not None:
             return self.masks.area_px.astype(np.float64)
         sides = np.maximum(self.boxes[:, 2:].astype(np.float64) - self.boxes[:, :2], 0)
@@ -253,7 +273,7 @@ class Predictions:
 
     @classmethod
     def empty(cls, image_size: tuple[int, int], class_names: tuple[str, ...] = ()) -> Predictions:
-        """Return predictions of nothing on a frame of this ``(height, width)``."""
+        """Return predictions without instances for a frame of this ``(height, width)``."""
         return cls(
             image_size=image_size,
             class_names=class_names,
@@ -261,6 +281,57 @@ class Predictions:
             scores=np.zeros(0, np.float32),
             classes=np.zeros(0, np.int64),
         )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Return the instances of several predictions for the same frame, in order.
+
+        Optional columns (masks, keypoints, track ids, extra columns) must be present in all parts
+        or in none. Semantic and panoptic maps cover the frame, not instances, so they cannot be
+        joined: they must be equal in all parts, or absent from all.
+
+        Raises:
+            ValueError: There are no parts, or a field of theirs does not agree; names the field.
+        """
+        if not parts:
+            raise ValueError("Predictions.concatenate: expected at least one part")
+        first = parts[0]
+        for name in _PER_FRAME:
+            if not all(_equal(getattr(part, name), getattr(first, name)) for part in parts):
+                raise ValueError(f"Predictions.concatenate: {name} differs between the parts")
+        joined: dict[str, Any] = {}
+        for name in _PER_INSTANCE:
+            joined[name] = _joined(name, [getattr(part, name) for part in parts])
+        for part in parts:
+            if part.extra.keys() != first.extra.keys():
+                names = sorted(part.extra.keys() ^ first.extra.keys())
+                raise ValueError(f"Predictions.concatenate: not all parts have extra {names}")
+        joined["extra"] = {
+            name: _joined(f"extra[{name!r}]", [part.extra[name] for part in parts])
+            for name in first.extra
+        }
+        masks = [part.masks for part in parts if part.masks is not None]
+        if len(masks) not in (0, len(parts)):
+            raise ValueError("Predictions.concatenate: not all parts have masks")
+        joined["masks"] = InstanceMasks.concatenate(masks) if masks else None
+        return replace(first, **joined)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    return bool(type(a) is type(b) and a == b)
+
+
+def _joined(name: str, columns: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+    """Concatenate one column of several predictions; ``None`` if it is absent from all."""
+    present = [column for column in columns if column is not None]
+    if len(present) not in (0, len(columns)):
+        raise ValueError(f"Predictions.concatenate: not all parts have {name}")
+    if len({(column.dtype, column.shape[1:]) for column in present}) > 1:
+        kinds = sorted({f"{column.dtype} {('N', *column.shape[1:])}" for column in present})
+        raise ValueError(f"Predictions.concatenate: {name} is {' and '.join(kinds)}")
+    return np.concatenate(present) if present else None
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
@@ -271,11 +342,11 @@ def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """A frame and what the model says of it: what stages and sinks see."""
+    """A frame and its predictions: the argument of stages and sinks."""
 
     frame: Frame
     predictions: Predictions
 
     def replace(self, predictions: Predictions) -> Result:
-        """Return a result for the same frame with other predictions."""
+        """Return the same frame with other predictions."""
         return Result(self.frame, predictions)

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from pipeline.errors import printable
+
 HIDDEN = "***"
 
 _MORE = r"(?:_(?:id|value|string|header|b64|base64|hex|text|raw|hash|json|pem|\d+))*$"
@@ -97,8 +99,13 @@ def _redacted_items(items: Sequence[Any]) -> Iterator[Any]:
         yield redacted(item, str(before) if flag else "")
 
 
+def safe_text(text: str) -> str:
+    """Return text for people: on one line, escaped, and without secrets."""
+    return printable(redacted_text(text))
+
+
 def redacted_text(text: str) -> str:
-    """Return text without secrets; after a key that names one, nothing more of its line."""
+    """Return text without secrets; what follows a secret's key is hidden to the end of its line."""
     text = _PEM.sub(HIDDEN, text)
     text = _ADDRESS.sub(_address, text)
     text = _FLAG.sub(_flag, text)

@@ -1,11 +1,11 @@
-"""Once over the input."""
+"""``runner=batch``: processes every input once."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sized
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -14,38 +14,43 @@ from pipeline.config import inputs_of
 from pipeline.errors import ConfigError, OutputError, OutputLockedError
 from pipeline.job import Job, Report
 from pipeline.protocols import Asset
+from pipeline.system.terminal import say
+from pipeline.validation import check_choice, check_flag
 from runners import budget
-from runners.reporting.console import Progress, print_summary, reasons, say, told
+from runners.reporting.console import count_reasons
 from runners.reporting.log import logged
+from runners.reporting.progress import Progress, announce_loading
 from runners.reporting.status import Status
+from runners.reporting.summary import print_summary
 from runners.reporting.tally import Tally, most_common, totals
-from runners.rundir import order as results
-from runners.rundir.commit import Session, finish, is_finished, translated
-from runners.rundir.inputs import share_of
-from runners.rundir.ledger.ledger import NAME as LEDGER
+from runners.rundir.commit import Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.lists import FAILURES, SKIPPED, write_skipped
 from runners.rundir.lock import locked
-from runners.rundir.opening import check_settings, one_of, open_ledger, reader
+from runners.rundir.opening import open_run
+from runners.rundir.readers import reader
 from runners.rundir.record import Record
-from runners.todo import DONE, GONE, LATER, POISON, Todo
+from runners.rundir.translation import translated
+from runners.todo import DONE, GONE, LATER, POISON, Todo, skipped_entries
 
-_LOST = 20  # folders that cannot be read, named on standard error
+_LOST = 20  # unreadable directories named on standard error
 
 
 @dataclass
 class Batch:
-    """Runs the pipeline once over every input that is not done yet.
+    """Runs the pipeline once over every input that is not done.
 
     Attributes:
-        on_error: ``skip`` goes on after an input that failed; ``raise`` stops at the first.
+        on_error: ``skip`` continues after a failed input; ``raise`` stops at the first.
         max_failures: Stop when more inputs than this have failed: a number, or a share of all
-            inputs such as ``5%``; ``None`` for no limit.
-        on_change: What to do with results of other settings, or of another input, in the output:
-            ``error``; ``restart`` to remove them and start from scratch; ``extend`` to keep those
-            of another input and add this one's.
-        on_lock: What to do when another run holds the output: ``error`` (exit status 11), or
-            ``skip`` (0, and not a word).
-        retry_failed: Do only the inputs that failed, those too that are not tried again otherwise.
+            inputs such as ``5%``; ``None``: no limit.
+        on_change: What to do if the output holds results of other settings or of another input:
+            ``error``; ``restart`` removes them and starts from scratch; ``extend`` keeps those of
+            another input and adds to them.
+        on_lock: What to do if another run holds the output: ``error`` (exit status 11), or
+            ``skip`` (exits 0 silently).
+        retry_failed: Process only the inputs that failed before, including those that killed their
+            worker process.
     """
 
     on_error: str = "skip"
@@ -55,18 +60,19 @@ class Batch:
     retry_failed: bool = False
 
     def __post_init__(self) -> None:
-        one_of("on_error", self.on_error, "skip", "raise")
-        one_of("on_change", self.on_change, "error", "restart", "extend")
-        one_of("on_lock", self.on_lock, "error", "skip")
+        check_choice("on_error", self.on_error, ("skip", "raise"))
+        check_choice("on_change", self.on_change, ("error", "restart", "extend"))
+        check_choice("on_lock", self.on_lock, ("error", "skip"))
+        check_flag("retry_failed", self.retry_failed)
         budget.allowed(self.max_failures, 0)
 
     def run(self, job: Job) -> Report:
-        """Carry out the job.
+        """Run the job.
 
         Raises:
             ConfigError: There is no input, the device does not exist, or the output holds results
                 of other settings; nothing was started.
-            StoreError: The weights cannot be had or do not fit.
+            StoreError: The weights are unavailable or do not fit the model.
             OutputLockedError: Another run holds the output.
             OutputError: The output cannot be written, or its ledger is damaged.
         """
@@ -77,27 +83,25 @@ class Batch:
             )
         try:
             with locked(job.output), logged(job.output / "run.log"):
-                report, ran_on = self._locked(job, job.source)
+                report, device = self._locked(job, job.source)
         except OutputLockedError:
             if self.on_lock == "skip":
                 return Report(0, job.output)
             raise
         if not job.config["quiet"]:
-            print_summary(report, ran_on)
+            print_summary(report, device, verbose=job.config["verbose"])
         return report
 
-    def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, str]:
-        assets = iter(source)  # looks at the input, and the same look gives the length
+    def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, Mapping[str, Any]]:
+        assets = iter(source)  # lists the input once; ``count`` uses the same listing
         total = count(source)
-        with ExitStack() as stack:
-            ledger = open_ledger(job, self.on_change, can_extend=True)
-            if ledger is not None:
-                stack.enter_context(ledger)
-            share = share_of(job, ledger, self.on_change, can_extend=True)
-            failures = ledger.entries(failed=True) if ledger else ()
+        status = Status(job.output, total)
+        with open_run(job, self.on_change, status, can_extend=True) as opened:
+            share, earlier = opened.share, opened.earlier
+            failures = earlier.entries(failed=True) if earlier else ()
             todo = Todo(
-                share.distinct(assets, ledger),
-                ledger,
+                share.distinct(assets, earlier),
+                earlier,
                 self.retry_failed,
                 first_place=share.places.start,
                 places=share.places,
@@ -105,57 +109,46 @@ class Batch:
             )
             found = iter(todo)
             first = next(found, None)
-            started = time.monotonic()
-            device: dict[str, Any] = {"device": job.config["device"]}
-            if first is not None:  # where nothing is to be done no model is needed
-                stack.enter_context(job.runnable)
-                device = getattr(job.runnable, "describe", lambda: device)()
-            if ledger is None:
-                with translated(job.output):
-                    ledger = stack.enter_context(Ledger(job.output / LEDGER))
-            check_settings(job, ledger, loaded=first is not None)
-            share.record(ledger)
+            if first is not None:
+                announce_loading(job)
+            started = opened.start(load_model=first is not None)
+            record = started.record
             skipped = _skipped(job)
-            warnings = [*_warnings(job, total, skipped)]
-            for warning in warnings:
+            record.warnings += _warnings(job, total, skipped)
+            for warning in record.warnings:
                 say(f"warning: {warning}")
-            seconds = {"load": time.monotonic() - started}
-            record = Record(job, device, warnings, share.as_json())
             if first is not None:
                 found = chain([first], found)
-            tally = Tally(stack.enter_context(Status(job.output, total)), seconds)
-            run = _Run(job, self, total, ledger, todo, record, tally, share.places, skipped)
-            return run.carry_out(found), record.ran_on()
+            tally = Tally(status, {"load": started.load_s})
+            run = _Run(job, self, total, started.ledger, todo, record, tally, share.places, skipped)
+            return run.carry_out(found), started.device
 
 
 def count(source: Iterable[Asset]) -> int:
-    """Return how many inputs there are."""
+    """Return the number of inputs."""
     return len(source) if isinstance(source, Sized) else sum(1 for _ in source)
 
 
 def _skipped(job: Job) -> Counter[str]:
-    """Write ``skipped.jsonl``; return how many files are in it, by reason."""
+    """Write ``skipped.jsonl``; return the number of files in it, by reason."""
     with translated(job.output):
-        return results.write_skipped(job.output, getattr(job.source, "skipped", list)())
+        return write_skipped(job.output, skipped_entries(job.source))
 
 
 def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
-    yield from getattr(job.model, "warnings", [])
-    yield from getattr(job.runnable, "warnings", [])
-    entries: Iterable[Any] = getattr(job.source, "skipped", list)()
-    lost = [entry for entry in entries if getattr(entry, "lost", False)]
+    lost = [entry for entry in skipped_entries(job.source) if entry.lost]
     for entry in lost[:_LOST]:
         yield f"skipped: {entry.path}: {entry.reason}"
     if len(lost) > _LOST:
-        yield f"skipped: {len(lost) - _LOST} more folders; each is named in {results.SKIPPED}"
+        yield f"skipped: {len(lost) - _LOST} more directories; see {SKIPPED}"
     if not total:
-        found = f"; skipped: {reasons(skipped)}" if skipped else ""
+        found = f"; skipped: {count_reasons(skipped)}" if skipped else ""
         yield f"there is no image in {', '.join(inputs_of(job.config['input']))}{found}"
 
 
 @dataclass
 class _Run:
-    """One run under way."""
+    """A run in progress."""
 
     job: Job
     batch: Batch
@@ -180,7 +173,7 @@ class _Run:
             with (
                 reader(job, by_default=False) as decode,
                 Session(job, self.ledger, decode) as session,
-                Progress(self.total).shown() as progress,
+                Progress(self.total, quiet=job.config["quiet"]).shown() as progress,
             ):
                 self._each_input(session, found, progress)
             if not self._is_over():
@@ -204,11 +197,9 @@ class _Run:
             for outcome in outcomes:
                 self.tally.add(outcome)
                 self.tally.status.update(earlier=self.todo.not_to_do)
-                progress.advance(self.todo.not_to_do)
-                if outcome.error is not None:
-                    progress.say(f"error: {outcome.asset.id}: {told(outcome.error)}")
-                    if self._is_over():
-                        break
+                progress.advance(outcome.asset.id, outcome.error, not_to_do=self.todo.not_to_do)
+                if outcome.error is not None and self._is_over():
+                    break
         finally:
             outcomes.close()
 
@@ -216,7 +207,7 @@ class _Run:
         return self.limit is not None and self.tally.counts["failed"] > self.limit
 
     def _forget_removed(self) -> None:
-        """Forget failures of inputs that are no more; of others keep the results, and say so."""
+        """Forget failures of inputs that no longer exist; keep and report results of others."""
         forgotten = self.todo.unseen_failures
         if forgotten:
             self.ledger.remove(forgotten)
@@ -225,8 +216,7 @@ class _Run:
         self.removed = self.known - self.todo.known - len(forgotten) + self.todo.counts[GONE]
         if self.removed:
             text = (
-                f"{self.removed} inputs of an earlier run are not there any more; their results "
-                "are kept"
+                f"{self.removed} inputs of an earlier run no longer exist; their results are kept"
             )
             self.record.warnings.append(text)
             say(f"warning: {text}")
@@ -237,15 +227,14 @@ class _Run:
         status, message = 0, ""
         if failed:
             status = 3
-            message = f"{failed} of {self.total} inputs failed; each is named in "
-            message += str(output / "failures.jsonl")
+            message = f"{failed} of {self.total} inputs failed; see {output / FAILURES}"
         if again := self.todo.counts[POISON]:
-            message += f"; {again} of them killed their worker before and were not tried again"
+            message += f"; {again} of them killed their worker process before and were not retried"
         if self._is_over():
             left = self.total - counts["done"] - counts["failed"] - self.todo.not_to_do
             status = 1 if self.batch.on_error == "raise" else 4
             option = "on_error=raise" if status == 1 else f"max_failures={self.batch.max_failures}"
-            message = f"stopped by runner.{option}: {message}; {left} inputs were not looked at"
+            message = f"stopped by runner.{option}: {message}; {left} inputs were not processed"
         return self._as_report(status, message)
 
     def _as_report(self, status: int, message: str) -> Report:
@@ -257,10 +246,12 @@ class _Run:
             "removed": self.removed,
         }
         report = self.tally.report(self.job.output, status, message, **more)
-        return replace(report, totals=totals(self.ledger), skipped=most_common(self.skipped))
+        return replace(
+            report, totals=totals(self.ledger.counts()), skipped=most_common(self.skipped)
+        )
 
     def _interrupted(self, exc: BaseException) -> None:
-        """Leave a record that tells the truth, if it can still be written."""
+        """Complete the record, if it can still be written."""
         status = getattr(exc, "exit_status", 130 if isinstance(exc, KeyboardInterrupt) else 1)
-        with suppress(OSError, OutputError):  # the disk may be what ended it
+        with suppress(OSError, OutputError):  # the disk may be what failed
             self.record.finish(self._as_report(status, f"{type(exc).__name__}: {exc}"))

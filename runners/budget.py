@@ -1,4 +1,4 @@
-"""How many inputs may fail before a run stops: a number, or a share of all inputs."""
+"""The option ``max_failures``: how many inputs may fail before a run stops."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pipeline.errors import ConfigError
 
 
 def allowed(max_failures: int | float | str | None, total: int) -> int | None:
-    """Return how many of ``total`` inputs may fail; ``None`` for any number.
+    """Return how many of ``total`` inputs may fail; ``None`` if there is no limit.
 
     Args:
-        max_failures: A number; a share, as text with ``%`` or as a fraction below 1; ``None``.
-        total: All inputs.
+        max_failures: A number; a share, as a text with ``%`` or a fraction below 1; ``None``.
+        total: Number of inputs.
 
     Raises:
         ConfigError: ``max_failures`` is none of these.
@@ -27,7 +27,6 @@ def allowed(max_failures: int | float | str | None, total: int) -> int | None:
             raise ValueError(text)
     except (ValueError, OverflowError) as exc:
         raise ConfigError(
-            f"runner.max_failures is {max_failures!r}; it must be a number of inputs, or a share "
-            "such as 5%"
+            f"max_failures: expected a number of inputs or a share such as 5%, got {max_failures!r}"
         ) from exc
     return int(share * total)

@@ -158,6 +158,16 @@ def hydra_arguments(overrides: Sequence[str], *, multirun: bool = False) -> list
     return prepared
 
 
+def swept_keys(overrides: Sequence[str]) -> frozenset[str]:
+    """Return the keys for which a command line gives several values.
+
+    Args:
+        overrides: As ``hydra_arguments`` returns them.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return frozenset(each.key_or_group for each in parsed if each.is_sweep_override())
+
+
 def _value(key: str, value: str, *, multirun: bool = False) -> str:
     parsed = _parsed(value)
     if parsed is not None and (

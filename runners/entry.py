@@ -1,18 +1,21 @@
-"""Compose the configuration, build the job, run it, report: what ``run.py`` does."""
+"""What ``run.py`` does: compose the configuration, build the job, run it, report."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -20,12 +23,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import build_job
 from pipeline.config.explain import explain
+from pipeline.config.help import help_text
 from pipeline.config.loader import Loader
-from pipeline.errors import ConfigError, PipelineError, printable
-from pipeline.redaction import redacted_text
+from pipeline.errors import ConfigError, OutputError, PipelineError
+from pipeline.job import Job, Report
 from pipeline.system.memory import keep_pages
-from runners.command_line import parse
-from runners.reporting.sweep import redact_sweeps
+from pipeline.system.terminal import say
+from runners.command_line import parse, swept_keys
+from runners.reporting.resuming import describe_kept, resume_command
+from runners.reporting.sweep import SweepJob, print_sweep, varied, write_record, write_sweep
 
 _CONF = Path(__file__).parent.parent / "conf"
 
@@ -34,34 +40,6 @@ class Terminated(BaseException):
     """SIGTERM: ends the run as Ctrl-C does, so that everything is closed on the way out."""
 
     exit_status = 143
-
-
-def run_job(cfg: DictConfig, started: float | None = None) -> int:
-    """Build and run one job; say on standard error what went wrong, if anything did.
-
-    Args:
-        cfg: Its configuration.
-        started: When it was started, in seconds since 1970; by default now.
-
-    Returns:
-        The exit status (formats.md). Raising would end in Hydra's hands, exiting would end a sweep.
-    """
-    job = None
-    try:
-        job = build_job(cfg, started)
-        report = job.runner.run(job)
-        status, message = report.exit_status, report.message
-    except PipelineError as exc:
-        # what is found while building is the configuration's fault: nothing was started
-        status, message = exc.exit_status if job else ConfigError.exit_status, str(exc)
-    except Exception as exc:
-        status, message = 1, f"unexpected {type(exc).__name__}: {exc}"
-        if job and (job.output / "run.log").exists():
-            message += f"; the traceback is in {job.output / 'run.log'}"
-    if message:
-        _complain(_job_name() + message)
-    _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
-    return status
 
 
 def main(started: float | None = None) -> int:
@@ -73,46 +51,137 @@ def main(started: float | None = None) -> int:
     Returns:
         The exit status: the largest of the jobs', 2 if the configuration does not compose.
     """
-    statuses: list[int] = []
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - closed by the caller
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     keep_pages()
-    redact_sweeps()
-
-    def entry(cfg: DictConfig) -> None:
-        statuses.append(run_job(cfg, started if not statuses else None))
-
+    jobs = _Jobs(started)
     try:
         try:
-            _start(parse(sys.argv[1:]), entry)
-        finally:  # all is written: a signal now could only spoil the status
+            _start(parse(sys.argv[1:]), jobs)
+        finally:  # everything is written: a signal now could only change the exit status
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-    except KeyboardInterrupt:
-        _complain("interrupted; what was finished is kept")
-        return 130
-    except Terminated as exc:
-        _complain("terminated; what was finished is kept")
-        return exc.exit_status
+            jobs.report_sweep()
+    except (KeyboardInterrupt, Terminated) as exc:
+        jobs.say_interrupted("terminated" if isinstance(exc, Terminated) else "interrupted")
+        return exc.exit_status if isinstance(exc, Terminated) else 130
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as exc:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
-        _complain(str(exc) if isinstance(exc, ConfigError) else explain(exc))
+        say(f"error: {exc if isinstance(exc, ConfigError) else explain(exc)}")
         return ConfigError.exit_status
     except BrokenPipeError:  # `run.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (FileExistsError, NotADirectoryError) as exc:  # of the folder that Hydra makes
-        _complain(f"output {exc.filename}: a file is in its place; choose another output")
+    except (FileExistsError, NotADirectoryError) as exc:  # raised for the directory Hydra creates
+        say(f"error: output {exc.filename}: it is a file; choose another output")
         return ConfigError.exit_status
     except OSError as exc:
-        _complain(f"cannot write the output {exc.filename}: {exc.strerror}")
+        say(f"error: cannot write the output {exc.filename}: {exc.strerror}")
         return 1
-    return max(statuses, default=0)
+    except OutputError as exc:
+        say(f"error: {exc}")
+        return max([exc.exit_status, *jobs.statuses])
+    return max(jobs.statuses, default=0)
 
 
-def _start(line: Namespace, entry: TaskFunction) -> None:
+class _Jobs:
+    """Runs the job, or the jobs of a sweep, one after the other.
+
+    Args:
+        started: When the command was started, in seconds since 1970.
+
+    Attributes:
+        statuses: The exit status of each job that ended.
+        swept: The keys that a sweep varies.
+    """
+
+    def __init__(self, started: float | None) -> None:
+        self.statuses: list[int] = []
+        self.swept: frozenset[str] = frozenset()
+        self._started = started
+        self._job: Job | None = None  # the current or the last one
+        self._rows: list[SweepJob] = []
+        self._sweep: Path | None = None  # its directory
+        self._quiet = False
+
+    def run(self, cfg: DictConfig) -> None:
+        """Build and run one job. Nothing is raised but interruptions: that would end a sweep."""
+        hydra, began = HydraConfig.get(), time.monotonic()
+        is_sweep = hydra.mode == RunMode.MULTIRUN
+        number = hydra.job.num if is_sweep else 0
+        overrides = varied(hydra.overrides.task, self.swept)
+        output = Path(hydra.runtime.output_dir)
+        self._job, self._quiet = None, cfg.get("quiet") is True
+        if is_sweep:
+            self._sweep = Path(hydra.sweep.dir).absolute()
+            if not self._quiet:
+                say(f"job {number}: {overrides}")
+        status, report = 130, None
+        try:
+            status, report, message = self._run(cfg)
+            if message:
+                say(f"error: job {number}: {message}" if is_sweep else f"error: {message}")
+            self.statuses.append(status)
+        except Terminated as exc:
+            status = exc.exit_status
+            raise
+        finally:
+            if is_sweep:
+                seconds = time.monotonic() - began
+                directory = self._job.output if self._job is not None else output
+                self._rows.append(
+                    SweepJob.of(number, overrides, status, report, seconds, directory)
+                )
+            _remove_if_empty(output)
+
+    def _run(self, cfg: DictConfig) -> tuple[int, Report | None, str]:
+        """Return the exit status (docs/run.md), the report, and what went wrong."""
+        try:
+            self._job = build_job(cfg, None if self.statuses else self._started)
+            report = self._job.runner.run(self._job)
+        except PipelineError as exc:
+            # what fails while building is a mistake in the configuration: nothing was started
+            return exc.exit_status if self._job else ConfigError.exit_status, None, str(exc)
+        except Exception as exc:
+            message = f"unexpected {type(exc).__name__}: {exc}"
+            if self._job is not None and (log := self._job.output / "run.log").exists():
+                message += f"; the traceback is in {log}"
+            return 1, None, message
+        return report.exit_status, report, report.message
+
+    def report_sweep(self) -> None:
+        """Print and write the table of a sweep's jobs.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self._sweep is None:
+            return
+        if not self._quiet:
+            print_sweep(self._sweep, self._rows)
+        if self._sweep.is_dir():
+            write_sweep(self._sweep, self._rows)
+
+    def say_interrupted(self, what: str) -> None:
+        """Say what is kept of an interrupted job, and how to resume it."""
+        kept = describe_kept(self._job.output) if self._job is not None else ""
+        say(f"error: {what}; {kept or 'there are no results yet'}")
+        if self._job is not None and kept:
+            print("resume with: ", end="", file=sys.stderr)
+            print(resume_command(sys.orig_argv, self._sweep or self._job.output), file=sys.stderr)
+
+
+class _SweepRecord:
+    """Replaces OmegaConf in Hydra's sweeper, which only saves ``multirun.yaml`` with it."""
+
+    @staticmethod
+    def save(config: Any, f: str | Path) -> None:
+        write_record(OmegaConf.to_container(config, enum_to_str=True), Path(f))
+
+
+def _start(line: Namespace, jobs: _Jobs) -> None:
     """Compose the configuration and do with it what the flags say.
 
     This is what ``hydra.main`` does, with a loader that checks everything before Hydra acts on it.
@@ -121,14 +190,15 @@ def _start(line: Namespace, entry: TaskFunction) -> None:
     loader = Loader(_CONF, line.config_dir)
     app = Hydra(task_name="run", config_loader=loader)
     name, overrides = line.config_name or "config", line.overrides
+    entry: TaskFunction = jobs.run
     GlobalHydra.instance().initialize(app)
     try:
         if line.help:
-            app.app_help(name, line.parser, line)
+            print(help_text(loader, name, overrides))
         elif line.hydra_help:
             app.hydra_help(name, line.parser, line)
         elif line.cfg is not None or line.info is not None:
-            cfg = loader.load_configuration(name, overrides, RunMode.RUN)  # Hydra would say it raw
+            cfg = loader.load_configuration(name, overrides, RunMode.RUN)  # explains its errors
             if line.package is not None and OmegaConf.select(cfg, line.package) is None:
                 raise ConfigError(f"--package {line.package}: there is no such key")
             if line.info is not None:
@@ -138,6 +208,8 @@ def _start(line: Namespace, entry: TaskFunction) -> None:
         elif line.shell_completion:
             app.shell_completion(name, overrides)
         elif line.multirun:
+            _replace_sweep_record()
+            jobs.swept = swept_keys(overrides)
             app.multirun(name, entry, [*overrides, "hydra.mode=MULTIRUN"])
         else:
             app.run(name, entry, [*overrides, "hydra.mode=RUN"])
@@ -145,29 +217,27 @@ def _start(line: Namespace, entry: TaskFunction) -> None:
         GlobalHydra.instance().clear()
 
 
-def _complain(message: str) -> None:
-    print(f"error: {printable(redacted_text(message))}", file=sys.stderr)
+def _replace_sweep_record() -> None:
+    Plugins.instance()  # loads the sweeper's module again
+    from hydra._internal.core_plugins import basic_sweeper
 
-
-def _job_name() -> str:
-    cfg = HydraConfig.get()
-    return f"job {cfg.job.num}: " if cfg.mode == RunMode.MULTIRUN else ""
+    basic_sweeper.OmegaConf = _SweepRecord  # type: ignore[attr-defined, assignment]
 
 
 def _remove_if_empty(directory: Path) -> None:
-    """Remove the directory that Hydra made by default for a job that wrote nothing there."""
-    below = Path.cwd() / "outputs", Path.cwd() / "multirun"
+    """Remove the directory that Hydra created by default for a job that wrote nothing there."""
+    defaults = Path.cwd() / "outputs", Path.cwd() / "multirun"
     for candidate in (directory, *directory.parents):
-        if not any(candidate.is_relative_to(root) for root in below):
+        if not any(candidate.is_relative_to(root) for root in defaults):
             return
         try:
             candidate.rmdir()
-        except OSError:  # it holds something
+        except OSError:  # it is not empty
             return
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """End the run in order at the first signal; at the second, at once."""
+    """End the run in order at the first signal, at once at the second."""
     first: type[BaseException] = KeyboardInterrupt if signum == signal.SIGINT else Terminated
     status = 128 + signum
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""What would be done, what not, and why; nothing is run, no weights are loaded."""
+"""``runner=plan``: prints what a batch would process, what not, and why; loads no weights."""
 
 from __future__ import annotations
 
@@ -6,47 +6,55 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 from unicodedata import normalize
 
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job, Report
+from pipeline.protocols import Asset, Warns
 from pipeline.sources.decode.reading import why
 from pipeline.system.files import output_name
-from runners.reporting.console import print_table, say
+from pipeline.system.terminal import say
+from runners.reporting.console import print_table
 from runners.rundir.inputs import share_of
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lock import locked
 from runners.rundir.opening import check_settings
-from runners.todo import CHANGED, DONE, FAILED, GONE, NEW, POISON, TO_DO, Todo
+from runners.rundir.owned import LISTS, check_owned, recorded_outputs
+from runners.rundir.record import killed_run
+from runners.todo import CHANGED, DONE, FAILED, GONE, NEW, POISON, TO_DO, Todo, skipped_entries
 
 _SHOWN = 20
 _WHY = {
     NEW: "new",
-    CHANGED: "changed since it was done",
+    CHANGED: "changed since it was processed",
     FAILED: "failed before",
-    DONE: "done already",
+    DONE: "already done",
     POISON: "killed its worker each time; runner.retry_failed=true tries it again",
-    GONE: "done, and cannot be looked at any more; its result is kept",
+    GONE: "done; the file can no longer be read, its result is kept",
 }
+Reasons = list[tuple[str, str]]  # asset id or path, reason
 
 
 @dataclass
 class Plan:
-    """Lists the input as a batch into the same output would see it."""
+    """Lists the input as a batch with the same output would see it."""
 
     def run(self, job: Job) -> Report:
         """Print the plan on standard output.
 
         Raises:
-            ConfigError: There is no input.
+            ConfigError: There is no input, or the output holds files that no run wrote.
         """
         if job.source is None:
             raise ConfigError("no input to plan for: add input=PATH")
         with ExitStack() as stack:
-            ledger, problem = self._ledger(job, stack)
+            ledger, warnings = _ledger(job, stack)
+            check_owned(job, recorded_outputs(job.output, ledger))
+            survey = _Survey()
             assets = iter(job.source)
             share = share_of(job, ledger, "extend", can_extend=True)
             todo = Todo(
@@ -55,79 +63,107 @@ class Plan:
                 first_place=share.places.start,
                 places=share.places,
             )
-            kinds: Counter[str] = Counter()
-            sizes: Counter[str] = Counter()
-            not_done: list[tuple[str, str]] = []
-            states: list[tuple[str, str]] = []
-            ids: list[str] = []
             for asset, _, state in todo.states():
-                ids.append(asset.id)
-                if state not in TO_DO:
-                    not_done.append((asset.id, _WHY[state]))
-                    continue
-                try:
-                    size = asset.path.stat().st_size
-                except (OSError, ValueError) as exc:
-                    not_done.append((asset.id, f"would fail: {why(exc)}"))
-                    continue
-                if not size:
-                    not_done.append((asset.id, "would fail: empty file"))
-                    continue
-                states.append((asset.id, _WHY[state]))
-                kind = asset.path.suffix.lower() or "(no extension)"
-                kinds[kind] += 1
-                sizes[kind] += size
-            removed = _removed(ledger, ids, share.places)
-        skipped = [(entry.path, entry.reason) for entry in getattr(job.source, "skipped", list)()]
+                survey.add(asset, state)
+            if ledger is not None:
+                survey.add_removed(ledger, share.places)
+        skipped = [(entry.path, entry.reason) for entry in skipped_entries(job.source)]
+        survey.show(skipped, with_reasons=ledger is not None)
+        print_table("With", ("what", "which"), list(_settings(job)))
+        if isinstance(job.model, Warns):
+            warnings += job.model.warnings
+        for warning in warnings:
+            say(f"warning: {warning}")
+        counts = {"planned": survey.kinds.total(), "skipped": len(skipped)}
+        return Report(exit_status=0, counts=counts)
+
+
+@dataclass
+class _Survey:
+    """The inputs by what a batch would do with them.
+
+    Attributes:
+        kinds: Number of inputs to process, by suffix.
+        sizes: Their size in bytes, by suffix.
+        to_do: Why each of them is to be processed.
+        not_done: Why each other input is not.
+        ids: All ids.
+    """
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+    to_do: Reasons = field(default_factory=list)
+    not_done: Reasons = field(default_factory=list)
+    ids: dict[str, None] = field(default_factory=dict)
+
+    def add(self, asset: Asset, state: str) -> None:
+        """Add an input of the source."""
+        self.ids[asset.id] = None
+        if state not in TO_DO:
+            self.not_done.append((asset.id, _WHY[state]))
+            return
+        try:
+            size = asset.path.stat().st_size
+        except (OSError, ValueError) as exc:
+            self.not_done.append((asset.id, f"would fail: {why(exc)}"))
+            return
+        if not size:
+            self.not_done.append((asset.id, "would fail: empty file"))
+            return
+        self.to_do.append((asset.id, _WHY[state]))
+        kind = asset.path.suffix.lower() or "(no extension)"
+        self.kinds[kind] += 1
+        self.sizes[kind] += size
+
+    def add_removed(self, ledger: Ledger, places: range) -> None:
+        """Add the inputs with results that the source no longer lists."""
+        for entry in ledger.entries():
+            if entry.outcome == "done" and entry.place in places and entry.id not in self.ids:
+                self.not_done.append((entry.id, "no longer in the input; its result is kept"))
+
+    def show(self, skipped: Reasons, *, with_reasons: bool) -> None:
+        """Print the tables.
+
+        Args:
+            skipped: What the source skipped, and why.
+            with_reasons: Whether to print why inputs are to be processed.
+        """
         rows: list[tuple[object, ...]] = [
-            (kind, n, round(sizes[kind] / 1e6, 2)) for kind, n in kinds.most_common()
+            (kind, n, round(self.sizes[kind] / 1e6, 2)) for kind, n in self.kinds.most_common()
         ]
-        total: tuple[object, ...] = ("all", kinds.total(), round(sizes.total() / 1e6, 2))
-        print_table("To do", ("kind", "inputs", "MB"), [*rows, total])
-        if ledger is not None and states:
-            print_table("To do, since", ("reason", "count", "for example"), _why(states))
-        if others := skipped + not_done + removed:
-            print_table("Not done", ("reason", "count", "for example"), _why(others))
-        clashes = list(name_clashes(ids))
-        if clashes:
+        rows.append(("all", self.kinds.total(), round(self.sizes.total() / 1e6, 2)))
+        print_table("To do", ("kind", "inputs", "MB"), rows)
+        columns = ("reason", "count", "for example")
+        if with_reasons and self.to_do:
+            print_table("Reasons", columns, _by_reason(self.to_do))
+        if others := skipped + self.not_done:
+            print_table("Not done", columns, _by_reason(others))
+        if clashes := list(name_clashes(self.ids)):
             shown = [(clash,) for clash in clashes[:_SHOWN]]
             print_table("Clashing names", (f"{len(clashes)} clashes of outputs",), shown)
-        print_table("With", ("what", "which"), list(_settings(job)))
-        for warning in getattr(job.model, "warnings", []):
-            say(f"warning: {warning}")
-        if problem:
-            say(f"warning: {problem}")
-        return Report(exit_status=0, counts={"planned": kinds.total(), "skipped": len(skipped)})
-
-    def _ledger(self, job: Job, stack: ExitStack) -> tuple[Ledger | None, str]:
-        """Return what is done already, or why it is not known; makes and changes nothing."""
-        if not os.path.lexists(job.output / LEDGER):
-            return None, ""
-        try:
-            stack.enter_context(locked(job.output))
-            ledger = stack.enter_context(Ledger(job.output / LEDGER))
-            check_settings(job, ledger, loaded=False)
-            share_of(job, ledger, "error", can_extend=True)
-        except PipelineError as exc:
-            return None, f"what is done already is not counted: {exc}"
-        return ledger, ""
 
 
-def _removed(ledger: Ledger | None, ids: Iterable[str], places: range) -> list[tuple[str, str]]:
-    known = set(ids)
-    entries = ledger.entries() if ledger is not None else ()
-    return [
-        (entry.id, "not there any more; its result is kept")
-        for entry in entries
-        if entry.id not in known and entry.outcome == "done" and entry.place in places
-    ]
+def _ledger(job: Job, stack: ExitStack) -> tuple[Ledger | None, list[str]]:
+    """Return the ledger of the output, unchanged, and warnings; ``None`` if it does not count."""
+    if not os.path.lexists(job.output / LEDGER):
+        return None, []
+    try:
+        stack.enter_context(locked(job.output))
+        ledger = stack.enter_context(Ledger(job.output / LEDGER))
+        check_settings(job, ledger, loaded=False)
+        share_of(job, ledger, "error", can_extend=True)
+    except PipelineError as exc:
+        return None, [f"earlier results are not counted: {exc}"]
+    killed = killed_run(job.output, ledger)
+    if killed is None:
+        return ledger, []
+    return ledger, [f"the run of {killed['start']} was killed; {_counts(killed)}"]
 
 
 def name_clashes(ids: Iterable[str]) -> Iterator[str]:
-    """Yield groups of inputs whose outputs would share a name, or a name with a folder.
+    """Yield groups of inputs whose outputs would share a name, or a name with a directory.
 
-    Names are compared without case, and accents in one form: some file systems (exFAT, SMB, APFS)
-    do the same.
+    Case and the form of accents are ignored, as some file systems do (exFAT, SMB, APFS).
     """
     files: dict[str, list[str]] = defaultdict(list)
     folders: dict[str, str] = {}
@@ -144,7 +180,13 @@ def name_clashes(ids: Iterable[str]) -> Iterator[str]:
                 yield f"{sharing[0]}, {folders[name + suffix]}"
 
 
-def _why(entries: list[tuple[str, str]]) -> list[tuple[object, ...]]:
+def _counts(killed: dict[str, Any]) -> str:
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in killed["counts"].items() if n)
+    kept = ", ".join(f"{n} {outcome}" for outcome, n in killed["kept"].items() if n)
+    return f"it last reported {counts or 'nothing'}, and the output holds {kept or 'no result'}"
+
+
+def _by_reason(entries: Reasons) -> list[tuple[object, ...]]:
     example = {reason: path for path, reason in reversed(entries)}
     reasons = Counter(reason for _, reason in entries)
     return [(reason, n, example[reason]) for reason, n in reasons.most_common()]
@@ -157,3 +199,4 @@ def _settings(job: Job) -> Iterator[tuple[object, ...]]:
     yield "stages", " -> ".join(job.stages) or "none"
     yield "sinks", ", ".join([*job.sinks, *job.aggregates])
     yield "output", job.output
+    yield "writes", ", ".join(dict.fromkeys((*LISTS, *job.outputs())))

@@ -1,4 +1,4 @@
-"""Rebuild a damaged ledger from what the output holds, so that the next run can go on."""
+"""``runner=repair``: rebuilds a damaged ledger, so that the next run can resume."""
 
 from __future__ import annotations
 
@@ -9,66 +9,72 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import OutputError
+from pipeline.errors import LedgerDamagedError, OutputError
 from pipeline.job import Job, Report
 from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sinks.predictions import Position
 from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
 from pipeline.system.files import asset_id_of
-from runners.reporting.console import tell
-from runners.rundir.commit import translated
+from pipeline.system.terminal import tell
 from runners.rundir.ledger.ledger import NAME as LEDGER
-from runners.rundir.ledger.ledger import Entry, Ledger, LedgerDamagedError
+from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles
+from runners.rundir.lists import INPUTS
 from runners.rundir.lock import locked
-from runners.rundir.order import INPUTS
+from runners.rundir.owned import recorded_outputs
+from runners.rundir.translation import translated
 
 _DAMAGED = f"{LEDGER}.damaged"
 
 
 @dataclass
 class Repair:
-    """Makes ``ledger.sqlite`` anew from ``predictions.jsonl``, ``inputs.jsonl`` and ``run.json``.
+    """Rebuilds ``ledger.sqlite`` from ``predictions.jsonl``, ``inputs.jsonl`` and ``run.json``.
 
-    A result counts if its lines are whole and ``inputs.jsonl`` says of which content it is; all
-    else, failures too, is done again by the next run. The damaged ledger is kept beside the new.
+    A result is kept if its lines are intact and ``inputs.jsonl`` has the SHA-256 of its input. The
+    next run processes everything else again, failures included. The damaged ledger is renamed to
+    ``ledger.sqlite.damaged``.
     """
 
     def run(self, job: Job) -> Report:
-        """Carry out the job; nothing of the input is read.
+        """Rebuild the ledger; the input is not read.
 
         Raises:
-            OutputLockedError: A run is under way there.
-            OutputError: The output holds no record of a run, is of another version of d2run, or
-                cannot be written.
+            OutputLockedError: A run holds the output.
+            OutputError: The output has no record of a run, was written by another version of d2run,
+                or cannot be written.
         """
         output = job.output
         if not output.is_dir() or not any(output.iterdir()):
-            raise OutputError(f"there is no output {output} to repair; name one with output=")
+            raise OutputError(
+                f"output {output}: no such run to repair; set output= to the directory of a run"
+            )
         with locked(output), translated(output):
             settings, inputs, moved = _recorded(output / "run.json")
+            outputs = recorded_outputs(output, None)
             with suppress(LedgerDamagedError):
-                if check_regular(output / LEDGER):  # not one in use, or of a newer version
+                if check_regular(output / LEDGER):  # raises if it is in use, or of another version
                     Ledger(output / LEDGER).__exit__()
             position, entries = _whole(output)
-            _put_aside(output)
+            _rename_damaged(output)
             with Ledger(output / LEDGER) as ledger:
                 ledger.state("settings", settings)
                 ledger.state("inputs", inputs)
+                ledger.state("outputs", outputs)
                 ledger.put(entries.values())
-                if moved:  # a file of such a name is another one, unless it has the same content
+                if moved:  # files of these names are new inputs, unless their content is the same
                     files = SourceFiles(ledger)
                     files.put(SourceFile(asset_id, asset_id, gone=True) for asset_id in entries)
                 ledger.commit(position)
         tell(
-            f"{len(entries)} results are whole and stay; now run the job again without "
-            "runner=repair, which does the rest"
+            f"{len(entries)} intact results kept; run the same command without runner=repair to "
+            "process the rest"
         )
         return Report(0, output, {"kept": len(entries)})
 
 
 def _recorded(record: Path) -> tuple[dict[str, Any], Any, bool]:
-    """Return the results' settings and inputs, and whether source files were moved or deleted."""
+    """Return the settings, the inputs, and whether source files were moved or deleted."""
     try:
         with open_to_read(record) as file:
             content = json.load(file)
@@ -76,14 +82,14 @@ def _recorded(record: Path) -> tuple[dict[str, Any], Any, bool]:
         after = content.get("config", {}).get("runner", {}).get("after", "keep")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise OutputError(
-            f"'{record}' does not say with which settings the results were made, so they cannot be "
-            "kept; runner.on_change=restart does everything anew"
+            f"'{record}' does not record the settings of the results, so they cannot be kept; run "
+            "with runner.on_change=restart to start from scratch"
         ) from exc
     return settings, content.get("inputs"), after != "keep"
 
 
 def _whole(output: Path) -> tuple[Position, dict[str, Entry]]:
-    """Return how far the predictions are whole, and an entry for each result that counts."""
+    """Return the end of the intact predictions, and an entry for each result that is kept."""
     versions = {
         asset_id_of(line): line for line in _lines(output / INPUTS) if line["outcome"] == "done"
     }
@@ -103,7 +109,7 @@ def _whole(output: Path) -> tuple[Position, dict[str, Entry]]:
         asset_id: _of_version(entry, versions[asset_id])
         for asset_id, entry in entries.items()
         if versions.get(asset_id, {}).get("sha256")
-        # the last asset may have been cut off between its lines
+        # the last asset may lack some of its lines
         and versions[asset_id]["frames"] - versions[asset_id]["dropped"] == entry.frames
     }
     return Position(size, next_image_id), known
@@ -120,7 +126,7 @@ def _of_version(entry: Entry, line: dict[str, Any]) -> Entry:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the records of a file and their lengths in bytes, up to what is not whole."""
+    """Yield the records of a file and their lengths in bytes, up to the first damaged line."""
     with suppress(FileNotFoundError), open_to_read(path) as file:
         for line in file:
             try:
@@ -134,7 +140,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the whole lines of ``inputs.jsonl``; one that is broken is left out."""
+    """Yield the intact lines of ``inputs.jsonl``."""
     keys = {"asset", "outcome", "size", "sha256", "frames", "dropped"}
     with suppress(FileNotFoundError), open_to_read(path) as file:
         for text in file:
@@ -144,7 +150,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                     yield line
 
 
-def _put_aside(output: Path) -> None:
+def _rename_damaged(output: Path) -> None:
     with suppress(FileNotFoundError):
         rename(output / LEDGER, output / _DAMAGED)
     remove(output / f"{LEDGER}-journal")

@@ -1,4 +1,4 @@
-"""Put the model that ``model=`` describes into the store."""
+"""``runner=save``: saves the model that ``model=`` describes to the store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
 from pipeline.protocols import SavableModel, Warns
-from runners.reporting.console import say, tell
+from pipeline.system.terminal import say, tell
 
 
 @dataclass
@@ -15,10 +15,11 @@ class Save:
     """Loads the model on the CPU, checks that the weights fit, and saves it under its name."""
 
     def run(self, job: Job) -> Report:
-        """Carry out the job; prints the tag.
+        """Save the model and print its tag.
 
         Raises:
-            StoreError: The weights cannot be had, do not fit, or the store cannot be written.
+            ConfigError: This kind of model cannot be saved.
+            StoreError: The weights are unavailable or do not fit, or the store cannot be written.
         """
         model = job.model
         for warning in model.warnings if isinstance(model, Warns) else ():

@@ -1,4 +1,4 @@
-"""Which inputs are still to do: what the source lists, held against what the ledger remembers."""
+"""Which inputs are to be processed: the list of the source, compared with the ledger."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from pipeline.errors import PipelineError
-from pipeline.protocols import Asset
+from pipeline.protocols import Asset, SkippedEntry, SkippingSource, Source
 from runners.rundir.ledger.ledger import Entry, Ledger
 
 _AT_ONCE = 500
-_GRAIN_NS = 2_000_000_000  # the coarsest clock of a file system: FAT's
+_GRAIN_NS = 2_000_000_000  # the coarsest time stamps of a file system: FAT
 
-NEW, CHANGED, FAILED = "new", "changed", "failed"  # to be done
-DONE, POISON, GONE, LATER = "done", "poison", "gone", "later"  # not to be done
+NEW, CHANGED, FAILED = "new", "changed", "failed"  # to be processed
+DONE, POISON, GONE, LATER = "done", "poison", "gone", "later"  # not to be processed
 TO_DO = (NEW, CHANGED, FAILED)
 
 
 @dataclass(slots=True)
 class Todo:
-    """Walks through the inputs once and yields those that are to be done, with their places.
+    """Iterates over the inputs once and yields those to be processed, with their places.
 
-    An input is done when its content is that of the file that was decoded: size and time of
-    change are looked at first, the SHA-256 decides. What failed is to be done again, but for what
-    killed its worker each time. A file that cannot be looked at any more keeps its result.
+    An input is done if its content is that of the file that was decoded: size and modification
+    time are compared first, the SHA-256 decides. Failed inputs are processed again, except those
+    that killed their worker process each time. A file that can no longer be read keeps its result.
 
     Attributes:
         source: The inputs, in order.
-        ledger: ``None`` if nothing was ever done.
-        only_failed: Do those that failed and no others, poison too.
-        poison_again: Do what killed its worker again.
-        first_place: Of the first input.
-        keep_places: Inputs that the ledger knows stay where they are.
-        by_content: Trust no size or time of change, only the SHA-256.
-        places: Of the entries that are of this source; ``None``: all. Others stay where they are.
-        counts: Inputs seen so far by state: ``new``, ``changed``, ``failed`` (all three are to
-            be done), ``done``, ``poison``, ``gone``, ``later``.
-        known: How many of them the ledger knows, as this source's.
-        moved: Whether any of those has another place than it had.
-        unseen_failures: Ids that are taken out of it as they are seen.
+        ledger: ``None`` if nothing was ever processed.
+        only_failed: Process only failed inputs, including those that killed their worker.
+        poison_again: Process inputs that killed their worker again.
+        first_place: Place of the first input.
+        keep_places: Whether inputs that the ledger knows keep their places.
+        by_content: Compare only the SHA-256, not size and modification time.
+        places: Places of the entries of this source; ``None``: all. Other entries keep theirs.
+        counts: Inputs seen so far by state: ``new``, ``changed``, ``failed`` (these three are to
+            be processed), ``done``, ``poison``, ``gone``, ``later``.
+        known: How many of them the ledger knows as inputs of this source.
+        moved: Whether the place of any of those changed.
+        unseen_failures: Ids of failed inputs; each is removed when it is seen.
     """
 
     source: Iterable[Asset]
@@ -61,24 +61,24 @@ class Todo:
 
     @property
     def not_to_do(self) -> int:
-        """How many inputs seen so far are not to be done."""
+        """The number of inputs seen so far that are not to be processed."""
         return self.counts.total() - sum(self.counts[state] for state in TO_DO)
 
     def __iter__(self) -> Iterator[tuple[Asset, int]]:
-        """Yield each asset that is to be done, and its place."""
+        """Yield each asset to be processed, and its place."""
         for asset, place, state in self.states():
             if state in TO_DO:
                 yield asset, place
 
     def states(self) -> Iterator[tuple[Asset, int, str]]:
-        """Yield every asset, its place and its state; places in the ledger follow."""
+        """Yield every asset, its place and its state; update the places in the ledger."""
         assets = iter(self.source)
         place = self.first_place
         while chunk := list(islice(assets, _AT_ONCE)):
             unchanged = self._unchanged(chunk, place)
             others = [asset.id for asset in chunk if asset.id not in unchanged]
             known = self.ledger.find(others) if self.ledger and others else {}
-            news = []
+            updated = []
             for asset in chunk:
                 if asset.id in unchanged:
                     self.counts[DONE] += 1
@@ -95,14 +95,14 @@ class Todo:
                     entry_now = replace(entry_now, place=place)
                     self.moved = True
                 if entry_now is not None and entry_now is not entry:
-                    news.append(entry_now)
+                    updated.append(entry_now)
                 self.counts[state] += 1
                 self.known += entry is not None and self._is_own(entry)
                 self.unseen_failures.discard(asset.id)
                 yield asset, at, state
                 place += 1
-            if self.ledger and news:
-                self.ledger.put(news)
+            if self.ledger and updated:
+                self.ledger.put(updated)
 
     def _is_own(self, entry: Entry) -> bool:
         return self.places is None or entry.place in self.places
@@ -111,9 +111,9 @@ class Todo:
         return self.keep_places or not self._is_own(entry)
 
     def _unchanged(self, chunk: Sequence[Asset], place: int) -> dict[str, int]:
-        """Return the places of those that are done, by a look at each file, and where they were.
+        """Return the places of those that are done and have not moved, by a ``stat`` of each file.
 
-        There may be a million of them; whoever needs a second look gets it from ``_state``.
+        This is the fast path for a million inputs; ``_state`` decides about all others.
         """
         found: dict[str, int] = {}
         if self.by_content:
@@ -135,7 +135,7 @@ class Todo:
         return found
 
     def _state(self, asset: Asset, entry: Entry | None) -> tuple[str, Entry | None]:
-        """Return the state, and the entry with what was learnt."""
+        """Return the state, and the entry updated with what was found."""
         if entry is None:
             return (LATER if self.only_failed else NEW), None
         if entry.outcome == "failed":
@@ -147,8 +147,13 @@ class Todo:
         return (LATER if self.only_failed and state == CHANGED else state), entry
 
 
+def skipped_entries(source: Source | None) -> Sequence[SkippedEntry]:
+    """Return the entries that a source skipped when it was last listed."""
+    return source.skipped() if isinstance(source, SkippingSource) else ()
+
+
 def _compared(asset: Asset, entry: Entry, by_content: bool) -> tuple[str, Entry]:
-    """Return ``done`` if the entry is of the asset's content, ``changed``, or ``gone``."""
+    """Return ``done`` if the entry has the asset's content, else ``changed`` or ``gone``."""
     mtime_ns = None
     try:
         status = os.stat(asset.path)  # noqa: PTH116 - a million times
@@ -168,13 +173,13 @@ def _compared(asset: Asset, entry: Entry, by_content: bool) -> tuple[str, Entry]
 
 
 def trusted_mtime(mtime_ns: int | None, before_ns: int) -> int | None:
-    """Return a time of change by which a later change will be seen, else ``None``.
+    """Return a modification time if any later change of the file would change it, else ``None``.
 
-    A file that is written to twice within the clock's grain has the same time after both, so a
-    time counts only if it was some seconds past when the file was looked at, as in Git's index.
+    Two writes within one tick of the file system's clock leave the same time. So a time counts only
+    if it was some seconds old when the file was read, as in Git's index.
 
     Args:
-        mtime_ns: The file's.
-        before_ns: A moment before its content was read.
+        mtime_ns: Modification time of the file.
+        before_ns: A time before its content was read.
     """
     return mtime_ns if mtime_ns is not None and mtime_ns < before_ns - _GRAIN_NS else None

@@ -23,7 +23,7 @@ from pipeline.config.checks import (
     check_parts,
     prefixed,
     refuse_file,
-    refuse_foreign,
+    refuse_input_in,
 )
 from pipeline.config.explain import explain
 from pipeline.config.inputs import build_source, inputs_of, normalize_input
@@ -32,7 +32,8 @@ from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
-from pipeline.protocols import Aggregate, PushesDown, Stage
+from pipeline.protocols import Aggregate, Stage
+from pipeline.pushdown import leading_limits
 from pipeline.sinks.predictions import PredictionsJsonl
 from pipeline.store.model import Model
 from pipeline.system.files import expanded
@@ -65,7 +66,7 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         raise ConfigError(*problems)
     output = expanded(config["output"])
     refuse_file(output)
-    refuse_foreign(output, config["input"])
+    refuse_input_in(output, config["input"])
 
     def build(key: str, **wiring: Any) -> Any:
         group, _, name = key.partition(".")  # a name may hold dots, which select would follow
@@ -94,15 +95,12 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         started=time.time() if started is None else started,
     )
     check_parts(job)
+    refuse_input_in(output, config["input"], job.outputs())
     return job
 
 
 def pushdown_arguments(stages: Iterable[Stage], runnable: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the leading stages drop, as arguments of the runnable.
-
-    Only the leading stages count: their thresholds and classes, and the first limit after them. A
-    limit after any other stage must not reach the model, because other instances would take the
-    place of those that the stage drops; nor may one after classes that the model cannot skip.
+    """Return what the leading stages drop, as arguments of the runnable; see ``leading_limits``.
 
     Args:
         stages: In order.
@@ -111,21 +109,7 @@ def pushdown_arguments(stages: Iterable[Stage], runnable: Mapping[str, Any]) -> 
     """
     accepted = inspect.signature(find(runnable["_target_"])).parameters
     unset = {key for key in accepted if runnable.get(key) in (None, accepted[key].default)}
-    arguments: dict[str, Any] = {}
-    for stage in stages:
-        if not isinstance(stage, PushesDown):
-            break
-        dropped = stage.pushdown()
-        if dropped.min_score is not None:
-            arguments["min_score"] = max(dropped.min_score, arguments.get("min_score", 0.0))
-        if dropped.classes is not None:
-            before = arguments.get("classes", dropped.classes)
-            arguments["classes"] = [name for name in dropped.classes if name in before]
-        if dropped.max_instances is not None:
-            if "classes" not in arguments or "classes" in unset:
-                arguments["max_instances"] = dropped.max_instances
-            break
-    return {key: value for key, value in arguments.items() if key in unset}
+    return leading_limits(stages, unset)
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:

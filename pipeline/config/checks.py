@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from pipeline.config.inputs import inputs_of
 from pipeline.config.schema import text_keys, types
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
-from pipeline.protocols import Checkable, CheckableSource
+from pipeline.protocols import Aggregate, Checkable, CheckableSource, Sink
 from pipeline.sources.paths import real_path
-from pipeline.system.files import RESULT_FOLDERS, RESULTS, expanded
+from pipeline.system.files import expanded, is_output_name
 
+_SINK_MEMBERS = {"outputs", "begin", "write", "flush", "discard", "__enter__", "__exit__"}
 _ISOLATION = ("auto", "process", "none")
 _JPEG = ("pillow", "nvjpeg")
 _DAY_S = 86400
@@ -40,37 +40,35 @@ def refuse_file(output: Path) -> None:
             return
 
 
-def refuse_foreign(output: Path, given: str | list[str] | None) -> None:
-    """Refuse an output where a run would overwrite a user's files or read its own results.
+def refuse_input_in(
+    output: Path, given: str | list[str] | None, outputs: Iterable[str] = ()
+) -> None:
+    """Refuse an input that is the output, or in a directory where results are written and removed.
+
+    Args:
+        output: The output directory.
+        given: The inputs.
+        outputs: Names in the output that sinks own, directories with a trailing ``/``.
 
     Raises:
-        ConfigError: It would.
+        ConfigError: The input is there.
     """
+    directories = [name for name in outputs if name.endswith("/")]
     for source in inputs_of(given):
         if source == "-":
             continue
         real, place = (Path(real_path(p)) for p in (expanded(source), output))
         if real == place:
-            raise ConfigError(f"output is the input {output}; its results would be the next inputs")
-        for name in RESULT_FOLDERS:
+            raise ConfigError(
+                f"output is the input {output}, so results would become inputs; choose another "
+                "output"
+            )
+        for name in directories:
             if real.is_relative_to(place / name):
                 raise ConfigError(
-                    f"the input {source} lies where results go, and are removed, in the output "
-                    f"{output}; choose another output"
+                    f"the input {source} is in {name} of the output {output}, where results are "
+                    "written and removed; choose another output"
                 )
-    if not any((output / name).exists() for name in ("run.json", "ledger.sqlite")):
-        for name in (*RESULTS, *RESULT_FOLDERS):
-            if _holds_something(output / name):
-                raise ConfigError(
-                    f"{output} holds a {'' if '.' in name else 'folder '}{name} that no run of "
-                    "d2run wrote; choose another output"
-                )
-
-
-def _holds_something(path: Path) -> bool:
-    with suppress(OSError):  # said when it is written to
-        return any(path.iterdir()) if path.is_dir() else path.exists()
-    return False
 
 
 def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
@@ -98,7 +96,7 @@ def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
             hint = near(decode[name], choices)
             yield f"decode.{name} '{decode[name]}' is none of {', '.join(choices)}{hint}"
     if decode["jpeg"] == "nvjpeg" and config["device"] == "cpu":
-        yield "decode.jpeg=nvjpeg needs a CUDA device; this job's is cpu"
+        yield "decode.jpeg=nvjpeg needs a CUDA device; this job runs on cpu"
     if decode["jpeg"] == "nvjpeg" and decode["isolation"] == "process":
         yield "decode.jpeg=nvjpeg decodes in the job's own process; leave out decode.isolation"
     if decode["jpeg"] == "nvjpeg" and config["runnable"].get("exact"):
@@ -117,7 +115,7 @@ def check_parts(job: Job) -> None:
     Raises:
         ConfigError: Some parts do not fit.
     """
-    problems: list[str] = []
+    problems = list(_misfits(job))
     for key, part in job.parts():
         try:
             if part is job.source:
@@ -133,6 +131,19 @@ def check_parts(job: Job) -> None:
             problems.append(f"{key}: its check failed with {type(exc).__name__}: {exc}")
     if problems:
         raise ConfigError(*problems)
+
+
+def _misfits(job: Job) -> Iterator[str]:
+    """Name each sink that lacks a member of the protocol, or owns a name outside the output."""
+    for name, part in {**job.sinks, **job.aggregates}.items():
+        if not isinstance(part, (Sink, Aggregate)):
+            missing = ", ".join(sorted(_SINK_MEMBERS - set(dir(part))))
+            yield f"sink.{name}: {type(part).__name__} is not a sink: it has no {missing}"
+        elif not all(map(is_output_name, part.outputs)) or isinstance(part.outputs, str):
+            yield (
+                f"sink.{name}: expected outputs to be a tuple of names in the run directory, got "
+                f"{part.outputs!r}"
+            )
 
 
 def prefixed(key: str, problem: str, names: Container[str] = ()) -> str:

@@ -14,7 +14,26 @@ GROUPS = ("model", "store", "runnable", "source", "stage", "sink", "runner")
 
 @dataclass
 class ModelConfig:
-    """Keys of ``model=``; see docs/models.md."""
+    """Keys of ``model``; see docs/models.md.
+
+    Attributes:
+        name: Name of the model; runner=save stores it under this name.
+        config: Config of the model: a name of the model zoo, or a YAML file.
+        weights: Weights: zoo, a file, an http(s) address, or random.
+        variant: Backbone and training schedule, part of the config's name.
+        categories: Set of class names that comes with d2run; model.class_names replaces it.
+        class_names: Class names by id: a list, {id: name}, a .txt or a COCO .json file.
+        score_threshold: The model drops instances with a lower score; null: as its config says.
+        nms_threshold: The model suppresses boxes that overlap a better one by more than this IoU;
+            null: as its config says.
+        opts: Further Detectron2 settings: [KEY,VALUE,...].
+        tag: A model of the store: name, name:latest, name:version or a unique prefix of a version.
+        trust: Whether to import the Python modules that a stored model brings.
+        verify: Whether to compare a stored model's files with their digests before loading.
+        ema: Whether to load the averaged weights (ema_state) of a training checkpoint.
+        labels: Labels that runner=save stores with the model, for searching.
+        metadata: Any further data that runner=save stores with the model.
+    """
 
     name: str = MISSING
     config: str | None = None
@@ -35,7 +54,7 @@ class ModelConfig:
 
 @dataclass
 class DecodeConfig:
-    """Keys of ``decode``: where files are decoded, by what, and what one may take there."""
+    """Keys of ``decode``: the decoder, the process it runs in, and its limits."""
 
     jpeg: str = "pillow"
     isolation: str = "auto"
@@ -45,9 +64,9 @@ class DecodeConfig:
 
 @dataclass
 class JobConfig:
-    """Every key that ``conf/config.yaml`` may hold; anything else is refused when composing."""
+    """Every key that ``conf/config.yaml`` may hold; any other key is an error when composing."""
 
-    input: Any = None  # a text, or a list of texts
+    input: Any = None  # a string or a list of strings
     output: str = MISSING
     device: str = "auto"
     batch_size: Any = 1
@@ -57,6 +76,7 @@ class JobConfig:
     seed: int = 0
     exif: bool = True
     quiet: bool = False
+    verbose: bool = False
     trusted_packages: list[str] = field(default_factory=lambda: ["pipeline", "runners"])
     model: ModelConfig = field(default_factory=ModelConfig)
     store: dict[str, Any] = field(default_factory=dict)
@@ -70,12 +90,12 @@ class JobConfig:
 ConfigStore.instance().store(name="job_schema", node=JobConfig)
 
 SCHEMAS = {"": JobConfig, "decode": DecodeConfig, "model": ModelConfig}
-OPEN = ("model.labels", "model.metadata")  # mappings whose keys are the user's
+OPEN = ("model.labels", "model.metadata")  # mappings with keys of the user's choice
 
 
 @cache
 def types() -> dict[str, Any]:
-    """Return the type of each key, by its full path, but for the arguments of parts."""
+    """Return the type of each key by its full path; arguments of parts are not included."""
     return {
         f"{prefix}.{name}" if prefix else name: hint
         for prefix, schema in SCHEMAS.items()
@@ -85,5 +105,5 @@ def types() -> dict[str, Any]:
 
 @cache
 def text_keys() -> frozenset[str]:
-    """Return the keys whose values are text, or null."""
+    """Return the keys whose values are strings or null."""
     return frozenset(key for key, hint in types().items() if hint in (str, str | None))

@@ -78,7 +78,7 @@ class FakeRunnable:
 
     def describe(self) -> dict[str, Any]:
         """Return that no model ran on the device, for run.json and the summary."""
-        return {"device": self.device, "fake": True, "speedups": []}
+        return {"device": self.device, "name": "no model (fake)", "fake": True, "speedups": []}
 
     def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
         """Return generated predictions of each frame, in order.

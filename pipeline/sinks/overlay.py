@@ -51,6 +51,7 @@ class Overlay:
         if problems:
             raise ConfigError(*problems)
         self.directory = Path(directory)
+        self.outputs = (f"{self.directory.name}/",)
         self.quality = quality
         self.masks, self.boxes, self.labels, self.opacity = masks, boxes, labels, opacity
         self._skeleton: tuple[tuple[int, int], ...] = ()

@@ -28,13 +28,6 @@ from pipeline.system.descriptors import (
 _MAX_NAME_BYTES = 255  # NAME_MAX of every common Linux file system
 _TEMPORARY = ".part"
 
-# what a run writes into its output, and removes from it to begin anew
-RESULTS = (
-    "predictions.jsonl", "coco.json", "coco_results.json", "panoptic.json", "inputs.jsonl",
-    "failures.jsonl", "skipped.jsonl",
-)  # fmt: skip
-RESULT_FOLDERS = ("overlay", "sem_seg", "panoptic")
-
 
 def expanded(path: str) -> Path:
     """Return a path absolute, its ``~`` as a shell expands it: left where there is no such user."""
@@ -103,12 +96,23 @@ def sync_folder(path: str | Path, *, below: Path | None = None) -> None:
     """Make the names in a folder durable: what was created, renamed or removed there."""
     descriptor = open_directory(Path(path), below=below)
     try:
-        os.fsync(descriptor)
-    except OSError as exc:
-        if exc.errno != errno.EINVAL:  # a file system on which folders cannot be synced
-            raise
+        sync_open_folder(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_open_folder(descriptor: int) -> None:
+    """Make the names in an open folder durable."""
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # the file system does not support syncing folders
+            raise
+
+
+def file_identity(status: os.stat_result) -> tuple[int, int]:
+    """Return device and inode: two names with the same identity are the same file."""
+    return status.st_dev, status.st_ino
 
 
 @dataclass
@@ -228,6 +232,12 @@ def _is_utf8(raw: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def is_output_name(name: object) -> bool:
+    """Return whether a name in ``outputs`` stays in the run directory; directories end in ``/``."""
+    parts = name.removesuffix("/").split("/") if isinstance(name, str) else [""]
+    return not {"", ".", ".."} & set(parts)
 
 
 def asset_keys(asset_id: str, key: str = "asset") -> dict[str, str]:

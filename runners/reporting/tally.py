@@ -1,41 +1,71 @@
-"""What a run counts while outcomes pass by."""
+"""Counts of a run, kept while outcomes arrive."""
 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import printable
-from pipeline.job import Outcome, Report
+from pipeline.errors import AssetError, PipelineError, printable
+from pipeline.job import FailureGroup, Outcome, Report
+from runners.reporting.console import describe_error
 from runners.reporting.status import Status
-from runners.rundir.ledger.ledger import Ledger
 
 _log = logging.getLogger("d2run")
 
+_MAX_REASONS = 20
+_MAX_EXAMPLES = 3
 
-_REASONS = 20
+
+class Failures:
+    """Groups failed assets by reason, in bounded memory: of many reasons only some are kept."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, FailureGroup] = {}
+
+    def add(self, asset_id: str, error: PipelineError) -> None:
+        """Count a failure; messages that differ only in numbers or the asset's id are equal."""
+        text = describe_error(error)
+        if asset_id:
+            text = text.replace(asset_id, "…")
+        key = reason = re.sub(r"\b\d+\b", "…", text)
+        if key not in self._groups and len(self._groups) >= _MAX_REASONS:
+            key = text = reason = "other reasons"
+        group = self._groups.get(key, FailureGroup(text, 0, ()))
+        self._groups[key] = FailureGroup(
+            text if group.reason == text else reason,
+            group.count + 1,
+            (*group.examples, asset_id)[:_MAX_EXAMPLES],
+        )
+
+    def groups(self) -> tuple[FailureGroup, ...]:
+        """Return the groups, the largest first."""
+        return tuple(sorted(self._groups.values(), key=lambda group: -group.count))
 
 
 @dataclass
 class Tally:
-    """Counts, and says what happens to ``status.json`` and to the log.
+    """Counts outcomes and passes them on to ``status.json`` and the log.
 
     Attributes:
-        status: Is told of each outcome.
-        seconds: By step.
-        counts: Inputs by outcome: ``done``, ``failed``.
+        status: Receives each outcome.
+        seconds: Seconds by step.
+        counts: Assets by outcome: ``done``, ``failed``.
         detections: Instances by class name.
-        started: When work began, on the monotonic clock.
+        failures: Failed assets by reason.
+        started: When processing started, on the monotonic clock.
     """
 
     status: Status
     seconds: dict[str, float]
     counts: Counter[str] = field(default_factory=Counter)
     detections: Counter[str] = field(default_factory=Counter)
+    failures: Failures = field(default_factory=Failures)
     started: float = field(default_factory=time.monotonic)
 
     def add(self, outcome: Outcome) -> None:
@@ -43,8 +73,9 @@ class Tally:
         kind: Literal["done", "failed"] = "done"
         if outcome.error is not None:
             kind = "failed"
-            trace = {"trace": getattr(outcome.error, "trace", "")}
-            _log.error("%s: %s", printable(outcome.asset.id), outcome.error, extra=trace)
+            self.failures.add(outcome.asset.id, outcome.error)
+            trace = outcome.error.trace if isinstance(outcome.error, AssetError) else ""
+            _log.error("%s: %s", printable(outcome.asset.id), outcome.error, extra={"trace": trace})
         self.counts[kind] += 1
         self.detections.update(outcome.detections)
         for step, seconds in outcome.timings.items():
@@ -53,27 +84,38 @@ class Tally:
         self.status.advance(kind, outcome.asset.id, seconds=outcome.timings, instances=instances)
 
     def report(self, output: Path, status: int, message: str, **more: int) -> Report:
-        """Return the end of the run; of ``more`` counts those that are not 0."""
+        """Return the report of the run so far.
+
+        Args:
+            output: The run directory.
+            status: The exit status.
+            message: Why it is not 0.
+            more: Assets by further outcomes; those that are 0 are left out.
+        """
         counts = {"done": self.counts["done"], "failed": self.counts["failed"]}
         return Report(
             exit_status=status,
             output=output,
             counts=counts | {name: number for name, number in more.items() if number},
             detections=dict(self.detections),
+            failures=self.failures.groups(),
             timings=self.seconds,
             wall_s=time.monotonic() - self.started,
             message=message,
         )
 
 
-def totals(ledger: Ledger) -> dict[str, int]:
-    """Return how many inputs of the output are done and how many failed, by whichever run."""
-    counts = ledger.counts()
+def totals(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return how many assets of the output are done and how many failed, in whichever run.
+
+    Args:
+        counts: The ledger's.
+    """
     return {"done": counts["done"], "failed": counts["failed"]}
 
 
-def most_common(skipped: Counter[str]) -> dict[str, int]:
-    """Return the number of skipped files by reason, the rarest of many reasons together."""
-    common = dict(skipped.most_common(_REASONS))
-    rest = skipped.total() - sum(common.values())
+def most_common(counts: Counter[str]) -> dict[str, int]:
+    """Return the counts of the most common reasons, with the others added up."""
+    common = dict(counts.most_common(_MAX_REASONS))
+    rest = counts.total() - sum(common.values())
     return common | ({"other reasons": rest} if rest else {})

@@ -1,4 +1,4 @@
-"""Remove an earlier run's results, and nothing else, from an output directory."""
+"""Removes the results of earlier runs, and nothing else, from an output directory."""
 
 from __future__ import annotations
 
@@ -9,100 +9,124 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from pipeline.errors import OutputError
 from pipeline.protocols import Sink
 from pipeline.sinks.predictions import NAME as PREDICTIONS
-from pipeline.sinks.predictions import map_name
 from pipeline.sources import ImageAsset
-from pipeline.system.descriptors import check_regular, open_to_read, remove, status_of
-from pipeline.system.files import RESULT_FOLDERS, OutputFolder, asset_id_of, output_name
+from pipeline.system.descriptors import check_regular, names_in, open_to_read, remove, status_of
+from pipeline.system.files import OutputFolder, asset_id_of, output_name
 from runners.rundir import in_flight
+from runners.rundir.aggregates import built_files
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
-from runners.rundir.order import FAILURES, INPUTS, SKIPPED
+from runners.rundir.lists import FAILURES, INPUTS
+from runners.rundir.order import ORDERED
+from runners.rundir.owned import LISTS, Outputs, flat
 
-_LISTS = (PREDICTIONS, f".{PREDICTIONS}.ordered", FAILURES, INPUTS, SKIPPED, in_flight.NAME)
+_OF_EVERY_RUN = (*LISTS, ORDERED, in_flight.NAME)
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}(-\d+\.\d+)?\.part")
-_COCO = ("coco.json", "coco_results.json", "panoptic.json")
+_FRAME = re.compile(r"\d{6,}\.\w+")
 
 
-def clear(output: Path, sinks: Mapping[str, Sink], aggregates: Mapping[str, Any]) -> None:
-    """Remove what earlier runs have written, so that none of it can be taken for this run's.
+def clear(output: Path, sinks: Mapping[str, Sink], recorded: Outputs) -> None:
+    """Remove the results of earlier runs, so that none of them passes for a result of this run.
 
-    What the names of the recorded inputs lead to is removed, and directories that are empty then.
-    Any other file stays. The ledger goes last: until then the same call can be repeated.
+    In a directory that a sink owns, only what the names of recorded inputs lead to is removed, and
+    then the directories that became empty; all other files stay. The ledger is removed last: until
+    then the call can be repeated.
 
     Args:
         output: The directory, locked.
-        sinks: Of this run, by name; those that the earlier runs had too remove their own files.
-        aggregates: Of this run, by name; so too.
+        sinks: Sinks of this run by name; those that earlier runs had too remove their own files.
+        recorded: Names that the sinks and aggregates of the earlier runs own.
 
     Raises:
         OutputError: A directory on the way is a symbolic link.
         OSError: Something cannot be removed.
     """
     folder = OutputFolder(output)
-    written = _sinks_of(output)
-    own = [sink for name, sink in sinks.items() if written is None or name in written]
-    kinds = [kind for kind in RESULT_FOLDERS if status_of(output / kind) is not None]
-    if written is not None and "overlay" not in written:
-        kinds = [kind for kind in kinds if kind != "overlay"]
-    parents: set[PurePosixPath] = set()
+    directories = {
+        part: [name[:-1] for name in names if name.endswith("/") and _is_there(output / name)]
+        for part, names in recorded.items()
+    }
+    suffixes = {name: _suffixes(output / name) for names in directories.values() for name in names}
+    parents = set[PurePosixPath]()
     for asset_id in _ids(output):
-        for kind in kinds:
-            name = _name(kind, asset_id)
-            folder.remove(name)
-            parents.update(PurePosixPath(name).parents)
-        for sink in own:
-            with suppress(Exception):  # it may know nothing of this id
-                sink.discard(ImageAsset(asset_id, asset_id))
+        base = output_name(asset_id, "")
+        for part, names in directories.items():
+            for name in names:
+                parents.update(PurePosixPath(f"{name}/{base}").parents)
+            if not _discard(output, sinks.get(part), names, asset_id):
+                for name in names:
+                    _remove_outputs(folder, name, asset_id, suffixes[name])
+    for name in built_files(output):
+        _remove_file(output / name)
+        parents.update(PurePosixPath(name).parents)
+    parents.discard(PurePosixPath("."))
     for directory in parents:
-        with suppress(OSError):
-            for name in os.listdir(output / directory):  # noqa: PTH208
+        with suppress(OSError, OutputError):
+            for name in names_in(output / directory):
                 if _TEMPORARY.fullmatch(name):  # of a run that was killed
                     folder.remove(f"{directory}/{name}")
-    for directory in sorted(parents, key=lambda path: len(path.parts), reverse=True)[:-1]:
+    for directory in sorted(parents, key=lambda path: len(path.parts), reverse=True):
         folder.remove_empty(str(directory))
-    known = [
-        name
-        for key, each in aggregates.items()
-        if written is None or key in written
-        for name in getattr(each, "files", ())
-    ]
-    coco = _COCO if written is None or "coco" in written else ()
-    for name in (*coco, *known, *_LISTS, f"{LEDGER}-journal", LEDGER):
-        status = status_of(output / name)
-        if status is not None and not stat.S_ISDIR(status.st_mode):
-            remove(output / name)
+    files = [name for name in flat(recorded) if not name.endswith("/")]
+    for name in (*files, *_OF_EVERY_RUN, f"{LEDGER}-journal", LEDGER):
+        _remove_file(output / name)
 
 
-def _name(kind: str, asset_id: str) -> str:
-    """Return the name of what d2run's own sinks write for an image."""
-    return (
-        f"overlay/{output_name(asset_id, '.jpg')}"
-        if kind == "overlay"
-        else map_name(kind, asset_id)
-    )
+def _is_there(path: Path) -> bool:
+    return status_of(path) is not None
 
 
-def _sinks_of(output: Path) -> list[str] | None:
-    """Return the names of the earlier runs' sinks; ``None`` if they are not known."""
-    with (
-        suppress(OSError, ValueError, KeyError, TypeError),
-        open_to_read(output / "run.json") as file,
-    ):
-        settings = json.load(file)["settings"]
-        return [str(name) for name in settings["sinks"]]
-    return None
+def _suffixes(directory: Path) -> set[str]:
+    """Return the suffixes of the files in a directory and below."""
+    return {
+        os.path.splitext(name)[1]  # noqa: PTH122
+        for _, _, names in os.walk(directory)
+        for name in names
+    } - {""}
+
+
+def _discard(output: Path, sink: Sink | None, names: list[str], asset_id: str) -> bool:
+    """Let a sink of this run remove its outputs of an asset; return whether it did."""
+    if sink is None or not {f"{name}/" for name in names} <= set(sink.outputs):
+        return False
+    has_frames = any((output / name / output_name(asset_id, "")).is_dir() for name in names)
+    try:
+        sink.discard(ImageAsset(asset_id, asset_id, is_still=not has_frames))
+    except OutputError:
+        raise
+    except Exception:  # it may need to be entered first
+        return False
+    return True
+
+
+def _remove_outputs(folder: OutputFolder, name: str, asset_id: str, suffixes: set[str]) -> None:
+    """Remove what an asset's name leads to in a directory: a file, or a file per frame."""
+    for suffix in suffixes:
+        folder.remove(f"{name}/{output_name(asset_id, suffix)}")
+    frames = f"{name}/{output_name(asset_id, '')}"
+    if not suffixes or not (folder.root / frames).is_dir():
+        return
+    for each in names_in(folder.root / frames):
+        if _FRAME.fullmatch(each):
+            folder.remove(f"{frames}/{each}")
+    folder.remove_empty(frames)
+
+
+def _remove_file(path: Path) -> None:
+    status = status_of(path)
+    if status is not None and not stat.S_ISDIR(status.st_mode):
+        remove(path)
 
 
 def _ids(output: Path) -> Iterator[str]:
-    """Yield the ids of all inputs that the output's files speak of, each at least once."""
+    """Yield the ids of all inputs that the files of the output name, each at least once."""
     with suppress(FileNotFoundError), open_to_read(output / in_flight.NAME) as file:
-        yield from in_flight.ids(file)  # begun, and not committed
-    with suppress(OutputError):  # it is damaged: the lists hold nearly the same
+        yield from in_flight.ids(file)  # started and not committed
+    with suppress(OutputError):  # it is damaged; the lists hold nearly the same
         if check_regular(output / LEDGER) is not None:
             with Ledger(output / LEDGER) as ledger:
                 yield from (entry.id for entry in ledger.entries())
@@ -112,11 +136,11 @@ def _ids(output: Path) -> Iterator[str]:
 
 
 def _listed(path: Path) -> Iterator[str]:
-    before = None
+    previous = None
     with suppress(FileNotFoundError), open_to_read(path) as file:
         for line in file:
             with suppress(ValueError, KeyError, TypeError):
                 asset_id = asset_id_of(json.loads(line))
-                if asset_id != before:
+                if asset_id != previous:
                     yield asset_id
-                before = asset_id
+                previous = asset_id

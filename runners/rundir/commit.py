@@ -23,10 +23,14 @@ from pipeline.sinks.predictions import Position, PredictionsJsonl
 from pipeline.sources.decode.workers import DecodeWorkers
 from pipeline.system.descriptors import check_held, open_file, status_of
 from pipeline.system.files import sync_folder
+from runners.rundir import lists
 from runners.rundir import order as results
+from runners.rundir.aggregates import are_built, build_aggregates
+from runners.rundir.duplicates import record_duplicates
 from runners.rundir.in_flight import InFlight
 from runners.rundir.ledger.ledger import Entry, Ledger
-from runners.rundir.opening import apart
+from runners.rundir.readers import apart
+from runners.rundir.translation import translated
 from runners.todo import trusted_mtime
 
 Group = list[tuple[Entry, Outcome]]
@@ -85,9 +89,9 @@ class Session:
         with translated(output), ExitStack() as stack:
             self._position = self._predictions.position = self.ledger.position
             self._in_flight = stack.enter_context(InFlight(output))
-            results.write_failures(output, self.ledger)
-            self._failures = stack.enter_context(_appending(output / results.FAILURES))
-            self._inputs = stack.enter_context(_appending(output / results.INPUTS))
+            lists.write_failures(output, self.ledger)
+            self._failures = stack.enter_context(_appending(output / lists.FAILURES))
+            self._inputs = stack.enter_context(_appending(output / lists.INPUTS))
             for sink in self.job.sinks.values():
                 stack.enter_context(sink)
             if self._in_flight.suspects and not isinstance(self._reader, DecodeWorkers):
@@ -154,7 +158,7 @@ class Session:
             for sink in self.job.sinks.values():
                 getattr(sink, "sync", _nothing)()
             for entry, _ in group:
-                results.write_line(self._inputs, results.input_line(entry))
+                lists.write_line(self._inputs, lists.input_line(entry))
             check_held(self.job.output)  # a sink may have opened its files by name
         self.ledger.put(entry for entry, _ in group)
         self.ledger.state("finished", False)
@@ -177,7 +181,7 @@ class Session:
         self._group.append((entry, outcome))
         if outcome.error is not None:
             with translated(self.job.output):
-                results.write_line(self._failures, results.failure_line(entry))
+                lists.write_line(self._failures, lists.failure_line(entry))
 
     def _drop(self, outcome: Outcome) -> None:
         """Forget an input that failed, and so has left nothing in any sink."""
@@ -223,9 +227,9 @@ def finish(job: Job, ledger: Ledger) -> None:
     """
     with translated(job.output):
         results.put_in_order(job.output, ledger)
-        results.write_lists(job.output, ledger)
-        for aggregate in job.aggregates.values():
-            aggregate.build(job.output / "predictions.jsonl", job.model.categories)
+        lists.write_lists(job.output, ledger)
+        build_aggregates(job, ledger)
+        record_duplicates(ledger)
         sync_folder(job.output)  # or old ones may come back
         check_held(job.output)
     ledger.state("finished", True)
@@ -234,20 +238,9 @@ def finish(job: Job, ledger: Ledger) -> None:
 
 def is_finished(job: Job, ledger: Ledger) -> bool:
     """Return whether ``finish`` has nothing to do: nobody has removed what it made, either."""
-    lists = [results.INPUTS, results.FAILURES]
-    names = [name for each in job.aggregates.values() for name in getattr(each, "files", ())]
-    missing = [name for name in lists + names if status_of(job.output / name) is None]
-    return bool(ledger.fact("finished")) and not missing
-
-
-@contextmanager
-def translated(output: Path) -> Iterator[None]:
-    """Make an OutputError of what the file system says of an output."""
-    try:
-        yield
-    except OSError as exc:
-        where = exc.filename or output
-        raise OutputError(f"cannot write the output {where}: {exc.strerror or exc}") from exc
+    names = (lists.INPUTS, lists.FAILURES)
+    missing = [name for name in names if status_of(job.output / name) is None]
+    return bool(ledger.fact("finished")) and not missing and are_built(job, ledger)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which inputs were in work when a process died: one of them may have killed it."""
+"""Which inputs were in flight when a process died: one of them may have killed it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ NAME = ".in_flight"
 
 
 class InFlight:
-    """Names in ``<output>/.in_flight`` what is begun and not committed, while the block runs.
+    """Lists in ``<output>/.in_flight`` the inputs that are started and not committed.
 
-    An orderly end leaves nothing there, so what a run finds there was in work when the one before
-    it died: a crash of the decoder, ``kill -9``, the kernel short of memory. These suspects are
-    decoded in processes of their own; most are innocent, and lose nothing by it. The note outlives
-    the process, which is enough: the disk is never waited for, and where it is full the run goes on
-    without. Inputs are begun on one thread at a time and ended on another, without a lock.
+    A run that ends normally removes the file. So the inputs that a run finds in it were in flight
+    when the previous run died: a crash of the decoder, ``kill -9``, or out of memory. These
+    suspects are decoded in worker processes; most are innocent, and are processed as usual. The
+    file only has to outlive the process, so it is never synced, and a full disk does not stop the
+    run. One thread adds inputs while another removes them, without a lock.
 
     Attributes:
-        suspects: Ids that the last run died with, or left as suspects.
+        suspects: Ids that were in flight when the last run died, or that it left as suspects.
 
     Args:
         output: The output directory, locked.
 
     Raises:
-        OSError: The note cannot be opened.
-        OutputError: It is no regular file.
+        OSError: The file cannot be opened.
+        OutputError: It is not a regular file.
     """
 
     def __init__(self, output: Path) -> None:
@@ -41,11 +41,11 @@ class InFlight:
         self._open = dict.fromkeys(self.suspects)
 
     def __enter__(self) -> InFlight:
-        """Go on."""
+        """Return the list, which is already open."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
-        """Remove the note; if the run was broken off, leave suspects that it did not come to."""
+        """Remove the file; if the run failed, keep the suspects that it did not reach."""
         for asset_id in self._open.keys() - self.suspects:
             del self._open[asset_id]
         self.end(())
@@ -54,12 +54,12 @@ class InFlight:
             remove(self._path)
 
     def begin(self, asset_id: str) -> None:
-        """Note an input, before anything is done to it."""
-        self._open[asset_id] = None  # first: ``end`` on the other thread may cut off the line
+        """Add an input, before it is opened."""
+        self._open[asset_id] = None  # first: ``end`` on the other thread may truncate the file
         self._write((asset_id,))
 
     def end(self, asset_ids: Iterable[str]) -> None:
-        """Strike out inputs that are committed."""
+        """Remove inputs that are committed."""
         for asset_id in asset_ids:
             self._open.pop(asset_id, None)
         with suppress(OSError):
@@ -73,8 +73,8 @@ class InFlight:
 
 
 def ids(lines: Iterable[bytes]) -> Iterator[str]:
-    """Yield the ids in a note's lines."""
+    """Yield the ids in the lines of the file."""
     for line in lines:
-        with suppress(ValueError):  # one that was cut off
+        with suppress(ValueError):  # a truncated line
             if isinstance(asset_id := json.loads(line), str):
                 yield asset_id

@@ -1,6 +1,6 @@
-"""Which inputs the results in an output are of, and which of them is this run's.
+"""The inputs whose results an output holds, and which of them belongs to this run.
 
-The ledger remembers them in order; entries of input ``k`` have the places from ``k * ROOM`` on.
+The ledger holds the inputs in order; the entries of input ``k`` have places from ``k * ROOM`` on.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The part of an output that is of this run's input.
+    """The part of an output that belongs to this run's input.
 
     Attributes:
-        inputs: All inputs of the output, in the order in which they came; several origins each,
-            where the input was a list.
-        index: Which of them is this run's.
+        inputs: All inputs of the output, in the order in which they were added; an input that is a
+            list has several origins.
+        index: Index of this run's input.
     """
 
     inputs: tuple[tuple[Origin, ...], ...]
@@ -39,27 +39,27 @@ class Share:
 
     @property
     def places(self) -> range:
-        """The places of its entries."""
+        """The places of the entries of this run's input."""
         return range(self.index * ROOM, (self.index + 1) * ROOM)
 
     def record(self, ledger: Ledger) -> None:
-        """Write the inputs to the ledger, if it does not know them yet."""
+        """Store the inputs in the ledger, unless it has them."""
         if ledger.fact(_FACT) != self.as_json():
             ledger.state(_FACT, self.as_json())
             ledger.commit()
 
     def as_json(self) -> list[list[dict[str, Any]]]:
-        """Return the inputs as JSON holds them."""
+        """Return the inputs as plain JSON values."""
         return [[origin.as_json() for origin in each] for each in self.inputs]
 
     def distinct(self, assets: Iterable[Asset], ledger: Ledger | None) -> Iterator[Asset]:
-        """Yield the assets; one whose id is taken by another input's file gets an id of its own.
+        """Yield the assets; rename those whose id belongs to a file of another input.
 
-        ``x.jpg`` becomes ``<name>~<mark>/x.jpg`` then, with the name of its input and a mark that
-        is the same each time. With the same content it keeps the id: its result is there already.
+        ``x.jpg`` becomes ``<name>~<mark>/x.jpg``, with the name of its input and a reproducible
+        mark. A file with the same content keeps the id, because its result exists already.
 
         Raises:
-            ConfigError: Such an asset's id cannot be changed.
+            ConfigError: The id of such an asset cannot be changed.
         """
         if ledger is None or len(self.inputs) < 2:
             yield from assets
@@ -81,22 +81,22 @@ class Share:
             asset.id = f"{name}~{mark}/{asset.id}"
         except AttributeError as exc:
             raise ConfigError(
-                f"'{asset.id}' is in two inputs of this output, and its source does not let its id "
-                "be changed; choose another output"
+                f"'{asset.id}' is in two inputs of this output, and its source does not allow "
+                "another id; choose another output"
             ) from exc
 
 
 def share_of(job: Job, ledger: Ledger | None, on_change: str, *, can_extend: bool) -> Share:
-    """Find the part of the output that is of the job's input.
+    """Return the part of the output that belongs to the job's input.
 
     Args:
         job: The job, its input listed.
-        ledger: ``None`` if nothing is done yet.
-        on_change: ``extend`` to add an input that the output does not know.
+        ledger: ``None`` if the output holds no results.
+        on_change: ``extend`` to add an input that is new to the output.
         can_extend: Whether the runner has that option.
 
     Raises:
-        ConfigError: The results there are of another input; names both.
+        ConfigError: The results are of another input; names both.
     """
     own = tuple(origins(job.source))
     recorded = _recorded(ledger) if ledger is not None and ledger.counts().total() else []
@@ -121,7 +121,7 @@ def share_of(job: Job, ledger: Ledger | None, on_change: str, *, can_extend: boo
     before = [origin for each in recorded for origin in each]
     if shared := [str(origin) for origin in own if any(map(origin.matches, before))]:
         raise ConfigError(
-            f"{job.output} holds results of {shared[0]} already, under other ids; add the other "
+            f"{job.output} already holds results of {shared[0]}, under other ids; add the other "
             "inputs without it"
         )
     return Share((*recorded, own), len(recorded))

@@ -1,7 +1,7 @@
-"""One run at a time in an output directory.
+"""The lock of an output directory: one run at a time.
 
-The lock is wanted before the imports that take most of a start's time, so that a second run, of
-cron perhaps, leaves in an instant. Hence nothing but the standard library is imported here.
+It is acquired before the imports that take most of the startup time, so that a second run, such as
+one started by cron, exits at once. Hence this module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from stat import S_ISREG
 
 NAME = ".lock"
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_RUNNERS = {"batch", "watch"}  # that make an output
+_RUNNERS = {"batch", "watch"}  # that write an output
 _held: list[_Held] = []
-_not_made: list[Path] = []
+_not_created: list[Path] = []
 
 
 class _Held:
-    """The lock of a directory, a descriptor of the directory, and what was made for it.
+    """The lock of a directory, which is created if it is missing.
 
     Args:
-        output: The directory; made if need be.
+        output: The directory.
 
     Attributes:
-        directory: The descriptor.
+        directory: A descriptor of the directory.
+        created: The directories that were created for it.
 
     Raises:
-        OSError: It cannot be made or written.
-        BlockingIOError: Another run holds it.
+        OSError: The directory cannot be created or written.
+        BlockingIOError: Another run holds the lock.
     """
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self.made = _make(output)
+        self.created = _create(output)
         self.directory = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._file = self._lock()
@@ -56,7 +57,7 @@ class _Held:
                 if os.path.samestat(self._status(NAME), os.fstat(file)):
                     return file
             except FileNotFoundError:
-                pass  # its holder removed it before it left: it locks nothing
+                pass  # the previous holder removed it, so it locks nothing
             except BaseException:
                 os.close(file)
                 raise
@@ -66,18 +67,18 @@ class _Held:
         return os.stat(name, dir_fd=self.directory, follow_symlinks=False)
 
     def is_of(self, output: Path) -> bool:
-        """Return whether it is the lock of this directory."""
+        """Return whether this is the lock of a directory."""
         with suppress(OSError):
             return os.path.samestat(output.stat(), os.fstat(self.directory))
         return False
 
     def free(self) -> None:
-        """Let another run have it."""
+        """Release the lock."""
         os.close(self._file)
         os.close(self.directory)
 
     def forget(self) -> None:
-        """Remove what was made, if no run has begun there: the folder may be a user's own."""
+        """Remove what was created, unless a run has started in the directory."""
         names = set(os.listdir(self.directory))  # noqa: PTH208 - of a descriptor
         with suppress(OSError):
             if {"run.json", "ledger.sqlite"} & names:
@@ -87,15 +88,15 @@ class _Held:
                     return
                 os.unlink("run.log", dir_fd=self.directory)
             os.unlink(NAME, dir_fd=self.directory)
-            for folder in reversed(self.made):
+            for folder in reversed(self.created):
                 folder.rmdir()
 
 
 def hold_early(arguments: Sequence[str]) -> int | None:
-    """Take the lock of the output that a command line names, if it can be told at sight.
+    """Acquire the lock of the output that a command line names, if it names one literally.
 
     Returns:
-        The exit status to leave with at once; ``None`` to go on, with the lock or without.
+        The exit status to exit with at once; ``None`` to continue, with or without the lock.
     """
     output, runner = _output(arguments)
     if output is None:
@@ -104,27 +105,27 @@ def hold_early(arguments: Sequence[str]) -> int | None:
         if runner in _RUNNERS:
             _held.append(_Held(output))
         else:
-            _not_made.extend(_missing(output))  # Hydra makes it all the same
+            _not_created.extend(_missing(output))  # Hydra creates it anyway
     except BlockingIOError:
         if "runner.on_lock=skip" in arguments:
             return 0
         print(f"error: {refusal(output)}", file=sys.stderr)  # noqa: T201
         return 11
-    except (OSError, ValueError):  # said later, with all that is known then
+    except (OSError, ValueError):  # reported later, with more context
         pass
     return None
 
 
 def forget_early() -> None:
-    """Undo ``hold_early`` at the end: a directory in which nothing was started stays away."""
+    """Undo ``hold_early`` at exit: remove directories in which no run started."""
     for held in _held:
         held.forget()
         held.free()
     _held.clear()
-    for folder in reversed(_not_made):
-        with suppress(OSError):  # there is something in it
+    for folder in reversed(_not_created):
+        with suppress(OSError):  # it is not empty
             folder.rmdir()
-    _not_made.clear()
+    _not_created.clear()
 
 
 @contextmanager
@@ -136,7 +137,7 @@ def locked(output: Path) -> Iterator[None]:
 
     Raises:
         OutputLockedError: Another run holds it.
-        OutputError: The directory cannot be made or written.
+        OutputError: The directory cannot be created or written.
     """
     from pipeline.errors import ConfigError, OutputError, OutputLockedError
     from pipeline.system.descriptors import check_regular
@@ -148,13 +149,13 @@ def locked(output: Path) -> Iterator[None]:
     except BlockingIOError as exc:
         raise OutputLockedError(refusal(output)) from exc
     except OSError as exc:
-        check_regular(output / NAME)  # raises what says more
+        check_regular(output / NAME)  # raises a more specific error
         where = exc.filename or output
         raise OutputError(f"cannot write the output {where}: {exc.strerror}") from exc
     try:
         with held_open(output, held.directory):
             yield
-    except ConfigError:  # nothing was started: leave nothing
+    except ConfigError:  # nothing was started, so nothing is left behind
         held.forget()
         raise
     finally:
@@ -163,12 +164,12 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def refusal(output: Path) -> str:
-    """Say that another run holds a directory."""
+    """Return the message that another run holds a directory."""
     return f"another run holds {output}; wait for it or choose another output"
 
 
 def _output(arguments: Sequence[str]) -> tuple[Path | None, str]:
-    """Return the output directory, ``None`` where only Hydra can tell, and the runner."""
+    """Return the output directory, ``None`` if only Hydra can resolve it, and the runner."""
     values: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -178,11 +179,11 @@ def _output(arguments: Sequence[str]) -> tuple[Path | None, str]:
     value, runner = values.get("output", ""), values.get("runner", "batch")
     if not value.strip() or value[0] in "'\"" or "${" in value:
         return None, runner
-    return Path(os.path.expanduser(value)).absolute(), runner  # noqa: PTH111 - raises nothing
+    return Path(os.path.expanduser(value)).absolute(), runner  # noqa: PTH111 - never raises
 
 
-def _make(folder: Path) -> list[Path]:
-    """Make a folder and those above it; return which were not there."""
+def _create(folder: Path) -> list[Path]:
+    """Create a directory and its parents; return those that were missing."""
     missing = _missing(folder)
     for each in missing:
         with suppress(FileExistsError):

@@ -1,148 +1,215 @@
-"""How a run begins: what the output holds already, whether this run may go on with it."""
+"""Opens the output directory of a run: what it holds, and whether this run may add to it."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine import half_the_cores
-from pipeline.errors import ConfigError, OutputError
+from pipeline.config.checks import refuse_input_in
+from pipeline.errors import ConfigError, LedgerDamagedError, OutputError
 from pipeline.job import Job
+from pipeline.protocols import DescribedRunnable, Warns
 from pipeline.redaction import redacted
-from pipeline.runnables.nvjpeg import DeviceJpeg
-from pipeline.sources.decode.reading import read_image, why
-from pipeline.sources.decode.workers import DecodeWorkers
-from pipeline.system.descriptors import check_regular, remove, status_of
+from pipeline.sinks.predictions import NAME as PREDICTIONS
+from pipeline.sources.decode.reading import why
+from pipeline.system.descriptors import check_regular, remove
 from pipeline.system.files import remove_temporaries
 from runners.rundir import order as results
 from runners.rundir.clearing import clear
-from runners.rundir.inputs import share_of
+from runners.rundir.inputs import Share, share_of
 from runners.rundir.ledger.ledger import NAME as LEDGER
-from runners.rundir.ledger.ledger import Ledger, LedgerDamagedError
+from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.owned import (
+    Outputs,
+    check_owned,
+    flat,
+    has_run,
+    record_outputs,
+    recorded_outputs,
+)
+from runners.rundir.record import Record, killed_run
 from runners.rundir.settings import differences
+from runners.rundir.translation import translated
 
 
-def one_of(option: str, value: str, *choices: str) -> None:
-    """Raise ConfigError unless a runner's option has one of its values."""
-    if value not in choices:
-        raise ConfigError(f"runner.{option} is '{value}'; it must be {' or '.join(choices)}")
+@dataclass(frozen=True, slots=True)
+class StartedRun:
+    """A run that may write to its output.
+
+    Attributes:
+        ledger: Open; knows the run's settings and input.
+        record: Not started yet, so that warnings can be added.
+        load_s: Seconds that it took to load the model.
+        device: What the runnable says of its device.
+    """
+
+    ledger: Ledger
+    record: Record
+    load_s: float
+    device: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """An open output directory, before the model is loaded.
+
+    Attributes:
+        job: The job.
+        earlier: The ledger of the earlier runs; ``None`` if there is none.
+        share: The part of the output that belongs to the job's input.
+    """
+
+    job: Job
+    earlier: Ledger | None
+    share: Share
+    _killed: dict[str, Any] | None
+    _stack: ExitStack
+
+    def start(self, *, load_model: bool) -> StartedRun:
+        """Load the model, create the ledger if there is none, and record settings and input.
+
+        Args:
+            load_model: False if there is nothing to process.
+
+        Raises:
+            ConfigError: The device does not exist, or results in the output were made on another.
+            StoreError: The weights are unavailable or do not fit.
+            OutputError: The ledger cannot be created.
+        """
+        job, started_s = self.job, time.monotonic()
+        device: Mapping[str, Any] = {"device": job.config["device"]}
+        if load_model:
+            self._stack.enter_context(job.runnable)
+            if isinstance(job.runnable, DescribedRunnable):
+                device = job.runnable.describe()
+        load_s = time.monotonic() - started_s
+        ledger = self.earlier
+        if ledger is None:  # not before: a run that cannot start leaves nothing behind
+            with translated(job.output):
+                ledger = self._stack.enter_context(Ledger(job.output / LEDGER))
+        check_settings(job, ledger, loaded=load_model)
+        self.share.record(ledger)
+        outputs = record_outputs(job, ledger)
+        parts = (job.model, job.runnable)
+        warnings = [text for part in parts if isinstance(part, Warns) for text in part.warnings]
+        inputs = self.share.as_json()
+        record = Record(job, ledger, device, warnings, inputs, outputs, self._killed)
+        return StartedRun(ledger, record, load_s, device)
+
+
+@contextmanager
+def open_run(
+    job: Job, on_change: str, status: AbstractContextManager[Any], *, can_extend: bool = False
+) -> Iterator[OpenRun]:
+    """Open the output of a job while the block runs; its lock is held, its input is listed.
+
+    Args:
+        job: The job. Its runnable is left with the block if it was loaded.
+        on_change: See ``open_ledger``.
+        status: Entered as soon as the output is known to be of the same settings and input.
+        can_extend: See ``open_ledger``.
+
+    Raises:
+        ConfigError: The results in the output are of other settings or of another input.
+        LedgerDamagedError: The ledger, or the predictions that it lists, are damaged.
+    """
+    with ExitStack() as stack:
+        ledger = open_ledger(job, on_change, can_extend=can_extend)
+        if ledger is not None:
+            stack.enter_context(ledger)
+        share = share_of(job, ledger, on_change, can_extend=can_extend)
+        killed = killed_run(job.output, ledger)  # before status.json is replaced
+        stack.enter_context(status)
+        yield OpenRun(job, ledger, share, killed, stack)
 
 
 def open_ledger(job: Job, on_change: str, *, can_extend: bool = False) -> Ledger | None:
-    """Open the ledger of the job's output, if its results are of the same settings and input.
+    """Open the ledger of the job's output if its results are of the same settings and input.
 
     Args:
         job: The job, its input listed.
-        on_change: ``error``, or ``restart`` to remove results that are of other settings or of
-            another input, or that no ledger vouches for; or ``extend`` to add to those of another
-            input.
+        on_change: ``error``; ``restart`` to remove results that are of other settings or of
+            another input, or whose ledger is damaged; ``extend`` to add to those of another input.
         can_extend: Whether the runner has ``extend``.
 
     Returns:
-        ``None`` if nothing is done yet.
+        ``None`` if there are no results.
 
     Raises:
-        ConfigError: The results there are of other settings or of another input; names what
-            differs.
-        LedgerDamagedError: The ledger, or the predictions that it speaks of, are damaged.
+        ConfigError: The results are of other settings or of another input; names what differs.
+        LedgerDamagedError: The ledger, or the predictions that it lists, are damaged.
     """
-    path, restart = job.output / LEDGER, on_change == "restart"
-    if status_of(job.output / "run.json") is None and not check_regular(path):
-        return None  # whatever lies there is not a run's
+    if not has_run(job.output):
+        check_owned(job, {})
+        return None
     for folder in (job.output, job.output / ".hydra"):
         remove_temporaries(folder)
-    try:
-        if not _holds(path):
-            if _holds(job.output / "predictions.jsonl"):
-                there = check_regular(path)
-                raise LedgerDamagedError(path, "it is empty" if there else "it is not there")
-            for name in (LEDGER, f"{LEDGER}-journal"):  # of a run that died when it made them
-                remove(job.output / name)
-            return None
-        ledger = Ledger(path)
-    except LedgerDamagedError:
-        if not restart:
-            raise
-        _clear(job)
-        return None
-    try:
-        check_settings(job, ledger, loaded=False)
-        share_of(job, ledger, on_change, can_extend=can_extend)
-        results.finish_order(job.output, ledger)
-    except BaseException as exc:
-        ledger.__exit__()
-        if restart and isinstance(exc, (ConfigError, LedgerDamagedError)):
-            _clear(job)
-            return None
-        raise
-    return ledger
+    recorded = recorded_outputs(job.output, None)
+    with ExitStack() as stack:
+        try:
+            ledger = _existing_ledger(job.output)
+            if ledger is not None:
+                stack.enter_context(ledger)
+                check_settings(job, ledger, loaded=False)
+                share_of(job, ledger, on_change, can_extend=can_extend)
+                results.finish_order(job.output, ledger)
+                recorded = recorded_outputs(job.output, ledger)
+        except (ConfigError, LedgerDamagedError):
+            stack.close()
+            if on_change != "restart":
+                raise
+            _clear(job, recorded)
+            ledger = None
+        check_owned(job, recorded)
+        stack.pop_all()
+        return ledger
 
 
-def _clear(job: Job) -> None:
+def _existing_ledger(output: Path) -> Ledger | None:
+    path = output / LEDGER
+    if _holds(path):
+        return Ledger(path)
+    if _holds(output / PREDICTIONS):
+        raise LedgerDamagedError(path, "it is empty" if check_regular(path) else "it is missing")
+    for name in (LEDGER, f"{LEDGER}-journal"):  # of a run killed while creating them
+        remove(output / name)
+    return None
+
+
+def _clear(job: Job, recorded: Outputs) -> None:
+    refuse_input_in(job.output, job.config["input"], flat(recorded))
     try:
-        clear(job.output, job.sinks, job.aggregates)
+        clear(job.output, job.sinks, recorded)
     except OSError as exc:
         where = exc.filename or job.output
         raise OutputError(f"cannot remove earlier results {where}: {why(exc)}") from exc
 
 
 def check_settings(job: Job, ledger: Ledger, *, loaded: bool) -> None:
-    """Refuse to go on with settings other than those of the results that are there.
+    """Refuse to resume results that were made with other settings.
 
     Args:
         job: The job.
-        ledger: Learns the settings if it knows none, or not the device.
+        ledger: Receives the settings if it has none, or none of the device.
         loaded: Whether the runnable has been entered, so that the device is known.
 
     Raises:
-        ConfigError: They differ; names how.
+        ConfigError: The settings differ; names how.
     """
-    # a secret is not a setting: it is written nowhere, and may be another each day
+    # secrets are not settings: they are never written, and may change every day
     now = redacted(job.settings() if loaded else job.settings() | {"device": None})
     before = redacted(ledger.fact("settings"))
     if changed := differences(before or now, now):
         raise ConfigError(
             f"{job.output} holds results of other settings ({'; '.join(changed)}); choose another "
-            "output, or runner.on_change=restart to do everything anew"
+            "output, or runner.on_change=restart to start from scratch"
         )
     if before is None or (loaded and not before["device"]):
         ledger.state("settings", now)
-
-
-def reader(job: Job, *, by_default: bool) -> AbstractContextManager[Any]:
-    """Return what decodes files: to be entered; ``None`` where each asset does so itself.
-
-    Args:
-        job: The job, its runnable entered; its ``decode`` says where and by what.
-        by_default: Whether ``auto`` means processes of their own.
-
-    Raises:
-        ConfigError: The device has no decoder.
-    """
-    if job.config["decode"]["jpeg"] == "nvjpeg":
-        return nullcontext(partial(read_image, decode_jpeg=_nvjpeg(job)))
-    isolation = job.config["decode"]["isolation"]
-    return apart(job) if isolation == "process" or by_default else nullcontext()
-
-
-def apart(job: Job) -> AbstractContextManager[Any]:
-    """Return what decodes in processes of its own, unless the job is to have none."""
-    decode = job.config["decode"]
-    if decode["isolation"] == "none":
-        return nullcontext()
-    threads = job.config["decode_threads"] or half_the_cores()
-    return DecodeWorkers(threads, memory_mb=decode["memory_mb"], timeout_s=decode["timeout_s"])
-
-
-def _nvjpeg(job: Job) -> DeviceJpeg | None:
-    device = str(getattr(job.runnable, "device", "none"))
-    if device == "auto":  # never entered: there is no input
-        return None
-    if not device.startswith("cuda"):
-        raise ConfigError(f"decode.jpeg=nvjpeg needs a CUDA device; this job's is {device}")
-    return DeviceJpeg(device)
 
 
 def _holds(path: Path) -> bool:

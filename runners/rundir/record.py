@@ -1,14 +1,16 @@
-"""The record of a run: enough to explain it and to repeat it."""
+"""The record of a run, ``run.json``: enough to explain the run and to repeat it."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,8 +24,9 @@ from pipeline.system.children import find_program
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import write_whole
 from pipeline.system.versions import VERSION, detectron2_origin, library_versions
-from runners.reporting.console import busy
-from runners.rundir.commit import translated
+from runners.rundir.duplicates import recorded_duplicates
+from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.translation import translated
 
 _KEPT = ("start", "end", "exit_status", "command", "fingerprint", "device", "counts")
 _EARLIER = 20
@@ -33,20 +36,26 @@ _EARLIER = 20
 class Record:
     """Writes ``run.json`` and ``.hydra/`` of a job.
 
-    Started once the lock is held and the model is loaded, so that a run that could not start
-    leaves the record of an earlier one as it was.
+    ``start`` is called once the lock is held and the model is loaded, so that a run that cannot
+    start leaves the record of the previous one unchanged.
 
     Attributes:
         job: The job.
+        ledger: The ledger of the output, open.
         device: The device in use and its name.
-        warnings: Sentences for people that belong to the results.
-        inputs: What the results in the output are of, in order; ``runner=repair`` reads it.
+        warnings: Warnings about the results.
+        inputs: The inputs of all runs into the output, in order; ``runner=repair`` reads them.
+        outputs: Names that the sinks and aggregates of all runs into the output own.
+        killed: What is known of the previous run, if it was killed; see ``killed_run``.
     """
 
     job: Job
+    ledger: Ledger
     device: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     inputs: list[Any] = field(default_factory=list)
+    outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    killed: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self._content: dict[str, Any] = {}
@@ -66,21 +75,23 @@ class Record:
             self._save()
 
     def finish(self, report: Report) -> None:
-        """Write the end of the record, if its start was written."""
+        """Complete the record, if its start was written."""
         if not self._content:
             return
         seconds = {step: round(value, 6) for step, value in report.timings.items()}
         done = report.counts.get("done", 0)
         self._content |= {
+            "state": "ended",
             "end": _stamp(time.time()),
             "exit_status": report.exit_status,
             "message": redacted_text(report.message),
             "counts": dict(report.counts),
             "totals": dict(report.totals),
             "skipped": dict(report.skipped),
+            "duplicates": recorded_duplicates(self.ledger),
             "detections": dict(report.detections),
             "warnings": redacted(self.warnings),
-            "busy": round(busy(report), 4),
+            "busy": round(report.busy, 4),
             "seconds": seconds | {"wall": round(report.wall_s, 6)},
             "inputs_per_s": {
                 step: round(done / value, 3)
@@ -90,12 +101,6 @@ class Record:
         }
         self._save()
 
-    def ran_on(self) -> str:
-        """Say in one line on which device and with which libraries it ran."""
-        device, versions = self._content["device"], self._content["versions"]
-        where = " ".join(str(device[key]) for key in ("device", "name") if key in device)
-        return f"{where}, torch {versions['torch']}, Detectron2 {versions['detectron2_from']}"
-
     def _save(self) -> None:
         write_whole(self.job.output / "run.json", json.dumps(self._content, indent=1) + "\n")
 
@@ -103,6 +108,8 @@ class Record:
         job, config = self.job, redacted(dict(self.job.config))
         return {
             "d2run": {"version": VERSION, "git_commit": _git_commit()},
+            "state": "running",
+            "pid": os.getpid(),
             "start": _stamp(job.started),
             "end": None,
             "exit_status": None,
@@ -113,6 +120,7 @@ class Record:
             "fingerprint": job.fingerprint(),
             "settings": redacted(job.settings()),
             "inputs": self.inputs,
+            "outputs": self.outputs,
             "config": config,
             "model": redacted(job.model.identity())
             | {"class_names": list(job.model.categories.thing_names)}
@@ -121,18 +129,51 @@ class Record:
             "seed": job.config["seed"],
             "versions": _versions(),
             "warnings": redacted(self.warnings),
-            "earlier": _earlier(job.output / "run.json"),
+            "previous": self.killed,
+            "earlier": _earlier(job.output, self.killed),
         }
 
 
-def _earlier(path: Path) -> list[dict[str, Any]]:
-    """Return when and how the runs before this one in the same output ended, the last first."""
+def killed_run(output: Path, ledger: Ledger | None) -> dict[str, Any] | None:
+    """Return what the previous run did, if it was killed; ``None`` otherwise.
+
+    Call it while ``status.json`` is still that of the previous run.
+
+    Returns:
+        ``start`` and ``pid`` of the run; ``counts`` (of its inputs, by outcome) and ``last_seen``
+        as ``status.json`` last said; ``kept``, the number of inputs in the output by outcome.
+    """
+    record, status = _json(output / "run.json"), _json(output / "status.json")
+    if record.get("state") != "running":
+        return None
+    is_own = record.get("pid") == status.get("pid")
+    return {
+        "start": record.get("start"),
+        "pid": record.get("pid"),
+        "counts": status.get("counts", {}) if is_own else {},
+        "last_seen": status.get("updated") if is_own else None,
+        "kept": dict(ledger.counts()) if ledger is not None else {},
+    }
+
+
+def _earlier(output: Path, killed: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return when and how the earlier runs into an output ended, the last one first."""
+    last = _json(output / "run.json")
     try:
-        with open_to_read(path) as file:
-            last = json.load(file)
-        return [{key: last[key] for key in _KEPT}, *last.get("earlier", [])][:_EARLIER]
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = {key: last[key] for key in _KEPT}
+        if killed is not None:
+            kept["counts"] = killed["counts"]
+        return [kept, *last.get("earlier", [])][:_EARLIER]
+    except (KeyError, TypeError):
         return []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return the object in a file; an empty one if there is none."""
+    with suppress(OSError, ValueError), open_to_read(path) as file:
+        content = json.load(file)
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def _stamp(time_s: float) -> str:
@@ -155,6 +196,6 @@ def _git_commit() -> str | None:
 def _versions() -> dict[str, Any]:
     versions: dict[str, Any] = {"python": platform.python_version(), **library_versions()}
     versions["detectron2_from"] = detectron2_origin()
-    torch = sys.modules.get("torch")  # only if the run has loaded it
+    torch = sys.modules.get("torch")  # only if the run loaded it
     versions["cuda"] = torch.version.cuda if torch else None
     return versions

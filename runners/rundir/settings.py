@@ -1,4 +1,4 @@
-"""Whether results that are there already were made as these would be."""
+"""Compares the settings of a run with those of the results in its output."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Name each setting that differs: ``stage.min_score.threshold was 0.5, is 0.7``.
 
     Args:
-        old: ``Job.settings()`` of the run that made the results. Its ``device`` may be ``None``:
-            it has loaded no model.
-        new: Those of this run; the same holds.
+        old: ``Job.settings()`` of the run that made the results. ``device`` is ``None`` if that run
+            loaded no model.
+        new: ``Job.settings()`` of this run, likewise.
     """
     before, now = dict(_flat(old)), dict(_flat(new))
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if not (old.get("device") and new.get("device")):
         keys = [key for key in keys if key.split(".")[0] != "device"]
-    weights = "model.weights_sha256"  # of what is downloaded, known only once it is here
+    weights = "model.weights_sha256"  # of a download, known only afterwards
     if weights in keys and None in (before.get(weights), now.get(weights)):
         keys.remove(weights)
     shown = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys[:_SHOWN]]

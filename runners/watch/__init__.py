@@ -1,1 +1,1 @@
-"""Again and again over a folder, as files arrive."""
+"""``runner=watch``: processes files as they arrive in a folder."""

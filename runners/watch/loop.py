@@ -1,227 +1,247 @@
-"""Look, do what is ready, keep house, wait: a watch under way."""
+"""The loop of a watch: scan, process what arrived, finalize, wait."""
 
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
 
-from pipeline.errors import OutputError, RootGoneError
+from pipeline.errors import LedgerDamagedError, OutputError, PipelineError, RootGoneError
 from pipeline.job import Report
 from runners.reporting.log import Log
 from runners.reporting.tally import most_common, totals
-from runners.rundir.ledger.ledger import LedgerDamagedError
 from runners.rundir.ledger.source_files import SourceFile
 from runners.rundir.record import Record
+from runners.watch.health import HealthIssues
 from runners.watch.inbox.events import Events
 from runners.watch.inbox.inbox import Inbox
-from runners.watch.signals import Wishes
-from runners.watch.troubles import Troubles
-from runners.watch.work import DRAIN_S, Work
+from runners.watch.messages import Messages, kept_results
+from runners.watch.options import WatchOptions
+from runners.watch.processing import Processing
+from runners.watch.schedule import Schedule
+from runners.watch.signals import StopRequests
 
-if TYPE_CHECKING:
-    from runners.watch.runner import Watch
-
-_AT_ONCE = 500
-_PATIENCE = 3  # settle times that a single pass waits for files that keep changing
-_BACK_OFF_S = (1.0, 60.0)
-_FINISHING = 0.05  # share of the time: aggregates are made of all that was ever done
+_CHUNK = 500  # ledger entries per query
 _log = logging.getLogger("d2run")
 
 
 @dataclass
-class Watching:
-    """A watch under way."""
+class WatchLoop:
+    """A watch in progress.
 
-    watch: Watch
-    work: Work
+    Attributes:
+        options: The runner's options.
+        schedule: Decides when to do what.
+        processing: Processes arrivals.
+        inbox: Finds them.
+        events: Ends a wait when something changes.
+        record: The record of the run.
+        log: The log of the run.
+        health: What keeps the watch from its work.
+        requests: What signals have requested.
+        messages: What the user sees.
+    """
+
+    options: WatchOptions
+    schedule: Schedule
+    processing: Processing
     inbox: Inbox
     events: Events
     record: Record
     log: Log
-    troubles: Troubles
-    wishes: Wishes = field(default_factory=Wishes)
+    health: HealthIssues
+    requests: StopRequests
+    messages: Messages
 
     def __post_init__(self) -> None:
-        self.status = self.troubles.status
-        self.is_limited = self.watch.max_passes is not None
-        self.passes = 0
-        self.pass_began_s: float | None = None
-        self.look_at_s = self.finished_s = time.monotonic()
-        self.finish_due = False
-        self.back_off_s, self.retry_at_s = _BACK_OFF_S[0], 0.0
+        self.status = self.health.status
+        self.is_limited = self.options.max_passes is not None
 
-    def carry_out(self) -> Report:
-        """Watch until it is over.
+    def run(self) -> Report:
+        """Watch until a stop is requested or a limit is reached.
 
         Raises:
             OutputError: The output cannot be written at the start or the end, its ledger is
-                damaged, or it failed in a run of few passes.
-            RootGoneError: In a run of few passes.
+                damaged, or it cannot be written in a run with ``max_passes``.
+            RootGoneError: The folder is gone, in a run with ``max_passes``.
         """
-        self.work.wishes = self.wishes
         try:
             self.record.start()
-            self.work.open()
-            self._recall()
+            self.processing.open()
+            self._remember_results()
             self.status.health(True)
             while not self._is_over():
-                pause_s = self._guarded_round()
-                if self.troubles.now or not self.work.waiting:
+                pause_s = self._try_round()
+                if self.health.current or not self.processing.waiting:
                     self.status.update(state="idle")
                 self.status.update(pending=self._n_pending())
-                if not self._is_over() and self.events.wait(pause_s):
-                    soon = self.inbox.pause_s(0.0, woken=True)
-                    self.look_at_s = min(self.look_at_s, time.monotonic() + soon)
+                if not self._is_over():
+                    self._wait(pause_s)
             self.status.update(state="draining")
             report = self._end()
             self.record.finish(report)
         except BaseException as exc:
             with suppress(OutputError):
-                self.work.close()
+                self.processing.close()
             with suppress(OSError, OutputError):
-                status = getattr(exc, "exit_status", 1)
+                status = exc.exit_status if isinstance(exc, PipelineError) else 1
                 self.record.finish(self._report(status, f"{type(exc).__name__}: {exc}"))
             raise
         return report
 
-    def _recall(self) -> None:
-        """Tell the inbox what is done, so that it need not be looked at again.
+    def _remember_results(self) -> None:
+        """Tell the inbox which versions are done, so that it does not hand them out again.
 
-        Not if files are to be moved: one that a killed run could not move is still there.
+        Not if files are moved or deleted: a killed run may have left one whose result is committed.
         """
-        if self.watch.after != "keep":
+        if self.options.after != "keep":
             return
-        entries = self.work.ledger.entries()
-        while chunk := list(islice(entries, _AT_ONCE)):
-            files = self.work.files.of_ids([entry.id for entry in chunk])
+        entries = self.processing.ledger.entries()
+        while chunk := list(islice(entries, _CHUNK)):
+            files = self.processing.files.of_ids([entry.id for entry in chunk])
             for entry in chunk:
-                poison = entry.error == "PoisonError" and not self.watch.retry_failed
+                is_final = entry.error == "PoisonError" and not self.options.retry_failed
                 if entry.size is None or entry.mtime_ns is None:
                     continue
                 file = files.get(entry.id) or SourceFile(entry.id, entry.id)
-                if (entry.outcome == "done" or poison) and not file.gone:
+                if (entry.outcome == "done" or is_final) and not file.gone:
                     self.inbox.remember(file.name, entry.size, entry.mtime_ns)
 
-    def _guarded_round(self) -> float:
-        """Do what there is to do; return how long to wait. What fails now may work later."""
-        now_s = time.monotonic()
-        if now_s < self.retry_at_s and not self.wishes.anew:
-            return self.retry_at_s - now_s  # events come more often than room on a disk
+    def _wait(self, pause_s: float) -> None:
+        """Wait, at most so many seconds, until something changes or a signal arrives."""
+        if pause_s > 0 and not self.health.current:
+            name, n_files = self.inbox.settling()
+            if name is not None:
+                self.messages.waiting_to_settle(name, n_files)
+            elif not self.is_limited:
+                folder = str(self.processing.job.config["input"])
+                self.messages.waiting_for_files(folder, self.options.poll_s)
+        if self.events.wait(pause_s):
+            self.schedule.expedite_scan()
+
+    def _try_round(self) -> float:
+        """Do one round; an output that cannot be written is retried later.
+
+        Returns:
+            How long to wait for the next round, in seconds.
+        """
+        retry_in_s = self.schedule.retry_in_s()
+        if retry_in_s > 0 and not self.requests.refresh:
+            return retry_in_s  # an event says nothing about the space on a disk
         try:
-            pause_s = self._round(now_s)
+            pause_s = self._round()
         except OutputError as exc:
             if self.is_limited or isinstance(exc, LedgerDamagedError):
                 raise
-            self.work.give_up()
-            self.troubles.begin("output", exc)
-            pause_s, self.back_off_s = self.back_off_s, min(2 * self.back_off_s, _BACK_OFF_S[1])
-            self.retry_at_s = time.monotonic() + pause_s
-            return pause_s
-        self.back_off_s = _BACK_OFF_S[0]
-        self.troubles.end("output")
+            self.processing.abort()
+            self.health.report("output", exc)
+            return self.schedule.back_off()
+        self.schedule.reset_back_off()
+        self.health.resolve("output")
         return pause_s
 
-    def _round(self, now_s: float) -> float:
-        if self.wishes.anew:
-            self.wishes.anew, self.finish_due = False, True
+    def _round(self) -> float:
+        if self.requests.refresh:
+            self.requests.refresh = False
+            self.schedule.request_finalize()
             self.log.begin_anew()
-        is_there = self._look(now_s)
+        is_there = self._find_arrivals()
         if is_there and not self._is_over():
-            if self.work.waiting:
+            if self.processing.waiting:
                 self.status.update(state="running", pending=self._n_pending())
-            self.work.do_some()
-        self._keep_house()
-        if is_there and self.work.waiting:
+            self.processing.process_chunk()
+        self._maintain()
+        if is_there and self.processing.waiting:
             return 0.0
         due_s = self.inbox.due_in_s() if is_there else None
-        if self.is_limited and self.pass_began_s is not None:
-            waited_s = time.monotonic() - self.pass_began_s
-            waits = waited_s <= _PATIENCE * self.watch.settle_s or self.inbox.has_doubts
-            if due_s is None or not waits:
-                self.passes, self.pass_began_s = self.passes + 1, None
-        pause_s = self.look_at_s - time.monotonic()
-        return max(0.0, pause_s if due_s is None else min(pause_s, due_s))
+        if self.is_limited:
+            may_wait = self.schedule.pass_has_time() or self.inbox.has_retries
+            if due_s is None or not may_wait:
+                self.schedule.end_pass()
+        pause_s = self.schedule.next_scan_in_s()
+        return pause_s if due_s is None else min(pause_s, due_s)
 
-    def _look(self, now_s: float) -> bool:
-        """Take what is ready; a pass of a limited run looks but once for what is new.
+    def _find_arrivals(self) -> bool:
+        """Add complete files to the waiting arrivals; each pass of a limited run scans once.
 
         Returns:
-            Whether the folder is there.
+            Whether the watched folder is there.
         """
-        begins = self.is_limited and self.pass_began_s is None
-        if begins:
-            self.pass_began_s = now_s
-        if begins or (now_s >= self.look_at_s and not self.is_limited):
+        is_due = self.schedule.start_pass() if self.is_limited else self.schedule.scan_is_due()
+        if is_due:
             try:
-                arrivals = self.inbox.look(deep=self.inbox.deep_is_due())
-                if self.work.moving.recover():
-                    arrivals += self.inbox.look()
+                arrivals = self.inbox.scan(deep=self.schedule.deep_scan_is_due())
+                if self.processing.mover.recover():
+                    arrivals += self.inbox.scan()
             except RootGoneError as exc:
                 if self.is_limited:
                     raise
-                self.troubles.begin("root", exc)
-                self.look_at_s = time.monotonic() + self.watch.poll_s
+                self.health.report("input", exc)
+                self.schedule.schedule_failed_scan()
                 return False
-            self.troubles.end("root")
-            self.look_at_s = time.monotonic() + self.inbox.pause_s(self.watch.poll_s)
-        elif "root" in self.troubles:
+            self.health.resolve("input")
+            self.schedule.schedule_scan()
+        elif "input" in self.health:
             return False
         else:
-            arrivals = self.inbox.settle()
-        self.work.waiting |= {arrival.id: arrival for arrival in arrivals}
+            arrivals = self.inbox.check_settled()
+        self.processing.waiting |= {arrival.id: arrival for arrival in arrivals}
         return True
 
-    def _keep_house(self) -> None:
-        """Do what is due from time to time."""
-        for line in self.inbox.news():
+    def _maintain(self) -> None:
+        """Report skipped files, retry moves and finalize, as far as each is due."""
+        for line in self.inbox.skipped_report():
             _log.info("%s", line)
-        self.work.moving.settle_late()
-        every_s = max(self.watch.finalise_every_s, self.work.finish_s() / _FINISHING)
-        if time.monotonic() - self.finished_s >= every_s and self.watch.finalise_every_s > 0:
-            self.finish_due = True
-        if self.finish_due:
-            self.work.finish()
-            self.finish_due, self.finished_s = False, time.monotonic()
+        self.messages.update()
+        self.processing.mover.retry()
+        if self.schedule.finalize_is_due(self._journal_bytes()):
+            self.processing.finalize()
+
+    def _journal_bytes(self) -> int:
+        return self.processing.ledger.position.size
 
     def _n_pending(self) -> int:
-        return self.inbox.n_pending + len(self.work.waiting)
+        return self.inbox.n_pending + len(self.processing.waiting)
 
     def _is_over(self) -> bool:
-        if self.wishes.status is not None or self.work.is_over_budget():
+        if self.requests.stop or self.processing.is_over_budget():
             return True
-        return self.watch.max_passes is not None and self.passes >= self.watch.max_passes
+        return self.options.max_passes is not None and (
+            self.schedule.n_passes >= self.options.max_passes
+        )
 
     def _end(self) -> Report:
-        """Bring the output to its end, unless who asked for the end would wait too long."""
-        left_s = self.wishes.stopped_s + DRAIN_S - time.monotonic()
-        if self.wishes.status is None or self.work.finish_s() < left_s:
-            self.work.finish()
+        """Finalize the output, unless that takes longer than a requested stop allows."""
+        left_s = self.schedule.drain_left_s(self.requests.requested_s)
+        if self.schedule.expected_finalize_s(self._journal_bytes()) < left_s:
+            self.processing.finalize()
         else:
-            self.work.close()
+            self.processing.close()
             _log.info("the aggregates are left to the next run: they would take too long now")
-        output, failed = self.work.job.output, len(self.work.account.failing)
-        status, message = self.wishes.status or 0, ""
-        if failed:
-            message = f"{failed} inputs failed; each is named in {output / 'failures.jsonl'}"
+        output, n_failed = self.processing.job.output, len(self.processing.unreported.failing)
+        status, message = self.requests.exit_status or 0, ""
+        if n_failed:
+            inputs = "1 input" if n_failed == 1 else f"{n_failed} inputs"
+            message = f"{inputs} failed. See {output / 'failures.jsonl'}"
+        kept = kept_results(totals(self.processing.ledger.counts())["done"], output)
         if status == 130:
-            message = "interrupted; what was begun is finished and kept"
-        elif self.wishes.status is None and failed:
+            message = f"interrupted: {kept}"
+        elif self.requests.stop:
+            self.messages.stopped(f"stopped: {kept}")
+        elif n_failed:
             status = 3
-        if self.work.is_over_budget():
+        if self.processing.is_over_budget():
             status = 4
-            message = f"stopped by runner.max_failures={self.watch.max_failures}: {message}"
-        elif self.is_limited and not status and "move" in self.troubles:
-            status, message = 1, self.troubles.now["move"]
-        self.work.account.close()
+            message = f"stopped by runner.max_failures={self.options.max_failures}: {message}"
+        elif self.is_limited and not status and "move" in self.health:
+            status, message = 1, self.health.current["move"]
+        self.processing.unreported.reset()
         return self._report(status, message)
 
     def _report(self, status: int, message: str) -> Report:
-        """Return the end of the run; its wall is the time at work, not that of waiting."""
-        report = self.work.tally.report(self.work.job.output, status, message)
-        held = totals(self.work.ledger)
+        """Return the report of the run; its wall time is the time spent processing."""
+        report = self.processing.tally.report(self.processing.job.output, status, message)
+        held = totals(self.processing.ledger.counts())
         skipped = most_common(self.inbox.skipped)
-        return replace(report, wall_s=self.work.worked_s, totals=held, skipped=skipped)
+        return replace(report, wall_s=self.processing.busy_s, totals=held, skipped=skipped)

@@ -1,4 +1,4 @@
-"""What signals ask of a run that waits: to stop in order, or to begin its files anew."""
+"""Signals as requests to a watch: stop in order, or reopen the log and finalize."""
 
 from __future__ import annotations
 
@@ -14,27 +14,38 @@ from types import FrameType
 
 
 @dataclass
-class Wishes:
-    """What has been asked for so far.
+class StopRequests:
+    """What signals have requested so far.
 
     Attributes:
-        status: The exit status to end with; ``None`` as long as nobody asks.
-        stopped_s: When that was asked, on the monotonic clock.
-        anew: Whether SIGHUP has come since this was last set to False.
+        exit_status: The exit status to end with; ``None`` until a stop is requested.
+        requested_s: When the stop was requested, on the monotonic clock.
+        refresh: Whether SIGHUP has requested a new log file and up-to-date results.
     """
 
-    status: int | None = None
-    stopped_s: float = 0.0
-    anew: bool = False
+    exit_status: int | None = None
+    requested_s: float | None = None
+    refresh: bool = False
+
+    @property
+    def stop(self) -> bool:
+        """Whether a stop is requested."""
+        return self.exit_status is not None
+
+    def request_stop(self, exit_status: int) -> None:
+        """Request the run to stop in order."""
+        self.requested_s, self.exit_status = time.monotonic(), exit_status
 
 
 @contextmanager
-def hang_up_ignored() -> Iterator[None]:
-    """Have SIGHUP do nothing while the block runs, but for what ``heeded`` makes of it."""
+def sighup_ignored() -> Iterator[None]:
+    """Ignore SIGHUP while the block runs, except where ``signals_handled`` handles it.
+
+    Without this, logrotate would end a run that is still loading its model.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # or logrotate would end a run whose model is being loaded
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
@@ -43,51 +54,57 @@ def hang_up_ignored() -> Iterator[None]:
 
 
 @contextmanager
-def heeded(wake: Callable[[], None], late: Callable[[], None], late_s: float) -> Iterator[Wishes]:
-    """Note signals instead of being interrupted by them, while the block runs.
+def signals_handled(
+    requests: StopRequests,
+    wake: Callable[[], None],
+    abort: Callable[[], None],
+    abort_after_s: float,
+) -> Iterator[None]:
+    """Turn signals into requests while the block runs.
 
-    SIGTERM asks for the end with status 0, for the work begun is finished first; SIGINT for 130.
-    A second one ends the process at once: what is committed stays.
+    SIGTERM requests a stop with status 0, because in-flight work is finished first, and SIGINT one
+    with 130. A second one of them ends the process at once; committed results are kept. SIGHUP
+    requests a refresh.
 
     Args:
-        wake: Called by the handlers, to end a wait.
-        late: Called on another thread when the block has not ended ``late_s`` after it was asked
-            to; its exceptions are the thread's.
-        late_s: Seconds.
+        requests: Is updated by the signal handlers.
+        wake: Called by the signal handlers, to end a wait.
+        abort: Called on another thread if the block has not ended ``abort_after_s`` after a stop
+            was requested.
+        abort_after_s: Seconds.
     """
-    wishes = Wishes()
-    asked: SimpleQueue[bool] = SimpleQueue()  # whole operations: a handler may put
+    # SimpleQueue.put is reentrant, so a signal handler may call it at any point
+    stops: SimpleQueue[bool] = SimpleQueue()
 
-    def hurry() -> None:
-        if asked.get():
+    def enforce() -> None:
+        if stops.get():
             with suppress(Empty):
-                asked.get(timeout=late_s)
+                stops.get(timeout=abort_after_s)
                 return
-            late()
+            abort()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if wishes.status is not None:
+        if requests.stop:
             os._exit(128 + number)
-        wishes.status = 130 if number == signal.SIGINT else 0
-        wishes.stopped_s = time.monotonic()
-        asked.put(True)
+        requests.request_stop(130 if number == signal.SIGINT else 0)
+        stops.put(True)
         wake()
 
     def hang_up(number: int, frame: FrameType | None) -> None:
-        wishes.anew = True
+        requests.refresh = True
         wake()
 
     if threading.current_thread() is not threading.main_thread():
-        yield wishes  # only the main thread may set handlers
+        yield  # only the main thread may set handlers
         return
-    wanted = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up}
-    thread = threading.Thread(target=hurry, name="hurry", daemon=True)
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up}
+    thread = threading.Thread(target=enforce, name="enforce-stop", daemon=True)
     thread.start()
-    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield wishes
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        asked.put(False)
+        stops.put(False)
         thread.join()

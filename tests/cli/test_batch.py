@@ -28,7 +28,7 @@ def test_the_main_job(d2run: Run, photos: Path, tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         "error: broken.jpg: decode: truncated JPEG (image file is truncated "
         f"({broken_bytes(done.stderr)} bytes not processed))",
-        f"error: 1 of 7 inputs failed; each is named in {out}/failures.jsonl",
+        f"error: 1 of 7 inputs failed; see {out}/failures.jsonl",
     ]
     assert "6 done, 1 failed" in done.stdout
     predictions = lines(out / "predictions.jsonl")
@@ -95,7 +95,7 @@ def test_nvjpeg_needs_a_cuda_device(d2run: Run, photos: Path) -> None:
     nvjpeg = (*FAKE, f"input={photos}", "output=run", "decode.jpeg=nvjpeg")
     done = d2run(*nvjpeg, "device=cpu")
     assert done.returncode == 2
-    assert done.stderr == "error: decode.jpeg=nvjpeg needs a CUDA device; this job's is cpu\n"
+    assert done.stderr == "error: decode.jpeg=nvjpeg needs a CUDA device; this job runs on cpu\n"
 
 
 def test_relative_input_is_relative_to_the_caller(d2run: Run, photos: Path) -> None:
@@ -194,7 +194,7 @@ def test_the_failure_budget(
     done = d2run(*FAKE, f"input={folder}", "output=run", *options)
     assert done.returncode == status
     assert len(lines(tmp_path / "cwd/run/inputs.jsonl")) == 5 - left
-    assert (f"{left} inputs were not looked at" in done.stderr) == bool(left)
+    assert (f"{left} inputs were not processed" in done.stderr) == bool(left)
 
 
 AWKWARD = [

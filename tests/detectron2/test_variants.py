@@ -18,7 +18,7 @@ from pipeline.runnables.detectron2 import Detectron2
 
 pytestmark = pytest.mark.detectron2
 
-SCORE = 0.05  # docs/performance.md: of every detection above it
+SCORE = 0.05  # benchmarks/README.md: of every detection above it
 MASK, BOX = "MODEL.ROI_MASK_HEAD.", "MODEL.ROI_BOX_HEAD."
 CLASSES = (  # few, so that scores of random weights are above it
     "MODEL.ROI_HEADS.NUM_CLASSES", 5, "MODEL.RETINANET.NUM_CLASSES", 5,

@@ -1,20 +1,34 @@
-"""The example of a user's own package, as its user would test it."""
+"""The example of a custom package, tested as its author would."""
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from PIL import Image
 
 from pipeline.errors import ConfigError
-from pipeline.protocols import Aggregate, Sink, Stage
+from pipeline.protocols import (
+    Aggregate,
+    Asset,
+    BeginsAssets,
+    Durable,
+    Sink,
+    Source,
+    Stage,
+)
 from pipeline.records import Categories
 from pipeline.testing import make_result
 
@@ -68,7 +82,7 @@ def test_not_at_edge_returns_the_same_object_when_all_stay(stages):
 
 
 def test_not_at_edge_refuses_a_negative_margin(stages):
-    with pytest.raises(ConfigError, match="margin_px: expected at least 0 pixels, got -1"):
+    with pytest.raises(ConfigError, match="margin_px: expected a number of at least 0, got -1"):
         stages.NotAtEdge(margin_px=-1)
 
 
@@ -112,32 +126,117 @@ def test_counts_leave_the_old_file_when_a_line_is_broken(sinks, tmp_path):
     assert (tmp_path / "counts.csv").read_text() == "old"
 
 
+def test_counts_is_an_aggregate(sinks, tmp_path):
+    sink = sinks.CountsCsv(tmp_path / "counts.csv")
+    assert isinstance(sink, Aggregate)
+    assert not isinstance(sink, Sink)
+    assert sink.outputs == ("counts.csv",)
+
+
+def test_on_change(plant):
+    stage = importlib.import_module("plant.changes").OnChange()
+    assert isinstance(stage, BeginsAssets)
+    kept = []
+    for counts in ([2, 2, 3, 3, 0], [0, 1, 1]):  # two assets
+        stage.begin(None)
+        kept.append([stage(make_result(n)) is not None for n in counts])
+    assert kept == [[True, False, True, False, True], [True, True, False]]
+
+
+def test_tables(plant, tmp_path):
+    asset, failed = SimpleNamespace(id="a/b.tif"), SimpleNamespace(id="c.tif")
+    with importlib.import_module("plant.tables").Tables(str(tmp_path)) as sink:
+        assert isinstance(sink, Sink)
+        assert isinstance(sink, Durable)
+        sink.begin(asset)
+        for i in range(2):
+            sink.write(make_result(i, index=i, time_s=i / 10))
+        assert not (tmp_path / "tables").exists()  # nothing half-written is visible
+        sink.flush(asset)
+        sink.begin(failed)
+        sink.discard(failed)
+        sink.sync()
+    table = tmp_path / "tables" / "a" / "b.tif.csv"
+    assert table.read_text() == "frame,seconds,instances\n0,0.000,0\n1,0.100,1\n"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [table]
+
+
+def write_stack(path: Path, *levels: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pages = [Image.fromarray(np.full((24, 32, 3), (level, 0, 9), np.uint8)) for level in levels]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+
+
+def test_stacks(plant, tmp_path):
+    write_stack(tmp_path / "b.tif", 1, 2, 3)
+    write_stack(tmp_path / "a.tiff", 7)
+    source = importlib.import_module("plant.stacks").stacks(str(tmp_path), fps=5)
+    assert [asset.id for asset in source] == ["a.tiff", "b.tif"]
+    assert all(isinstance(asset, Asset) and not asset.is_still for asset in source)
+    frames = list(source[1].frames())
+    assert [frame.image[0, 0].tolist() for frame in frames] == [[9, 0, 1], [9, 0, 2], [9, 0, 3]]
+    assert [(frame.index, frame.time_s) for frame in frames] == [(0, 0), (1, 0.2), (2, 0.4)]
+    assert source[1].fingerprint() == hashlib.sha256(source[1].path.read_bytes()).hexdigest()
+
+
+def test_source_stage_and_sink_in_a_run(tmp_path):
+    """A stack of three pages, one that is broken, and one of a single page."""
+    write_stack(tmp_path / "stacks" / "a.tif", 1, 2, 3)
+    (tmp_path / "stacks" / "b.tif").write_text("no TIFF")
+    write_stack(tmp_path / "stacks" / "c.tif", 4)
+    command = [
+        sys.executable, str(ROOT / "run.py"), "--config-dir", str(EXAMPLE / "conf"),
+        "trusted_packages=[pipeline,runners,plant]", "source=stacks", "source.fps=2",
+        "stage=[min_score,on_change]", "sink=[tables]", "model=shapes", "runnable=fake",
+        f"input={tmp_path / 'stacks'}", f"output={tmp_path / 'out'}",
+    ]  # fmt: skip
+    environment = {"PYTHONPATH": str(EXAMPLE), "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    tables = {path.name: path.read_text() for path in (tmp_path / "out" / "tables").iterdir()}
+    assert tables == {
+        f"{name}.tif.csv": f"frame,seconds,instances\n0,0.000,{n}\n"
+        for name, n in {"a": 3, "c": 3}.items()
+    }
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    assert [(r["asset"], r["frame"], r["time_s"]) for r in map(json.loads, lines)] == [
+        ("a.tif", 0, 0.0), ("c.tif", 0, 0.0),
+    ]  # fmt: skip
+    (failure,) = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
+    assert json.loads(failure)["asset"] == "b.tif"
+
+
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
 def test_options_build(path):
-    lines = path.read_text().splitlines()
+    group, lines = path.parent.name, path.read_text().splitlines()
     assert lines[0].startswith("# python run.py --config-dir examples/user_package/conf ")
-    config = OmegaConf.create({path.parent.name: OmegaConf.load(path), "output": "out"})
-    (name,) = config[path.parent.name]
-    assert name == path.stem
-    built = instantiate(config[path.parent.name][name], _convert_="all")
-    if path.parent.name == "stage":
-        assert isinstance(built, Stage)
-    else:
-        assert isinstance(built, Aggregate)
-        assert not isinstance(built, Sink)
+    config = OmegaConf.create({"node": OmegaConf.load(path), "output": "out", "input": "in"})
+    node = config.node
+    if group != "source":
+        assert list(node) == [path.stem]
+        node = node[path.stem]
+    built = instantiate(node, _convert_="all")
+    kind = {"stage": Stage, "sink": Sink | Aggregate, "source": Source}[group]
+    assert isinstance(built, kind)
 
 
-def test_files_are_as_short_as_they_are_said_to_be():
+def test_parts_are_short():
     for path in EXAMPLE.glob("plant/*.py"):
-        assert len(path.read_text().splitlines()) < 40, path
+        text = path.read_text()
+        assert len(text.splitlines()) < 50, path
+        for node in ast.parse(text).body:
+            assert node.end_lineno - node.lineno + 1 < 40, path
 
 
 def test_the_readme_names_what_is_there():
     readme = (EXAMPLE / "README.md").read_text()
     for path in OPTIONS:
-        assert f"{path.relative_to(EXAMPLE)}" in readme
-    (command,) = re.findall(r"^PYTHONPATH=.*$", readme, re.MULTILINE)
-    for group, names in re.findall(r"'(stage|sink)=\[(.*?)\]'", command):
+        assert f"`{path.relative_to(EXAMPLE)}`" in readme
+    for path in EXAMPLE.glob("plant/[a-z]*.py"):
+        assert f"`{path.relative_to(EXAMPLE)}`" in readme
+    commands = re.findall(r"^PYTHONPATH=.*$", readme, re.MULTILINE)
+    assert len(commands) == 2
+    for group, names in re.findall(r"(?:'|\b)(stage|sink|source)=\[?([\w,]+)", "".join(commands)):
         for name in names.split(","):
             option = f"conf/{group}/{name}.yaml"
             assert (EXAMPLE / option).exists() or (ROOT / option).exists(), option
@@ -148,10 +247,3 @@ def test_the_page_shows_the_code_that_is_there():
     body = (EXAMPLE / "plant" / "stages.py").read_text()
     call = body[body.index("    def __call__") : body.index("\n\n\ndef at_least")]
     assert call in page
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    for block in blocks:  # each runs as it stands, and the test in it passes
-        scope: dict[str, object] = {"__name__": "page"}
-        exec(compile(block, "write_a_stage.md", "exec", dont_inherit=True), scope)
-        for name, value in list(scope.items()):
-            if name.startswith("test_"):
-                value()

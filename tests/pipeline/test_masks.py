@@ -170,6 +170,68 @@ def test_no_masks():
     assert masks.dense().shape == (0, 8, 9)
 
 
+def moved(bitmap, dx, dy, size):
+    """The bitmap in a frame of another size, pixel by pixel."""
+    result = np.zeros(size, bool)
+    for y, x in np.argwhere(bitmap):
+        if 0 <= y + dy < size[0] and 0 <= x + dx < size[1]:
+            result[y + dy, x + dx] = True
+    return result
+
+
+def assert_same(masks, bitmap):
+    """Equal pixels have equal edges, and so the same RLE."""
+    assert masks.size == bitmap.shape
+    np.testing.assert_array_equal(masks.edges[0], masks_of(bitmap).edges[0])
+    assert masks.edges[0].dtype == np.int64
+    assert masks.rle() == [coco(bitmap)]
+
+
+def test_shifted_by_nothing(bitmap):
+    assert_same(masks_of(bitmap).shifted(0, 0, bitmap.shape), bitmap)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_shifted_and_cropped_are_exact(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(40):
+        height, width, *size = rng.integers(1, 12, 4).tolist()
+        bitmap = rng.random((height, width)) < rng.choice([0.1, 0.5, 0.9, 1])
+        dx, dy = rng.integers(-12, 13, 2).tolist()
+        assert_same(masks_of(bitmap).shifted(dx, dy, tuple(size)), moved(bitmap, dx, dy, size))
+        box = (-dx, -dy, size[1] - dx, size[0] - dy)
+        assert_same(masks_of(bitmap).cropped(box), moved(bitmap, dx, dy, size))
+
+
+def test_tiles_are_moved_back_into_their_frame():
+    frame = RNG.random((40, 50)) < 0.5
+    halves = [(0, 0, 25, 40), (25, 0, 50, 40)]
+    left, right = (masks_of(frame).cropped(box).shifted(*box[:2], (40, 50)) for box in halves)
+    joined = InstanceMasks.concatenate([left, right])
+    assert len(joined) == 2
+    np.testing.assert_array_equal(joined.dense().any(axis=0), frame)
+    assert not joined.dense().all(axis=0).any()
+
+
+def test_shifted_keeps_the_order_of_several_masks():
+    bitmaps = np.stack([drawn(5, 6, S[1, 1]), drawn(5, 6), drawn(5, 6, S[2:4, 3])])
+    shifted = InstanceMasks.from_dense(bitmaps).shifted(1, 1, (5, 6))
+    np.testing.assert_array_equal(shifted.dense(), [moved(b, 1, 1, (5, 6)) for b in bitmaps])
+
+
+@pytest.mark.parametrize("box", [(2, 2, 2, 5), (2, 2, 5, 1)])
+def test_cropped_refuses_a_box_without_pixels(box):
+    with pytest.raises(ValueError, match="has no pixels"):
+        masks_of(drawn(5, 6)).cropped(box)
+
+
+def test_concatenate_refuses_masks_of_different_frames():
+    with pytest.raises(ValueError, match=r"expected one size, got \[\(5, 6\), \(6, 5\)\]"):
+        InstanceMasks.concatenate([masks_of(drawn(6, 5)), masks_of(drawn(5, 6))])
+    with pytest.raises(ValueError, match="expected one size, got"):
+        InstanceMasks.concatenate([])
+
+
 def test_crops_and_corners_must_be_as_many():
     with pytest.raises(ValueError, match="argument"):
         InstanceMasks.from_crops([RING], [], RING.shape)

@@ -136,9 +136,76 @@ def test_selection_out_of_range(index):
         full()[index]
 
 
+def test_repr_is_short():
+    fields = "masks, keypoints, track_ids, sem_seg, panoptic_seg, speed"
+    assert repr(full()) == f"Predictions(4 instances, image_size=(48, 64), with {fields})"
+    assert repr(make_predictions(0)) == "Predictions(0 instances, image_size=(48, 64))"
+    assert repr(full().masks) == "InstanceMasks(4 masks, size=(48, 64))"
+
+
 def test_selection_where_nothing_is_optional():
     q = make_predictions(2)[[1]]
     assert (q.masks, q.keypoints, q.track_ids, dict(q.extra)) == (None, None, None, {})
+
+
+def test_concatenate():
+    p = full()
+    joined = Predictions.concatenate([p[:1], p[[]], p[1:]])
+    assert len(joined) == 4
+    for name in ("boxes", "scores", "classes", "keypoints", "track_ids"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(p, name))
+    assert [edges.tolist() for edges in joined.masks.edges] == [e.tolist() for e in p.masks.edges]
+    np.testing.assert_array_equal(joined.extra["speed"], p.extra["speed"])
+    assert joined.sem_seg is p.sem_seg
+    assert joined.panoptic_seg is p.panoptic_seg
+    assert (joined.segments, joined.stuff_names) == (p.segments, p.stuff_names)
+
+
+def test_concatenate_where_nothing_is_optional():
+    joined = Predictions.concatenate(
+        [make_predictions(2), make_predictions(3), make_predictions(0)]
+    )
+    assert len(joined) == 5
+    assert joined.masks is joined.keypoints is joined.track_ids is joined.sem_seg is None
+
+
+def test_concatenate_nothing():
+    with pytest.raises(ValueError, match="at least one part"):
+        Predictions.concatenate([])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"masks": None}, "not all parts have masks", id="masks"),
+        pytest.param({"keypoints": None}, "not all parts have keypoints", id="keypoints"),
+        pytest.param(
+            {"keypoints": np.zeros((4, 3, 3))},
+            r"keypoints is float32 \('N', 2, 3\) and float32 \('N', 3, 3\)",
+            id="keypoints of another kind",
+        ),
+        pytest.param({"track_ids": None}, "not all parts have track_ids", id="track_ids"),
+        pytest.param({"extra": {}}, r"not all parts have extra \['speed'\]", id="extra"),
+        pytest.param(
+            {"extra": {"speed": np.zeros((4, 2))}},
+            r"extra\['speed'\] is float64 \('N', 2\) and int64 \('N', 2\)",
+            id="extra of another type",
+        ),
+        pytest.param({"sem_seg": None}, "sem_seg differs", id="map in one part"),
+        pytest.param({"panoptic_seg": np.zeros((48, 64))}, "panoptic_seg differs", id="map"),
+        pytest.param({"segments": ()}, "segments differs", id="segments"),
+        pytest.param({"class_names": ("a", "b", "c")}, "class_names differs", id="class_names"),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_concatenate_refuses(changes, message, order):
+    with pytest.raises(ValueError, match=f"Predictions.concatenate: {message}"):
+        Predictions.concatenate([full(), full().replace(**changes)][::order])
+
+
+def test_concatenate_refuses_frames_of_different_sizes():
+    with pytest.raises(ValueError, match="image_size differs"):
+        Predictions.concatenate([make_predictions(size=(48, 64)), make_predictions(size=(64, 48))])
 
 
 def test_empty():
@@ -185,20 +252,20 @@ def test_categories_without_ids_count_from_one():
         pytest.param(
             {"thing_names": ("a", "b"), "thing_ids": (7, 7)}, "thing_ids: duplicate id", id="twice",
         ),
-        pytest.param({"thing_names": ("a",), "thing_ids": (True,)}, "a whole number", id="bool"),
-        pytest.param({"thing_names": ("a",), "thing_ids": (-1,)}, "not a whole number", id="minus"),
+        pytest.param({"thing_names": ("a",), "thing_ids": (True,)}, "whole numbers", id="bool"),
+        pytest.param({"thing_names": ("a",), "thing_ids": (-1,)}, "whole numbers", id="minus"),
         pytest.param({"thing_names": ("",)}, "is empty", id="empty"),
         pytest.param({"stuff_names": (" ",)}, "is empty", id="blank"),
-        pytest.param({"thing_names": (1,)}, "is not text but a int", id="number"),
+        pytest.param({"thing_names": (1,)}, "is not text but int", id="number"),
         pytest.param({"thing_names": ("a\ud800",)}, "surrogate pair, U[+]D800", id="surrogate"),
         pytest.param({"stuff_names": ("a\nb",)}, "control character, U[+]000A", id="newline"),
         pytest.param({"keypoint_names": ("a\0",)}, "control character, U[+]0000", id="nul"),
         pytest.param({"thing_names": ("a\u2029",)}, "control character, U[+]2029", id="separator"),
         pytest.param(
-            {"keypoint_names": ("a",), "skeleton": ((0, 1),)}, "none of the 1", id="skeleton"
+            {"keypoint_names": ("a",), "skeleton": ((0, 1),)}, "indices in 0..0", id="skeleton"
         ),
         pytest.param(
-            {"keypoint_names": ("a",), "skeleton": ((0, -1),)}, "none of the 1", id="below"
+            {"keypoint_names": ("a",), "skeleton": ((0, -1),)}, "indices in 0..0", id="below"
         ),
     ],
 )  # fmt: skip

@@ -11,7 +11,7 @@ from batches import lines, record, results, run, write_images
 
 from pipeline.sources import Skipped
 from pipeline.system.files import asset_keys
-from runners.rundir.order import write_skipped
+from runners.rundir.lists import write_skipped
 
 HEIC = "unsupported image format (.heic)"
 NO_EXTENSION = "not an image (no extension)"

@@ -17,12 +17,12 @@ def arm() -> None:
     from failing_decoder import faulty
 
     from pipeline.sources.decode import reading
-    from runners.rundir import opening
+    from runners.rundir import readers
 
     reading.decode_image = faulty
     command = [sys.executable, str(HERE / "failing_decoder.py")]
-    opening.DecodeWorkers = functools.partial(  # type: ignore[misc, assignment]
-        opening.DecodeWorkers, command=command
+    readers.DecodeWorkers = functools.partial(  # type: ignore[misc, assignment]
+        readers.DecodeWorkers, command=command
     )
 
 

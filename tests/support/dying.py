@@ -24,6 +24,7 @@ def _places() -> dict[str, tuple[Any, str]]:
     from pipeline.sinks.predictions import PredictionsJsonl
     from pipeline.system.files import OutputFolder
     from runners.rundir import commit as session
+    from runners.rundir import lists
     from runners.rundir import order as results
     from runners.rundir.ledger.ledger import Ledger
     from runners.rundir.record import Record
@@ -39,7 +40,7 @@ def _places() -> dict[str, tuple[Any, str]]:
         "state": (Ledger, "state"),
         "order": (results, "put_in_order"),
         "end of order": (results, "finish_order"),
-        "lists": (results, "write_lists"),
+        "lists": (lists, "write_lists"),
         "aggregate": (CocoJson, "build"),
         "finish": (session, "finish"),
         "record": (Record, "finish"),

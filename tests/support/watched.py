@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +18,9 @@ import runners.watch.runner as runner
 from pipeline.config import build_job
 from pipeline.job import Report
 from runners.reporting.status import Status
-from runners.watch.signals import Wishes
+from runners.watch.signals import StopRequests
 
-QUICK = ("runner.settle_s=0.1", "runner.poll_s=0.1", "runner.finalise_every_s=0")
+QUICK = ("runner.settle_s=0.1", "runner.poll_s=0.1", "runner.finalize_every_s=0")
 IN_THIS_PROCESS = "decode.isolation=none"
 
 
@@ -45,20 +44,22 @@ class Watched:
         given += [*QUICK, f"input={self.inbox}", f"output={self.out}"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             job = build_job(compose("config", [*given, *arguments]))
-        self.wishes, self.ended = Wishes(), None
+        self.ended = None
         ready = threading.Event()
 
         @contextmanager
-        def heeded(wake: Any, late: Any, late_s: float) -> Iterator[Wishes]:
-            self._wake, self._late = wake, late
+        def handled(
+            requests: StopRequests, wake: Any, abort: Any, abort_after_s: float
+        ) -> Iterator[None]:
+            self.requests, self._wake, self._abort = requests, wake, abort
             ready.set()
-            yield self.wishes
+            yield
 
         def monitored(*args: Any, **kwargs: Any) -> Status:
             self._status = Status(*args, every_s=0.05, **kwargs)
             return self._status
 
-        self._patch.setattr(runner, "heeded", heeded)
+        self._patch.setattr(runner, "signals_handled", handled)
         self._patch.setattr(runner, "Status", monitored)
 
         def run() -> None:
@@ -72,24 +73,24 @@ class Watched:
         self._thread.start()
         assert ready.wait(30)
 
-    def stop(self, status: int = 0, *, late: bool = False) -> Report:
+    def stop(self, status: int = 0, *, abort: bool = False) -> Report:
         """Do what a signal does, and wait for the end."""
-        self.wishes.stopped_s, self.wishes.status = time.monotonic(), status
+        self.requests.request_stop(status)
         self._wake()
-        if late:
-            self._late()
+        if abort:
+            self._abort()
         return self.wait()
 
     def hang_up(self) -> None:
         """Do what SIGHUP does."""
-        self.wishes.anew = True
+        self.requests.refresh = True
         self._wake()
 
     def wait(self) -> Report:
         """Wait until it has ended by itself; raises what it raised."""
         assert self._thread is not None
         self._thread.join(30)
-        assert not self._thread.is_alive(), "it goes on"
+        assert not self._thread.is_alive(), "it is still running"
         if isinstance(self.ended, BaseException):
             raise self.ended
         assert self.ended is not None
@@ -98,9 +99,9 @@ class Watched:
     def abandon(self) -> None:
         """End it if a test has not."""
         if self._thread is not None and self._thread.is_alive():
-            self.wishes.status = 0
+            self.requests.request_stop(0)
             self._wake()
-            self._late()
+            self._abort()
             self._thread.join(30)
 
     def lines(self, name: str = "predictions.jsonl") -> list[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""A user's own package: stages and a sink for a plant's cameras."""
+"""A custom package: stages, sinks and a source for the cameras of a plant."""

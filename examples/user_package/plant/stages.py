@@ -1,4 +1,4 @@
-"""Two stages: one a class, one a function that returns a function."""
+"""Two stages: a class, and a function that returns a function."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import ConfigError
 from pipeline.records import Result
+from pipeline.validation import check_number
 
 
 @dataclass(frozen=True)
 class NotAtEdge:
-    """Drops the instances whose box comes within ``margin_px`` pixels of the frame's edge."""
+    """Drops instances whose box comes within ``margin_px`` pixels of the frame's edge."""
 
     margin_px: float = 1
 
     def __post_init__(self) -> None:
-        if self.margin_px < 0:
-            raise ConfigError(f"margin_px: expected at least 0 pixels, got {self.margin_px}")
+        check_number("margin_px", self.margin_px, 0)
 
     def __call__(self, result: Result) -> Result:
         boxes = result.predictions.boxes  # x1, y1, x2, y2
@@ -30,5 +29,5 @@ class NotAtEdge:
 
 
 def at_least(n: int) -> Callable[[Result], Result | None]:
-    """Drop the frames on which fewer than ``n`` instances are left."""
+    """Drop frames with fewer than ``n`` instances."""
     return lambda result: result if len(result.predictions) >= n else None

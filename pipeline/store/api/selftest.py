@@ -35,7 +35,7 @@ _SIDE_PX = 128
 _MAX_SIDE_PX = 1024  # of an image in a file
 _MAX_BYTES = 64 << 20  # of its arrays; a mask takes 16 kB
 _KEPT = 20  # the best instances: below them, equal scores change places
-# docs/performance.md: what another order of the same arithmetic may change in float32
+# benchmarks/README.md: what another order of the same arithmetic may change in float32
 _BOX_PX = 0.05
 _SCORE = 1e-3
 _PIXELS = 1e-3  # share of a mask's or map's pixels

@@ -1,9 +1,9 @@
-"""Whether the ledger is, byte for byte, what the run before closed.
+"""Detects whether the ledger is, byte for byte, as the last run closed it.
 
-Its entries have checksums, but to check a million of them takes seconds that a resumed run does not
-have to spare. So when a ledger is closed, the CRC-32 of the file is put into the header, where
-SQLite keeps four bytes for the application. A flipped bit anywhere, or a run that was killed, and
-it does not fit any more: then all is verified one by one.
+Verifying the checksums of a million entries takes seconds. So when a ledger is closed, the CRC-32
+of the whole file is written to its header, into four bytes that SQLite reserves for applications.
+If it does not match, because the last run was killed or a bit was flipped, the ledger is verified
+row by row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BLOCK = 1 << 20
 
 
 def is_sealed(path: Path) -> bool:
-    """Return whether a closed ledger is as it was sealed."""
+    """Return whether a closed ledger is unchanged since it was sealed."""
     descriptor = open_file(path, os.O_RDONLY)
     try:
         return os.pread(descriptor, _LENGTH, _AT) == _digest(descriptor)
@@ -28,13 +28,13 @@ def is_sealed(path: Path) -> bool:
 
 
 def seal(path: Path) -> None:
-    """Seal a closed ledger. A power cut may undo that, which costs only time.
+    """Seal a closed ledger. A power cut may lose the seal, which costs only time.
 
     Raises:
         OSError: It cannot be read or written.
-        OutputError: It is no regular file any more.
+        OutputError: It is not a regular file.
     """
-    # not while SQLite has it open: closing another descriptor of a file frees SQLite's locks on it
+    # never while SQLite has it open: closing any descriptor of a file releases SQLite's locks on it
     descriptor = open_file(path, os.O_RDWR)
     try:
         os.pwrite(descriptor, _digest(descriptor), _AT)

@@ -1,4 +1,4 @@
-"""Which file of a watched folder each input was, and what the ledger remembers of it."""
+"""Which file of a watched folder each input was."""
 
 from __future__ import annotations
 
@@ -7,27 +7,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runners.rundir.ledger.ledger import (
-    SOURCE_FILES,
-    Ledger,
-    LedgerDamagedError,
-    checksum_of,
-    statements,
-)
+from pipeline.errors import LedgerDamagedError
+from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.ledger.rows import checksum_of, is_intact
+from runners.rundir.ledger.tables import SOURCE_FILES, statements
 
 _COLUMNS = "id, name, gone, unreported, checksum"
 
 
 @dataclass(slots=True)
 class SourceFile:
-    """The file that an input was.
+    """The file that an input was read from.
 
     Attributes:
-        id: The input's.
-        name: The file's path in the watched folder; differs from the id if an earlier file had
-            that name.
-        gone: d2run has moved or deleted it: another file of this name is another input.
-        unreported: It failed, and no run has ended in order since.
+        id: Id of the input.
+        name: Path of the file in the watched folder; differs from the id if an earlier file had
+            the same name.
+        gone: Whether d2run moved or deleted it, so that another file of this name is another input.
+        unreported: Whether it failed and no run has reported that at its end.
     """
 
     id: str
@@ -37,10 +34,10 @@ class SourceFile:
 
 
 class SourceFiles:
-    """The rows of a ledger about source files. An input without one is the file of its id.
+    """The rows of a ledger about source files. An input without a row has its id as file name.
 
     Args:
-        ledger: Open. What is put here is kept by its ``commit``.
+        ledger: Open; its ``commit`` makes changes durable.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -49,7 +46,7 @@ class SourceFiles:
             return
         for statement in statements(SOURCE_FILES):
             ledger.execute(statement)
-        ledger.commit()  # or a rollback would take the table with it
+        ledger.commit()  # otherwise a rollback would drop the table
 
     def put(self, files: Iterable[SourceFile]) -> None:
         """Add rows, or replace those of the same ids."""
@@ -62,21 +59,21 @@ class SourceFiles:
             )
 
     def of_name(self, name: str) -> list[SourceFile]:
-        """Return the rows of files with this name, and the row of this id."""
+        """Return the rows of files with this name, and the row with this id."""
         raw = os.fsencode(name)
         return self._select("id = ? OR name = ?", (raw, raw))
 
     def of_ids(self, ids: Sequence[str]) -> dict[str, SourceFile]:
-        """Return the rows of these inputs, as far as there are any."""
+        """Return the rows of those inputs that have one."""
         marks = ", ".join("?" * len(ids))
         return {file.id: file for file in self._select(f"id IN ({marks})", map(os.fsencode, ids))}
 
     def unreported(self) -> list[SourceFile]:
-        """Return the rows of failures that no run has reported at its end."""
+        """Return the rows of failures that no run has reported."""
         return self._select("unreported")
 
     def report(self) -> None:
-        """Note that all failures have been reported."""
+        """Mark all failures as reported."""
         reported = self.unreported()
         for file in reported:
             file.unreported = False
@@ -87,9 +84,9 @@ class SourceFiles:
         return list(self._files(self._ledger.execute(statement, tuple(values))))
 
     def _files(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[SourceFile]:
-        for *row, checksum in rows:
-            if checksum_of(tuple(row)) != checksum:
-                raise LedgerDamagedError(self._ledger.path, "a row does not fit its checksum")
-            asset_id, name, gone, unreported = row
+        for row in rows:
+            if not is_intact(row):
+                raise LedgerDamagedError(self._ledger.path, "a row does not match its checksum")
+            asset_id, name, gone, unreported, _ = row
             source = os.fsdecode(asset_id if name is None else name)
             yield SourceFile(os.fsdecode(asset_id), source, bool(gone), bool(unreported))

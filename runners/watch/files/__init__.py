@@ -1,1 +1,1 @@
-"""What happens to source files after their results are committed."""
+"""Post-processing of source files after their results are committed."""

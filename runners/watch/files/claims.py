@@ -1,4 +1,4 @@
-"""Files that are about to be moved or deleted, under a private name until they are checked."""
+"""Claims: files that are about to be moved or deleted get a private name and are compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import OutputError
 from pipeline.sources.decode.reading import why
-from runners.watch.files.folders import (
+from runners.watch.files.directories import (
     NotAFolderError,
     digest,
     exists,
@@ -20,45 +20,49 @@ from runners.watch.files.folders import (
     rename_new,
 )
 from runners.watch.inbox.versions import Arrival
-from runners.watch.inbox.writers import Writers
+from runners.watch.inbox.writers import WriterCheck
 
 FOLDER = ".d2run"
 
 
 @dataclass(frozen=True, slots=True)
-class Processed:
+class ProcessedFile:
     """A file whose outcome is committed.
 
     Attributes:
-        id: Of the input.
+        id: The id of the input.
         arrival: The version of the file that was found.
-        ok: Whether the input is done rather than failed.
+        is_done: Whether the input is done; False if it failed.
         sha256: Of the content that was decoded; ``None`` if it could not be read.
     """
 
     id: str
     arrival: Arrival
-    ok: bool
+    is_done: bool
     sha256: str | None
 
 
 @dataclass
 class Claims:
-    """Renames processed files into ``.d2run/`` beside them, so that nobody opens them any more.
+    """Renames processed files into ``.d2run/`` beside them, where nobody opens them by name.
 
-    Whoever already has one open keeps writing into it there, which shows. What is not as it was
-    decoded is put back. What a killed run has left in such a folder is found by the next scan.
+    A process that already has such a file open keeps writing into it there, which is detected. A
+    file that differs from what was decoded is restored. Files that a killed run has left in such a
+    folder are found by the next scan.
 
     Attributes:
         root: The watched folder.
-        marker: Suffix of a file that goes along, such as ``.done``.
+        marker: Suffix of a marker file that is renamed along, such as ``.done``.
     """
 
     root: Path
     marker: str | None = None
 
-    def take(self, file: Processed) -> bool:
-        """Rename a file, its marker first; return False if this version is not there any more.
+    def claim(self, file: ProcessedFile) -> bool:
+        """Rename a file, its marker first.
+
+        Returns:
+            False if this version of the file is no longer there.
 
         Raises:
             OutputError: It cannot be renamed; it is where it was.
@@ -70,12 +74,12 @@ class Claims:
                 if (status.st_size, status.st_mtime_ns) != _version(file):
                     return False
                 with opened(folder, [FOLDER], make=True) as private:
-                    # first: a marker alone would vouch for whatever gets this name next
-                    self._marker(folder, name, private)
+                    # first: a marker alone would vouch for the next file of this name
+                    self._rename_marker(folder, name, private)
                     try:
                         rename_new(folder, name, private, name)
                     except BaseException:
-                        self._marker(private, name, folder)
+                        self._rename_marker(private, name, folder)
                         raise
             return True
         except FileNotFoundError:
@@ -83,92 +87,90 @@ class Claims:
         except NotAFolderError as exc:
             if os.path.islink(self.root.joinpath(*parents, FOLDER)):  # noqa: PTH114
                 raise OutputError(f"cannot move {file.arrival.path}: {exc}") from exc
-            return False  # a folder on the way has become a link: it is another file
+            return False  # a parent folder has become a link, so the path names another file
         except OSError as exc:
             raise OutputError(f"cannot move {file.arrival.path}: {why(exc)}") from exc
 
-    def hold(self, file: Processed, writers: Writers) -> bool:
-        """Say whether a file is byte for byte what was decoded, and nobody can write to it.
+    def is_unchanged(self, file: ProcessedFile, writers: WriterCheck) -> bool:
+        """Return whether a file is byte for byte what was decoded, and not open for writing.
 
         Args:
-            file: Was taken.
-            writers: Made after that.
+            file: A claimed file.
+            writers: Created after the file was claimed.
         """
-        if file.ok and file.sha256 is None:
+        if file.is_done and file.sha256 is None:
             return False
         with suppress(OSError), self.opened(file) as (folder, private, name):
             try:
-                descriptor = _content(folder, private, name)
-            except PermissionError:  # it failed because of that, and is not deleted
+                descriptor = _open_content(folder, private, name)
+            except PermissionError:  # then this is why it failed; it is moved, never deleted
                 status = os.stat(name, dir_fd=private, follow_symlinks=False)
-                same = (status.st_size, status.st_mtime_ns) == _version(file)
-                return same and file.sha256 is None
+                is_same = (status.st_size, status.st_mtime_ns) == _version(file)
+                return is_same and file.sha256 is None
             try:
-                if writers.write(descriptor):
+                if writers.is_open_for_writing(descriptor):
                     return False
-                same = file.sha256 in (None, digest(descriptor))
+                is_same = file.sha256 in (None, digest(descriptor))
                 status = os.fstat(descriptor)
-                same = same and stat.S_ISREG(status.st_mode)
-                return same and (status.st_size, status.st_mtime_ns) == _version(file)
+                is_same = is_same and stat.S_ISREG(status.st_mode)
+                return is_same and (status.st_size, status.st_mtime_ns) == _version(file)
             finally:
                 os.close(descriptor)
         return False
 
-    def put_back(self, folder_id: str, name: str) -> None:
-        """Give a file its name back, or the next free one if a newer file has that by now.
+    def restore(self, folder_id: str, name: str) -> None:
+        """Give a file its name back, or the next free one if a newer file has that name.
 
         Raises:
             OSError: It cannot be renamed.
         """
-        parents = folder_id.split("/") if folder_id else []
-        with opened(self.root, parents) as folder, opened(folder, [FOLDER]) as private:
+        with opened(self.root, _parts(folder_id)) as folder, opened(folder, [FOLDER]) as private:
             for new in numbered(name, len(os.fsencode(self.marker or ""))):
                 with suppress(FileExistsError):
                     rename_new(private, name, folder, new)
                     break
-            self._marker(private, name, folder, new)
-        self.tidy(folder_id)
+            self._rename_marker(private, name, folder, new)
+        self.remove_folder(folder_id)
 
-    def left(self, folder_id: str) -> list[str]:
+    def leftovers(self, folder_id: str) -> list[str]:
         """Return the names of the files that were left in a folder's ``.d2run/``.
 
         Raises:
             OSError: It cannot be listed.
         """
-        parents = folder_id.split("/") if folder_id else []
-        with opened(self.root, [*parents, FOLDER]) as private, os.scandir(private) as listing:
+        parts = [*_parts(folder_id), FOLDER]
+        with opened(self.root, parts) as private, os.scandir(private) as listing:
             names = {entry.name for entry in listing if not entry.is_dir(follow_symlinks=False)}
-        if self.marker:  # one that has its file goes with it
+        if self.marker:  # a marker is renamed together with its file
             names -= {name + self.marker for name in names}
         return sorted(names)
 
-    def describe(self, folder_id: str, name: str) -> Processed:
-        """Return what is known of a file that was left there: its version and content.
+    def read_leftover(self, folder_id: str, name: str) -> ProcessedFile:
+        """Return the version and content of a file that was left in a folder's ``.d2run/``.
 
         Raises:
             OSError: It cannot be read.
         """
         name_id = f"{folder_id}/{name}" if folder_id else name
         arrival = Arrival(name_id, self.root / name_id, 0, 0)
-        with self.opened(Processed(name_id, arrival, False, None)) as (folder, private, _):
-            descriptor = _content(folder, private, name)
+        with self.opened(ProcessedFile(name_id, arrival, False, None)) as (folder, private, _):
+            descriptor = _open_content(folder, private, name)
             try:
                 status = os.fstat(descriptor)
                 sha256 = digest(descriptor)
             finally:
                 os.close(descriptor)
         arrival = replace(arrival, size=status.st_size, mtime_ns=status.st_mtime_ns)
-        return Processed(name_id, arrival, False, sha256)
+        return ProcessedFile(name_id, arrival, False, sha256)
 
-    def tidy(self, folder_id: str) -> None:
-        """Remove a folder's ``.d2run/`` if nothing is in it."""
-        parents = folder_id.split("/") if folder_id else []
-        with suppress(OSError), opened(self.root, parents) as folder:
+    def remove_folder(self, folder_id: str) -> None:
+        """Remove a folder's ``.d2run/`` if it is empty."""
+        with suppress(OSError), opened(self.root, _parts(folder_id)) as folder:
             os.rmdir(FOLDER, dir_fd=folder)
 
     @contextmanager
-    def opened(self, file: Processed) -> Iterator[tuple[int, int, str]]:
-        """Open the folder that a file was in and the one that it is in; give its name too.
+    def opened(self, file: ProcessedFile) -> Iterator[tuple[int, int, str]]:
+        """Open the original folder of a file and the private one; yield both and its name.
 
         Raises:
             OSError: They cannot be opened.
@@ -177,18 +179,22 @@ class Claims:
         with opened(self.root, parents) as folder, opened(folder, [FOLDER]) as private:
             yield folder, private, name
 
-    def _marker(self, folder: int, name: str, other: int, new: str | None = None) -> None:
+    def _rename_marker(self, folder: int, name: str, target: int, new: str | None = None) -> None:
         if self.marker and exists(folder, name + self.marker):
             with suppress(FileExistsError):
-                rename_new(folder, name + self.marker, other, (new or name) + self.marker)
+                rename_new(folder, name + self.marker, target, (new or name) + self.marker)
 
 
-def _version(file: Processed) -> tuple[int, int]:
+def _parts(folder_id: str) -> list[str]:
+    return folder_id.split("/") if folder_id else []
+
+
+def _version(file: ProcessedFile) -> tuple[int, int]:
     return file.arrival.size, file.arrival.mtime_ns
 
 
-def _content(folder: int, private: int, name: str) -> int:
-    """Open a file for reading; a link leads where it led from its own folder."""
+def _open_content(folder: int, private: int, name: str) -> int:
+    """Open a claimed file for reading; a relative link is resolved from its original folder."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         target = os.readlink(name, dir_fd=private)

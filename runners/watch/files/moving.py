@@ -1,4 +1,4 @@
-"""What becomes of the files whose outcomes are committed, however often a run is killed."""
+"""Moves and deletes files in step with the ledger, so that a kill at any point loses nothing."""
 
 from __future__ import annotations
 
@@ -10,138 +10,143 @@ from dataclasses import dataclass, field, replace
 from pipeline.errors import OutputError
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles
-from runners.watch.account import Account
-from runners.watch.files.after import After
-from runners.watch.files.claims import FOLDER, Processed
-from runners.watch.files.names import Names
+from runners.watch.counts import UnreportedCounts
+from runners.watch.files.claims import FOLDER, ProcessedFile
+from runners.watch.files.input_ids import InputIds
+from runners.watch.files.postprocessing import PostProcessing
+from runners.watch.health import HealthIssues
 from runners.watch.inbox.inbox import Inbox
-from runners.watch.troubles import Troubles
 
 _log = logging.getLogger("d2run")
 
 
 @dataclass
-class Moving:
-    """Moves and deletes files, in an order that a kill cannot upset.
+class FileMover:
+    """Moves and deletes files whose outcomes are committed.
 
-    A file gets a private name and is compared with what was decoded, the ledger is told that it is
-    gone, and only then is it moved or deleted. What a killed run has left under private names is
-    brought to its end if the ledger has its outcome, and put back if not.
+    A file gets a private name and is compared with what was decoded, the ledger records that it is
+    gone, and only then is it moved or deleted. For files that a killed run has left under private
+    names, the move is completed if the ledger has their outcome; otherwise they are restored.
 
     Attributes:
-        after: Does it, for one file.
-        ledger: Has the outcomes.
-        files: Learns which are gone.
-        names: Which input a file is.
-        account: Which inputs are failing.
-        inbox: Looks again at what has changed.
-        troubles: Learns what cannot be moved.
+        post_processing: Moves or deletes one file.
+        ledger: Holds the outcomes.
+        files: Records which files are gone.
+        input_ids: The input of each file.
+        unreported: Holds which inputs are failing.
+        inbox: Checks changed files again.
+        health: Shows that files cannot be moved.
     """
 
-    after: After
+    post_processing: PostProcessing
     ledger: Ledger
     files: SourceFiles
-    names: Names
-    account: Account
+    input_ids: InputIds
+    unreported: UnreportedCounts
     inbox: Inbox
-    troubles: Troubles
-    _unmoved: dict[str, Processed] = field(default_factory=dict, init=False)
-    _complaints: set[str] = field(default_factory=set, init=False)
+    health: HealthIssues
+    _unmoved: dict[str, ProcessedFile] = field(default_factory=dict, init=False)
+    _logged: set[str] = field(default_factory=set, init=False)
 
-    def settle(self, files: Sequence[Processed]) -> None:
-        """Move or delete files as the user wishes; what cannot be moved stays for now.
+    def process(self, files: Sequence[ProcessedFile]) -> None:
+        """Move or delete files as configured; those that cannot be moved are retried later.
 
         Raises:
-            OutputError: The ledger cannot be written, or what was moved not made durable.
+            OutputError: The ledger cannot be written, or a move cannot be made durable.
         """
-        if self.after.action != "keep":
-            self._finish([file for file in files if self._is_taken(file)])
+        if self.post_processing.action != "keep":
+            self._apply([file for file in files if self._claim(file)])
 
-    def settle_late(self) -> None:
-        """Move those that could not be moved before, until one still cannot.
+    def retry(self) -> None:
+        """Move files that could not be moved before, until one fails again.
 
         Raises:
-            OutputError: As for ``settle``.
+            OutputError: As for ``process``.
         """
         while self._unmoved:
-            left = len(self._unmoved)
-            self.settle([self._unmoved.pop(next(iter(self._unmoved)))])
-            if len(self._unmoved) == left:
-                break  # it is the last in line now, and the others have their turn
+            n_left = len(self._unmoved)
+            self.process([self._unmoved.pop(next(iter(self._unmoved)))])
+            if len(self._unmoved) == n_left:
+                break  # the file is last in line now, so that the next retry tries another one
         if not self._unmoved:
-            self.troubles.end("move")
+            self.health.resolve("move")
 
     def recover(self) -> bool:
-        """Settle what a killed run has left, as the last look found it; say if there was any.
+        """Complete or undo what a killed run has left, as found by the last scan.
+
+        Returns:
+            Whether there was anything.
 
         Raises:
-            OutputError: As for ``settle``.
+            OutputError: As for ``process``.
         """
-        folder_ids = self.inbox.left_behind
+        claims, folder_ids = self.post_processing.claims, self.inbox.leftover_folders
         for folder_id in folder_ids:
             try:
-                for name in self.after.claims.left(folder_id):
+                for name in claims.leftovers(folder_id):
                     self._recover(folder_id, name)
-                self.after.claims.tidy(folder_id)
+                claims.remove_folder(folder_id)
             except OSError as exc:
-                complaint = f"cannot put back what is in {folder_id}/{FOLDER}: {exc}"
-                if complaint not in self._complaints:
-                    self._complaints.add(complaint)
-                    _log.error("%s", complaint)
+                text = f"cannot restore the files in {folder_id}/{FOLDER}: {exc}"
+                if text not in self._logged:
+                    self._logged.add(text)
+                    _log.error("%s", text)
         return bool(folder_ids)
 
     def _recover(self, folder_id: str, name: str) -> None:
-        if self.after.action != "keep":
-            with suppress(OSError):  # it cannot be read, and is put back
-                file = self.after.claims.describe(folder_id, name)
-                known = self.names.known(file.arrival.id)
+        claims = self.post_processing.claims
+        if self.post_processing.action != "keep":
+            with suppress(OSError):  # it cannot be read, and is restored
+                file = claims.read_leftover(folder_id, name)
+                known = self.input_ids.known(file.arrival.id)
                 for entry in self.ledger.find(list(known)).values():
                     if entry.sha256 == file.sha256:
-                        self._finish([replace(file, id=entry.id, ok=entry.outcome == "done")])
+                        is_done = entry.outcome == "done"
+                        self._apply([replace(file, id=entry.id, is_done=is_done)])
                         return
-        self.after.claims.put_back(folder_id, name)
+        claims.restore(folder_id, name)
 
-    def _is_taken(self, file: Processed) -> bool:
+    def _claim(self, file: ProcessedFile) -> bool:
         try:
-            taken = self.after.claim(file)
+            is_claimed = self.post_processing.claim(file)
         except OutputError as exc:
-            self._wait(file, exc)
+            self._retry_later(file, exc)
             return False
-        if not taken:
-            self.inbox.again(file.arrival)
-        return taken
+        if not is_claimed:
+            self.inbox.recheck(file.arrival)
+        return is_claimed
 
-    def _finish(self, taken: Sequence[Processed]) -> None:
+    def _apply(self, claimed: Sequence[ProcessedFile]) -> None:
         try:
-            right, wrong = self.after.confirm(taken)
-            for file in wrong:
-                self.inbox.again(file.arrival)
-            if right:
-                self._remember(right, gone=True)
+            unchanged, changed = self.post_processing.verify(claimed)
+            for file in changed:
+                self.inbox.recheck(file.arrival)
+            if unchanged:
+                self._record(unchanged, gone=True)
                 self.ledger.commit()
         except BaseException:
-            self.after.give_back(taken)
-            for file in taken:
-                self.inbox.again(file.arrival)
+            self.post_processing.restore(claimed)
+            for file in claimed:
+                self.inbox.recheck(file.arrival)
             raise
-        for file in right:
+        for file in unchanged:
             try:
-                self.after.release(file)
+                self.post_processing.apply(file)
             except OutputError as exc:
-                self._remember([file], gone=False)
-                self._wait(file, exc)
+                self._record([file], gone=False)
+                self._retry_later(file, exc)
             else:
-                self.inbox.forget(file.arrival.id)  # should it come again, the ledger knows
-        self.after.sync()
+                self.inbox.forget(file.arrival.id)  # the ledger knows it, should it come back
+        self.post_processing.sync()
 
-    def _remember(self, files: Sequence[Processed], *, gone: bool) -> None:
-        failing = self.account.failing
+    def _record(self, files: Sequence[ProcessedFile], *, gone: bool) -> None:
+        failing = self.unreported.failing
         self.files.put(
             SourceFile(file.id, file.arrival.id, gone, unreported=file.id in failing)
             for file in files
         )
 
-    def _wait(self, file: Processed, exc: OutputError) -> None:
+    def _retry_later(self, file: ProcessedFile, exc: OutputError) -> None:
         self._unmoved[file.id] = file
-        if "move" not in self.troubles:  # the next files will say the same
-            self.troubles.begin("move", exc)
+        if "move" not in self.health:  # the next files will fail for the same reason
+            self.health.report("move", exc)

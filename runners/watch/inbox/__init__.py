@@ -1,1 +1,1 @@
-"""Which files of a watched directory are complete and new."""
+"""Finds the files of a watched folder that are complete and new."""

@@ -1,9 +1,8 @@
-"""Be woken when a folder changes. Only a hint: events get lost, and the scan finds all."""
+"""Events of the kernel when a folder changes. Events get lost; scans find everything."""
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
@@ -13,29 +12,31 @@ from pathlib import Path
 
 from pipeline.errors import printable
 from pipeline.sources.scan import left_out
+from pipeline.system.files import file_identity
+from runners.watch.schedule import BACK_OFF_S, BackOff
 
 _log = logging.getLogger("d2run")
-_STEP_MS = 100  # how long a burst must pause to be told; half of it is the mean delay
-_CHECK_MS = 1000  # how often to look whether the root is still the folder that is watched
+_STEP_MS = 100  # how long a burst must pause to be reported; half of it is the mean delay
+_CHECK_MS = 1000  # how often to check that the root is still the same folder
 _DELETED = 3  # watchfiles.Change.deleted
-_LONGEST_S = 86400.0  # a socket's timeout cannot be much longer than this
+_MAX_TIMEOUT_S = 86400.0  # a socket does not support much longer timeouts
 
 
 class Events:
-    """Wakes who waits when something below a folder has changed.
+    """Ends a wait when something below a folder has changed.
 
-    A daemon thread listens to the kernel. It dies of a name that is not UTF-8, of the limit on
-    inotify watches, or with the folder; that is a line in the log, at most one an hour for a
-    cause, and it is started again after 1 s, then 2 s ... 60 s.
+    A daemon thread subscribes to the kernel's events. It fails at a name that is not UTF-8, at the
+    limit on inotify watches, or when the folder disappears. This is logged, at most once per hour
+    and cause, and the thread subscribes again after 1 s, then 2 s ... 60 s.
 
     Args:
-        root: The folder, watched with all below it.
-        events: ``False``: only ``wake()`` wakes.
-        leave_out: Folders below it whose changes are no news: what was moved away, the output.
-        backoff_s: The first wait before a new start, in seconds, and the longest.
+        root: The folder, watched with everything below it.
+        events: Whether to subscribe; if not, only ``wake`` ends a wait.
+        excluded: Folders below it whose changes are irrelevant: the output, moved files.
+        back_off_s: The first and the longest pause before the thread subscribes again.
 
     Attributes:
-        alive: Whether the thread listens now.
+        is_subscribed: Whether events are delivered at present.
     """
 
     def __init__(
@@ -43,24 +44,24 @@ class Events:
         root: Path,
         *,
         events: bool = True,
-        leave_out: Sequence[Path] = (),
-        backoff_s: tuple[float, float] = (1.0, 60.0),
+        excluded: Sequence[Path] = (),
+        back_off_s: tuple[float, float] = BACK_OFF_S,
     ) -> None:
         self.root = root.absolute()
         self.events = events
-        self.alive = False
+        self.is_subscribed = False
         self._prefix = f"{self.root}/"
-        self._leave_out = tuple(f"{path.absolute()}/" for path in leave_out)
-        self._backoff_s = backoff_s
+        self._excluded = tuple(f"{path.absolute()}/" for path in excluded)
+        self._back_off = BackOff(*back_off_s)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._logged_at: dict[str, float] = {}
-        self._ears: tuple[socket.socket, socket.socket] | None = None
+        self._sockets: tuple[socket.socket, socket.socket] | None = None
 
     def __enter__(self) -> Events:
-        """Start to listen."""
-        self._ears = socket.socketpair()
-        self._ears[1].setblocking(False)
+        """Subscribe to events."""
+        self._sockets = socket.socketpair()
+        self._sockets[1].setblocking(False)
         self._stop.clear()
         if self.events:
             self._thread = threading.Thread(target=self._supervise, name="events", daemon=True)
@@ -68,81 +69,79 @@ class Events:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """End the thread, unless the file system holds it: then it ends with the process."""
+        """End the thread. If the file system blocks it, it ends with the process."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=2.0)
-        if self._ears is not None:
-            for ear in self._ears:
-                ear.close()
+        if self._sockets is not None:
+            for each in self._sockets:
+                each.close()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for a change or for ``wake()``; handlers of signals run meanwhile.
+        """Wait for a change or for ``wake``; signal handlers run meanwhile.
 
         Returns:
-            Whether it was woken, also by what happened since the last call, rather than timed out.
+            True if it was woken, also by what happened since the last call; False at the timeout.
         """
-        if self._ears is None:
+        if self._sockets is None:
             raise RuntimeError("wait() outside of the with block")
-        ear = self._ears[0]
-        ear.settimeout(min(max(timeout_s, 0.0), _LONGEST_S))
+        receiver = self._sockets[0]
+        receiver.settimeout(min(max(timeout_s, 0.0), _MAX_TIMEOUT_S))
         try:
-            ear.recv(1 << 16)
+            receiver.recv(1 << 16)
         except (TimeoutError, BlockingIOError):
             return False
         return True
 
     def wake(self) -> None:
-        """Wake who waits; may be called from a handler of a signal, and from any thread."""
-        # A socket takes no lock that the interrupted thread might hold. Full: it is awake anyway.
-        if self._ears is not None:
+        """End the wait. Safe to call from a signal handler and from any thread."""
+        # A socket needs no lock, which the interrupted thread might hold. If it is full, the
+        # waiting thread has been woken already.
+        if self._sockets is not None:
             with suppress(OSError):
-                self._ears[1].send(b"\0")
+                self._sockets[1].send(b"\0")
 
     def _supervise(self) -> None:
-        first_s, longest_s = self._backoff_s
-        pause_s = first_s
         while not self._stop.is_set():
             started = time.monotonic()
             try:
                 self._listen()
-            except Exception as exc:  # it only makes things quicker: nothing of it may end a run
+            except Exception as exc:  # scans find everything, so no error here may end the run
                 self._log(exc)
-            was_alive, self.alive = self.alive, False
-            if was_alive:
-                self.wake()  # what it died of may have been a file
-            if was_alive and time.monotonic() - started > longest_s:
-                pause_s = first_s
-            self._stop.wait(pause_s)
-            pause_s = min(2 * pause_s, longest_s)
+            was_subscribed, self.is_subscribed = self.is_subscribed, False
+            if was_subscribed:
+                self.wake()  # the event that failed may have been a file
+            if was_subscribed and time.monotonic() - started > self._back_off.longest_s:
+                self._back_off.reset()
+            self._stop.wait(self._back_off.next_s())
 
     def _listen(self) -> None:
-        from watchfiles import watch  # here: a run without events need not load it
+        from watchfiles import watch  # not needed without events
 
-        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # a line for each change else
-        root = _identity(self.root)
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs every change
+        root = file_identity(self.root.stat())
         changes = watch(
             self.root,
-            watch_filter=self._is_news,
+            watch_filter=self._is_relevant,
             step=_STEP_MS,
             debounce=10 * _STEP_MS,
             rust_timeout=_CHECK_MS,
             yield_on_timeout=True,
             stop_event=self._stop,
             force_polling=False,
-            ignore_permission_denied=True,  # of a folder below; the others are watched
+            ignore_permission_denied=True,  # to a subfolder; the others are watched
         )
         for change in changes:
-            if not self.alive:
-                self.alive = True
-                self.wake()  # what came before is not told
+            if not self.is_subscribed:
+                self.is_subscribed = True
+                self.wake()  # what happened before is not reported
             elif change:
                 self.wake()
-            if _identity(self.root) != root:
+            if file_identity(self.root.stat()) != root:
                 raise FileNotFoundError("the folder has been replaced")
 
-    def _is_news(self, change: int, path: str) -> bool:
-        if change == _DELETED or path.startswith(self._leave_out):
+    def _is_relevant(self, change: int, path: str) -> bool:
+        if change == _DELETED or path.startswith(self._excluded):
             return False
         return not any(map(left_out, path.removeprefix(self._prefix).split("/")))
 
@@ -151,9 +150,4 @@ class Events:
         if now - self._logged_at.get(cause, float("-inf")) >= 3600.0:
             self._logged_at[cause] = now
             text = printable(f"{exc}")
-            _log.warning("no events from %s, only scans, for now: %s", self.root, text)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = os.stat(path)  # noqa: PTH116
-    return status.st_dev, status.st_ino
+            _log.warning("no events from %s at present, only scans: %s", self.root, text)

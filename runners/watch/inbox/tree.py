@@ -1,4 +1,4 @@
-"""Walk a folder again and again; list only what has changed since the last time."""
+"""Walks a folder repeatedly, and lists only the folders that have changed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from pathlib import Path
 
 from pipeline.sources.decode.reading import why
 from pipeline.sources.scan import OF_A_RUN, left_out, natural_key, not_an_image
+from pipeline.system.files import file_identity
 from runners.watch.files.claims import FOLDER as CLAIMS
-from runners.watch.inbox.news import News
+from runners.watch.inbox.skipped import SkippedFilesReport
 
-# The coarsest time stamps of a file system (FAT): within them a folder may change once more and
-# keep its mtime.
-_TICK_S = 2.0
-NOWHERE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
+# Resolution of the coarsest time stamps of a file system (FAT). Within it, a folder may change once
+# more and keep its mtime.
+_TIMESTAMP_RESOLUTION_S = 2.0
+NOT_FOUND = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 
 
 @dataclass(slots=True)
-class Entry:
-    """A name of an image in a folder that was listed.
+class FoundFile:
+    """An image in a folder that was listed.
 
     Attributes:
         id: Path relative to the root.
-        status: Its size, times and inode, links followed; ``None`` for a link to nowhere.
+        status: Its size, times and inode, links followed; ``None`` for a dangling link.
     """
 
     id: str
@@ -38,11 +39,11 @@ class Entry:
 
 @dataclass(slots=True)
 class _Folder:
-    """What a listing found, and the folder's state as it was just before."""
+    """What a listing found, and the state of the folder just before."""
 
     state: tuple[int, int, int] | None  # device, inode, mtime_ns
     first_s: float  # when this state was listed first
-    settled: bool = False  # listed again a tick later: a later change shows in the state
+    settled: bool = False  # listed again later than the resolution: changes show in the state
     folders: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -50,43 +51,46 @@ class _Folder:
 
 
 class Tree:
-    """The folders below a root, and what is in them that is not an image to be read.
+    """The folders below a root, and the skipped files in them.
 
-    A folder is listed again only if its (device, inode, mtime) differs, or if it was listed but
-    once, or twice within two seconds: time stamps are compared with one another, never with a
-    clock. What changes without a trace in the folder itself, such as a file that is written over
-    in place, is found by a deep walk.
+    A folder is listed again only if its (device, inode, mtime) has changed, or if it was listed
+    only once, or twice within two seconds. Time stamps are compared with one another, never with a
+    clock. A change that does not affect the folder itself, such as a file that is overwritten in
+    place, is found by a deep walk.
 
     Args:
         root: The folder.
-        news: Is told of entries that are left out.
-        clock: Seconds, monotonic.
-        ignore: Patterns of names, or of paths below the root, that are left out.
-        recursive: Go into sub-folders.
-        leave_out: Folders that are not part of the input.
-        follow: Go into linked folders.
-        marker: Suffix of the file that must lie beside an image; ``None`` for none.
+        skipped_report: Collects skipped files.
+        clock: Returns the current time in seconds; monotonic.
+        ignore: Patterns of names, or of paths below the root, to skip.
+        recursive: Whether to walk subfolders.
+        excluded: Folders that are not part of the input.
+        follow: Whether to walk linked folders.
+        marker: Suffix of the file that must be beside an image; ``None`` for none.
+
+    Attributes:
+        n_listed: How many folders the last walk listed.
     """
 
     def __init__(
         self,
         root: Path,
-        news: News,
+        skipped_report: SkippedFilesReport,
         clock: Callable[[], float],
         *,
         ignore: Sequence[str] = (),
         recursive: bool = True,
-        leave_out: Sequence[Path] = (),
+        excluded: Sequence[Path] = (),
         follow: bool = True,
         marker: str | None = None,
     ) -> None:
         self.root = str(root)
         self.recursive = recursive
-        self.leave_out = leave_out
+        self.excluded = excluded
         self.follow = follow
         self.marker = marker
         self.n_listed = 0
-        self._news = news
+        self._skipped_report = skipped_report
         self._clock = clock
         self._ignored = re.compile("|".join(map(translate, ignore))).match if ignore else None
         self._folders: dict[str, _Folder] = {}
@@ -94,18 +98,18 @@ class Tree:
         self._device: int | None = None
 
     def skipped(self) -> Counter[str]:
-        """Return how many entries are left out, by reason."""
+        """Return how many files and folders are skipped, by reason."""
         total: Counter[str] = Counter()
         for folder in self._folders.values():
             if folder.skipped:
                 total.update(folder.skipped)
         return total
 
-    def left_behind(self) -> list[str]:
+    def leftover_folders(self) -> list[str]:
         """Return the ids of the folders that have files under private names."""
         return [folder_id for folder_id, folder in self._folders.items() if folder.has_claims]
 
-    def stale(self, asset_id: str) -> None:
+    def invalidate(self, asset_id: str) -> None:
         """List the folder of this file again at the next walk."""
         self._folders.pop(asset_id.rpartition("/")[0], None)
 
@@ -113,19 +117,23 @@ class Tree:
         """Return the path of a file or folder; that of the root for the empty id."""
         return f"{self.root}/{id}" if id else self.root
 
-    def walk(self, *, deep: bool = False) -> Iterator[Entry]:
+    def walk(self, *, deep: bool = False) -> Iterator[FoundFile]:
         """Yield the images in folders that have changed, or in all.
 
-        ``n_listed`` then says how many folders were listed. As in ``scan``, each real folder is
-        visited once, and one that is not reached by a link goes before one that is.
+        As in ``pipeline.sources.scan``, each real folder is visited once, and folders are visited
+        before linked folders.
+
+        Args:
+            deep: List all folders.
 
         Raises:
             OSError: The root cannot be listed, or an empty folder of another file system is in
-                its place; what is known of its folders stays.
+                its place; nothing is forgotten.
         """
         self.n_listed = 0
         self._visited = {}
-        apart = {_identity(path, follow=False) for path in self.leave_out} - {_identity(self.root)}
+        excluded = {_identity(path, follow=False) for path in self.excluded}
+        excluded.discard(_identity(self.root))
         seen = set(map(_identity, Path(os.path.realpath(self.root)).parents))
         todo, links = [""], list[str]()
         while todo or links:
@@ -138,10 +146,10 @@ class Tree:
             except OSError as exc:
                 self._unreadable(folder_id, exc)
                 continue
-            identity = status.st_dev, status.st_ino
-            if identity in apart or identity in seen:
+            identity = file_identity(status)
+            if identity in excluded or identity in seen:
                 reason = "link to a folder that is taken already"
-                self._leave(folder_id, reason if identity in seen else "not part of the input")
+                self._skip(folder_id, reason if identity in seen else "not part of the input")
                 continue
             seen.add(identity)
             yield from self._folder(folder_id, status, deep)
@@ -153,16 +161,16 @@ class Tree:
             links += [prefix + name for name in folder.links]
         self._folders = self._visited
 
-    def _folder(self, folder_id: str, status: os.stat_result, deep: bool) -> Iterator[Entry]:
+    def _folder(self, folder_id: str, status: os.stat_result, deep: bool) -> Iterator[FoundFile]:
         now_s = self._clock()  # after the state was read, and before the listing
-        state = status.st_dev, status.st_ino, status.st_mtime_ns
+        state = *file_identity(status), status.st_mtime_ns
         before = self._folders.get(folder_id)
         same = before is not None and before.state == state
         if before is not None and same and before.settled and not deep:
             self._visited[folder_id] = before
             return
         folder = _Folder(state, before.first_s if before is not None and same else now_s)
-        folder.settled = now_s - folder.first_s >= _TICK_S
+        folder.settled = now_s - folder.first_s >= _TIMESTAMP_RESOLUTION_S
         try:
             with os.scandir(self.path(folder_id)) as listing:
                 entries = list(listing)
@@ -184,10 +192,10 @@ class Tree:
             folder.has_claims |= entry.name == CLAIMS
             try:
                 reason, file = self._entry(entry_id, entry, folder, names)
-            except OSError as exc:  # it has gone since it was listed, or was never allowed
+            except OSError as exc:  # it has disappeared since it was listed, or may not be read
                 reason, file = why(exc), None
-                if exc.errno not in NOWHERE:
-                    folder.settled = False  # no trace in the folder would show that it can be read
+                if exc.errno not in NOT_FOUND:
+                    folder.settled = False  # the folder would not change when it can be read
             if file is not None:
                 yield file
             elif reason:
@@ -196,12 +204,12 @@ class Tree:
         for reason, example in examples.items():
             more = folder.skipped[reason] - (before.skipped[reason] if before else 0)
             if more > 0:
-                self._news.note(reason, example, more)
+                self._skipped_report.add(reason, example, more)
 
     def _entry(
         self, entry_id: str, entry: os.DirEntry[str], folder: _Folder, names: set[str]
-    ) -> tuple[str | None, Entry | None]:
-        """Sort an entry in, or return why it is left out, or the file that it is."""
+    ) -> tuple[str | None, FoundFile | None]:
+        """Return why an entry is skipped, or the file; a folder is added to ``folder``."""
         name = entry.name
         reason = left_out(name)
         if reason is None and self._ignored and (self._ignored(name) or self._ignored(entry_id)):
@@ -213,7 +221,7 @@ class Tree:
             try:
                 status = entry.stat()
             except OSError as exc:
-                if exc.errno not in NOWHERE:
+                if exc.errno not in NOT_FOUND:
                     raise
         elif entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False):
             status = entry.stat(follow_symlinks=False)
@@ -223,7 +231,7 @@ class Tree:
             if not self.recursive:
                 return "folder that is not gone into", None
             if entry.is_symlink() and not self.follow:
-                return "linked folder, which is entered with runner.after=keep only", None
+                return "linked folder (followed only with runner.after=keep)", None
             (folder.links if entry.is_symlink() else folder.folders).append(name)
             return None, None
         if status is not None and not stat.S_ISREG(status.st_mode):
@@ -233,10 +241,10 @@ class Tree:
         reason = not_an_image(name)
         if reason is None and self.marker and name + self.marker not in names:
             reason = "without a marker"
-        return reason, None if reason else Entry(entry_id, status)
+        return reason, None if reason else FoundFile(entry_id, status)
 
     def _check_mount(self, device: int, entries: Sequence[object]) -> None:
-        """Tell an empty folder from the mount point that an unmounted file system leaves."""
+        """Raise OSError if an unmounted file system has left its empty mount point here."""
         if self._device is not None and device != self._device and not entries:
             raise OSError(errno.ENOTCONN, "unmounted")
         self._device = device
@@ -244,21 +252,20 @@ class Tree:
     def _unreadable(self, folder_id: str, exc: OSError) -> None:
         if not folder_id:
             raise exc
-        if exc.errno in NOWHERE:
-            return  # gone since its parent was listed
+        if exc.errno in NOT_FOUND:
+            return  # it has disappeared since its parent was listed
         before = self._folders.get(folder_id)
         reason = f"folder that cannot be read ({why(exc)})"
         self._visited[folder_id] = _Folder(None, 0.0, skipped=Counter([reason]))
         if before is None or not before.skipped[reason]:
-            self._news.note(reason, folder_id)
+            self._skipped_report.add(reason, folder_id)
 
-    def _leave(self, folder_id: str, reason: str) -> None:
+    def _skip(self, folder_id: str, reason: str) -> None:
         self._visited[folder_id] = _Folder(None, 0.0, skipped=Counter([reason]))
 
 
-def _identity(path: str | Path, *, follow: bool = True) -> tuple[int, int]:
+def _identity(path: str | Path, *, follow: bool = True) -> tuple[int, int] | None:
     try:
-        status = os.stat(path, follow_symlinks=follow)  # noqa: PTH116
+        return file_identity(os.stat(path, follow_symlinks=follow))  # noqa: PTH116
     except OSError:
-        return -1, -1  # nothing that is there
-    return status.st_dev, status.st_ino
+        return None

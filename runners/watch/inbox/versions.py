@@ -1,4 +1,4 @@
-"""Which version of which file: what arrives, and what is done already."""
+"""Versions of files: the ones that arrive, and the ones that are processed already."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One version of a file that is ready to be read.
+    """One version of a file that is complete.
 
     Attributes:
         id: Path relative to the watched folder, ``/`` separators.
-        path: Where it lies.
-        size: In bytes, as it was when the file was found ready.
-        mtime_ns: Its modification time, in nanoseconds; a name for the version, never an age.
-        inode: Of the file; 0 where it is not known.
-        again: Whether it is looked at again because this version could not be decoded.
+        path: Absolute path.
+        size: Size in bytes when the file was found complete.
+        mtime_ns: Its modification time, in nanoseconds; identifies the version, never its age.
+        inode: Its inode; 0 if unknown.
+        is_retry: Whether this version was handed out before and could not be decoded.
     """
 
     id: str
@@ -28,71 +28,72 @@ class Arrival:
     size: int
     mtime_ns: int
     inode: int = 0
-    again: bool = False
+    is_retry: bool = False
 
-    def is_there(self) -> bool:
-        """Say whether it is still there, in this version."""
+    def is_current(self) -> bool:
+        """Return whether the file is still there, in this version."""
         try:
             status = self.path.stat()
         except OSError:
             return False
-        same = (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
-        return same and self.inode in (0, status.st_ino)
+        is_same = (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
+        return is_same and self.inode in (0, status.st_ino)
 
 
 @dataclass(slots=True)
 class Candidate:
-    """A file that is not done, or was handed out a short while ago.
+    """A file that is not processed yet, or was handed out recently.
 
     Attributes:
-        order: The look at which it was first seen.
+        first_check: Number of the check that saw the file first; files are handed out in this
+            order.
         since_s: When its version was first seen, or when it was handed out.
-        looked: The look at which it was last looked at.
-        version: Size, mtime_ns and inode; ``None`` for a link to nowhere.
-        reason: Why it cannot be handed out however long it stays as it is.
-        given: It was handed out in this version.
-        wait_s: How long its version must stay, in seconds.
-        doubtful: This version was handed out before, and could not be decoded.
+        wait_s: How long its version must stay unchanged, in seconds.
+        last_check: Number of the last check of the file.
+        version: Size, mtime_ns and inode; ``None`` for a dangling link.
+        reason: Why it is not handed out although it has not changed.
+        handed_out: Whether this version was handed out.
+        is_retry: Whether this version was handed out before and could not be decoded.
     """
 
-    order: int
+    first_check: int
     since_s: float
     wait_s: float
-    looked: int = 0
+    last_check: int = 0
     version: tuple[int, int, int] | None = None
     reason: str | None = None
-    given: bool = False
-    doubtful: bool = False
+    handed_out: bool = False
+    is_retry: bool = False
 
 
 class Versions:
-    """The latest version of each file, in about 130 MB for a million of them.
+    """The latest version of each file, in about 130 MB for a million files.
 
-    Ids and versions are kept as 64 bits each. Two ids that share theirs, among twenty million with
-    a probability of 1e-5, come up more often than they need to; none is lost.
+    Names and versions are stored as 64-bit hashes. If two names share a hash (probability 1e-5
+    among twenty million), their files are handed out more often than necessary; none is lost.
     """
 
     def __init__(self) -> None:
         self._latest: dict[int, int] = {}
-        self._kept: dict[int, int] | None = None
+        self._seen: dict[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self._latest)
 
     def add(self, asset_id: str, size: int, mtime_ns: int) -> None:
-        """Add a version; it takes the place of the file's earlier one."""
+        """Set the latest version of a file."""
         key, version = _key(asset_id), _version(size, mtime_ns)
         self._latest[key] = version
-        if self._kept is not None:
-            self._kept[key] = version
+        if self._seen is not None:
+            self._seen[key] = version
 
-    def holds(self, asset_id: str, size: int, mtime_ns: int) -> bool:
-        """Say whether this very version is the latest that was added."""
+    def is_latest(self, asset_id: str, size: int, mtime_ns: int) -> bool:
+        """Return whether this version of the file was added last."""
         key, version = _key(asset_id), _version(size, mtime_ns)
         if self._latest.get(key) != version:
             return False
-        if self._kept is not None:
-            self._kept[key] = version
+        if self._seen is not None:
+            self._seen[key] = version
         return True
 
     def remove(self, asset_id: str) -> None:
@@ -100,14 +101,14 @@ class Versions:
         self._latest.pop(_key(asset_id), None)
 
     @contextmanager
-    def swept(self) -> Iterator[None]:
-        """When the block ends well, forget what it has neither added nor found."""
-        self._kept = {}
+    def pruned(self) -> Iterator[None]:
+        """Forget, when the block ends without an error, what it has neither added nor found."""
+        self._seen = {}
         try:
             yield
-            self._latest = self._kept
+            self._latest = self._seen
         finally:
-            self._kept = None
+            self._seen = None
 
 
 def _key(asset_id: str) -> int:

@@ -297,7 +297,7 @@ def test_metadata_of_a_data_set(tmp_path):
         pytest.param(
             "a.json",
             b'{"categories": [{"id": 1, "name": "a", "keypoints": ["x"], "skeleton": [[1, 2]]}]}',
-            "joins a keypoint that is none of the 1",
+            "expected keypoint indices in 0..0",
             id="skeleton",
         ),
         pytest.param("a.json", b'{"thing_classes": ["a", "a"]}', "twice: a", id="metadata-twice"),

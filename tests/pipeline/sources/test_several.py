@@ -136,11 +136,11 @@ def test_the_command_line(here: Path, given: str, expected: list[str] | None) ->
         ("[a.png,film.mp4]", "does not read videos"),
         ("[a.png,[b.png]]", None),
         ("[a.png,out]", "output is the input"),
-        ("[a.png,out/overlay]", "lies where results go"),
+        ("[a.png,out/sem_seg]", "where results are written"),
     ],
 )
 def test_lists_that_mean_nothing(here: Path, given: str, message: str | None) -> None:
-    (here / "out/overlay").mkdir(parents=True)
+    (here / "out/sem_seg").mkdir(parents=True)
     if message is None:
         assert job_of(f"input={given}", "output=out").source is not None
         return

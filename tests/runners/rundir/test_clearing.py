@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from batches import job_of, lines, results, run, write_images
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.protocols import Asset
+from pipeline.records import Categories, Result
+from pipeline.system.files import OutputFolder, output_name, write_whole
 from runners.rundir.clearing import clear
 from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.owned import recorded_outputs
 
 RESTART = ("runner.on_change=restart", "stage.min_score.threshold=0.9", "sink=[coco,overlay]")
 MINE = (
@@ -93,11 +98,13 @@ def test_nothing_of_another_input_remains(here: Path) -> None:
 def test_clear(here: Path, sinks: str) -> None:
     """What is left is what d2run writes beside results, whichever sinks the next run has."""
     job = job_of("input=in", "output=out", f"sink={sinks}")
-    clear(job.output, job.sinks, job.aggregates)
+    recorded = recorded_outputs(job.output, None)
+    clear(job.output, job.sinks, recorded)
     assert {name.split("/")[0] for name in files(Path("out"))} == {
         ".lock", "run.json", "run.log", "status.json",
     }  # fmt: skip
-    clear(job.output, job.sinks, job.aggregates)  # may be repeated
+    assert not Path("out/overlay").exists()
+    clear(job.output, job.sinks, recorded)  # may be repeated
 
 
 def test_files_of_sinks_that_the_run_did_not_have(here: Path) -> None:
@@ -122,26 +129,136 @@ def test_what_a_killed_run_had_begun(here: Path) -> None:
     assert not (out / ".in_flight").exists()
 
 
-def test_a_custom_sink_removes_its_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, discarded = Path("out"), []
+class Notes:
+    """A custom sink: a file per image, one for all, and an aggregate's directory."""
 
-    class Custom:
-        def discard(self, asset: Any) -> None:
-            discarded.append(asset.id)
-            raise RuntimeError("it was never entered")
+    outputs = "notes/", "all.txt"
 
-    record = json.loads((out / "run.json").read_text())
-    record["settings"]["sinks"] = ["custom", "listing"]
-    (out / "run.json").write_text(json.dumps(record))
-    (out / "custom.csv").touch()
-    (out / "unlisted.csv").touch()
-    listing = type("Listing", (), {"files": ("custom.csv",)})()
-    other = type("Other", (), {"files": ("unlisted.csv",)})()
-    clear(out, {"custom": Custom(), "unknown": Custom()}, {"listing": listing, "other": other})  # type: ignore[dict-item]
-    assert sorted(discarded) == sorted({"x.png", "sub/y.png", "sub/deep/z.png", "bad.png",
-        os.fsdecode(b"caf\xe9.png"), "n" * 251 + ".png"})  # fmt: skip
-    assert not (out / "custom.csv").exists()
-    assert (out / "unlisted.csv").exists()
+    def __init__(self, root: Path) -> None:
+        self.folder = OutputFolder(root)
+        self.root = root
+
+    def __enter__(self) -> Notes:
+        (self.root / "all.txt").touch()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def begin(self, asset: Asset) -> None:
+        pass
+
+    def write(self, result: Result) -> None:
+        self.folder.write(f"notes/{output_name(result.frame.asset_id, '.txt')}", b"seen")
+
+    def flush(self, asset: Asset) -> None:
+        pass
+
+    def discard(self, asset: Asset) -> None:
+        self.folder.remove(f"notes/{output_name(asset.id, '.txt')}")
+
+
+class Frames(Notes):
+    """A sink that writes a file per frame, and can discard nothing before it is entered."""
+
+    def write(self, result: Result) -> None:
+        self.folder.write(f"notes/{output_name(result.frame.asset_id, '.txt', 0)}", b"seen")
+
+    def discard(self, asset: Asset) -> None:
+        raise RuntimeError("not entered")
+
+
+class Pages:
+    """A custom aggregate with a directory."""
+
+    is_aggregate = True
+    outputs = ("pages/",)
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def build(self, journal: Path, categories: Categories) -> None:
+        for i, _ in enumerate(journal.read_bytes().splitlines()):
+            write_whole(self.root / f"pages/{i // 2}/{i}.html", "page")
+
+
+def run_custom(sink: type[Notes] | None, *arguments: str) -> None:
+    job = job_of("input=in", "output=out", "sink=[]", *arguments)
+    sinks = job.sinks if sink is None else {"notes": sink(job.output), **job.sinks}
+    aggregates: Any = {} if sink is None else {"pages": Pages(job.output)}
+    job = replace(job, sinks=sinks, aggregates=aggregates)
+    job.runner.run(job)
+
+
+@pytest.fixture
+def custom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "in", "x.png", "sub/y.png", "n" * 250 + ".png")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("sink", [Notes, Frames])
+@pytest.mark.parametrize("has_it_again", [True, False])
+@pytest.mark.parametrize("how", [None, damage])
+def test_a_custom_sink_is_cleared_like_ours(
+    custom: Path, sink: Any, has_it_again: bool, how: Any
+) -> None:
+    run_custom(sink)
+    first = files(custom)
+    assert {name.split("/")[0] for name in first} >= {"notes", "all.txt", "pages"}
+    mine = {"notes/mine.txt", "notes/sub/deep/mine.txt", "notes/x.png/mine.md", "pages/mine.html"}
+    if sink is Notes:
+        mine.remove("notes/x.png/mine.md")
+    for name in mine:
+        (custom / name).parent.mkdir(parents=True, exist_ok=True)
+        (custom / name).write_text("mine")
+    Path("in/x.png").unlink()
+    if how is not None:
+        how(custom)
+        mine.discard("pages/mine.html")
+        (custom / "pages/mine.html").unlink()
+        for page in (custom / "pages").rglob("*.html"):  # only the ledger knew them
+            page.unlink()
+    run_custom(sink if has_it_again else None, "runner.on_change=restart", "seed=3")
+    left = {name for name in files(custom) if name.split("/")[0] in ("notes", "all.txt", "pages")}
+    assert not any("x.png.txt" in name or name.endswith("x.png/000000.txt") for name in left)
+    if not has_it_again:
+        assert left == mine
+    assert left >= mine
+
+
+def test_a_custom_sink_is_protected_like_ours(custom: Path) -> None:
+    custom.mkdir()
+    (custom / "all.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds all\.txt, which no run of d2run wrote"):
+        run_custom(Notes)
+    assert (custom / "all.txt").read_text() == "mine"
+    assert files(custom) == {"all.txt"}  # nothing was started
+    run_custom(None)
+    with pytest.raises(ConfigError, match=r"holds all\.txt, which no run of d2run wrote"):
+        run_custom(Notes, "seed=3", "runner.on_change=restart")
+    assert (custom / "all.txt").read_text() == "mine"
+    (custom / "all.txt").unlink()
+    run_custom(Notes, "seed=3", "runner.on_change=restart")
+    run_custom(Notes, "seed=3")  # its own files do not disturb it
+
+
+def test_the_input_is_where_an_earlier_sink_wrote(custom: Path) -> None:
+    run_custom(Notes)
+    write_images(custom / "notes", "x.png.txt.png")
+    before = files(custom)
+    with pytest.raises(ConfigError, match="is in notes/ of the output"):
+        run("input=out/notes", "output=out", "sink=[]", "runner.on_change=restart")
+    assert files(custom) == before
+
+
+def test_the_plan_shows_outputs(custom: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    job = job_of("input=in", "output=out", "sink=[overlay]", "runner=plan")
+    job = replace(job, sinks={"notes": Notes(job.output), **job.sinks})
+    job.runner.run(job)
+    shown = capfd.readouterr().out
+    for name in ("notes/", "all.txt", "overlay/", "predictions.jsonl", "failures.jsonl"):
+        assert name in shown
 
 
 def test_a_link_is_not_followed(here: Path) -> None:
@@ -175,6 +292,6 @@ def test_a_failed_or_changed_input_leaves_other_files(here: Path) -> None:
 def test_lists_that_no_run_wrote(here: Path, name: str) -> None:
     Path("mine").mkdir()
     Path("mine", name).write_text("mine")
-    with pytest.raises(PipelineError, match=f"{name} that no run of d2run wrote"):
+    with pytest.raises(PipelineError, match=f"{name}, which no run of d2run wrote"):
         run("input=in", "output=mine")
     assert Path("mine", name).read_text() == "mine"

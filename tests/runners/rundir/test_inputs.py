@@ -229,7 +229,7 @@ def test_a_watch_has_one_folder(here: Path) -> None:
     with pytest.raises(ConfigError, match="another input") as told:
         run("input=b", OUT, *watch)
     assert "extend" not in str(told.value)
-    with pytest.raises(ConfigError, match="on_change is 'extend'"):
+    with pytest.raises(ConfigError, match="on_change: expected error or restart, got 'extend'"):
         job_of("input=b", OUT, *watch, EXTEND)
     assert run("input=a", OUT).counts["earlier"] == 2  # a batch over the same folder
     run("input=b", OUT, EXTEND)
@@ -241,7 +241,7 @@ def test_a_watch_has_one_folder(here: Path) -> None:
 
 def test_plan_knows_the_input(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run("input=a", OUT)
-    for given, told in (("a", "done already"), ("b", "another input")):
+    for given, told in (("a", "already done"), ("b", "another input")):
         run(f"input={given}", OUT, "runner=plan")
         shown = capfd.readouterr()
         assert told in shown.out + shown.err

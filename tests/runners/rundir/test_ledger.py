@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import OutputError, OutputLockedError
+from pipeline.errors import LedgerDamagedError, OutputError, OutputLockedError
 from pipeline.sinks.predictions import Position
-from runners.rundir.ledger.ledger import Entry, Ledger, LedgerDamagedError
+from runners.rundir.ledger.ledger import Entry, Ledger
 
 ODD = [os.fsdecode(b"\xff.jpg"), "new\nline.jpg", "日本/ü.png", "%s{}'\".jpg", "a" * 250]
 

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import OutputError
 from pipeline.sinks.predictions import Position
+from runners.rundir import lists
 from runners.rundir import order as results
 from runners.rundir.ledger.ledger import Entry, Ledger
 
@@ -94,7 +95,7 @@ def test_lines_that_are_no_more_theirs(tmp_path: Path, ledger: Ledger) -> None:
 
 
 def test_lists(tmp_path: Path, ledger: Ledger) -> None:
-    results.write_lists(tmp_path, ledger)
+    lists.write_lists(tmp_path, ledger)
     inputs = [json.loads(t) for t in (tmp_path / "inputs.jsonl").read_text().splitlines()]
     assert [each["asset"] for each in inputs] == ["a", "b", "c", "d", "e", TRICKY]
     failures = [json.loads(t) for t in (tmp_path / "failures.jsonl").read_text().splitlines()]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.watch.files import after, folders
+from runners.watch.files import directories, transfer
 from runners.watch.inbox.inbox import Inbox
 from runners.watch.inbox.versions import Arrival
 
@@ -68,20 +68,20 @@ def put(root: Path, touch: Callable[..., Path]) -> Callable[..., Path]:
 
 @pytest.fixture
 def settled(clock: Clock) -> Callable[[Inbox], list[Arrival]]:
-    """Look, wait until what is there has settled, and look again."""
+    """Scan, wait until the files have settled, and scan again."""
 
-    def look(inbox: Inbox, deep: bool = False) -> list[Arrival]:
-        early = inbox.look(deep)
+    def scan(inbox: Inbox, deep: bool = False) -> list[Arrival]:
+        early = inbox.scan(deep)
         clock.now += 5.0
-        return early + inbox.look(deep)
+        return early + inbox.scan(deep)
 
-    return look
+    return scan
 
 
 @pytest.fixture
 def file_system_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Refuse to rename out of a folder and into it, as if it were a file system of its own."""
-    real = folders.rename_new
+    real = directories.rename_new
 
     def mount(path: str) -> None:
         def rename_new(folder: int, name: str, other: int, new: str) -> None:
@@ -90,6 +90,6 @@ def file_system_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
                 raise OSError(errno.EXDEV, "Invalid cross-device link")
             real(folder, name, other, new)
 
-        monkeypatch.setattr(after, "rename_new", rename_new)
+        monkeypatch.setattr(transfer, "rename_new", rename_new)
 
     return mount

@@ -22,7 +22,7 @@ from command_line import ROOT, write_picture
 from processes import wait_for
 from watched import IN_THIS_PROCESS, Watched
 
-import runners.rundir.opening as opening
+import runners.rundir.readers as readers
 from pipeline.errors import ConfigError, OutputError, RootGoneError
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.sinks.predictions import PredictionsJsonl
@@ -30,15 +30,15 @@ from pipeline.sources.decode import reading
 from pipeline.sources.decode.workers import DecodeWorkers
 from runners.rundir import commit as session
 from runners.rundir.ledger.ledger import Ledger
-from runners.watch import loop
-from runners.watch.files.after import After
+from runners.watch import loop, schedule
+from runners.watch.files.postprocessing import PostProcessing
 
 HERE = IN_THIS_PROCESS
 
 
 @pytest.fixture
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
-    monkeypatch.setattr(loop, "_BACK_OFF_S", (0.05, 0.2))
+    monkeypatch.setattr(schedule, "BACK_OFF_S", (0.05, 0.2))
     watched = Watched(tmp_path, monkeypatch)
     yield watched
     watched.abandon()
@@ -122,7 +122,7 @@ def test_an_output_that_fails_for_a_while(
     assert watched.stop().counts == {"done": 41, "failed": 0}
     check_each_once(watched, "first.png", *(f"{i}.png" for i in range(40)))
     told = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in told] == ["error", "goes on; it was"]
+    assert [line.split(":")[0] for line in told] == ["error", "resolved"]
 
 
 @pytest.mark.parametrize("after", ["move", "delete"])
@@ -219,7 +219,7 @@ def test_a_single_pass_that_cannot_move_says_so(watched: Watched, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("after", "step"), [("move", "claim"), ("delete", "confirm"), ("move", "release")]
+    ("after", "step"), [("move", "claim"), ("delete", "verify"), ("move", "apply")]
 )
 def test_killed_between_commit_and_move(
     after: str, step: str, watched: Watched, monkeypatch: pytest.MonkeyPatch
@@ -234,8 +234,8 @@ def test_killed_between_commit_and_move(
         def killed(*args: object) -> None:
             raise SystemExit("killed")
 
-        patch.setattr(After, step, killed)
-        patch.setattr(After, "give_back", lambda *args: None)  # as no exception would
+        patch.setattr(PostProcessing, step, killed)
+        patch.setattr(PostProcessing, "restore", lambda *args: None)  # as no exception would
         watched.start(*job)
         with pytest.raises(SystemExit):
             watched.wait()
@@ -279,7 +279,7 @@ def test_failures_stop_it_however_often_it_is_killed(
     watched.start(*job)
     wait_for(lambda: watched.status()["counts"]["failed"] == 3)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Watching, "_end", lambda self: sys.exit("killed"))
+        patch.setattr(loop.WatchLoop, "_end", lambda self: sys.exit("killed"))
         with pytest.raises(SystemExit):
             watched.stop()
     for i in range(40):
@@ -320,12 +320,12 @@ def test_a_writer_that_pauses(after: str, reopens: bool, watched: Watched) -> No
     assert not list(watched.inbox.glob("failed/*"))
 
 
-def test_a_file_that_stays_open_is_told_of(watched: Watched) -> None:
+def test_a_file_that_stays_open_is_reported(watched: Watched) -> None:
     picture(watched.inbox / "x.png")
     with (watched.inbox / "x.png").open("ab"):
         watched.start(HERE, "runner.after=delete", "runner.max_passes=1")
         assert watched.wait().counts == {"done": 0, "failed": 0}
-    text = "left out: x.png: open for writing, and waited for"
+    text = "skipped: x.png: still open for writing"
     assert text in (watched.out / "run.log").read_text()
     assert (watched.inbox / "x.png").exists()
 
@@ -381,7 +381,7 @@ def test_the_inbox_is_never_left(after: str, watched: Watched, tmp_path: Path) -
     assert watched.assets("inputs.jsonl") == ["bad.png", "sub/mine.png"]
     assert len(list(victim.rglob("*.png"))) == 2
     assert (
-        "linked and 1 more: linked folder, which is entered with runner.after=keep only"
+        "linked and 1 more: linked folder (followed only with runner.after=keep)"
         in (watched.out / "run.log").read_text()
     )
 
@@ -410,7 +410,7 @@ def test_a_tree_that_is_a_link_is_refused(option: str, watched: Watched, tmp_pat
     (tmp_path / "victim").mkdir()
     (watched.inbox / option).symlink_to(tmp_path / "victim")
     watched.start(HERE, "runner.after=move")
-    with pytest.raises(ConfigError, match=f"runner.{option} is .* symbolic link in the watched"):
+    with pytest.raises(ConfigError, match=f"runner.{option}: .* symbolic link in the watched"):
         watched.wait()
     watched.start(HERE, "runner.after=move", f"runner.{option}={tmp_path}/victim")
     watched.stop()
@@ -495,7 +495,7 @@ def test_the_same_file_again(watched: Watched) -> None:
 def failing_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, str(ROOT / "tests" / "support" / "failing_decoder.py")]
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(opening, "DecodeWorkers", partial(DecodeWorkers, command=command))
+    monkeypatch.setattr(readers, "DecodeWorkers", partial(DecodeWorkers, command=command))
 
 
 @pytest.mark.usefixtures("failing_decoder")
@@ -524,7 +524,7 @@ def test_a_decoder_that_hangs_when_it_is_told_to_end(watched: Watched) -> None:
     watched.start()
     wait_for(lambda: watched.status()["state"] == "running")
     time.sleep(1.0)  # for it to hang; if it does not yet, the end is only easier
-    report = watched.stop(late=True)
+    report = watched.stop(abort=True)
     assert (report.exit_status, report.counts["failed"]) == (0, 0)
     assert watched.lines("failures.jsonl") == []
     assert watched.assets() in ([], ["a.png"])
@@ -605,7 +605,7 @@ def test_a_root_that_goes_in_the_middle_and_comes_back(
 
     monkeypatch.setattr(FakeRunnable, "predict", meanwhile)
     watched.start(HERE, "runner.max_failures=0", "decode_threads=1", "queue_mb=1")
-    watched.wait_for_health(f"unhealthy: cannot look into the watched folder {watched.inbox}")
+    watched.wait_for_health(f"unhealthy: cannot read the watched folder {watched.inbox}")
     wait_for(lambda: watched.status()["state"] == "idle")
     (tmp_path / "away").rename(watched.inbox)
     watched.wait_for_health("ok")
@@ -620,7 +620,7 @@ def test_a_root_that_goes_in_a_single_pass(watched: Watched) -> None:
     watched.start(HERE, "runner.max_passes=2", "runner.poll_s=1", "runner.events=false")
     watched.wait_for_assets("x.png")
     shutil.rmtree(watched.inbox)
-    with pytest.raises(RootGoneError, match="cannot look into"):
+    with pytest.raises(RootGoneError, match="cannot read the watched folder"):
         watched.wait()
 
 
@@ -687,7 +687,7 @@ def test_hanging_up_rotates_the_log_and_brings_all_up_to_date(watched: Watched) 
 
 
 def test_aggregates_from_time_to_time(watched: Watched) -> None:
-    watched.start(HERE, "runner.finalise_every_s=0.1")
+    watched.start(HERE, "runner.finalize_every_s=0.1")
     for n in (1, 2):
         picture(watched.inbox / f"{n}.png", n)
         wait_for(lambda n=n: aggregated(watched) == n)
@@ -697,7 +697,7 @@ def test_aggregates_from_time_to_time(watched: Watched) -> None:
 def test_an_end_that_would_take_too_long_leaves_the_aggregates(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runners.watch.work._BYTES_PER_S", 1e-3)
+    monkeypatch.setattr("runners.watch.schedule._FINALIZE_BYTES_PER_S", 1e-3)
     picture(watched.inbox / "x.png")
     watched.start(HERE)
     watched.wait_for_assets("x.png")

@@ -19,7 +19,7 @@ from runners.watch.runner import Watch
         {"settle_s": True},
         {"poll_s": float("nan")},
         {"poll_s": float("inf")},
-        {"finalise_every_s": "often"},
+        {"finalize_every_s": "often"},
         {"marker": ""},
         {"marker": "a/b"},
         {"marker": 5},
@@ -34,7 +34,6 @@ from runners.watch.runner import Watch
         {"max_passes": 1.5},
         {"max_passes": True},
         {"max_passes": "x"},
-        {"max_failures": "x"},
         {"metrics_port": 70000},
         {"metrics_port": "x"},
     ],
@@ -42,10 +41,15 @@ from runners.watch.runner import Watch
 )
 def test_bad_values_are_named(option: dict[str, object]) -> None:
     (name,) = option
-    with pytest.raises(ConfigError, match=rf"^runner\.{name} is .*; it must be .") as caught:
+    with pytest.raises(ConfigError, match=rf"^{name}: expected .*, got ") as caught:
         Watch(**option)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
+def test_bad_failure_budgets_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"max_failures.*'x'"):
+        Watch(max_failures="x")
+
+
 def test_values_at_the_edge() -> None:
-    Watch(settle_s=0, poll_s=0, finalise_every_s=0, max_passes=1, max_failures=0, metrics_port=0)
+    Watch(settle_s=0, poll_s=0, finalize_every_s=0, max_passes=1, max_failures=0, metrics_port=0)

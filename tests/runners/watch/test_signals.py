@@ -9,22 +9,22 @@ from command_line import ROOT
 
 WAITS = """
 import sys, threading
-from runners.watch.signals import hang_up_ignored, heeded
-event, late = threading.Event(), threading.Event()
-with hang_up_ignored():
+from runners.watch.signals import StopRequests, sighup_ignored, signals_handled
+event, aborted, requests = threading.Event(), threading.Event(), StopRequests()
+with sighup_ignored():
     print("loading", flush=True)
     sys.stdin.readline()
-    with heeded(lambda: None, late.set, float(sys.argv[1])) as wishes:
+    with signals_handled(requests, lambda: None, aborted.set, float(sys.argv[1])):
         print("ready", flush=True)
-        while wishes.status is None and not wishes.anew:
+        while not requests.stop and not requests.refresh:
             event.wait(0.01)
-        print(wishes.status, wishes.anew, late.wait(0.5), flush=True)
+        print(requests.exit_status, requests.refresh, aborted.wait(0.5), flush=True)
         sys.stdin.readline()
 """
 
 
 @pytest.mark.parametrize(
-    ("number", "late_s", "told", "second"),
+    ("number", "abort_after_s", "printed", "second"),
     [
         (signal.SIGTERM, 60, "0 False False", signal.SIGTERM),
         (signal.SIGINT, 60, "130 False False", signal.SIGTERM),
@@ -32,9 +32,9 @@ with hang_up_ignored():
         (signal.SIGHUP, 60, "None True False", None),
     ],
 )
-def test_signals(number: int, late_s: float, told: str, second: int | None) -> None:
+def test_signals(number: int, abort_after_s: float, printed: str, second: int | None) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", WAITS, str(late_s)],
+        [sys.executable, "-c", WAITS, str(abort_after_s)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -44,12 +44,12 @@ def test_signals(number: int, late_s: float, told: str, second: int | None) -> N
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "loading\n"
-        process.send_signal(signal.SIGHUP)  # while the model is loaded: nobody dies of it
+        process.send_signal(signal.SIGHUP)  # while the model is being loaded: ignored
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        assert process.stdout.readline() == told + "\n"
+        assert process.stdout.readline() == printed + "\n"
         if second is None:
             process.stdin.close()
         else:

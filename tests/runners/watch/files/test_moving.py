@@ -14,14 +14,16 @@ import pytest
 
 from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles
-from runners.watch.account import Account
-from runners.watch.files import after, claims
-from runners.watch.files.after import After
-from runners.watch.files.claims import Processed
-from runners.watch.files.moving import Moving
-from runners.watch.files.names import Names
+from runners.watch.counts import UnreportedCounts
+from runners.watch.files import claims, transfer
+from runners.watch.files.claims import ProcessedFile
+from runners.watch.files.input_ids import InputIds
+from runners.watch.files.moving import FileMover
+from runners.watch.files.postprocessing import PostProcessing
+from runners.watch.health import HealthIssues
 from runners.watch.inbox.inbox import Inbox
-from runners.watch.troubles import Troubles
+from runners.watch.messages import Messages
+from runners.watch.schedule import Schedule
 
 
 def sha256(path: Path) -> str:
@@ -35,24 +37,25 @@ class Run:
         self.root = base / "in"
         self.ledger = Ledger(base / "ledger.sqlite")
         self.files = SourceFiles(self.ledger)
-        self.after = After(action, self.root, marker=marker)
-        self.names = Names(self.ledger, self.files, self.after)
+        self.post_processing = PostProcessing(action, self.root, marker=marker)
+        self.input_ids = InputIds(self.ledger, self.files, self.post_processing)
         self.inbox = Inbox(
             self.root,
+            Schedule(),
             ready="marker" if marker else "rename",
             marker=marker or "",
-            leave_out=[self.after.done.path, self.after.failed.path],
+            excluded=[self.post_processing.done.path, self.post_processing.failed.path],
             follow=False,
         )
         status = SimpleNamespace(health=lambda *_: None)
-        self.moving = Moving(
-            self.after,
+        self.mover = FileMover(
+            self.post_processing,
             self.ledger,
             self.files,
-            self.names,
-            Account(self.ledger, self.files),
+            self.input_ids,
+            UnreportedCounts(self.ledger, self.files),
             self.inbox,
-            Troubles(status),
+            HealthIssues(status, Messages(quiet=True)),
         )
 
     def __enter__(self) -> Run:
@@ -63,14 +66,14 @@ class Run:
 
     def work(self) -> None:
         """Look once and do all that is there."""
-        arrivals = self.inbox.look()
-        if self.moving.recover():
-            arrivals += self.inbox.look()
+        arrivals = self.inbox.scan()
+        if self.mover.recover():
+            arrivals += self.inbox.scan()
         files = []
         taken: set[str] = set()
         for arrival in arrivals:
             digest = sha256(arrival.path)
-            asset_id = self.names.id_of(arrival, lambda digest=digest: digest, taken)
+            asset_id = self.input_ids.id_of(arrival, lambda digest=digest: digest, taken)
             taken.add(asset_id)
             ok = arrival.path.read_bytes()[:3] != b"bad"
             entry = self.ledger.find([asset_id]).get(asset_id)
@@ -79,9 +82,9 @@ class Run:
                 entry = Entry(asset_id, self.ledger.next_place(), outcome, sha256=digest)
                 self.ledger.put([entry])
                 self.files.put([SourceFile(asset_id, arrival.id, unreported=not ok)])
-            files.append(Processed(asset_id, arrival, ok, digest))
+            files.append(ProcessedFile(asset_id, arrival, ok, digest))
         self.ledger.commit()
-        self.moving.settle(files)
+        self.mover.process(files)
 
     def results(self, outcome: str = "done") -> dict[str, str | None]:
         return {e.id: e.sha256 for e in self.ledger.entries() if e.outcome == outcome}
@@ -96,7 +99,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 STEPS = (
-    (claims, "rename_new"), (after, "rename_new"), (os, "unlink"), (os, "mkdir"), (os, "rmdir"),
+    (claims, "rename_new"), (transfer, "rename_new"), (os, "unlink"), (os, "mkdir"), (os, "rmdir"),
     (os, "symlink"), (os, "fsync"), (Ledger, "commit"), (Ledger, "put"),
 )  # fmt: skip
 
@@ -224,12 +227,12 @@ def test_a_new_file_that_comes_while_the_old_one_is_under_its_private_name(tmp_p
     root.mkdir()
     (root / "x.png").write_text("old")
     with Run(tmp_path) as run:
-        (arrival,) = run.inbox.look()
+        (arrival,) = run.inbox.scan()
         digest = sha256(arrival.path)
         run.ledger.put([Entry("x.png", 0, "done", sha256=digest)])
         run.files.put([SourceFile("x.png", "x.png")])
         run.ledger.commit()
-        assert run.after.claim(Processed("x.png", arrival, True, digest))
+        assert run.post_processing.claim(ProcessedFile("x.png", arrival, True, digest))
     (root / "x.png").write_text("new")
     with Run(tmp_path) as run:
         run.work()

@@ -15,6 +15,7 @@ from command_line import ROOT
 
 from runners.watch.inbox.events import Events
 from runners.watch.inbox.inbox import Inbox
+from runners.watch.schedule import Schedule
 
 QUICK = (0.01, 0.05)
 
@@ -33,7 +34,7 @@ def until(condition, seconds=30.0):
 
 def quiet(events):
     """Wait until it listens and nothing comes any more."""
-    until(lambda: events.alive)
+    until(lambda: events.is_subscribed)
     while events.wait(0.3):
         pass
 
@@ -43,7 +44,7 @@ def test_wakes_on_a_new_file_but_not_on_what_is_no_news(root, caplog):
     path = root / "there.jpg"
     path.write_bytes(b"image")
     (root / "done").mkdir()
-    with Events(root, leave_out=(root / "done",)) as events:
+    with Events(root, excluded=(root / "done",)) as events:
         quiet(events)
         path.read_bytes()
         list(root.iterdir())
@@ -66,7 +67,7 @@ def test_wakes_on_a_file_in_a_folder_that_came_later(root):
 
 
 def test_a_name_that_is_not_utf8_kills_the_watcher_but_not_for_long(root, caplog):
-    with Events(root, backoff_s=QUICK) as events:
+    with Events(root, back_off_s=QUICK) as events:
         for i in range(3):
             quiet(events)
             with caplog.at_level(logging.WARNING, "d2run"):
@@ -76,22 +77,22 @@ def test_a_name_that_is_not_utf8_kills_the_watcher_but_not_for_long(root, caplog
         (root / "x.jpg").write_bytes(b"image")
         assert events.wait(30.0)
     (line,) = caplog.messages
-    assert line.startswith(f"no events from {root}, only scans, for now: Unable to decode path")
+    assert line.startswith(f"no events from {root} at present, only scans: Unable to decode path")
 
 
 def test_the_death_of_the_watcher_wakes(root):
-    with Events(root, backoff_s=(60.0, 60.0)) as events:
+    with Events(root, back_off_s=(60.0, 60.0)) as events:
         quiet(events)
         (root / os.fsdecode(b"\xff.jpg")).write_bytes(b"image")
         assert events.wait(30.0)
-        assert not events.alive
+        assert not events.is_subscribed
 
 
-def test_a_root_that_is_replaced_is_watched_anew(root):
-    with Events(root, backoff_s=QUICK) as events:
+def test_a_root_that_is_replaced_is_watched_again(root):
+    with Events(root, back_off_s=QUICK) as events:
         quiet(events)
         shutil.rmtree(root)
-        until(lambda: not events.alive)
+        until(lambda: not events.is_subscribed)
         root.mkdir()
         quiet(events)
         (root / "x.jpg").write_bytes(b"image")
@@ -107,24 +108,24 @@ def test_without_inotify_the_scan_finds_all(root, clock, caplog, monkeypatch):
         yield
 
     monkeypatch.setattr(watchfiles, "watch", exhausted)
-    inbox = Inbox(root, clock=clock)
-    with caplog.at_level(logging.WARNING, "d2run"), Events(root, backoff_s=QUICK) as events:
+    inbox = Inbox(root, Schedule(clock=clock))
+    with caplog.at_level(logging.WARNING, "d2run"), Events(root, back_off_s=QUICK) as events:
         until(lambda: len(starts) > 3)
-        assert not events.alive
+        assert not events.is_subscribed
         for i in range(2000):
             (root / f"{i}.part").write_bytes(b"image")
             (root / f"{i}.part").rename(root / f"{i}.jpg")
         assert not events.wait(0.0)
-        found = inbox.look()
+        found = inbox.scan()
         clock.now += 5.0
-        found += inbox.look() + inbox.look()
+        found += inbox.scan() + inbox.scan()
     assert [arrival.id for arrival in found] == [f"{i}.jpg" for i in range(2000)]
     assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize("n", [2000, pytest.param(20_000, marks=pytest.mark.nightly)])
 def test_a_burst_is_found_exactly_once(root, n):
-    inbox, found = Inbox(root, settle_s=0.2), []
+    inbox, found = Inbox(root, Schedule(settle_s=0.2)), []
 
     def write():
         for i in range(n):
@@ -136,22 +137,22 @@ def test_a_burst_is_found_exactly_once(root, n):
         writer.start()
         while len(found) < n or writer.is_alive():
             events.wait(min(inbox.due_in_s() or 1.0, 1.0))
-            found += inbox.look() + inbox.settle()
+            found += inbox.scan() + inbox.check_settled()
         writer.join()
         time.sleep(0.2)
-        found += inbox.look(deep=True) + inbox.settle()
+        found += inbox.scan(deep=True) + inbox.check_settled()
     assert sorted(arrival.id for arrival in found) == sorted(f"{i}.jpg" for i in range(n))
 
 
 def test_restarts_are_further_and_further_apart(root, monkeypatch):
     pauses = []
-    events = Events(root, backoff_s=(1.0, 60.0))
+    events = Events(root, back_off_s=(1.0, 60.0))
 
     def wait(seconds):
         pauses.append(seconds)
         if len(pauses) == 8:
             events._stop.set()
-            events.alive = False
+            events.is_subscribed = False
 
     monkeypatch.setattr(events._stop, "wait", wait)
     monkeypatch.setattr(events, "_listen", lambda: 1 / 0)
@@ -163,7 +164,7 @@ def test_nothing_is_left_running(root):
     before = threading.active_count()
     events = Events(root)
     with events:
-        until(lambda: events.alive)
+        until(lambda: events.is_subscribed)
     assert threading.active_count() == before
     events.wake()  # a late signal does no harm
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -174,7 +175,7 @@ def test_without_events_only_wake_wakes(root):
     with Events(root, events=False) as events:
         (root / "x.jpg").write_bytes(b"image")
         assert not events.wait(0.3)
-        assert not events.alive
+        assert not events.is_subscribed
         events.wake()
         events.wake()
         assert events.wait(30.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runners.watch.inbox.inbox import Inbox
+from runners.watch.schedule import Schedule
 
 
 @pytest.fixture
@@ -32,30 +33,30 @@ def ids(arrivals):
 def test_only_folders_that_changed_are_listed(put, root, clock, listed):
     for name in ("a/1.jpg", "a/b/2.jpg", "c/3.jpg"):
         put(name)
-    inbox = Inbox(root, clock=clock)
-    inbox.look()
+    inbox = Inbox(root, Schedule(clock=clock))
+    inbox.scan()
     clock.now += 1.9
-    inbox.look()
+    inbox.scan()
     assert sorted(listed) == sorted([".", "a", "a/b", "c"] * 2), "a change may still hide"
     clock.now += 0.1
-    inbox.look()
+    inbox.scan()
     listed.clear()
     clock.now += 5.0
-    assert ids(inbox.look()) == ["a/1.jpg", "a/b/2.jpg", "c/3.jpg"]
+    assert ids(inbox.scan()) == ["a/1.jpg", "a/b/2.jpg", "c/3.jpg"]
     assert listed == []
     (root / "a/b/new.jpg").write_bytes(b"image")
-    inbox.look()
+    inbox.scan()
     assert listed == ["a/b"]
     listed.clear()
-    inbox.look(deep=True)
+    inbox.scan(deep=True)
     assert sorted(listed) == [".", "a", "a/b", "c"]
 
 
 def test_a_file_that_comes_within_the_tick_of_a_listing_is_found(put, root, clock, settled):
     put("a.jpg")
     status = root.stat()
-    inbox = Inbox(root, clock=clock)
-    inbox.look()
+    inbox = Inbox(root, Schedule(clock=clock))
+    inbox.scan()
     clock.now += 1.0
     (root / "b.jpg").write_bytes(b"image")
     os.utime(root, ns=(0, status.st_mtime_ns))  # the clock of the file system has not moved
@@ -64,7 +65,7 @@ def test_a_file_that_comes_within_the_tick_of_a_listing_is_found(put, root, cloc
 
 def test_a_folder_that_is_replaced_is_listed(put, root, clock, settled, tmp_path):
     put("sub/a.jpg", mtime_s=1)
-    inbox = Inbox(root, clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock))
     settled(inbox)
     other = tmp_path / "other"
     other.mkdir()
@@ -99,21 +100,23 @@ def test_a_folder_that_is_replaced_is_listed(put, root, clock, settled, tmp_path
 def test_what_is_left_out(name, reason, put, root, clock, settled):
     put(name)
     put("taken.jpg")
-    inbox = Inbox(root, ignore=("draft_*", "raw", "a/*"), leave_out=(root / "failed",), clock=clock)
+    inbox = Inbox(
+        root, Schedule(clock=clock), ignore=("draft_*", "raw", "a/*"), excluded=(root / "failed",)
+    )
     assert ids(settled(inbox)) == ["taken.jpg"]
     assert inbox.skipped == {reason: 1}
 
 
 def test_the_root_itself_is_never_left_out(put, root, clock, settled):
     put("x.jpg")
-    inbox = Inbox(root, leave_out=(root, root / "done"), clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock), excluded=(root, root / "done"))
     assert ids(settled(inbox)) == ["x.jpg"]
 
 
 def test_results_of_a_run_are_no_input(put, root, clock, settled):
     put("out/overlay/x.jpg")
     put("out/run.json")
-    inbox = Inbox(root, clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock))
     put("out/.lock")
     assert settled(inbox) == []
     assert inbox.skipped == {"results of a run": 1}
@@ -122,7 +125,7 @@ def test_results_of_a_run_are_no_input(put, root, clock, settled):
 def test_without_recursion(put, root, clock, settled):
     put("x.jpg")
     put("sub/y.jpg")
-    inbox = Inbox(root, recursive=False, clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock), recursive=False)
     assert ids(settled(inbox)) == ["x.jpg"]
     assert inbox.skipped == {"folder that is not gone into": 1}
 
@@ -146,7 +149,7 @@ def test_odd_entries_are_left_out_and_told_of_once_an_hour(
     monkeypatch.chdir(root)  # the path of a socket must be short
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.jpg")
-        inbox = Inbox(root, clock=clock)
+        inbox = Inbox(root, Schedule(clock=clock))
         assert ids(settled(inbox)) == ["elsewhere/z.jpg", "folder.jpg/x.jpg"]
     assert inbox.skipped == {
         "link to a folder that is taken already": 3,
@@ -154,19 +157,19 @@ def test_odd_entries_are_left_out_and_told_of_once_an_hour(
         "dangling link": 1,
         "not a regular file": 2,
     }
-    lines = inbox.news()
+    lines = inbox.skipped_report()
     assert sorted(re.sub("(pipe|socket)", "*", line) for line in lines) == [
-        "left out: *.jpg and 1 more: not a regular file",
-        "left out: nowhere.jpg: dangling link",
-        "left out: self: not an image (no extension)",
+        "skipped: *.jpg and 1 more: not a regular file",
+        "skipped: nowhere.jpg: dangling link",
+        "skipped: self: not an image (no extension)",
     ]
     os.mkfifo(root / "more.jpg")
     settled(inbox)
-    assert inbox.news() == []
+    assert inbox.skipped_report() == []
     clock.now += 3600.0
     settled(inbox, deep=True)
     assert (
-        inbox.news() == ["left out: more.jpg: not a regular file"]
+        inbox.skipped_report() == ["skipped: more.jpg: not a regular file"]
         or inbox.skipped["not a regular file"]
     )
 
@@ -183,21 +186,21 @@ def test_a_folder_that_cannot_be_read_does_not_hide_the_others(
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    inbox = Inbox(root, clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock))
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", scandir)  # root may list anything
         assert ids(settled(inbox)) == ["open/y.jpg"]
     assert inbox.skipped == {"folder that cannot be read (no permission)": 1}
-    assert inbox.news() == ["left out: locked: folder that cannot be read (no permission)"]
+    assert inbox.skipped_report() == ["skipped: locked: folder that cannot be read (no permission)"]
     assert ids(settled(inbox)) == ["locked/x.jpg"]
     assert inbox.skipped == {}
 
 
 def test_a_folder_whose_files_cannot_be_looked_at_is_tried_again(put, root, clock, settled):
     put("sub/x.jpg")
-    inbox = Inbox(root, clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock))
     if os.geteuid() == 0:
-        pytest.skip("root may look at anything")
+        pytest.skip("root may read anything")
     (root / "sub").chmod(0o400)
     assert settled(inbox) == settled(inbox) == []
     assert inbox.skipped == {"no permission": 1}
@@ -228,29 +231,30 @@ def test_what_vanishes_while_it_is_looked_at(put, root, clock, settled, monkeypa
         def __exit__(self, *exc_info):
             pass
 
-    inbox = Inbox(root, clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock))
     monkeypatch.setattr(os, "scandir", Listing)
-    assert inbox.look() == []
+    assert inbox.scan() == []
     assert inbox.skipped["no such file"] >= 1
     clock.now += 5.0
-    assert ids(inbox.look()) == ["stays.jpg"]
-    assert inbox.news() == []
+    assert ids(inbox.scan()) == ["stays.jpg"]
+    assert inbox.skipped_report() == []
 
 
 def test_ten_thousand_odd_entries_make_one_line(root, clock):
     for i in range(10_000):
         (root / f"{i}.jpg").symlink_to("nothing")
-    inbox = Inbox(root, clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock))
     for _ in range(3):
-        inbox.look(deep=True)
-    (line,) = inbox.news()
-    assert re.fullmatch(r"left out: \d+\.jpg and 9999 more: dangling link", line)
+        inbox.scan(deep=True)
+    (line,) = inbox.skipped_report()
+    assert re.fullmatch(r"skipped: \d+\.jpg and 9999 more: dangling link", line)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_two_hundred_thousand_done_files_in_ten_thousand_folders(root, clock):
-    inbox = Inbox(root, clock=clock)
+    schedule = Schedule(clock=clock)
+    inbox = Inbox(root, schedule)
     for i in range(10_000):
         folder = root / f"{i // 100:03d}" / f"{i:05d}"
         folder.mkdir(parents=True)
@@ -261,16 +265,17 @@ def test_two_hundred_thousand_done_files_in_ten_thousand_folders(root, clock):
             inbox.remember(asset_id, status.st_size, status.st_mtime_ns)
     resident_mb = _resident_mb()
     for _ in range(3):
-        assert inbox.look() == []
+        assert inbox.scan() == []
         clock.now += 5.0
     assert _resident_mb() - resident_mb < 100
     assert inbox.n_pending == 0
-    assert inbox.pause_s(10.0) < 30.0, "an idle look costs more than 10,000 stats"
+    schedule.schedule_scan()
+    assert schedule.next_scan_in_s() < 30.0, "an idle scan costs more than 10,000 stats"
 
 
 @pytest.mark.nightly
 def test_a_million_remembered_files_fit(root, clock):
-    inbox = Inbox(root, clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock))
     before_mb = _resident_mb()
     for i in range(1_000_000):
         inbox.remember(f"some/folder/{i // 1000:04d}/image_{i:08d}.jpg", 10**6 + i, 10**18 + i)
@@ -287,28 +292,28 @@ def test_a_linked_folder_is_not_entered_where_files_are_moved(put, root, clock, 
     (tmp_path / "outside" / "y.jpg").write_bytes(b"image")
     for link in ("linked", "sub/linked"):
         (root / link).symlink_to(tmp_path / "outside")
-    inbox = Inbox(root, follow=False, clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock), follow=False)
     assert ids(settled(inbox)) == ["sub/x.jpg"]
-    reason = "linked folder, which is entered with runner.after=keep only"
+    reason = "linked folder (followed only with runner.after=keep)"
     assert inbox.skipped == {reason: 2}
-    assert inbox.news() == [f"left out: linked and 1 more: {reason}"]
-    assert ids(settled(Inbox(root, clock=clock))) == ["linked/y.jpg", "sub/x.jpg"]
+    assert inbox.skipped_report() == [f"skipped: linked and 1 more: {reason}"]
+    assert ids(settled(Inbox(root, Schedule(clock=clock)))) == ["linked/y.jpg", "sub/x.jpg"]
 
 
 def test_a_link_at_the_place_of_a_tree_hides_no_folder(put, root, clock, settled):
     put("sub/x.jpg")
     (root / "done").symlink_to("sub")
-    inbox = Inbox(root, leave_out=(root / "done",), follow=False, clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock), excluded=(root / "done",), follow=False)
     assert ids(settled(inbox)) == ["sub/x.jpg"]
 
 
 def test_private_names_that_were_left(put, root, clock):
     put(".d2run/x.jpg")
     put("sub/.d2run/y.jpg")
-    inbox = Inbox(root, clock=clock)
-    assert inbox.look() == []
-    assert sorted(inbox.left_behind) == ["", "sub"]
+    inbox = Inbox(root, Schedule(clock=clock))
+    assert inbox.scan() == []
+    assert sorted(inbox.leftover_folders) == ["", "sub"]
     for folder in (root, root / "sub"):
         shutil.rmtree(folder / ".d2run")
-    inbox.look(deep=True)
-    assert inbox.left_behind == []
+    inbox.scan(deep=True)
+    assert inbox.leftover_folders == []

@@ -1,4 +1,4 @@
-"""What a watch has counted and not reported yet, which a kill does not lose."""
+"""What a watch has counted and not reported yet; survives a killed process."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.ledger.source_files import SourceFiles
 
 _FACT = "unreported"
-_AT_ONCE = 500
+_CHUNK = 500  # ids per query
 
 
-class Account:
+class UnreportedCounts:
     """Counts of inputs since the last run that ended in order, kept in the ledger.
 
     A failure counts once for each content of an input, however often it is tried.
 
     Args:
         ledger: Open.
-        files: Of the same ledger.
+        files: The source files of the same ledger.
 
     Attributes:
-        counts: Inputs by outcome.
-        failing: Of inputs that failed and were not done since, the SHA-256 of what failed.
+        counts: Number of inputs by outcome.
+        failing: SHA-256 of the content that failed, for each input that failed and has not
+            succeeded since.
     """
 
     def __init__(self, ledger: Ledger, files: SourceFiles) -> None:
@@ -32,28 +33,28 @@ class Account:
         self.counts: Counter[str] = Counter(ledger.fact(_FACT) or {})
         self.failing: dict[str, str | None] = {}
         ids = iter(file.id for file in files.unreported())
-        while chunk := list(islice(ids, _AT_ONCE)):
+        while chunk := list(islice(ids, _CHUNK)):
             self.failing |= {entry.id: entry.sha256 for entry in ledger.find(chunk).values()}
 
-    def fresh(self, group: Group) -> Group:
-        """Return what counts of a group: not a failure that has been counted."""
+    def uncounted(self, group: Group) -> Group:
+        """Return the part of a group that counts: not the failures that were counted before."""
         return [(entry, outcome) for entry, outcome in group if not self._is_counted(entry)]
 
-    def write(self, fresh: Group) -> None:
-        """Write to the ledger, for the next commit, what will have been counted then."""
-        self._ledger.state(_FACT, self.counts + _counted(fresh))
+    def write(self, group: Group) -> None:
+        """Write the counts including a group to the ledger, as part of the next commit."""
+        self._ledger.state(_FACT, self.counts + _counted(group))
 
-    def add(self, fresh: Group) -> None:
-        """Count what is committed."""
-        self.counts += _counted(fresh)
-        for entry, _ in fresh:
+    def add(self, group: Group) -> None:
+        """Count a group that is committed."""
+        self.counts += _counted(group)
+        for entry, _ in group:
             if entry.outcome == "failed":
                 self.failing[entry.id] = entry.sha256
             else:
                 self.failing.pop(entry.id, None)
 
-    def close(self) -> None:
-        """Begin again, because all has been reported."""
+    def reset(self) -> None:
+        """Start from zero at the next run, because everything has been reported."""
         self._ledger.state(_FACT, {})
         self._files.report()
         self._ledger.commit()

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import OutputError
-from runners.watch.files import claims, folders
-from runners.watch.files.after import After
-from runners.watch.files.claims import FOLDER, Processed
+from runners.watch.files import claims, directories, transfer
+from runners.watch.files.claims import FOLDER, ProcessedFile
+from runners.watch.files.postprocessing import PostProcessing
 from runners.watch.inbox.inbox import Inbox
 from runners.watch.inbox.versions import Arrival
+from runners.watch.inbox.writers import WriterCheck
+from runners.watch.schedule import Schedule
 
 
 def arrival(root, name):
@@ -27,14 +29,14 @@ def arrival(root, name):
 
 def processed(root, name, ok=True, asset_id=None):
     sha256 = hashlib.sha256((root / name).read_bytes()).hexdigest()
-    return Processed(asset_id or name, arrival(root, name), ok, sha256)
+    return ProcessedFile(asset_id or name, arrival(root, name), ok, sha256)
 
 
 def settle(after, *files):
     """Do what a watch does, and return where each file is now."""
-    taken = [file for file in files if after.claim(file)]
-    right, _ = after.confirm(taken)
-    places = [after.release(file) for file in right]
+    claimed = [file for file in files if after.claim(file)]
+    unchanged, _ = after.verify(claimed)
+    places = [after.apply(file) for file in unchanged]
     after.sync()
     return places
 
@@ -59,14 +61,14 @@ def tree(folder):
 def test_actions(action, ok, left, root, put):
     put("a/x.jpg")
     put("a/x.jpg.done", b"ok")
-    after = After(action, root, marker=".done")
+    after = PostProcessing(action, root, marker=".done")
     assert settle(after, processed(root, "a/x.jpg", ok)) == [root / min(left) if left else None]
     assert tree(root) == left
     assert not (root / "a" / FOLDER).exists()
 
 
 def test_trees_elsewhere(root, put, tmp_path):
-    after = After("move", root, tmp_path / "d", tmp_path / "f" / "g")
+    after = PostProcessing("move", root, tmp_path / "d", tmp_path / "f" / "g")
     put("x.jpg")
     put("y.jpg")
     files = processed(root, "x.jpg"), processed(root, "y.jpg", False)
@@ -81,7 +83,7 @@ LONG = "n" * 251 + ".jpg"
 def file_system(request, monkeypatch):
     """File systems that can rename over nothing, that have hard links, that have neither."""
     if request.param != "renameat2":
-        monkeypatch.setattr(folders, "_renameat2", lambda: None)
+        monkeypatch.setattr(directories, "_renameat2", lambda: None)
     if request.param == "neither":
         monkeypatch.setattr(os, "link", fails(errno.EPERM))
 
@@ -97,7 +99,7 @@ def file_system(request, monkeypatch):
 )
 @pytest.mark.usefixtures("file_system")
 def test_nothing_is_overwritten(name, second, third, root, put):
-    after = After("move", root)
+    after = PostProcessing("move", root)
     for content in (b"1", b"2", b"3"):
         put(name, content)
         settle(after, processed(root, name))
@@ -106,7 +108,7 @@ def test_nothing_is_overwritten(name, second, third, root, put):
 
 
 def test_the_same_content_is_not_kept_twice(root, put):
-    after = After("move", root)
+    after = PostProcessing("move", root)
     for mtime_s in (1, 2):
         put("x.jpg", mtime_s=mtime_s)
         assert settle(after, processed(root, "x.jpg")) == [root / "done" / "x.jpg"]
@@ -123,7 +125,9 @@ def fails(number):
 def test_a_folder_of_the_same_name_is_in_the_way(root, put):
     put("done/x.jpg/y.jpg")
     put("x.jpg")
-    assert settle(After("move", root), processed(root, "x.jpg")) == [root / "done" / "x~2.jpg"]
+    assert settle(PostProcessing("move", root), processed(root, "x.jpg")) == [
+        root / "done" / "x~2.jpg"
+    ]
 
 
 def append(path):
@@ -150,7 +154,7 @@ def test_what_is_not_as_it_was_decoded_stays(when, change, action, ok, root, put
     """Before it is taken, and through another name or handle once it is."""
     path = put("sub/x.jpg")
     file = processed(root, "sub/x.jpg", ok)
-    after = After(action, root)
+    after = PostProcessing(action, root)
     if when == "before":
         change(path)
         changed = path.read_bytes()
@@ -160,8 +164,7 @@ def test_what_is_not_as_it_was_decoded_stays(when, change, action, ok, root, put
         private = path.parent / FOLDER / "x.jpg"
         change(private)
         changed = private.read_bytes()
-        right, wrong = after.confirm([file])
-        assert (right, wrong) == ([], [file])
+        assert after.verify([file]) == ([], [file])
     assert changed != b"image"
     assert tree(root) == {"sub/x.jpg": changed}
 
@@ -172,7 +175,7 @@ def test_what_is_open_for_writing_stays(lease, action, root, put, monkeypatch):
     if not lease:
         monkeypatch.setattr("runners.watch.inbox.writers._by_lease", lambda descriptor: None)
     path = put("x.jpg")
-    file, after = processed(root, "x.jpg"), After(action, root)
+    file, after = processed(root, "x.jpg"), PostProcessing(action, root)
     with path.open("ab") as writer:
         assert settle(after, file) == []
         assert tree(root) == {"x.jpg": b"image"}
@@ -185,11 +188,11 @@ def test_what_is_open_for_writing_stays(lease, action, root, put, monkeypatch):
 def test_what_is_put_back_is_put_over_nothing(root, put):
     path = put("x.jpg")
     put("x.jpg.done", b"")
-    file, after = processed(root, "x.jpg"), After("move", root, marker=".done")
+    file, after = processed(root, "x.jpg"), PostProcessing("move", root, marker=".done")
     assert after.claim(file)
     append(path.parent / FOLDER / "x.jpg")
     put("x.jpg", b"newer")
-    assert after.confirm([file]) == ([], [file])
+    assert after.verify([file]) == ([], [file])
     assert tree(root) == {
         "x.jpg": b"newer",
         "x~2.jpg": b"image and more",
@@ -200,9 +203,9 @@ def test_what_is_put_back_is_put_over_nothing(root, put):
 def test_what_was_never_read_is_not_deleted(root, put):
     put("x.jpg")
     put("y.jpg")
-    after = After("delete", root)
+    after = PostProcessing("delete", root)
     unread = [
-        Processed(name, arrival(root, name), ok, None)
+        ProcessedFile(name, arrival(root, name), ok, None)
         for name, ok in (("x.jpg", True), ("y.jpg", False))
     ]
     settle(after, *unread)
@@ -214,7 +217,7 @@ def test_what_has_gone_is_no_error(action, root, put):
     put("x.jpg")
     gone = processed(root, "x.jpg")
     gone.arrival.path.unlink()
-    assert settle(After(action, root), gone) == []
+    assert settle(PostProcessing(action, root), gone) == []
 
 
 @pytest.mark.parametrize("relative", [True, False])
@@ -224,7 +227,7 @@ def test_of_a_link_the_link_itself_goes(action, relative, root, put, tmp_path):
     target.write_bytes(b"image")
     (root / "a").mkdir()
     (root / "a" / "x.jpg").symlink_to("../../original.jpg" if relative else target)
-    (where,) = settle(After(action, root), processed(root, "a/x.jpg"))
+    (where,) = settle(PostProcessing(action, root), processed(root, "a/x.jpg"))
     assert not (root / "a" / "x.jpg").is_symlink()
     assert target.read_bytes() == b"image"
     if where is not None:
@@ -240,8 +243,8 @@ def test_no_linked_folder_is_followed(when, ok, action, root, put, tmp_path, mon
     put("sub/deep/x.jpg", mtime_s=7)
     victim = tmp_path / "victim"
     victim.mkdir()
-    file, after = processed(root, "sub/deep/x.jpg", ok), After(action, root)
-    take = after.claims.take
+    file, after = processed(root, "sub/deep/x.jpg", ok), PostProcessing(action, root)
+    claim = after.claims.claim
 
     def swap():
         (root / "sub/deep/x.jpg").rename(victim / "x.jpg")
@@ -250,12 +253,12 @@ def test_no_linked_folder_is_followed(when, ok, action, root, put, tmp_path, mon
 
     def swapped(file):
         swap()
-        return take(file)
+        return claim(file)
 
     if when == "before":
         swap()
     else:
-        monkeypatch.setattr(after.claims, "take", swapped)
+        monkeypatch.setattr(after.claims, "claim", swapped)
     assert settle(after, file) == []
     assert tree(victim) == {"x.jpg": b"image"}
 
@@ -269,7 +272,7 @@ def test_no_planted_link_is_followed(action, planted, root, put, tmp_path):
     victim.mkdir()
     (root / planted).parent.mkdir(exist_ok=True)
     (root / planted).symlink_to(victim)
-    after = After(action, root)
+    after = PostProcessing(action, root)
     said = []
     for name, ok in (("sub/x.jpg", True), ("sub/y.jpg", False)):
         try:
@@ -290,7 +293,7 @@ def test_another_file_system(root, put, file_system_of):
     path.chmod(0o640)
     put("done/x.jpg", b"2" * 100_000, mtime_s=7.5)
     file_system_of(f"{root}/done")
-    (where,) = settle(After("move", root, marker=".ok"), processed(root, "x.jpg"))
+    (where,) = settle(PostProcessing("move", root, marker=".ok"), processed(root, "x.jpg"))
     assert tree(root) == {
         "done/x.jpg": b"2" * 100_000,
         "done/x~2.jpg": b"1" * 100_000,
@@ -306,14 +309,14 @@ def test_another_file_system(root, put, file_system_of):
         (claims, "rename_new", errno.EACCES, "no permission"),
         (claims, "rename_new", errno.EROFS, "read-only file system"),
         (os, "mkdir", errno.ENOSPC, "no space left on device"),
-        (sys.modules[After.__module__], "rename_new", errno.EDQUOT, "disk quota exceeded"),
+        (transfer, "rename_new", errno.EDQUOT, "disk quota exceeded"),
     ],
 )
 def test_an_error_is_one_sentence_and_loses_nothing(
     owner, call, number, message, root, put, monkeypatch
 ):
     put("sub/x.jpg")
-    after = After("move", root)
+    after = PostProcessing("move", root)
     with monkeypatch.context() as patch:
         patch.setattr(owner, call, fails(number))
         with pytest.raises(OutputError) as caught:
@@ -328,9 +331,9 @@ def test_an_error_is_one_sentence_and_loses_nothing(
 def test_a_full_disk_leaves_no_piece_of_a_copy(root, put, monkeypatch, file_system_of):
     put("x.jpg")
     file_system_of(f"{root}/done")
-    monkeypatch.setattr("runners.watch.files.after.shutil.copyfileobj", fails(errno.ENOSPC))
+    monkeypatch.setattr("runners.watch.files.transfer.shutil.copyfileobj", fails(errno.ENOSPC))
     with pytest.raises(OutputError, match="no space left on device"):
-        settle(After("move", root), processed(root, "x.jpg"))
+        settle(PostProcessing("move", root), processed(root, "x.jpg"))
     assert tree(root) == {"x.jpg": b"image"}
 
 
@@ -338,7 +341,7 @@ def test_a_file_where_a_folder_should_be(root, put):
     put("a/x.jpg")
     put("done/a")
     with pytest.raises(OutputError, match="done/a is not a folder"):
-        settle(After("move", root), processed(root, "a/x.jpg"))
+        settle(PostProcessing("move", root), processed(root, "a/x.jpg"))
     assert (root / "a/x.jpg").exists()
 
 
@@ -351,7 +354,7 @@ def test_each_folder_is_synced_once_for_many_files(root, put, monkeypatch):
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    after = After("move", root)
+    after = PostProcessing("move", root)
     settle(
         after, *(processed(root, put(f"a/{i}.jpg").relative_to(root).as_posix()) for i in range(9))
     )
@@ -361,10 +364,10 @@ def test_each_folder_is_synced_once_for_many_files(root, put, monkeypatch):
 
 
 def test_what_is_moved_away_is_not_found_again(root, put, clock, settled):
-    inbox = Inbox(root, leave_out=(root / "done",), clock=clock)
+    inbox = Inbox(root, Schedule(clock=clock), excluded=(root / "done",))
     put("x.jpg")
     settled(inbox)
-    settle(After("move", root), processed(root, "x.jpg"))
+    settle(PostProcessing("move", root), processed(root, "x.jpg"))
     assert settled(inbox) == []
 
 
@@ -378,7 +381,7 @@ def test_a_lease_disturbs_no_writer(root, put):
             assert writer.stdout.readline()
             end, seen = time.monotonic() + 0.3, set()
             while time.monotonic() < end:
-                seen.add(claims.Writers().write(path))
+                seen.add(WriterCheck().is_open_for_writing(path))
             os.set_blocking(writer.stdout.fileno(), False)
             assert len(writer.stdout.read() or b"") > 10, "it went on"
             assert writer.poll() is None
@@ -394,6 +397,6 @@ def test_network_file_systems_are_not_asked_for_leases(root, put, monkeypatch):
     remote = frozenset([kind[0] & 0xFFFFFFFF])
     monkeypatch.setattr("runners.watch.inbox.writers._REMOTE", remote)
     monkeypatch.setattr("runners.watch.inbox.writers.fcntl.fcntl", fails(errno.EAGAIN))
-    assert not claims.Writers().write(path)
+    assert not WriterCheck().is_open_for_writing(path)
     with path.open("ab"):
-        assert claims.Writers().write(path), "of this machine all the same"
+        assert WriterCheck().is_open_for_writing(path), "of this machine all the same"

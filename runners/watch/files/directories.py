@@ -1,4 +1,4 @@
-"""Folders and files by descriptor: nothing below a root leads out of it through a link."""
+"""Folders and files by descriptor, so that no link below a root is followed out of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 _RENAME_NOREPLACE = 1
@@ -20,7 +20,7 @@ _MAX_NAME_BYTES = 255
 
 
 class NotAFolderError(NotADirectoryError):
-    """A link, or something else that is no folder, is in the way; ``str()`` says which."""
+    """A part of a path is a link or not a folder; ``str()`` names it."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -28,18 +28,18 @@ class NotAFolderError(NotADirectoryError):
 
 @contextmanager
 def opened(root: Path | int, parts: Iterable[str] = (), *, make: bool = False) -> Iterator[int]:
-    """Open a folder step by step, and give its descriptor.
+    """Open a folder one part of its path at a time, and yield its descriptor.
 
     Args:
-        root: A path, which may be a link or lie behind one, or the descriptor of a folder.
-        parts: The names on the way down; none of them may be a link.
-        make: Create the folders that are not there.
+        root: A path, which may be a link or be behind one, or the descriptor of a folder.
+        parts: The names below it; none of them may be a link.
+        make: Create missing folders.
 
     Raises:
         NotAFolderError: One of the parts is a link or a file.
-        OSError: A folder is not there, or cannot be opened or created.
+        OSError: A folder does not exist, or cannot be opened or created.
     """
-    folder = os.dup(root) if isinstance(root, int) else os.open(root, _FOLDER)
+    folder = os.dup(root) if isinstance(root, int) else os.open(root, _OPEN_FOLDER)
     path = "" if isinstance(root, int) else os.fspath(root)
     try:
         for part in parts:
@@ -48,7 +48,7 @@ def opened(root: Path | int, parts: Iterable[str] = (), *, make: bool = False) -
                 with suppress(FileExistsError):
                     os.mkdir(part, dir_fd=folder)
             try:
-                inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+                inner = os.open(part, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=folder)
             except OSError as exc:
                 if exc.errno not in (errno.ENOTDIR, errno.ELOOP):
                     raise
@@ -63,7 +63,7 @@ def opened(root: Path | int, parts: Iterable[str] = (), *, make: bool = False) -
 
 
 def is_link(folder: int, name: str) -> bool:
-    """Say whether a name in a folder is a symbolic link."""
+    """Return whether a name in a folder is a symbolic link."""
     try:
         return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def is_link(folder: int, name: str) -> bool:
 
 
 def exists(folder: int, name: str) -> bool:
-    """Say whether a folder has this name, be it that of a dangling link."""
+    """Return whether a folder has this name, even if it is a dangling link."""
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -81,19 +81,19 @@ def exists(folder: int, name: str) -> bool:
 
 def digest(descriptor: int) -> str:
     """Return the SHA-256 of an open file's content, in hexadecimal digits."""
-    found, at = hashlib.sha256(), 0
-    while block := os.pread(descriptor, 1 << 20, at):
-        found.update(block)
-        at += len(block)
-    return found.hexdigest()
+    sha256, offset = hashlib.sha256(), 0
+    while block := os.pread(descriptor, 1 << 20, offset):
+        sha256.update(block)
+        offset += len(block)
+    return sha256.hexdigest()
 
 
 def numbered(name: str, room: int = 0) -> Iterator[str]:
     """Yield a name, then ``x~2.jpg``, ``x~3.jpg`` ...
 
     Args:
-        name: Of a file, or a path that ends with one.
-        room: How many bytes must be left for what is appended to the file's name.
+        name: A file name, or a path that ends with one.
+        room: How many bytes must be left for a suffix of the file name.
     """
     yield name
     parent, slash, base = name.rpartition("/")
@@ -107,11 +107,11 @@ def numbered(name: str, room: int = 0) -> Iterator[str]:
 
 
 def rename_new(folder: int, name: str, other: int, new: str) -> None:
-    """Rename a file into another folder of the file system, over nothing that is there.
+    """Rename a file into another folder of the file system, without replacing a file there.
 
     Raises:
-        FileExistsError: Something is there.
-        OSError: It cannot be renamed; it is where it was.
+        FileExistsError: The new name exists.
+        OSError: The file cannot be renamed; it is where it was.
     """
     rename = _renameat2()
     if rename is not None:
@@ -128,7 +128,7 @@ def rename_new(folder: int, name: str, other: int, new: str) -> None:
     else:
         os.unlink(name, dir_fd=folder)
         return
-    # Neither: over an empty file that nobody else can have made.
+    # No support for either: replace an empty file that no other process can have created.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     os.close(os.open(new, flags, 0o666, dir_fd=other))
     try:
@@ -144,12 +144,3 @@ def _renameat2() -> Callable[..., int] | None:
     if function is not None:
         function.argtypes = [*([ctypes.c_int, ctypes.c_char_p] * 2), ctypes.c_uint]
     return function
-
-
-def sync(folder: int) -> None:
-    """Make the names in a folder durable."""
-    try:
-        os.fsync(folder)
-    except OSError as exc:
-        if exc.errno != errno.EINVAL:  # a file system on which folders cannot be synced
-            raise

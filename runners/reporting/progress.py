@@ -1,0 +1,123 @@
+"""What a person sees on standard error while a run is under way."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import PipelineError
+from pipeline.job import Job
+from pipeline.redaction import safe_text
+from pipeline.system.terminal import is_terminal, say, width_of, wrapped
+from runners.reporting.console import describe_error
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+_LINE_EVERY_S = 30.0
+_BAR_COLUMNS = 20  # so that the counters beside it fit on 80 columns
+
+
+def announce_loading(job: Job) -> None:
+    """Print on a terminal which model is loaded and where; importing torch alone takes seconds."""
+    if job.config["quiet"] or not is_terminal(sys.stderr):
+        return
+    if job.config["runnable"]["_target_"].endswith(".FakeRunnable"):
+        return
+    identity, device = job.model.identity(), job.config["device"]
+    where = "the default device" if device == "auto" else device
+    say(f"loading {identity.get('tag') or identity.get('name')} on {where}")
+
+
+@dataclass
+class Progress:
+    """A bar with rate, time left and failures on a terminal; elsewhere a line every 30 seconds.
+
+    Attributes:
+        total: Number of assets.
+        quiet: Whether to show errors only.
+        finished: Assets finished so far, failed ones included.
+        failed: Assets failed so far.
+    """
+
+    total: int
+    quiet: bool = False
+    finished: int = field(default=0, init=False)
+    failed: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._started = self._last_line = time.monotonic()
+        self._bar: Bar | None = None
+        self._console: Console | None = None
+        self._task: Any = None
+
+    @contextmanager
+    def shown(self) -> Iterator[Progress]:
+        """Show the bar while the block runs."""
+        if self.quiet or not self.total or not is_terminal(sys.stderr):
+            yield self
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            BarColumn(bar_width=_BAR_COLUMNS),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            TextColumn("[red]{task.fields[failed]}"),
+        )
+        self._console = Console(stderr=True, width=width_of(sys.stderr))
+        with Bar(*columns, console=self._console) as self._bar:
+            self._task = self._bar.add_task("", total=self.total, rate="", failed="")
+            try:
+                yield self
+            finally:
+                self._bar = None
+
+    def advance(
+        self, asset_id: str, error: PipelineError | None = None, *, not_to_do: int = 0
+    ) -> None:
+        """Count one asset, and print its error if it failed.
+
+        Args:
+            asset_id: The asset.
+            error: Why it failed; ``None`` if it is done.
+            not_to_do: How many of all assets turned out to need no work so far.
+        """
+        self.finished += 1
+        if error is not None:
+            self.failed += 1
+            self._say(f"error: {asset_id}: {describe_error(error)}", asset_id)
+        now, total = time.monotonic(), self.total - not_to_do
+        rate = self.finished / max(now - self._started, 1e-9)
+        text = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+        failed = f"{self.failed} failed" if self.failed else ""
+        if self._bar is not None:
+            self._bar.update(
+                self._task, completed=self.finished, total=total, rate=text, failed=failed
+            )
+        elif not self.quiet and now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            left_s = (total - self.finished) / rate
+            counts = ", ".join(filter(None, (f"{self.finished}/{total} images", failed)))
+            say(f"{counts}, {text}, {left_s:.0f} s left")
+
+    def _say(self, text: str, asset_id: str) -> None:
+        """Print a message, above the bar if there is one."""
+        if self._bar is None or self._console is None:
+            say(text, unbroken=[asset_id])
+            return
+        from rich.text import Text
+
+        lines = wrapped(safe_text(text), width_of(sys.stderr), [asset_id])
+        message = Text("\n".join(lines))
+        message.stylize("bold red", 0, len("error:"))
+        self._console.print(message, soft_wrap=True)

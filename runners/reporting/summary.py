@@ -1,0 +1,142 @@
+"""What a run prints on standard output when it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline.job import Report
+from pipeline.redaction import safe_text
+from pipeline.system.terminal import tell, width_of
+from pipeline.system.versions import library_versions
+from runners.reporting.console import count_reasons, print_table
+
+_STEPS = ("load", "decode", "prepare", "forward", "finish", "stages", "sinks", "waiting")
+_MAX_CLASSES = 20
+_OUTCOMES = {
+    "earlier": "done earlier",
+    "later": "left for a later run",
+    "not_retried": "not retried",
+    "removed": "of an earlier run no longer in the input",
+}
+
+
+@contextmanager
+def _unless_closed() -> Iterator[None]:
+    """Print unless standard output is closed or full: the results are on the disk anyway."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (OSError, SystemExit):  # rich turns a closed pipe into SystemExit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@_unless_closed()
+def print_summary(
+    report: Report,
+    device: Mapping[str, Any],
+    *,
+    verbose: bool = False,
+    elapsed_s: float | None = None,
+) -> None:
+    """Print the detections, why images failed, and one line about the run.
+
+    Args:
+        report: The end of the run.
+        device: What the runnable says of the device it ran on.
+        verbose: Whether to print where the time went.
+        elapsed_s: How long the run took, in seconds, if it waited for input most of that time.
+    """
+    counts = ", ".join(f"{n} {_OUTCOMES.get(name, name)}" for name, n in report.counts.items() if n)
+    idle = report.counts and not (report.counts["done"] or report.counts["failed"])
+    if idle:
+        none = "no new input" if any(report.totals.values()) else "no input"
+        tell(f"nothing to do: {counts or none}")
+    else:
+        if report.detections:
+            _print_detections(report.detections)
+        if verbose:
+            _print_times(report)
+    for group in report.failures:
+        more = ", ..." if group.count > len(group.examples) else ""
+        examples = f"{', '.join(group.examples)}{more}"
+        tell(f"{group.count} x {group.reason}: {examples}", unbroken=group.examples)
+    if report.skipped:
+        tell(f"skipped: {count_reasons(report.skipped)}")
+    has_more = any(n != report.counts.get(name, 0) for name, n in report.totals.items())
+    if not idle:
+        this_run = f"this run: {counts}" if has_more else counts
+        _tell_parts([_speed(report, this_run, device), *_machine(device)])
+    if elapsed_s is not None and not idle:
+        tell(f"processed images for {report.wall_s:.1f} s of {_duration(elapsed_s)}")
+    if has_more:
+        total = ", ".join(f"{n} {outcome}" for outcome, n in report.totals.items() if n)
+        tell(f"in the output: {total or 'no result'}")
+    tell(f"results in {report.output}", unbroken=[str(report.output)])
+
+
+def _print_detections(detections: Mapping[str, int]) -> None:
+    by_count = sorted(detections.items(), key=lambda item: (-item[1], item[0]))
+    rows: list[tuple[object, ...]] = list(by_count[:_MAX_CLASSES])
+    if rest := by_count[_MAX_CLASSES:]:
+        rows.append((f"{len(rest)} other classes", sum(n for _, n in rest)))
+    print_table("Detections", ("class", "count"), [*rows, ("all", sum(detections.values()))])
+
+
+def _print_times(report: Report) -> None:
+    def share(seconds: float) -> float:
+        return 100 * seconds / report.wall_s if report.wall_s else 0.0
+
+    steps = [(step, report.timings[step]) for step in _STEPS if step in report.timings]
+    rows: list[tuple[object, ...]] = [
+        (step, seconds, "" if step == "load" else f"{share(seconds):.0f}")
+        for step, seconds in steps  # they overlap, except for load, which comes before
+    ]
+    rows.append(("wall time", report.wall_s, "100"))
+    print_table("Time", ("step", "seconds", "% of wall time"), rows)
+
+
+def _speed(report: Report, counts: str, device: Mapping[str, Any]) -> str:
+    parts = [counts] if counts else []
+    if report.wall_s and report.counts.get("done"):
+        rate = report.counts["done"] / report.wall_s
+        parts.append(f"{rate:.1f} images/s" if rate >= 1 else f"{rate:.2g} images/s")
+    if device.get("fake"):
+        parts.append("no model (fake)")
+    else:
+        parts.append(f"model {100 * report.busy:.0f} % of the time")
+    return ", ".join(parts)
+
+
+def _machine(device: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the device, and the libraries that computed on it; nothing without a model."""
+    if device.get("fake"):
+        return
+    yield " ".join(str(device[key]) for key in ("device", "name") if device.get(key))
+    versions = library_versions()
+    yield f"torch {versions['torch']}"
+    yield f"Detectron2 {versions['detectron2']}"
+
+
+def _tell_parts(parts: list[str]) -> None:
+    """Print parts joined by dots, with line breaks only between them where possible."""
+    width, lines = width_of(sys.stdout), [""]
+    for part in parts:
+        longer = f"{lines[-1]} · {part}" if lines[-1] else part
+        if width is not None and lines[-1] and len(safe_text(longer)) > width:
+            lines[-1] += " ·" if len(lines[-1]) + 2 <= width else ""
+            lines.append(f"  {part}")
+        else:
+            lines[-1] = longer
+    for line in lines:
+        tell(line)
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

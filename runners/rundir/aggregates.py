@@ -1,0 +1,70 @@
+"""Builds the aggregates at the end of a run, and remembers for which results they were built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import OutputError
+from pipeline.job import Job
+from pipeline.sinks.predictions import NAME as PREDICTIONS
+from pipeline.system.descriptors import check_regular, status_of
+from pipeline.system.files import is_output_name
+from runners.rundir.ledger.ledger import NAME as LEDGER
+from runners.rundir.ledger.ledger import Ledger
+
+_FACT = "built"  # by name of the aggregate: its options, and the files that it wrote
+
+
+def build_aggregates(job: Job, ledger: Ledger) -> None:
+    """Build every aggregate; the ledger then knows the files, once it is committed."""
+    built = {}
+    for name, aggregate in job.aggregates.items():
+        aggregate.build(job.output / PREDICTIONS, job.model.categories)
+        files = [file for each in aggregate.outputs for file in _files(job.output, each)]
+        built[name] = {"options": _digest(job, name), "files": sorted(files)}
+    # aggregates that this job does not have are out of date now, so they are forgotten
+    ledger.state(_FACT, built)
+
+
+def are_built(job: Job, ledger: Ledger) -> bool:
+    """Return whether every aggregate was built with the same options and its files still exist."""
+    built = ledger.fact(_FACT) or {}
+    return all(
+        name in built
+        and built[name]["options"] == _digest(job, name)
+        and all(status_of(job.output / file) is not None for file in built[name]["files"])
+        for name in job.aggregates
+    )
+
+
+def built_files(output: Path) -> list[str]:
+    """Return the files that the aggregates wrote when they were last built."""
+    with suppress(OutputError):
+        if check_regular(output / LEDGER) is not None:
+            with Ledger(output / LEDGER) as ledger:
+                built: dict[str, Any] = ledger.fact(_FACT) or {}
+            files = [file for each in built.values() for file in each["files"]]
+            return [file for file in files if is_output_name(file)]
+    return []
+
+
+def _digest(job: Job, name: str) -> str:
+    options = json.dumps(job.config["sink"].get(name), sort_keys=True, default=str)
+    return hashlib.sha256(options.encode(errors="surrogateescape")).hexdigest()
+
+
+def _files(output: Path, name: str) -> Iterator[str]:
+    """Yield an output's file, or the files in its directory; none if it was not written."""
+    if not name.endswith("/"):
+        if status_of(output / name) is not None:
+            yield name
+        return
+    for directory, _, names in os.walk(output / name):
+        for each in names:
+            yield str((Path(directory) / each).relative_to(output))
