@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from pipeline.job import Report
 from pipeline.redaction import safe_text
 from pipeline.system.terminal import print_stdout, width_of
-from pipeline.system.versions import library_versions
+from pipeline.system.versions import detectron2_origin, library_versions
 from runners.reporting.console import count_reasons, print_table
 
 _STEPS = ("load", "decode", "prepare", "forward", "finish", "stages", "sinks", "waiting")
@@ -47,7 +47,7 @@ def print_summary(
     Args:
         report: The end of the run.
         device: What the runnable says of the device it ran on.
-        verbose: Whether to print where the time went.
+        verbose: Whether to print the speed-ups and where the time went.
         elapsed_s: How long the run took, in seconds, if it waited for input most of that time.
     """
     counts = ", ".join(f"{n} {_OUTCOMES.get(name, name)}" for name, n in report.counts.items() if n)
@@ -59,6 +59,7 @@ def print_summary(
         if report.detections:
             _print_detections(report.detections)
         if verbose:
+            _print_speedups(device.get("speedups", ()))
             _print_times(report)
     for group in report.failures:
         more = ", ..." if group.count > len(group.examples) else ""
@@ -84,6 +85,15 @@ def _print_detections(detections: Mapping[str, int]) -> None:
     if rest := by_count[_MAX_CLASSES:]:
         rows.append((f"{len(rest)} other classes", sum(n for _, n in rest)))
     print_table("Detections", ("class", "count"), [*rows, ("all", sum(detections.values()))])
+
+
+def _print_speedups(speedups: Iterable[Mapping[str, Any]]) -> None:
+    rows = [
+        (each["name"], each["numerics"], "yes" if each["applied"] else f"no: {each['reason']}")
+        for each in speedups
+    ]
+    if rows:
+        print_table("Speed-ups", ("name", "digits", "applied"), rows)
 
 
 def _print_times(report: Report) -> None:
@@ -118,7 +128,7 @@ def _machine(device: Mapping[str, Any]) -> Iterator[str]:
     yield " ".join(str(device[key]) for key in ("device", "name") if device.get(key))
     versions = library_versions()
     yield f"torch {versions['torch']}"
-    yield f"Detectron2 {versions['detectron2']}"
+    yield f"Detectron2 {detectron2_origin()}"
 
 
 def _tell_parts(parts: list[str]) -> None:
