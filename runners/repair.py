@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import LedgerDamagedError, OutputError
 from pipeline.job import Job, Report
-from pipeline.sinks.predictions import NAME as PREDICTIONS
-from pipeline.sinks.predictions import Position
 from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
 from pipeline.system.files import asset_id_of
 from pipeline.system.terminal import tell
+from runners.rundir.journal import Position
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import ConfigError, LedgerDamagedError, OutputError
 from pipeline.job import Job
 from pipeline.protocols import DescribedRunnable, Warns
 from pipeline.redaction import redacted
-from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sources.decode.reading import why
 from pipeline.system.descriptors import check_regular, remove
 from pipeline.system.files import remove_temporaries

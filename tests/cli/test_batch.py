@@ -322,8 +322,8 @@ def test_a_full_disk(d2run: Run, tmp_path: Path) -> None:
         timeout=100,
     )
     assert done.returncode == 1
-    assert done.stderr == (
-        "error: cannot write the output: File too large, at sink 'predictions'\n"
+    assert (
+        done.stderr == f"error: cannot write the output {out}/predictions.jsonl: File too large\n"
     )
     whole = lines(out / "predictions.jsonl")
     assert 20 < len(whole) < 400

@@ -1,4 +1,4 @@
-"""runner=watch as a service and as a cron job: files, signals, what it says and leaves."""
+"""runner=watch as a service and as a cron job: files, signals, messages."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_day_in_the_life_of_a_service(start: Start, inbox: Path, out: Path) ->
     for text in (served, (out / "metrics.prom").read_text()):
         assert 'd2run_inputs_total{outcome="done"} 2.0' in text
         assert "d2run_healthy 1.0" in text
-    assert "left out: pipe.png: not a regular file" in log.read_text()
+    assert "skipped: pipe.png: not a regular file" in log.read_text()
 
     log.rename(out / "run.log.old")
     process.send_signal(signal.SIGHUP)
@@ -114,20 +114,38 @@ def test_a_day_in_the_life_of_a_service(start: Start, inbox: Path, out: Path) ->
     (inbox / "late.png").write_bytes(picture(4))
     wait_for(lambda: "late.png" in ids(out / "inputs.jsonl"))
     process.send_signal(signal.SIGTERM)
-    said, complained = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 0
     done = sorted(["late.png", "sub/" + odd.name, "there.png"])
     assert ids(out / "predictions.jsonl") == done
     assert ids(out / "failures.jsonl") == ["half.png"]
     assert len(json.loads((out / "coco.json").read_text())["images"]) == 3
-    told = complained.splitlines()
-    assert [line[:24] for line in told] == ["error: half.png: decode:", "error: 1 inputs failed; "]
-    assert "3 done, 1 failed; " in said
-    assert "at work for " in said
+    check_messages(stderr.splitlines(), inbox, out)
+    assert "3 done, 1 failed; " in stdout
+    assert "at work for " in stdout
     record = json.loads((out / "run.json").read_text())
     assert (record["exit_status"], record["counts"]) == (0, {"done": 3, "failed": 1})
     assert status(out)["state"] == "finished"
     assert (out / "health").read_text().startswith("unhealthy: not running (at its end)\n")
+
+
+def check_messages(lines: list[str], inbox: Path, out: Path) -> None:
+    """One line per file; what is waited for, once; at the end, what is kept and how to resume."""
+    files = [line for line in lines if not line.startswith(("waiting", "error", "stopped"))]
+    assert sorted(line.rpartition(": ")[0] for line in files) == sorted(
+        ["late.png", "sub/na\\udcefve \\n%s.png", "there.png"]
+    )
+    waiting = [line for line in lines if line.startswith("waiting")]
+    assert waiting.count(f"waiting for files in {inbox}/ (poll every 1 s)") == 1
+    assert "waiting for late.png to settle" in waiting
+    assert len(set(waiting)) == len(waiting)
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert errors[0].startswith("error: half.png: decode: ")
+    assert errors[1:] == [f"error: 1 input failed. See {out}/failures.jsonl"]
+    (stopped,) = [line for line in lines if line.startswith("stopped: ")]
+    assert stopped.startswith(f"stopped: 3 results are kept in {out}. To resume, run: ")
+    assert f" runner=watch runner.settle_s=0.5 runner.poll_s=1 input={inbox}" in stopped
+    assert f" output={out}" in stopped
 
 
 def test_interrupted_and_started_again(start: Start, inbox: Path, out: Path) -> None:
@@ -136,9 +154,10 @@ def test_interrupted_and_started_again(start: Start, inbox: Path, out: Path) -> 
     process = start("quiet=true", "runner.after=move")
     wait_for(lambda: len(list(inbox.glob("done/*"))) == 3)
     process.send_signal(signal.SIGINT)
-    said, complained = process.communicate(timeout=30)
-    assert (process.returncode, said) == (130, "")
-    assert complained == "error: interrupted; what was begun is finished and kept\n"
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stdout) == (130, "")
+    (line,) = stderr.splitlines()
+    assert line.startswith(f"error: interrupted: 3 results are kept in {out}. To resume, run: ")
     assert ids(out / "predictions.jsonl") == ["0.png", "1.png", "2.png"]
     process = start("runner.after=move", "runner.max_passes=1")
     process.communicate(timeout=30)
@@ -148,17 +167,17 @@ def test_interrupted_and_started_again(start: Start, inbox: Path, out: Path) -> 
 
 def test_wrong_starts(d2run: Run, inbox: Path, out: Path, tmp_path: Path) -> None:
     def refused(*arguments: str) -> str:
-        told = d2run(*FAKE, *arguments)
-        assert (told.returncode, told.stdout, len(told.stderr.splitlines())) == (2, "", 1)
-        return told.stderr
+        result = d2run(*FAKE, *arguments)
+        assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+        return result.stderr
 
     here = (f"input={inbox}", f"output={out}")
     assert "no file or folder" in refused(f"input={tmp_path}/gone", f"output={out}")
     (tmp_path / "x.png").write_bytes(picture())
     assert "watches a folder" in refused(f"input={tmp_path}/x.png", f"output={out}")
     assert "output is the input" in refused(f"input={inbox}", f"output={inbox}")
-    assert "runner.done is the watched folder" in refused(*here, f"runner.done={inbox}")
-    assert "ignore: expected a list, got '*.bak'" in refused(*here, "runner.ignore=*.bak")
+    assert "is the watched folder itself" in refused(*here, f"runner.done={inbox}")
+    assert "runner.ignore: expected a list" in refused(*here, "runner.ignore=*.bak")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert f"127.0.0.1:{port}" in refused(*here, f"runner.metrics_port={port}")
@@ -243,8 +262,8 @@ def test_killed_while_four_writers_write(
     wait_for(lambda: set(ids(out / "inputs.jsonl")) == set(writers.written))
     wait_for(lambda: (status(out)["pid"], status(out)["pending"]) == (process.pid, 0))
     process.send_signal(signal.SIGTERM)
-    _, complained = process.communicate(timeout=60)
-    assert (process.returncode, complained) == (0, "")
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (0, "")
     assert ids(out / "predictions.jsonl") == ids(out / "inputs.jsonl") == sorted(writers.written)
     assert len(json.loads((out / "coco.json").read_text())["images"]) == n
     assert lines(out / "failures.jsonl") == []
@@ -267,15 +286,15 @@ def test_a_burst_of_twenty_thousand(events: str, start: Start, inbox: Path, out:
     while status(out)["counts"]["done"] < 20_000 and time.monotonic() < deadline:
         time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    _, complained = process.communicate(timeout=60)
-    assert (process.returncode, complained) == (0, "")
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (0, "")
     assert ids(out / "predictions.jsonl") == sorted(f"{i}.png" for i in range(20_000))
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_idle_on_what_is_done(start: Start, inbox: Path, out: Path) -> None:
-    """Two hundred thousand files that are done: what a watch of them takes is printed."""
+    """Prints the CPU time and memory of a watch of two hundred thousand files that are done."""
     (inbox / "first.png").write_bytes(picture())
     process = start("quiet=true", "runner.max_passes=1")
     process.communicate(timeout=60)

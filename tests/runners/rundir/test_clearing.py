@@ -14,7 +14,8 @@ from batches import job_of, lines, results, run, write_images
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.protocols import Asset
 from pipeline.records import Categories, Result
-from pipeline.system.files import OutputFolder, output_name, write_whole
+from pipeline.system.files import output_name, write_whole
+from pipeline.system.output_folder import OutputFolder
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.owned.clearing import clear
 from runners.rundir.owned.names import recorded_outputs
