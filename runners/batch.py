@@ -28,9 +28,9 @@ from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, SKIPPED, write_skipped
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
-from runners.rundir.readers import reader
+from runners.rundir.readers import file_reader
 from runners.rundir.record import Record
-from runners.rundir.translation import translated
+from runners.rundir.translation import output_errors
 from runners.todo import DONE, GONE, LATER, POISON, Todo, skipped_entries
 
 _LOST = 20  # unreadable directories named on standard error
@@ -131,7 +131,7 @@ def count(source: Iterable[Asset]) -> int:
 
 def _skipped(job: Job) -> Counter[str]:
     """Write ``skipped.jsonl``; return the number of files in it, by reason."""
-    with translated(job.output):
+    with output_errors(job.output):
         return write_skipped(job.output, skipped_entries(job.source))
 
 
@@ -171,7 +171,7 @@ class _Run:
         try:
             self.record.start()
             with (
-                reader(job, by_default=False) as decode,
+                file_reader(job, isolate_by_default=False) as decode,
                 Session(job, self.ledger, decode) as session,
                 Progress(self.total, quiet=job.config["quiet"]).shown() as progress,
             ):
@@ -211,7 +211,7 @@ class _Run:
         forgotten = self.todo.unseen_failures
         if forgotten:
             self.ledger.remove(forgotten)
-            self.ledger.state("finished", False)
+            self.ledger.set_fact("finished", False)
             self.ledger.commit()
         self.removed = self.known - self.todo.known - len(forgotten) + self.todo.counts[GONE]
         if self.removed:

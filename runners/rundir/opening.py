@@ -31,7 +31,7 @@ from runners.rundir.owned.names import (
 )
 from runners.rundir.record import Record, killed_run
 from runners.rundir.settings import differences
-from runners.rundir.translation import translated
+from runners.rundir.translation import output_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class OpenRun:
         load_s = time.monotonic() - started_s
         ledger = self.earlier
         if ledger is None:  # not before: a run that cannot start leaves nothing behind
-            with translated(job.output):
+            with output_errors(job.output):
                 ledger = self._stack.enter_context(Ledger(job.output / LEDGER))
         check_settings(job, ledger, loaded=load_model)
         self.share.record(ledger)
@@ -207,7 +207,7 @@ def check_settings(job: Job, ledger: Ledger, *, loaded: bool) -> None:
             "output, or runner.on_change=restart to start from scratch"
         )
     if before is None or (loaded and not before["device"]):
-        ledger.state("settings", now)
+        ledger.set_fact("settings", now)
 
 
 def _holds(path: Path) -> bool:

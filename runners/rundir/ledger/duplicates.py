@@ -22,7 +22,7 @@ def record_duplicates(ledger: Ledger) -> None:
 
     Reads one column of all entries: seconds for a million, a fraction of what the lists take.
     """
-    ledger.state(_FACT, _duplicates(ledger))
+    ledger.set_fact(_FACT, _duplicates(ledger))
 
 
 def recorded_duplicates(ledger: Ledger) -> dict[str, Any]:

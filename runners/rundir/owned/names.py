@@ -61,7 +61,7 @@ def record_outputs(job: Job, ledger: Ledger) -> Outputs:
     for part, names in outputs_of(job).items():
         merged[part] = tuple(dict.fromkeys((*recorded.get(part, ()), *names)))
     if merged != recorded:
-        ledger.state(_FACT, merged)
+        ledger.set_fact(_FACT, merged)
         ledger.commit()
     return merged
 
