@@ -120,8 +120,10 @@ class Batch:
             if first is not None:
                 found = chain([first], found)
             tally = Tally(status, {"load": started.load_s})
-            run = _Run(job, self, total, started.ledger, todo, record, tally, share.places, skipped)
-            return run.carry_out(found), started.device
+            started_run = _Run(
+                job, self, total, started.ledger, todo, record, tally, share.places, skipped
+            )
+            return started_run.run(found), started.device
 
 
 def count(source: Iterable[Asset]) -> int:
@@ -166,7 +168,8 @@ class _Run:
         limit = budget.allowed(self.batch.max_failures, self.total)
         self.limit = 0 if self.batch.on_error == "raise" else limit
 
-    def carry_out(self, found: Iterable[tuple[Asset, int]]) -> Report:
+    def process(self, found: Iterable[tuple[Asset, int]]) -> Report:
+        """Process the assets, each with its place, and complete the output."""
         job = self.job
         try:
             self.record.start()
@@ -183,7 +186,7 @@ class _Run:
             report = self._report()
             self.record.finish(report)
         except BaseException as exc:
-            self._interrupted(exc)
+            self._record_failure(exc)
             raise
         return report
 
@@ -250,7 +253,7 @@ class _Run:
             report, totals=totals(self.ledger.counts()), skipped=most_common(self.skipped)
         )
 
-    def _interrupted(self, exc: BaseException) -> None:
+    def _record_failure(self, exc: BaseException) -> None:
         """Complete the record, if it can still be written."""
         status = getattr(exc, "exit_status", 130 if isinstance(exc, KeyboardInterrupt) else 1)
         with suppress(OSError, OutputError):  # the disk may be what failed

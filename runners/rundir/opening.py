@@ -24,10 +24,10 @@ from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.owned.clearing import clear
 from runners.rundir.owned.names import (
     Outputs,
-    check_owned,
     has_run,
     record_outputs,
     recorded_outputs,
+    refuse_foreign,
 )
 from runners.rundir.record import Record, killed_run
 from runners.rundir.settings import differences
@@ -142,7 +142,7 @@ def open_ledger(job: Job, on_change: str, *, can_extend: bool = False) -> Ledger
         LedgerDamagedError: The ledger, or the predictions that it lists, are damaged.
     """
     if not has_run(job.output):
-        check_owned(job, {})
+        refuse_foreign(job, {})
         return None
     for folder in (job.output, job.output / ".hydra"):
         remove_temporaries(folder)
@@ -160,10 +160,10 @@ def open_ledger(job: Job, on_change: str, *, can_extend: bool = False) -> Ledger
             if on_change != "restart":
                 raise
             stack.close()
-            check_owned(job, recorded)
+            refuse_foreign(job, recorded)
             _clear(job, recorded)
             return None
-        check_owned(job, recorded)
+        refuse_foreign(job, recorded)
         stack.pop_all()
         return ledger
 
