@@ -120,10 +120,9 @@ class Batch:
             if first is not None:
                 found = chain([first], found)
             tally = Tally(status, {"load": started.load_s})
-            started_run = _Run(
-                job, self, total, started.ledger, todo, record, tally, share.places, skipped
-            )
-            return started_run.run(found), started.device
+            ledger, places = started.ledger, share.places
+            run = _Run(job, self, total, ledger, todo, record, tally, places, skipped)
+            return run.process(found), started.device
 
 
 def count(source: Iterable[Asset]) -> int:
