@@ -27,6 +27,7 @@ from processes import wait_for
 from pipeline.system.files import asset_id_of
 from runners.rundir.ledger.ledger import Entry, Ledger
 
+OTHER_LINES = ("loading", "waiting", "error", "stopped", "resume")
 FAKE = ("model=mask_rcnn", "runnable=fake", "sink=[coco]", "runner=watch")
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -121,8 +122,8 @@ def test_a_day_in_the_life_of_a_service(start: Start, inbox: Path, out: Path) ->
     assert ids(out / "failures.jsonl") == ["half.png"]
     assert len(json.loads((out / "coco.json").read_text())["images"]) == 3
     check_messages(stderr.splitlines(), inbox, out)
-    assert "3 done, 1 failed; " in stdout
-    assert "at work for " in stdout
+    assert "3 done, 1 failed, " in stdout
+    assert "processed images for " in stdout
     record = json.loads((out / "run.json").read_text())
     assert (record["exit_status"], record["counts"]) == (0, {"done": 3, "failed": 1})
     assert status(out)["state"] == "finished"
@@ -131,7 +132,7 @@ def test_a_day_in_the_life_of_a_service(start: Start, inbox: Path, out: Path) ->
 
 def check_messages(lines: list[str], inbox: Path, out: Path) -> None:
     """One line per file; what is waited for, once; at the end, what is kept and how to resume."""
-    files = [line for line in lines if not line.startswith(("waiting", "error", "stopped"))]
+    files = [line for line in lines if not line.startswith(OTHER_LINES)]
     assert sorted(line.rpartition(": ")[0] for line in files) == sorted(
         ["late.png", "sub/na\\udcefve \\n%s.png", "there.png"]
     )
@@ -142,10 +143,10 @@ def check_messages(lines: list[str], inbox: Path, out: Path) -> None:
     errors = [line for line in lines if line.startswith("error: ")]
     assert errors[0].startswith("error: half.png: decode: ")
     assert errors[1:] == [f"error: 1 input failed. See {out}/failures.jsonl"]
-    (stopped,) = [line for line in lines if line.startswith("stopped: ")]
-    assert stopped.startswith(f"stopped: 3 results are kept in {out}. To resume, run: ")
-    assert f" runner=watch runner.settle_s=0.5 runner.poll_s=1 input={inbox}" in stopped
-    assert f" output={out}" in stopped
+    assert f"stopped; 3 results are kept in {out}" in lines
+    (command,) = [line for line in lines if line.startswith("resume with: ")]
+    assert f" runner=watch runner.settle_s=0.5 runner.poll_s=1 input={inbox}" in command
+    assert f" output={out}" in command
 
 
 def test_interrupted_and_started_again(start: Start, inbox: Path, out: Path) -> None:
@@ -157,7 +158,7 @@ def test_interrupted_and_started_again(start: Start, inbox: Path, out: Path) -> 
     stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout) == (130, "")
     (line,) = stderr.splitlines()
-    assert line.startswith(f"error: interrupted: 3 results are kept in {out}. To resume, run: ")
+    assert line == f"error: interrupted; 3 results are kept in {out}"
     assert ids(out / "predictions.jsonl") == ["0.png", "1.png", "2.png"]
     process = start("runner.after=move", "runner.max_passes=1")
     process.communicate(timeout=30)
