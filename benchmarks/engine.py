@@ -26,11 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import report
 
+from pipeline.encoding import encode
 from pipeline.engine import Pipeline
 from pipeline.records import Frame, Predictions
 from pipeline.runnables.fake import FakeRunnable
-from pipeline.sinks.predictions import PredictionsJsonl
+from pipeline.sinks.label_maps import LabelMaps
 from runners.rundir.commit import Session
+from runners.rundir.journal import Journal
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
 
@@ -43,7 +45,7 @@ class Still:
         image: What its frame shows; copied, as if decoded, if ``fresh``.
     """
 
-    fps = None
+    is_still = True
     path = Path()
 
     def __init__(self, asset_id: str, image: np.ndarray, fresh: bool) -> None:
@@ -101,12 +103,14 @@ def run(
     resident: list[float] = []
     with tempfile.TemporaryDirectory(prefix="d2run-bench-") as folder:
         runnable = Known(n_instances=instances, masks=masks)
-        with runnable, PredictionsJsonl(folder) as sink:
+        sinks = {"label_maps": LabelMaps(folder)}
+        with runnable, Journal(Path(folder)) as journal:
             started = perf_counter()
-            outcomes = Pipeline(runnable, {}, {"predictions": sink}).run(assets)
-            for done, outcome in enumerate(outcomes, 1):
+            pipeline = Pipeline(runnable, {}, sinks, encode=encode, spool_dir=Path(folder))
+            for done, outcome in enumerate(pipeline.run(assets), 1):
                 if outcome.error is not None:
                     raise outcome.error
+                journal.append(outcome.records)
                 if done in (max(1, n_frames // 10), n_frames):
                     resident.append(_resident_mb())
             seconds = perf_counter() - started
@@ -127,7 +131,7 @@ def committed(n_frames: int, size: tuple[int, int], instances: int, masks: bool)
             output=Path(folder),
             runnable=runnable,
             stages={},
-            sinks={"predictions": PredictionsJsonl(folder)},
+            sinks={"label_maps": LabelMaps(folder)},
             config={"batch_size": 1, "decode_threads": None, "queue_mb": 256},
         )
         with runnable, Ledger(job.output / LEDGER) as ledger, Session(job, ledger) as session:

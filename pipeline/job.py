@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pipeline.errors import PipelineError
 from pipeline.protocols import Aggregate, Asset, Model, Runnable, Sink, Source, Stage
+from pipeline.system.spool import Spool
 from pipeline.system.versions import library_versions
 
 _KNOWN_ONCE_LOADED = ("device", "threads", "batch_size", "numerics")
@@ -19,15 +20,17 @@ _KNOWN_ONCE_LOADED = ("device", "threads", "batch_size", "numerics")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What became of one asset: what runners see.
+    """What became of one asset: what runners see. Can be pickled.
 
     Attributes:
-        asset: The asset.
+        asset: The asset; identified by its id.
         n_frames: Frames that were decoded.
         n_dropped: Frames that a stage dropped.
         timings: Seconds by step.
         detections: Instances written, by class name.
         error: Why it failed; ``None`` when it is done.
+        records: The asset's lines for ``predictions.jsonl``, with image id 0; empty if it failed or
+            nothing encodes. Whoever gets the outcome closes them.
     """
 
     asset: Asset
@@ -36,6 +39,26 @@ class Outcome:
     timings: Mapping[str, float] = field(default_factory=dict)
     detections: Mapping[str, int] = field(default_factory=dict)
     error: PipelineError | None = None
+    records: Spool = field(default_factory=Spool)
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Decides where the work is done: on threads of this process, or elsewhere."""
+
+    def run(self, assets: Iterable[Asset]) -> Iterator[Outcome]:
+        """Yield the outcome of each asset once every sink has flushed it.
+
+        Outcomes may come in any order, and repeatedly: the first one of an asset counts. Assets are
+        requested lazily, on one thread at a time, because an asset counts as in-flight from then
+        on. The sinks of the job are made durable when outcomes are committed; an executor with
+        sinks of its own makes those durable before it yields. If the iterator is ``Closable``, the
+        runner closes it to stop early.
+
+        Raises:
+            OutputError: The output cannot be written any more.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +130,7 @@ class Job:
         store: The model store.
         runnable: The model on a device, not entered.
         stages: By name, in order.
-        sinks: By name; ``predictions`` last, because its flush is the commit point.
+        sinks: By name; includes ``label_maps``, which is part of every job.
         aggregates: By name.
         runner: The runner that the job was built for.
         output: The run directory, absolute.

@@ -82,6 +82,19 @@ class ReadableAsset(Asset, Protocol):
     reader: Any
 
 
+@runtime_checkable
+class Closable(Protocol):
+    """An asset, a reader or a generator that can be interrupted from another thread.
+
+    The ``close`` of an asset is called when a run stops before ``frames()`` has ended: it makes a
+    blocked read return or raise. Without it, the thread of a blocked read is abandoned.
+    """
+
+    def close(self) -> None:
+        """Stop the work in progress and free what it holds; can be repeated."""
+        ...
+
+
 class SkippedEntry(Protocol):
     """An entry of the input that no asset was made of."""
 
@@ -292,7 +305,10 @@ class Stage(Protocol):
 
 @runtime_checkable
 class BeginsAssets(Protocol):
-    """A stage with state: it is notified before the first frame of each asset."""
+    """A stage with state: it is notified before the first frame of each asset.
+
+    Not called for an asset without frames, which always fails. An error fails the asset.
+    """
 
     def begin(self, asset: Asset) -> None:
         """Reset the state that belongs to one asset."""
@@ -334,6 +350,10 @@ class PushesDown(Protocol):
 class Sink(AbstractContextManager[Any], Protocol):
     """Writes results, asset by asset. Entering opens what it needs, leaving closes it.
 
+    One thread calls ``begin``, ``write`` once per frame that no stage dropped, then ``flush`` or
+    ``discard``; the next asset follows. An asset that fails before its first frame, or has none,
+    gets no ``begin``, only ``discard``.
+
     Attributes:
         outputs: Names that it owns in the run directory, directories with a trailing ``/``. They
             are cleared on restart, protected on resume and shown by ``runner=plan``.
@@ -342,7 +362,10 @@ class Sink(AbstractContextManager[Any], Protocol):
     outputs: tuple[str, ...]
 
     def begin(self, asset: Asset) -> None:
-        """Prepare for an asset, before its first frame; an encoder can open its file here."""
+        """Prepare for an asset, before its first frame; an encoder can open its file here.
+
+        An error fails the asset.
+        """
         ...
 
     def write(self, result: Result) -> None:

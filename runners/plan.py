@@ -23,7 +23,7 @@ from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lock import locked
 from runners.rundir.opening import check_settings
-from runners.rundir.owned import LISTS, check_owned, recorded_outputs
+from runners.rundir.owned.names import LISTS, check_owned, recorded_outputs
 from runners.rundir.record import killed_run
 from runners.todo import CHANGED, DONE, FAILED, GONE, NEW, POISON, TO_DO, Todo, skipped_entries
 

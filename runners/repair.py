@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import LedgerDamagedError, OutputError
 from pipeline.job import Job, Report
-from pipeline.sinks.predictions import NAME as PREDICTIONS
-from pipeline.sinks.predictions import Position
 from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
 from pipeline.system.files import asset_id_of
 from pipeline.system.terminal import tell
+from runners.rundir.journal import Position
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles
 from runners.rundir.lists import INPUTS
 from runners.rundir.lock import locked
-from runners.rundir.owned import recorded_outputs
+from runners.rundir.owned.names import recorded_outputs
 from runners.rundir.translation import translated
 
 _DAMAGED = f"{LEDGER}.damaged"
@@ -47,7 +47,7 @@ class Repair:
         output = job.output
         if not output.is_dir() or not any(output.iterdir()):
             raise OutputError(
-                f"output {output}: no such run to repair; set output= to the directory of a run"
+                f"output {output}: there is no run to repair; set output= to the directory of a run"
             )
         with locked(output), translated(output):
             settings, inputs, moved = _recorded(output / "run.json")

@@ -34,7 +34,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
 from pipeline.protocols import Aggregate, Stage
 from pipeline.pushdown import leading_limits
-from pipeline.sinks.predictions import PredictionsJsonl
+from pipeline.sinks.label_maps import LabelMaps
 from pipeline.store.model import Model
 from pipeline.system.files import expanded
 
@@ -86,7 +86,7 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         store=store,
         runnable=build("runnable", model=model, device=config["device"], **pushed),
         stages=stages,
-        sinks=sinks | {"predictions": PredictionsJsonl(directory=str(output))},
+        sinks=sinks | {"label_maps": LabelMaps(directory=str(output))},
         aggregates=aggregates,
         runner=build("runner"),
         output=output,

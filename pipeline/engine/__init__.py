@@ -1,12 +1,12 @@
-"""Frames from assets, through the model and the stages, into the sinks.
+"""Runs the frames of assets through the model and the stages into the sinks.
 
 ```
-decode, prepare      ->  forward       ->  finish     ->  stages, sinks
+decode, prepare      ->  forward       ->  finish     ->  stages, sinks, encoder
 (threads, in ahead)      (``forwards``)    (threads)      (the caller's thread)
 ```
 
-All of them run beside one another on queues bounded in bytes and in number, so memory does not
-grow with the number of assets; order is kept; one asset's failure is its own.
+All steps run at the same time, on queues bounded in bytes and in number, so memory does not grow
+with the number of assets or with their length. Order is kept, and one asset's failure is its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
@@ -22,13 +23,21 @@ from pipeline.engine.ahead import Ahead, join
 from pipeline.engine.batches import Batches
 from pipeline.engine.behind import Finishers, Results
 from pipeline.engine.device import Device
-from pipeline.engine.writing import Writing
+from pipeline.engine.writing import Encode, Writing
 from pipeline.job import Outcome
-from pipeline.protocols import Asset, PipelinedRunnable, Runnable, Sink, Stage
+from pipeline.protocols import (
+    Asset,
+    BatchingRunnable,
+    ConcurrentRunnable,
+    PipelinedRunnable,
+    Runnable,
+    Sink,
+    Stage,
+)
 
 __all__ = ["Pipeline", "half_the_cores"]
 
-_MOST_THREADS = 8
+_MAX_THREADS = 8
 _Threads = TypeVar("_Threads", Ahead, Finishers)
 
 
@@ -37,15 +46,18 @@ class Pipeline:
     """What is done to each asset.
 
     Attributes:
-        runnable: The model, entered by the caller. Its ``batch_size`` and ``batch_by_shape``,
-            where it has them, say which frames share a forward, and ``forwards`` how many run at
-            once.
+        runnable: The model, entered by the caller. A ``BatchingRunnable`` decides which frames
+            share a forward, a ``ConcurrentRunnable`` how many forwards run at once.
         stages: By name, in order.
-        sinks: By name, entered by the caller; flushed in order, so the last is the commit point.
-        batch_size: Frames that are given at once to a runnable that does not say itself.
+        sinks: By name, entered by the caller; flushed in order.
+        batch_size: The largest number of frames per forward, for runnables that do not decide.
         decode_threads: Assets that are decoded at the same time; by default half of the cores, up
-            to eight, for the other half is the model's or the thread's that writes.
-        queue_mb: What may wait: half of it before the device, half behind it.
+            to eight, because the model and the sinks need the other half.
+        queue_mb: Bound on the frames that wait: half of it before the device, half after it.
+        encode: Encodes each result for ``Outcome.records``, such as ``pipeline.encoding.encode``;
+            by default, outcomes carry no records.
+        spool_dir: Where records that are too large for memory are spooled; by default the system's
+            directory for temporary files.
     """
 
     runnable: Runnable
@@ -54,16 +66,21 @@ class Pipeline:
     batch_size: int | str = 1
     decode_threads: int | None = None
     queue_mb: float = 256
+    encode: Encode | None = None
+    spool_dir: Path | None = None
 
     def run(self, assets: Iterable[Asset]) -> Generator[Outcome, None, None]:
         """Yield each asset's outcome in input order, after every sink has flushed it.
+
+        A decoder that blocks when the run stops is closed or abandoned; see ``Ahead``.
 
         Raises:
             OutputError: The output cannot be written any more; nothing half-written is left.
         """
         runnable = self.runnable
-        stepped = runnable if isinstance(runnable, PipelinedRunnable) else None
-        batches = Batches(self._batch_size(), bool(getattr(runnable, "batch_by_shape", False)))
+        pipelined = runnable if isinstance(runnable, PipelinedRunnable) else None
+        by_shape = isinstance(runnable, BatchingRunnable) and bool(runnable.batch_by_shape)
+        batches = Batches(self._batch_size(), by_shape)
         threads = self.decode_threads or half_the_cores()
         bounds = {
             "max_bytes": int(self.queue_mb * 1e6 / 2),
@@ -71,47 +88,49 @@ class Pipeline:
         }
         results = Results(**bounds)
         with ExitStack() as stack:
-            stack.callback(results.close)  # all are told twice: a signal may cut short the first
-            prepare = stepped.prepare if stepped else None
+            stack.callback(results.close)  # stopped twice: a signal may interrupt the first time
+            prepare = pipelined.prepare if pipelined else None
             ahead = _started(stack, Ahead(assets, prepare, threads=threads, **bounds))
-            wanted = getattr(runnable, "forwards", 1)
-            forwards = wanted if isinstance(wanted, int) else 1  # "auto": never entered, no input
+            wanted = runnable.forwards if isinstance(runnable, ConcurrentRunnable) else 1
+            forwards = wanted if isinstance(wanted, int) else 1  # "auto": not entered, no input
             stops, finishers = [results.close, ahead.stop], None
-            if stepped:
-                # of several forwards one can wait: what it has put out is still in the cache
+            if pipelined:
+                # with several forwards one can wait: its output is still in the cache
                 others = threads if forwards == 1 else 0
-                finishers = _started(stack, Finishers(stepped.finish, others))
+                finishers = _started(stack, Finishers(pipelined.finish, others))
                 stops.append(finishers.stop)
             device = Device(runnable, batches, finishers, forwards, ahead, results)
             devices = [
                 Thread(target=device.work, name=f"device-{i}", daemon=True) for i in range(forwards)
             ]
-            stack.callback(_end, devices, stops)
+            stack.callback(_stop, devices, stops)
             for thread in devices:
-                thread.start()  # after what ends it, as in _started
-            yield from Writing(self.stages, self.sinks).outcomes(results)
+                thread.start()  # after registering what stops it, as in _started
+            writing = Writing(self.stages, self.sinks, self.encode, self.spool_dir)
+            yield from writing.outcomes(results)
 
     def _batch_size(self) -> int:
-        sizes = (getattr(self.runnable, "batch_size", None), self.batch_size)
+        own = self.runnable.batch_size if isinstance(self.runnable, BatchingRunnable) else None
+        sizes = (own, self.batch_size)
         return next((size for size in sizes if isinstance(size, int)), 1)  # "auto" is the model's
 
 
 def _started(stack: ExitStack, threads: _Threads) -> _Threads:
-    """Start threads after what ends them, for a signal may come in between."""
+    """Start threads after registering what stops them, because a signal may come in between."""
     stack.push(threads)
     return threads.__enter__()
 
 
-def _end(threads: list[Thread], stops: list[Callable[[], None]]) -> None:
+def _stop(threads: list[Thread], stops: list[Callable[[], None]]) -> None:
     for stop in stops:
         stop()
     join(threads)
 
 
 def half_the_cores() -> int:
-    """Return how many threads to decode on."""
+    """Return the number of threads to decode on."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         cores = os.cpu_count() or 1
-    return max(1, min(_MOST_THREADS, cores // 2))
+    return max(1, min(_MAX_THREADS, cores // 2))

@@ -4,34 +4,52 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Condition, Lock, Thread
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 from pipeline.engine.items import Item
 from pipeline.errors import DecodeError, DeviceLostError, InferenceError, PipelineError
 from pipeline.failures import failed
-from pipeline.protocols import Asset
+from pipeline.protocols import Asset, Closable, Sized
 from pipeline.records import Frame
 
 Prepare = Callable[[Frame], Any]
-_Lane = deque[Item | BaseException]
+_PATIENCE_S = 2.0  # for decoders to return when the run stops
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """The decoded items of one asset, in order."""
+
+    asset: Asset | None = None  # None if the source raised
+    items: deque[Item | BaseException] = field(default_factory=deque)
+    frames: int = 0
+    nbytes: int = 0
 
 
 class Ahead:
-    """The items of all assets in input order, made by several threads before they are asked for.
+    """The items of all assets in input order, decoded by several threads before they are needed.
 
-    Each asset has a lane. What waits in all lanes is bounded in bytes and in number, but the first
-    lane always takes one item: so the one that takes never waits in vain, whatever the later lanes
-    hold and however large a frame is.
+    Each asset has a lane, and items are taken from the first. All lanes together are bounded in
+    bytes and in frames, with two exceptions that keep items flowing: an empty first lane always
+    accepts an item, however large, and while an asset with several frames is open, half of the
+    bound is reserved for the first lane. So an endless asset that comes later cannot take the
+    look-ahead from the one whose turn it is.
+
+    A decoder that blocks cannot be interrupted. When the run stops, its asset is closed if it is
+    ``Closable``; if that does not help, its thread is abandoned after two seconds. It is a daemon,
+    so it does not keep the process alive.
 
     Args:
-        assets: Asked for the next one by one thread at a time.
-        prepare: Makes the model's input of a frame; ``None`` where the model does so itself.
+        assets: Iterated lazily, by one thread at a time.
+        prepare: Makes the model's input from a frame; ``None`` if the model does that itself.
         threads: Assets that are decoded at the same time.
-        max_bytes: Of frames that wait.
-        max_items: Frames that wait, and assets that are begun.
+        max_bytes: Bound on the frames that wait.
+        max_items: Bound on the number of frames that wait, and on the number of open assets.
     """
 
     def __init__(
@@ -46,14 +64,15 @@ class Ahead:
         self._assets = iter(assets)
         self._prepare = prepare
         self._max_bytes, self._max_items = max_bytes, max_items
-        self._bytes = self._frames = 0
-        self._ended = self._closed = False
+        self._nbytes = self._frames = 0
+        self._is_exhausted = self._is_stopped = False
         self._lanes: deque[_Lane] = deque()
+        self._n_streams = 0  # open lanes of assets with several frames
         self._source = Lock()
         lock = Lock()
         self._room, self._ready = Condition(lock), Condition(lock)
         self._stop: SimpleQueue[None] = SimpleQueue()
-        self._threads = [Thread(target=self._give_up, name="decode-stop", daemon=True)]
+        self._threads = [Thread(target=self._wait_for_stop, name="decode-stop", daemon=True)]
         self._threads += [
             Thread(target=self._work, name=f"decode-{i}", daemon=True) for i in range(threads)
         ]
@@ -65,101 +84,110 @@ class Ahead:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """End them; also where not all of them were started."""
+        """Stop the threads, including when only some of them were started."""
         self.stop()
-        join(self._threads)
+        join(self._threads, _PATIENCE_S)
 
     def __iter__(self) -> Iterator[Item]:
-        """Yield the items until all are taken or ``stop`` is called; for one thread only.
+        """Yield the items until there are no more or ``stop`` is called; for one thread only.
 
         Raises:
-            BaseException: What the source raised, or what a decoder raised to end the run; after
-                the items that come before.
+            BaseException: What the source raised, or what a decoder raised to end the run, after
+                the items that come before it.
         """
-        while (item := self._take()) is not None:
+        while (item := self._next()) is not None:
             yield item
 
     def stop(self) -> None:
-        """Have everybody who waits here give up.
+        """Wake all threads that wait here, and have them return.
 
-        For the main thread, in which a signal may raise between any two instructions: with a lock
-        in its hands everybody else would wait for ever, so another thread takes that.
+        Safe to call from the main thread: another thread takes the lock, because a signal handler
+        could raise while the main thread holds it and leave the others blocked.
         """
         self._stop.put(None)
 
-    def _give_up(self) -> None:
+    def _wait_for_stop(self) -> None:
         self._stop.get()
         with self._room:
-            self._closed = True
+            self._is_stopped = True
             self._room.notify_all()
             self._ready.notify_all()
+            lanes = list(self._lanes)
+        for lane in lanes:
+            if isinstance(lane.asset, Closable):
+                with suppress(Exception):  # the run is over either way
+                    lane.asset.close()
 
-    def _take(self) -> Item | None:
+    def _next(self) -> Item | None:
         with self._ready:
-            while not self._closed:
-                if self._lanes and (lane := self._lanes[0]):
-                    item = lane.popleft()
-                    if isinstance(item, BaseException):
-                        raise item
-                    if item.frame is None:
-                        self._lanes.popleft()
-                    else:
-                        self._frames -= 1
-                        self._bytes -= item.nbytes
-                    self._room.notify_all()
-                    return item
-                if self._ended and not self._lanes:
+            while not self._is_stopped:
+                if self._lanes and self._lanes[0].items:
+                    return self._dequeue(self._lanes[0])
+                if self._is_exhausted and not self._lanes:
                     return None
                 self._ready.wait()
         return None
+
+    def _dequeue(self, lane: _Lane) -> Item:
+        item = lane.items.popleft()
+        if isinstance(item, BaseException):
+            raise item
+        if item.frame is None:
+            self._lanes.popleft()
+            self._n_streams -= lane.asset is not None and not lane.asset.is_still
+        else:
+            self._count(lane, -1, -item.nbytes)
+        self._room.notify_all()
+        return item
 
     def _work(self) -> None:
         while (opened := self._open()) is not None:
             asset, lane = opened
             try:
                 for item in _decoded(asset, self._prepare):
-                    if not self._put(lane, item):
+                    if not self._enqueue(lane, item):
                         return
             except BaseException as exc:  # raised again where the items are taken
-                self._put(lane, exc)
+                self._enqueue(lane, exc)
                 return
 
     def _open(self) -> tuple[Asset, _Lane] | None:
-        """Begin the next asset, once there is room for what it will hold."""
+        """Open the next asset, once there is room for what it will hold."""
         with self._source:
             with self._room:
-                while not self._closed and self._is_full():
+                while not self._is_stopped and self._is_full():
                     self._room.wait()
-                if self._closed or self._ended:
+                if self._is_stopped or self._is_exhausted:
                     return None
-            lane: _Lane = deque()
-            asset = None
+            lane, is_stream = _Lane(), False
             try:
-                asset = next(self._assets, None)
+                lane.asset = next(self._assets, None)
+                is_stream = lane.asset is not None and not lane.asset.is_still
             except BaseException as exc:  # raised again where the items are taken
-                lane.append(exc)
+                lane.asset = None
+                lane.items.append(exc)
             with self._ready:
-                self._ended = asset is None
-                if asset is not None or lane:
+                self._is_exhausted = lane.asset is None
+                if lane.asset is not None or lane.items:
                     self._lanes.append(lane)
+                self._n_streams += is_stream
                 self._ready.notify()
-            return None if asset is None else (asset, lane)
+            return None if lane.asset is None else (lane.asset, lane)
 
     def _is_full(self) -> bool:
-        full = self._bytes >= self._max_bytes or len(self._lanes) >= self._max_items
+        full = self._nbytes >= self._max_bytes or len(self._lanes) >= self._max_items
         return full and bool(self._lanes)
 
-    def _put(self, lane: _Lane, item: Item | BaseException) -> bool:
-        """Put, as soon as it fits, unless the run stops first: returns whether it went in."""
+    def _enqueue(self, lane: _Lane, item: Item | BaseException) -> bool:
+        """Add an item as soon as it fits; return False if the run stops first."""
         with self._room:
-            while not (self._closed or self._fits(lane, item)):
+            while not (self._is_stopped or self._fits(lane, item)):
                 self._room.wait()
-            if self._closed:
+            if self._is_stopped:
                 return False
-            lane.append(item)
+            lane.items.append(item)
             if isinstance(item, Item) and item.frame is not None:
-                self._frames += 1
-                self._bytes += item.nbytes
+                self._count(lane, 1, item.nbytes)
             if lane is self._lanes[0]:
                 self._ready.notify()
             return True
@@ -167,20 +195,35 @@ class Ahead:
     def _fits(self, lane: _Lane, item: Item | BaseException) -> bool:
         if isinstance(item, BaseException) or item.frame is None:
             return True
-        if lane is self._lanes[0] and not lane:
+        first = self._lanes[0]
+        if lane is first and not lane.items:
             return True
-        return self._frames < self._max_items and self._bytes + item.nbytes <= self._max_bytes
+        if self._frames >= self._max_items or self._nbytes + item.nbytes > self._max_bytes:
+            return False
+        if lane is first or not self._n_streams:
+            return True
+        # the other half is reserved for the first lane
+        frames = self._frames - first.frames + 1
+        nbytes = self._nbytes - first.nbytes + item.nbytes
+        return 2 * frames <= self._max_items and 2 * nbytes <= self._max_bytes
+
+    def _count(self, lane: _Lane, frames: int, nbytes: int) -> None:
+        lane.frames += frames
+        lane.nbytes += nbytes
+        self._frames += frames
+        self._nbytes += nbytes
 
 
-def join(threads: Iterable[Thread]) -> None:
-    """Wait for those that run to end."""
+def join(threads: Iterable[Thread], timeout_s: float | None = None) -> None:
+    """Wait for the threads that were started to end, all together for up to ``timeout_s``."""
+    deadline_s = None if timeout_s is None else monotonic() + timeout_s
     for thread in threads:
         if thread.is_alive():
-            thread.join()
+            thread.join(None if deadline_s is None else max(0.0, deadline_s - monotonic()))
 
 
 def _decoded(asset: Asset, prepare: Prepare | None) -> Iterator[Item]:
-    """Yield the asset's frames and its end; raises no ``Exception`` but DeviceLostError."""
+    """Yield the asset's frames and its end; the only ``Exception`` raised is DeviceLostError."""
     error: PipelineError | None = None
     n_frames = 0
     started = perf_counter()
@@ -189,7 +232,7 @@ def _decoded(asset: Asset, prepare: Prepare | None) -> Iterator[Item]:
             item = Item(asset, frame, nbytes=frame.image.nbytes, pending=True)
             item.seconds["decode"] = perf_counter() - started
             if prepare is not None:
-                _prepared(item, frame, prepare)
+                _prepare(item, frame, prepare)
             n_frames += 1
             yield item
             started = perf_counter()
@@ -204,11 +247,11 @@ def _decoded(asset: Asset, prepare: Prepare | None) -> Iterator[Item]:
     yield end
 
 
-def _prepared(item: Item, frame: Frame, prepare: Prepare) -> None:
+def _prepare(item: Item, frame: Frame, prepare: Prepare) -> None:
     started = perf_counter()
     try:
         item.prepared = prepare(frame)
-        item.nbytes += getattr(item.prepared, "nbytes", 0)
+        item.nbytes += item.prepared.nbytes if isinstance(item.prepared, Sized) else 0
     except DeviceLostError:
         raise
     except Exception as exc:

@@ -1,4 +1,4 @@
-"""Which frames share a forward."""
+"""Which frames share a forward pass."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Hashable
 
 from pipeline.engine.items import Item
 
-_WINDOW = 4  # batches' worth of frames among which equal shapes find one another
-_WINDOW_BYTES = 512e6  # of pictures, whatever the batch; no option, for it moves results
+_WINDOW = 4  # batches: frames of equal shape are grouped among so many batches' worth of frames
+_WINDOW_BYTES = 512e6  # of images; not an option, because it changes the composition of batches
 
 
 class Batches:
-    """Groups frames by shape: a function of the input alone, or results would depend on timing.
+    """Groups frames by shape, as a function of the input alone: timing must not change results.
 
-    The input is cut into windows of consecutive places (a frame has one, and so has an asset that
-    holds none, or windows could grow without end). Frames of equal shape within a window go
-    together in order of first appearance; what is left over goes at the window's end, which large
-    pictures bring about earlier, since they all wait for it.
+    The input is divided into windows of consecutive places. A frame has one place, and so has an
+    asset without frames, because otherwise a window could grow without bound. Frames of equal shape
+    within a window share batches, in order of first appearance. Incomplete batches are due at the
+    end of the window, which comes earlier if images are large, because they all wait for it.
 
     Args:
-        size: Frames that share a forward, at most.
-        by_shape: Skip over frames of other shapes; otherwise only neighbours go together.
+        size: The largest number of frames per forward.
+        by_shape: Group frames of equal shape that are not neighbors, too.
     """
 
     def __init__(self, size: int, by_shape: bool) -> None:
@@ -31,7 +31,7 @@ class Batches:
         self._nbytes = 0
 
     def add(self, item: Item) -> list[list[Item]]:
-        """Take the next item; return the batches that are due."""
+        """Add the next item; return the batches that are due."""
         due: list[list[Item]] = []
         if item.pending:
             shape = self._shape(item)
@@ -49,12 +49,12 @@ class Batches:
         return due
 
     def rest(self) -> list[list[Item]]:
-        """Return the batches that are not full, which are due at the end."""
+        """Return the incomplete batches, which are due at the end."""
         rest, self._groups = list(self._groups.values()), {}
         return rest
 
     def _shape(self, item: Item) -> Hashable:
         if item.prepared is not None:
             return tuple(item.prepared.shape)
-        # a runnable that takes frames as they are pads them itself, or takes them one by one
+        # a runnable without ``prepare`` pads the frames of a batch itself, or runs them one by one
         return item.frame.size if self._by_shape and item.frame is not None else None

@@ -1,8 +1,8 @@
-"""What lies behind the device: finishing its outputs, and the way to the thread that writes.
+"""After the device: finishing its outputs, and the queue to the thread that writes.
 
-The thread that writes is the caller's, often the main one, in which a signal may raise between any
-two instructions. So here it never holds a lock of Python's that the others need: it only uses
-``SimpleQueue``, whose operations are whole.
+The thread that writes is the caller's, often the main thread, where a signal handler can raise
+between any two instructions. So it never holds a Python lock that other threads need: it only uses
+``SimpleQueue``, whose operations are atomic.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from pipeline.records import Frame, Predictions
 
 
 class Results:
-    """What waits to be written, bounded in bytes and in number; one item always fits.
+    """The queue of items to write, bounded in bytes and in number; one item always fits.
 
-    One thread puts, one gets. After the last item comes ``None``, or what ended the run.
+    One thread puts, one gets. After the last item comes ``None``, or the error that ended the run.
     """
 
     def __init__(self, max_bytes: int, max_items: int) -> None:
         self._max_bytes, self._max_items = max_bytes, max_items
         self._items: SimpleQueue[Item | BaseException | None] = SimpleQueue()
-        self._taken: SimpleQueue[bool] = SimpleQueue()  # one for each taken; False: no more will be
-        self._sizes: deque[int] = deque()  # known to the thread that puts only
+        self._received: SimpleQueue[bool] = SimpleQueue()  # one per item; False after close
+        self._sizes: deque[int] = deque()  # only used by the thread that puts
         self._bytes = 0
 
     def put(self, item: Item | BaseException | None) -> bool:
-        """Put as soon as it fits, unless it was closed: returns whether the item went in."""
+        """Add an item as soon as it fits; return False if the queue is closed first."""
         nbytes = item.nbytes if isinstance(item, Item) else 0
-        while not self._taken.empty() or not self._fits(nbytes):
-            if not self._taken.get():
+        while not self._received.empty() or not self._fits(nbytes):
+            if not self._received.get():
                 return False
             self._bytes -= self._sizes.popleft()
         self._sizes.append(nbytes)
@@ -47,13 +47,13 @@ class Results:
         return True
 
     def get(self) -> Item | None:
-        """Take the next, finished; waits for it. ``None`` is the end.
+        """Return the next item once it is finished; ``None`` at the end.
 
         Raises:
-            BaseException: What ended the run.
+            BaseException: The error that ended the run.
         """
         item = self._items.get()
-        self._taken.put(True)
+        self._received.put(True)
         if isinstance(item, BaseException):
             raise item
         if item is not None and item.finished is not None:
@@ -63,8 +63,8 @@ class Results:
         return item
 
     def close(self) -> None:
-        """Have the thread that puts give up."""
-        self._taken.put(False)
+        """Wake the thread that puts, and have it return."""
+        self._received.put(False)
 
     def _fits(self, nbytes: int) -> bool:
         room = len(self._sizes) < self._max_items and self._bytes + nbytes <= self._max_bytes
@@ -72,11 +72,11 @@ class Results:
 
 
 class Finishers:
-    """Threads that make predictions of a model's outputs.
+    """Threads that convert a model's outputs to predictions.
 
     Args:
         finish: ``PipelinedRunnable.finish``.
-        threads: How many; with none, whoever brings an item finishes it.
+        threads: The number of threads; with 0, the caller of ``add`` finishes the item.
     """
 
     def __init__(self, finish: Callable[[Frame, Any], Predictions], threads: int) -> None:
@@ -87,12 +87,12 @@ class Finishers:
             Thread(target=self._work, name=f"finish-{i}", daemon=True) for i in range(threads)
         ]
 
-    def take(self, item: Item) -> None:
-        """Finish an item soon; ``item.finished`` tells when."""
+    def add(self, item: Item) -> None:
+        """Queue an item; ``item.finished`` is signaled when it is finished."""
         if self._threads:
             self._items.put(item)
         else:
-            self._finished(item)
+            self._finish_item(item)
 
     def __enter__(self) -> Finishers:
         """Start the threads."""
@@ -101,21 +101,21 @@ class Finishers:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """End them, those that were started."""
+        """Stop the threads, including when only some of them were started."""
         self.stop()
         join(self._threads)
 
     def stop(self) -> None:
-        """Have them leave undone what is not begun."""
+        """Have the threads return; queued items are not finished."""
         self._stopped = True
         for _ in self._threads:
             self._items.put(None)
 
     def _work(self) -> None:
         while (item := self._items.get()) is not None and not self._stopped:
-            self._finished(item)
+            self._finish_item(item)
 
-    def _finished(self, item: Item) -> None:
+    def _finish_item(self, item: Item) -> None:
         started = perf_counter()
         try:
             if item.frame is not None:
@@ -138,8 +138,9 @@ class Finishers:
 def check_size(item: Item, predictions: Any) -> None:
     """Raise ValueError unless these are predictions of the item's frame."""
     size = item.frame.size if item.frame is not None else None
-    if getattr(predictions, "image_size", None) != size:
+    found = predictions.image_size if isinstance(predictions, Predictions) else None
+    if found != size:
         raise ValueError(
-            f"the runnable gave {type(predictions).__name__} of size "
-            f"{getattr(predictions, 'image_size', None)} for a frame of size {size}"
+            f"the runnable returned {type(predictions).__name__} of size {found} for a frame of "
+            f"size {size}"
         )

@@ -1,4 +1,4 @@
-"""What the device's threads do: forwards, batch by batch, one or several at once."""
+"""The threads of the device: forward passes, batch by batch, one or several at once."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from pipeline.engine.behind import Finishers, Results, check_size
 from pipeline.engine.items import Item
 from pipeline.errors import AssetError, DeviceLostError, InferenceError
 from pipeline.failures import failed
-from pipeline.protocols import PipelinedRunnable, Runnable
+from pipeline.protocols import PipelinedRunnable, Runnable, Sized
 
 
 class Device:
-    """Takes items through the model; their order stays, though batches are not made of neighbours.
+    """Runs batches through the model and passes items on in input order.
 
-    Which frames share a forward is decided by one thread at a time, in input order, so it does not
-    depend on how many forwards run at once or on which of them ends first.
+    A batch may group frames that are not neighbors. Which frames share a forward is decided by one
+    thread at a time, in input order, so it does not depend on how many forwards run at once or on
+    which of them ends first.
 
     Args:
         runnable: The model, entered.
-        batches: Which frames share a forward.
-        finishers: Take over what a runnable that works in steps puts out.
-        forwards: Threads that call ``work``.
-        items: Taken by one thread at a time.
-        results: Get every item in order; one that is still in a forward says when it is done.
+        batches: Decides which frames share a forward.
+        finishers: Convert the outputs of a pipelined runnable; ``None`` for other runnables.
+        forwards: The number of threads that call ``work``.
+        items: The items in input order; iterated by one thread at a time.
+        results: Receives every item in input order. An item whose forward is still running signals
+            ``item.finished`` later.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class Device:
         self._turn = Lock()
 
     def work(self) -> None:
-        """Run forwards until there are no more items, or none is wanted any more."""
+        """Run forwards until there are no more items, or ``results`` is closed."""
         while (batch := self._next()) is not None:
             self._forward(batch)
 
@@ -56,7 +58,7 @@ class Device:
             return next(self._due, None)
 
     def _feed(self, items: Iterable[Item], results: Results) -> Iterator[list[Item]]:
-        """Yield the batches; put the items into ``results`` in their order."""
+        """Yield the batches; pass the items to ``results`` in input order."""
         waiting: deque[Item] = deque()
         last: BaseException | None = None
         try:
@@ -74,9 +76,9 @@ class Device:
         """Yield the batches that are due, and an empty one after each item."""
         for item in items:
             waiting.append(item)
-            yield from map(_begun, self._batches.add(item))
+            yield from map(_mark_started, self._batches.add(item))
             yield []  # the end of an asset needs no forward
-        yield from map(_begun, self._batches.rest())
+        yield from map(_mark_started, self._batches.rest())
 
     def _forward(self, batch: Sequence[Item]) -> None:
         started = perf_counter()
@@ -85,12 +87,12 @@ class Device:
         except BaseException as exc:  # raised again where the results are written
             for item in batch:
                 item.crash = exc
-        # of forwards that run at once, each has its share of the device
+        # forwards that run at once share the device
         seconds = (perf_counter() - started) / (len(batch) * self._forwards)
         for item in batch:
             item.seconds["forward"] = seconds
             if self._finishers is not None and item.error is None and item.crash is None:
-                self._finishers.take(item)
+                self._finishers.add(item)
             elif item.finished is not None:
                 item.finished.put(None)
 
@@ -98,7 +100,7 @@ class Device:
         failure = self._attempt(batch)
         if failure is None:
             return
-        for item in batch:  # split, so that only the guilty one fails
+        for item in batch:  # retry one by one, so that only the guilty asset fails
             item.error = failure if len(batch) == 1 else self._attempt([item])
             if item.error is not None:
                 item.prepared = None
@@ -108,33 +110,36 @@ class Device:
             outputs = self._outputs(batch)
         except DeviceLostError:
             raise
-        except Exception as exc:  # what it computed must not outlive the next attempt
+        except Exception as exc:  # ``failed`` drops the traceback, which holds the batch's tensors
             return failed(InferenceError, exc, batch[0].asset, "inference")
         for item, output in zip(batch, outputs, strict=True):
             if self._finishers is None:
                 item.predictions = output
             elif item.frame is not None:
                 item.prepared = output
-                item.nbytes = item.frame.image.nbytes + getattr(output, "nbytes", 0)
+                size = output.nbytes if isinstance(output, Sized) else 0
+                item.nbytes = item.frame.image.nbytes + size
         return None
 
     def _outputs(self, batch: Sequence[Item]) -> list[Any]:
         outputs: list[Any]
         if self._finishers is not None:
-            stepped = cast(PipelinedRunnable, self._runnable)
-            outputs = stepped.forward([item.prepared for item in batch])
+            pipelined = cast(PipelinedRunnable, self._runnable)
+            outputs = pipelined.forward([item.prepared for item in batch])
         else:
             outputs = self._runnable.predict([item.frame for item in batch if item.frame])
         if len(outputs) != len(batch):
-            raise ValueError(f"the runnable gave {len(outputs)} results for {len(batch)} frames")
+            raise ValueError(
+                f"the runnable returned {len(outputs)} results for {len(batch)} frames"
+            )
         if self._finishers is None:
             for item, output in zip(batch, outputs, strict=True):
                 check_size(item, output)
         return outputs
 
 
-def _begun(batch: list[Item]) -> list[Item]:
-    """Say of a batch's items that their forward need not be waited for before they are put."""
+def _mark_started(batch: list[Item]) -> list[Item]:
+    """Mark a batch's items as being in a forward, so that they can be passed on."""
     for item in batch:
         item.pending, item.finished = False, SimpleQueue()
     return batch

@@ -13,21 +13,20 @@ from pipeline.records import Frame, Predictions
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A frame on its way, or (``frame`` is None) the end of its asset.
+    """A frame, or the end of its asset if ``frame`` is None.
 
     Attributes:
-        asset: What it belongs to.
+        asset: The asset it belongs to.
         frame: ``None`` at the end of the asset.
-        counts: Whether it takes a place in the input: a frame, or an asset that holds none.
-        pending: It still waits for its forward to begin.
-        nbytes: Of the picture and of the model's input, while it waits in a queue.
-        prepared: The model's input, then its output; only for a runnable that works in steps.
-        predictions: What the model says.
+        counts: Whether it occupies a place in the input: a frame, or an asset without frames.
+        pending: Whether its forward has not started yet.
+        nbytes: Size of the image and of the model's input or output while it waits in a queue.
+        prepared: The model's input, then its output; only for a pipelined runnable.
+        predictions: The predictions of the frame.
         error: Why its asset fails.
         crash: What ends the run when its turn comes.
-        finished: Where is said that forward and ``finish`` are done; ``None`` where it need not
-            be waited for.
-        seconds: Spent on it, by step.
+        finished: Signals that forward and ``finish`` are done; ``None`` if nobody needs to wait.
+        seconds: Time spent on it, by step.
     """
 
     asset: Asset

@@ -1,10 +1,11 @@
-"""Stages and sinks, on the caller's thread, and what becomes of each asset."""
+"""Stages, sinks and the encoder, on the caller's thread, and the outcome of each asset."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 
 from pipeline.engine.behind import Results
@@ -12,14 +13,21 @@ from pipeline.engine.items import Item
 from pipeline.errors import OutputError, PipelineError, StageError
 from pipeline.failures import failed, sink_failed
 from pipeline.job import Outcome
-from pipeline.protocols import Asset, Sink, Stage
+from pipeline.protocols import Asset, BeginsAssets, Sink, Stage
 from pipeline.records import Result
+from pipeline.system.spool import Spool
+
+Encode = Callable[..., bytes]
+_RECORDS = "predictions"  # the step of an error of the encoder
 
 
 @dataclass(slots=True)
-class _Tally:
-    """What is known so far of the asset that is being written."""
+class _Open:
+    """The asset that is being written, and what is known of it so far: nothing that grows."""
 
+    asset: Asset
+    records: Spool
+    has_begun: bool = False
     n_frames: int = 0
     n_dropped: int = 0
     error: PipelineError | None = None
@@ -29,16 +37,6 @@ class _Tally:
     def spend(self, step: str, seconds: float) -> None:
         self.seconds[step] = self.seconds.get(step, 0.0) + seconds
 
-    def outcome(self, asset: Asset) -> Outcome:
-        return Outcome(
-            asset,
-            n_frames=self.n_frames,
-            n_dropped=self.n_dropped,
-            timings=self.seconds,
-            detections={} if self.error else self.detections,
-            error=self.error,
-        )
-
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         started = perf_counter()
@@ -47,88 +45,143 @@ class _Tally:
         finally:
             self.spend(step, perf_counter() - started)
 
+    def count(self, result: Result) -> None:
+        predictions = result.predictions
+        for class_id in predictions.classes.tolist():
+            name = predictions.class_names[class_id]
+            self.detections[name] = self.detections.get(name, 0) + 1
+
+    def outcome(self) -> Outcome:
+        return Outcome(
+            self.asset,
+            n_frames=self.n_frames,
+            n_dropped=self.n_dropped,
+            timings=self.seconds,
+            detections={} if self.error else self.detections,
+            error=self.error,
+            records=self.records,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """Takes results through the stages into the sinks.
+    """Passes results through the stages to the sinks and the encoder.
 
     Attributes:
         stages: By name, in order.
-        sinks: By name, entered; flushed in order, so the last is the commit point.
+        sinks: By name, entered; flushed in order.
+        encode: Returns a result's line for ``predictions.jsonl``, see ``pipeline.encoding``;
+            ``None`` to keep no records.
+        spool_dir: Where records that are too large for memory are spooled.
     """
 
     stages: Mapping[str, Stage]
     sinks: Mapping[str, Sink]
+    encode: Encode | None = None
+    spool_dir: Path | None = None
 
     def outcomes(self, results: Results) -> Iterator[Outcome]:
         """Yield each asset's outcome once every sink has flushed it."""
-        tally = _Tally()
-        asset: Asset | None = None  # the one in work
+        current: _Open | None = None
         try:
             while True:
-                with tally.timed("waiting"):
-                    item = results.get()
+                started = perf_counter()
+                item = results.get()
                 if item is None:
                     return
-                asset = item.asset
+                if current is None:
+                    current = _Open(item.asset, Spool(self.spool_dir))
+                current.spend("waiting", perf_counter() - started)
                 for step, seconds in item.seconds.items():
-                    tally.spend(step, seconds)
-                tally.error = tally.error or item.error
+                    current.spend(step, seconds)
+                current.error = current.error or item.error
                 if item.frame is not None:
-                    tally.n_frames += 1
-                    if tally.error is None:
-                        self._write(item, tally)
+                    current.n_frames += 1
+                    if current.error is None:
+                        self._write(item, current)
                     continue
-                self._commit(asset, tally)
-                done, asset = tally.outcome(asset), None
-                tally = _Tally()
-                yield done
+                self._flush(current)
+                outcome, current = current.outcome(), None
+                yield outcome
         finally:
-            if asset is not None:  # the run ends in the middle of it
-                self._discard(asset)
+            if current is not None:  # the run ends in the middle of it
+                self._discard(current)
 
-    def _write(self, item: Item, tally: _Tally) -> None:
+    def _write(self, item: Item, current: _Open) -> None:
         if item.frame is None or item.predictions is None:
             return
-        result = Result(item.frame, item.predictions)
-        with tally.timed("stages"):
+        if not current.has_begun:
+            current.has_begun = True
+            self._begin(current)
+            if current.error is not None:
+                return
+        result = self._staged(Result(item.frame, item.predictions), current)
+        if result is None:
+            return
+        current.count(result)
+        with current.timed("sinks"):
+            for name, sink in self.sinks.items():
+                try:
+                    sink.write(result)
+                except Exception as exc:
+                    current.error = sink_failed(exc, current.asset, name)
+                    return
+            if self.encode is not None:
+                try:
+                    line = self.encode(result, numbered=not current.asset.is_still)
+                    current.records.append(line)
+                except Exception as exc:
+                    current.error = sink_failed(exc, current.asset, _RECORDS)
+
+    def _begin(self, current: _Open) -> None:
+        with current.timed("stages"):
+            for name, stage in self.stages.items():
+                try:
+                    if isinstance(stage, BeginsAssets):
+                        stage.begin(current.asset)
+                except Exception as exc:
+                    current.error = failed(StageError, exc, current.asset, name)
+                    return
+        with current.timed("sinks"):
+            for name, sink in self.sinks.items():
+                try:
+                    sink.begin(current.asset)
+                except Exception as exc:
+                    current.error = sink_failed(exc, current.asset, name)
+                    return
+
+    def _staged(self, result: Result, current: _Open) -> Result | None:
+        """Return the result after all stages; ``None`` if one dropped the frame or failed."""
+        with current.timed("stages"):
             for name, stage in self.stages.items():
                 try:
                     kept = stage(result)
                     if not isinstance(kept, Result | None):
                         raise TypeError(f"it returned {type(kept).__name__}, not a Result or None")
                 except Exception as exc:
-                    tally.error = failed(StageError, exc, item.asset, name)
-                    return
+                    current.error = failed(StageError, exc, current.asset, name)
+                    return None
                 if kept is None:
-                    tally.n_dropped += 1
-                    return
+                    current.n_dropped += 1
+                    return None
                 result = kept
-        for class_id in result.predictions.classes.tolist():
-            name = result.predictions.class_names[class_id]
-            tally.detections[name] = tally.detections.get(name, 0) + 1
-        with tally.timed("sinks"):
+        return result
+
+    def _flush(self, current: _Open) -> None:
+        with current.timed("sinks"):
             for name, sink in self.sinks.items():
                 try:
-                    sink.write(result)
+                    if current.error is None:
+                        sink.flush(current.asset)
                 except Exception as exc:
-                    tally.error = sink_failed(exc, item.asset, name)
-                    return
+                    current.error = sink_failed(exc, current.asset, name)
+            if current.error is not None:
+                self._discard(current)
+        if isinstance(current.error, OutputError):
+            raise current.error
 
-    def _commit(self, asset: Asset, tally: _Tally) -> None:
-        with tally.timed("sinks"):
-            for name, sink in self.sinks.items():
-                try:
-                    if tally.error is None:
-                        sink.flush(asset)
-                except Exception as exc:
-                    tally.error = sink_failed(exc, asset, name)
-            if tally.error is not None:
-                self._discard(asset)
-        if isinstance(tally.error, OutputError):
-            raise tally.error
-
-    def _discard(self, asset: Asset) -> None:
+    def _discard(self, current: _Open) -> None:
+        current.records.close()
         for sink in self.sinks.values():
-            with suppress(Exception):  # what led here is the error to tell
-                sink.discard(asset)
+            with suppress(Exception):  # the error that led here is the one to report
+                sink.discard(current.asset)

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from pipeline.encoding import read_records
 from pipeline.records import Categories
 from pipeline.sinks.coco_format import coco_image, dump_list
 from pipeline.sinks.coco_panoptic import write_panoptic
-from pipeline.sinks.predictions import records
 from pipeline.system.files import replaced
 
 
@@ -56,13 +56,13 @@ class CocoJson:
         ):
             dataset.write(b'{"info": {"description": "Predictions of d2run"}, "licenses": [],\n')
             dataset.write(b'"images": ')
-            dump_list(dataset, (coco_image(record) for record in records(journal)))
+            dump_list(dataset, (coco_image(record) for record in read_records(journal)))
             dataset.write(b',\n"annotations": ')
             dump_list(dataset, _annotations(journal, categories, results))
             dataset.write(b',\n"categories": ')
             dump_list(dataset, _categories(categories))
             dataset.write(b"}\n")
-        if any("panoptic_seg" in record for record in records(journal)):
+        if any("panoptic_seg" in record for record in read_records(journal)):
             write_panoptic(self.directory / "panoptic.json", journal, categories)
 
 
@@ -72,7 +72,7 @@ def _annotations(
     """Yield the annotations; write the same instances to ``results`` on the way."""
     number = 0
     results.write(b"[")
-    for record in records(predictions):
+    for record in read_records(predictions):
         for instance in record["instances"]:
             if None in instance["box"] or instance["score"] is None:
                 continue

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.encoding import read_records
 from pipeline.errors import OutputError
 from pipeline.records import Categories
 from pipeline.sinks.coco_format import coco_image, dump_list
-from pipeline.sinks.predictions import records
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import replaced
 
@@ -45,7 +45,7 @@ def write_panoptic(path: Path, predictions: Path, categories: Categories) -> Non
 
 
 def _panoptic(predictions: Path) -> Iterator[dict[str, Any]]:
-    return (record for record in records(predictions) if "panoptic_seg" in record)
+    return (record for record in read_records(predictions) if "panoptic_seg" in record)
 
 
 def _stuff_ids(categories: Categories) -> list[int]:

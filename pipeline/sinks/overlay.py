@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ConfigError, SinkError
 from pipeline.protocols import Asset
 from pipeline.records import Categories, Result
-from pipeline.system.files import OutputFolder, output_name
+from pipeline.system.files import output_name
+from pipeline.system.output_folder import OutputFolder
 
 if TYPE_CHECKING:
     from pipeline.sinks.drawing import Painter

@@ -10,23 +10,20 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import get_ident
 from typing import Any, BinaryIO
 
-from pipeline.errors import OutputError
 from pipeline.system.descriptors import (
     create_file,
     names_in,
     open_directory,
     parent_of,
     remove,
-    status_of,
 )
 
 _MAX_NAME_BYTES = 255  # NAME_MAX of every common Linux file system
-_TEMPORARY = ".part"
+TEMPORARY = ".part"
 
 
 def expanded(path: str) -> Path:
@@ -48,16 +45,25 @@ def replaced(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     mark = f"-{get_ident()}.{os.getpid()}"
     with (
         parent_of(path, make=True) as (directory, name),
-        _replaced(path, directory, name, mark, durable=durable) as file,
+        replaced_in(path, directory, name, mark, durable=durable) as file,
     ):
         yield file
 
 
 @contextmanager
-def _replaced(
+def replaced_in(
     path: Path, directory: int, name: str, mark: str = "", *, durable: bool = True
 ) -> Iterator[BinaryIO]:
-    temporary = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{mark}{_TEMPORARY}"
+    """Do the same in an open directory.
+
+    Args:
+        path: The file, for messages.
+        directory: Descriptor of its directory.
+        name: Its name there.
+        mark: Distinguishes the temporary files of several writers.
+        durable: As for ``replaced``.
+    """
+    temporary = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{mark}{TEMPORARY}"
     try:
         with open(create_file(path, directory, temporary), "wb") as file:  # noqa: PTH123
             # some libraries write to a file that they open by name
@@ -82,7 +88,7 @@ def remove_temporaries(directory: Path) -> None:
         OutputError: The directory is a symbolic link.
     """
     for name in names_in(directory):
-        if name.startswith(".") and name.endswith(_TEMPORARY):
+        if name.startswith(".") and name.endswith(TEMPORARY):
             remove(directory / name)
 
 
@@ -113,80 +119,6 @@ def sync_open_folder(descriptor: int) -> None:
 def file_identity(status: os.stat_result) -> tuple[int, int]:
     """Return device and inode: two names with the same identity are the same file."""
     return status.st_dev, status.st_ino
-
-
-@dataclass
-class OutputFolder:
-    """A directory of whole files whose names come from inputs: nothing is written outside it.
-
-    A symbolic link below ``root`` is never followed: it would lead out of the output. What is
-    written is on the disk when ``write`` returns; its name is so after ``sync``.
-
-    Attributes:
-        root: May be, or be behind, a link itself: that is the user's choice.
-    """
-
-    root: Path
-    _written: dict[str, None] = field(default_factory=dict, repr=False)  # since the last sync
-    _touched: set[str] = field(default_factory=set, repr=False)
-    _entered: set[str] = field(default_factory=set, repr=False)
-
-    def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write ``<root>/<name>`` so that a reader sees the old content or the new.
-
-        Raises:
-            OutputError: A directory on the way is a symbolic link, or was deleted.
-        """
-        path = self.root / name
-        with parent_of(path, below=self.root, make=True) as (directory, base):
-            self._touch(path.parent)
-            # of the name alone: what a killed run has left is written over by the next
-            with _replaced(path, directory, base) as file:
-                file.write(data)
-        self._written[name] = None
-
-    def remove(self, name: str) -> None:
-        """Remove ``<root>/<name>``, a file or a directory of files, if it is there."""
-        path = self.root / name
-        inner = f"{name}/"
-        for each in [each for each in self._written if each == name or each.startswith(inner)]:
-            del self._written[each]
-        with suppress(FileNotFoundError, NotADirectoryError):
-            os.close(open_directory(path.parent, below=self.root))
-            self._touch(path.parent)
-            remove(path, below=self.root)
-        self._entered = {each for each in self._entered if not f"{each}/".startswith(f"{path}/")}
-
-    def remove_empty(self, name: str) -> None:
-        """Remove the folder ``<root>/<name>``, unless it holds something or is not there."""
-        with suppress(OSError), parent_of(self.root / name, below=self.root) as (directory, base):
-            os.rmdir(base, dir_fd=directory)
-
-    def sync(self) -> None:
-        """Make the names of all files written or removed until now durable.
-
-        Raises:
-            OutputError: One that was written is not there any more, so it must not count as done.
-        """
-        for name in self._written:
-            if status_of(self.root / name, below=self.root) is None:
-                raise OutputError(
-                    f"'{self.root / name}' was moved or deleted during the run, before its input "
-                    "was committed; run the same command again"
-                )
-        for path in sorted(self._touched):
-            with suppress(FileNotFoundError):  # removed since
-                sync_folder(path, below=self.root)
-        self._written.clear()
-        self._touched.clear()  # not before: what could not be synced is still to be
-
-    def _touch(self, directory: Path) -> None:
-        """Note that names in a directory changed; at first those above it, made by whom ever."""
-        self._touched.add(str(directory))
-        while str(directory) not in self._entered and directory != self.root:
-            self._entered.add(str(directory))
-            directory = directory.parent
-            self._touched.add(str(directory))
 
 
 def output_name(asset_id: str, suffix: str, frame: int | None = None) -> str:

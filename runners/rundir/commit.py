@@ -1,8 +1,12 @@
-"""An output directory that one run holds: its ledger, its sinks, and the order of commits.
+"""An open run directory, and the only place that commits: the order of commits is here.
 
-An asset's outputs are made durable in every sink, then the ledger says that it is done, and only
-then may its source be moved. So a run that dies at any moment has lost nothing that the ledger
-names, and what it does not name is done again.
+1. The outputs of an asset are durable in every sink.
+2. Its lines are durable in the journal, ``predictions.jsonl``.
+3. The ledger says that it is done.
+4. Its source file may be moved or deleted.
+
+A run that dies at any moment has lost nothing that the ledger names, and the next run repeats
+what it does not name.
 """
 
 from __future__ import annotations
@@ -14,21 +18,28 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.engine import Pipeline
-from pipeline.errors import OutputError, PipelineError, printable
-from pipeline.job import Job, Outcome
-from pipeline.protocols import Asset
+from pipeline.engine.local import LocalExecutor
+from pipeline.errors import AssetError, OutputError, PipelineError, printable
+from pipeline.job import Executor, Job, Outcome
+from pipeline.protocols import (
+    Asset,
+    Closable,
+    Durable,
+    NumberedAsset,
+    ReadableAsset,
+    VersionedAsset,
+)
 from pipeline.redaction import redacted_text
-from pipeline.sinks.predictions import Position, PredictionsJsonl
 from pipeline.sources.decode.workers import DecodeWorkers
 from pipeline.system.descriptors import check_held, open_file, status_of
 from pipeline.system.files import sync_folder
 from runners.rundir import lists
 from runners.rundir import order as results
-from runners.rundir.aggregates import are_built, build_aggregates
-from runners.rundir.duplicates import record_duplicates
 from runners.rundir.in_flight import InFlight
+from runners.rundir.journal import Journal, Position
+from runners.rundir.ledger.duplicates import record_duplicates
 from runners.rundir.ledger.ledger import Entry, Ledger
+from runners.rundir.owned.aggregates import are_built, build_aggregates
 from runners.rundir.readers import apart
 from runners.rundir.translation import translated
 from runners.todo import trusted_mtime
@@ -39,27 +50,28 @@ _EVERY_S = 1.0
 
 
 class Hooks:
-    """What a runner may do between an outcome and its commit; here nothing."""
+    """What a runner adds to the commit of an outcome; by default nothing."""
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Say whether an outcome counts; else it is as if the input had not been tried."""
+        """Return whether an outcome counts; if not, it is as if the input had not been tried."""
         return True
 
     def committing(self, group: Group) -> None:
-        """Write to the ledger what is to be committed together with a group."""
+        """Change the ledger in the same transaction as a group."""
 
     def committed(self, group: Group) -> None:
-        """Act on a group that is on the disk."""
+        """Act on a group that is durable."""
 
 
 class Session:
-    """The work on an open output directory, from assets to committed outcomes.
+    """The work on an open run directory, from assets to committed outcomes.
 
     Args:
-        job: The job; its runnable is entered where there is something to do.
+        job: The job; its runnable is entered if there is something to do.
         ledger: Open.
-        reader: What reads and decodes files, if not each asset itself.
-        hooks: Asked about each outcome, and told of each group.
+        reader: Reads and decodes the files of readable assets; by default they do so themselves.
+        hooks: Called with each outcome and each group.
+        executor: Turns assets into outcomes; by default on threads of this process.
     """
 
     def __init__(
@@ -68,44 +80,49 @@ class Session:
         ledger: Ledger,
         reader: Any = None,
         hooks: Hooks | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self.job, self.ledger, self._hooks = job, ledger, hooks or Hooks()
-        self._reader = self._apart = reader  # _apart: of what may have killed a run
-        self._predictions: PredictionsJsonl = job.sinks["predictions"]  # type: ignore[assignment]
-        self._sinks = ExitStack()
-        self._places: dict[str, int] = {}  # of the assets in work
+        self._executor = executor or LocalExecutor(job)
+        self._reader = self._isolated = reader  # _isolated: for suspects
+        self._open = ExitStack()
+        self._places: dict[str, int] = {}  # of the in-flight assets
         self._group: Group = []
-        self._began_ns = 0
+        self._started_ns = 0
         self._committed_s = time.monotonic()
-        self._position = Position()
+        self._position = Position()  # includes the group
 
     def __enter__(self) -> Session:
-        """Open the sinks behind what is committed, and begin the lists of inputs and failures.
+        """Open the journal after what is committed, the sinks, and the lists.
 
         Raises:
             OutputError: The output cannot be written.
         """
         output = self.job.output
         with translated(output), ExitStack() as stack:
-            self._position = self._predictions.position = self.ledger.position
+            self._position = self.ledger.position
             self._in_flight = stack.enter_context(InFlight(output))
             lists.write_failures(output, self.ledger)
             self._failures = stack.enter_context(_appending(output / lists.FAILURES))
             self._inputs = stack.enter_context(_appending(output / lists.INPUTS))
+            self._journal = stack.enter_context(Journal(output, self._position))
             for sink in self.job.sinks.values():
                 stack.enter_context(sink)
             if self._in_flight.suspects and not isinstance(self._reader, DecodeWorkers):
-                self._apart = stack.enter_context(apart(self.job)) or self._reader
-            self._sinks = stack.pop_all()
+                self._isolated = stack.enter_context(apart(self.job)) or self._reader
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        """Close the sinks."""
+        """Close them."""
         with translated(self.job.output):
-            self._sinks.__exit__(*exc_info)
+            self._open.__exit__(*exc_info)
 
     def process(self, found: Iterable[tuple[Asset, int]]) -> Generator[Outcome, None, None]:
-        """Take assets through the pipeline, and commit them in groups.
+        """Run assets through the executor and commit them in groups.
+
+        The executor may return outcomes in any order, and repeatedly: the first one of an asset
+        counts, and ``order.py`` restores the input order when the run ends.
 
         Args:
             found: Assets and their places in input order; ids that the ledger knows are superseded.
@@ -116,13 +133,13 @@ class Session:
         Raises:
             OutputError: The output cannot be written any more; what was committed stays.
         """
-        job = self.job
-        options = {key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")}
-        pipeline = Pipeline(job.runnable, job.stages, job.sinks, **options)
-        self._began_ns = time.time_ns()
-        outcomes = pipeline.run(self._begun(found))
+        self._started_ns = time.time_ns()
+        outcomes = self._executor.run(self._opened(found))
         try:
             for outcome in outcomes:
+                if outcome.asset.id not in self._places:
+                    outcome.records.close()  # a duplicate
+                    continue
                 if not self._hooks.accepts(outcome):
                     self._drop(outcome)
                     continue
@@ -133,22 +150,24 @@ class Session:
             self.commit()
         except OutputError:
             raise  # what could not be made durable is not done
-        except GeneratorExit:  # the runner has had enough
+        except GeneratorExit:  # the runner stops
             self.commit()
             raise
         except BaseException:
-            getattr(self._apart, "close", _nothing)()  # a file may hang there for a minute
-            with suppress(OutputError):  # what ended the run is the error to tell
+            if isinstance(self._isolated, Closable):
+                self._isolated.close()  # a file may block there for a minute
+            with suppress(OutputError):  # the error that ended the run says more
                 self.commit()
             raise
         finally:
-            outcomes.close()
+            if isinstance(outcomes, Closable):
+                outcomes.close()
 
     def commit(self) -> None:
-        """Make the outcomes since the last commit durable: the sinks first, then the ledger.
+        """Make the outcomes since the last commit durable, in the order of this module.
 
         Raises:
-            OutputError: They cannot be.
+            OutputError: The output cannot be written.
         """
         group, self._group = self._group, []
         self._committed_s = time.monotonic()
@@ -156,7 +175,9 @@ class Session:
             return
         with translated(self.job.output):
             for sink in self.job.sinks.values():
-                getattr(sink, "sync", _nothing)()
+                if isinstance(sink, Durable):
+                    sink.sync()
+            self._journal.sync()
             for entry, _ in group:
                 lists.write_line(self._inputs, lists.input_line(entry))
             check_held(self.job.output)  # a sink may have opened its files by name
@@ -167,24 +188,32 @@ class Session:
         self._in_flight.end(entry.id for entry, _ in group)
         self._hooks.committed(group)
 
-    def _begun(self, found: Iterable[tuple[Asset, int]]) -> Iterator[Asset]:
+    def _opened(self, found: Iterable[tuple[Asset, int]]) -> Iterator[Asset]:
         for asset, place in found:
             self._places[asset.id] = place
             self._in_flight.begin(asset.id)
-            reader = self._apart if asset.id in self._in_flight.suspects else self._reader
-            if reader is not None and hasattr(asset, "reader"):
+            reader = self._isolated if asset.id in self._in_flight.suspects else self._reader
+            if reader is not None and isinstance(asset, ReadableAsset):
                 asset.reader = reader
             yield asset
 
     def _note(self, outcome: Outcome) -> None:
+        """Append an outcome to the journal, or to the failures, and to the group."""
         entry = self._entry(outcome)
-        self._group.append((entry, outcome))
-        if outcome.error is not None:
-            with translated(self.job.output):
+        with translated(self.job.output):
+            if outcome.error is None:
+                self._journal.append(outcome.records, entry.image_id)
+                entry.start = self._position.size
+                entry.length = self._journal.position.size - entry.start
+                self._position = self._journal.position
+            else:
                 lists.write_line(self._failures, lists.failure_line(entry))
+        outcome.records.close()
+        self._group.append((entry, outcome))
 
     def _drop(self, outcome: Outcome) -> None:
-        """Forget an input that failed, and so has left nothing in any sink."""
+        """Forget an input that failed: it has left nothing in any sink."""
+        outcome.records.close()
         del self._places[outcome.asset.id]
         self._in_flight.end([outcome.asset.id])
 
@@ -194,33 +223,30 @@ class Session:
 
     def _entry(self, outcome: Outcome) -> Entry:
         asset, error = outcome.asset, outcome.error
-        before, self._position = self._position, self._predictions.position
         entry = Entry(
             asset.id,
             self._places.pop(asset.id),
             "failed" if error else "done",
-            image_id=getattr(asset, "image_id", None),
+            image_id=asset.image_id if isinstance(asset, NumberedAsset) else None,
             frames=outcome.n_frames,
             dropped=outcome.n_dropped,
         )
         with suppress(OSError, ValueError, PipelineError):  # the error says why
-            size = getattr(asset, "size_bytes", 0)
+            size = asset.size_bytes if isinstance(asset, VersionedAsset) else 0
             entry.size = size or asset.path.stat().st_size
             if size is not None:  # not for what was never read
                 entry.sha256 = asset.fingerprint()
-        entry.mtime_ns = trusted_mtime(getattr(asset, "mtime_ns", None), self._began_ns)
-        if error is None:
-            entry.start = before.size
-            entry.length = self._position.size - before.size
-        else:
-            entry.step = getattr(error, "step", "")
+        mtime_ns = asset.mtime_ns if isinstance(asset, VersionedAsset) else None
+        entry.mtime_ns = trusted_mtime(mtime_ns, self._started_ns)
+        if error is not None:
+            entry.step = error.step if isinstance(error, AssetError) else ""
             entry.error, entry.message = type(error).__name__, printable(redacted_text(str(error)))
-            entry.attempts = getattr(error, "attempts", 1)
+            entry.attempts = error.attempts if isinstance(error, AssetError) else 1
         return entry
 
 
 def finish(job: Job, ledger: Ledger) -> None:
-    """Bring the output to its end: predictions in order, the lists, the aggregates.
+    """Complete the output: predictions in input order, the lists, the aggregates.
 
     Raises:
         OutputError: The output cannot be written.
@@ -237,7 +263,7 @@ def finish(job: Job, ledger: Ledger) -> None:
 
 
 def is_finished(job: Job, ledger: Ledger) -> bool:
-    """Return whether ``finish`` has nothing to do: nobody has removed what it made, either."""
+    """Return whether ``finish`` has nothing to do: its outputs are all there."""
     names = (lists.INPUTS, lists.FAILURES)
     missing = [name for name in names if status_of(job.output / name) is None]
     return bool(ledger.fact("finished")) and not missing and are_built(job, ledger)
@@ -253,7 +279,3 @@ def _appending(path: Path) -> Iterator[BinaryIO]:
             if file.read(1) != b"\n":
                 file.write(b"\n")
         yield file
-
-
-def _nothing() -> None:
-    pass

@@ -9,24 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.checks import refuse_input_in
+from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import ConfigError, LedgerDamagedError, OutputError
 from pipeline.job import Job
 from pipeline.protocols import DescribedRunnable, Warns
 from pipeline.redaction import redacted
-from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sources.decode.reading import why
 from pipeline.system.descriptors import check_regular, remove
 from pipeline.system.files import remove_temporaries
-from runners.rundir import order as results
-from runners.rundir.clearing import clear
+from runners.rundir import order
 from runners.rundir.inputs import Share, share_of
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
-from runners.rundir.owned import (
+from runners.rundir.owned.clearing import clear
+from runners.rundir.owned.names import (
     Outputs,
     check_owned,
-    flat,
     has_run,
     record_outputs,
     recorded_outputs,
@@ -154,16 +152,17 @@ def open_ledger(job: Job, on_change: str, *, can_extend: bool = False) -> Ledger
             ledger = _existing_ledger(job.output)
             if ledger is not None:
                 stack.enter_context(ledger)
+                recorded = recorded_outputs(job.output, ledger)
                 check_settings(job, ledger, loaded=False)
                 share_of(job, ledger, on_change, can_extend=can_extend)
-                results.finish_order(job.output, ledger)
-                recorded = recorded_outputs(job.output, ledger)
+                order.finish_order(job.output, ledger)
         except (ConfigError, LedgerDamagedError):
-            stack.close()
             if on_change != "restart":
                 raise
+            stack.close()
+            check_owned(job, recorded)
             _clear(job, recorded)
-            ledger = None
+            return None
         check_owned(job, recorded)
         stack.pop_all()
         return ledger
@@ -181,7 +180,6 @@ def _existing_ledger(output: Path) -> Ledger | None:
 
 
 def _clear(job: Job, recorded: Outputs) -> None:
-    refuse_input_in(job.output, job.config["input"], flat(recorded))
     try:
         clear(job.output, job.sinks, recorded)
     except OSError as exc:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import OutputError
-from pipeline.sinks.predictions import NAME as PREDICTIONS
-from pipeline.sinks.predictions import Position
+from pipeline.encoding import NAME as PREDICTIONS
+from pipeline.encoding import renumbered
 from pipeline.system.descriptors import (
     check_regular,
     create_file,
@@ -22,12 +20,11 @@ from pipeline.system.descriptors import (
     rename,
 )
 from pipeline.system.files import sync_folder
+from runners.rundir.journal import Position
 from runners.rundir.ledger.ledger import Entry, Ledger
 
 ORDERED = f".{PREDICTIONS}.ordered"  # the next predictions.jsonl
 _AT_ONCE = 4096
-# in a JSON string the quotes would be escaped, so the first match is the line's own key
-_IMAGE_ID = re.compile(rb', "image_id": \d+, "instances": ')
 
 
 def put_in_order(directory: Path, ledger: Ledger) -> None:
@@ -62,12 +59,13 @@ def _rewrite(directory: Path, ledger: Ledger, ordered: Path) -> Position:
                     continue
                 old.seek(entry.start)
                 first = next_image_id if entry.image_id is None else entry.image_id
-                data, lines = _renumbered(old.read(entry.length), first)
-                new.write(data)
+                start, number = size, 0
+                for line in renumbered(_lines(old, entry.length), first):
+                    size += new.write(line)
+                    number += 1
                 if entry.image_id is None:
-                    next_image_id += lines
-                moved.append(replace(entry, start=size, length=len(data)))
-                size += len(data)
+                    next_image_id += number
+                moved.append(replace(entry, start=start, length=size - start))
             ledger.put(moved)
         new.flush()
         os.fsync(new.fileno())
@@ -101,17 +99,11 @@ def _is_in_order(ledger: Ledger) -> bool:
     return size == ledger.position.size
 
 
-def _renumbered(data: bytes, first: int) -> tuple[bytes, int]:
-    """Return an asset's lines numbered from ``first``, and how many there are."""
-    lines = data.splitlines(keepends=True)  # of bytes: at newlines only
-    for i, line in enumerate(lines):
-        lines[i], found = _IMAGE_ID.subn(b', "image_id": %d, "instances": ' % (first + i), line, 1)
-        if not found:
-            raise OutputError(
-                f"a line of {PREDICTIONS} has no image_id; run the same command with "
-                "runner=repair, which keeps the intact results"
-            )
-    return b"".join(lines), len(lines)
+def _lines(file: BinaryIO, length: int) -> Iterator[bytes]:
+    """Yield the lines in the next ``length`` bytes."""
+    while length > 0 and (line := file.readline(length)):
+        length -= len(line)
+        yield line
 
 
 def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

@@ -24,7 +24,7 @@ from pipeline.system.children import find_program
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import write_whole
 from pipeline.system.versions import VERSION, detectron2_origin, library_versions
-from runners.rundir.duplicates import recorded_duplicates
+from runners.rundir.ledger.duplicates import recorded_duplicates
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.translation import translated
 

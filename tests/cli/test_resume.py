@@ -127,7 +127,7 @@ def test_a_damaged_ledger_is_told_and_repaired(
     assert len(refused.stderr.splitlines()) == 1
     repaired = d2run(*job, "runner=repair")
     assert repaired.returncode == 0, repaired.stderr
-    assert "results are whole" in repaired.stdout
+    assert "intact results kept" in repaired.stdout
     assert d2run(*job).returncode == 3
     assert content(done) == before
     assert counts(done)["done"] <= 6
@@ -155,7 +155,7 @@ def test_a_flipped_byte_is_seen_before_anything_is_done(
 def test_nothing_to_repair(d2run: Run, photos: Path, tmp_path: Path) -> None:
     job = (*FAKE, "runner=repair", f"input={photos}")
     told = d2run(*job, f"output={tmp_path}/gone")
-    assert (told.returncode, "no output" in told.stderr) == (1, True)
+    assert (told.returncode, "no run to repair" in told.stderr) == (1, True)
     assert not (tmp_path / "gone").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dying import ended, forked, warm
@@ -92,18 +93,18 @@ def scenario_moved(folder: Path, n: int, times: list[int], every: int) -> None:
 
             def arm(at: int = at, action: Callable[[Path], None] = action, out: Path = out) -> None:
                 """Act when the ``at``-th input has been written and not been committed."""
-                from pipeline.sinks.predictions import PredictionsJsonl
+                from runners.rundir.journal import Journal
 
-                original, left = PredictionsJsonl.flush, at
+                original, left = Journal.append, at
 
-                def flush(self: PredictionsJsonl, asset: object) -> None:
+                def append(self: Journal, *args: Any) -> None:
                     nonlocal left
-                    original(self, asset)
+                    original(self, *args)
                     left -= 1
                     if left == 0:
                         action(out)
 
-                PredictionsJsonl.flush = flush  # type: ignore[method-assign, assignment]
+                Journal.append = append  # type: ignore[method-assign]
 
             status, lines = run(out, arm)
             said = [line for line in lines if "broken.png" not in line]

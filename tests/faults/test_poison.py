@@ -95,7 +95,7 @@ def test_it_is_quarantined_and_all_others_are_done(
 
     status, told = ended(start(*apart))  # not tried again
     assert (status, len(told)) == (3, 1)
-    assert "4 of them killed their worker before" in told[0]
+    assert "4 of them killed their worker process before" in told[0]
     assert counts(out) == {"done": 0, "failed": 0, "earlier": 12, "not_retried": 4}
     assert outputs(out) == first
 

@@ -19,7 +19,7 @@ _IN_A_FOLDER = 1000
 
 def make_done(folder: Path, n: int) -> None:
     """An input of ``n`` empty files, and an output that has done them all."""
-    from pipeline.sinks.predictions import Position
+    from runners.rundir.journal import Position
     from runners.rundir.ledger.ledger import Entry, Ledger
 
     (folder / "in").mkdir(parents=True)

@@ -21,11 +21,11 @@ Wrapped = Callable[..., Any]
 def _places() -> dict[str, tuple[Any, str]]:
     """What can be died at: before it, after it."""
     from pipeline.sinks.coco import CocoJson
-    from pipeline.sinks.predictions import PredictionsJsonl
-    from pipeline.system.files import OutputFolder
+    from pipeline.system.output_folder import OutputFolder
     from runners.rundir import commit as session
     from runners.rundir import lists
     from runners.rundir import order as results
+    from runners.rundir.journal import Journal
     from runners.rundir.ledger.ledger import Ledger
     from runners.rundir.record import Record
 
@@ -33,8 +33,8 @@ def _places() -> dict[str, tuple[Any, str]]:
         "picture": (OutputFolder, "write"),
         "fsync": (os, "fsync"),
         "rename": (os, "replace"),
-        "flush": (PredictionsJsonl, "flush"),
-        "sync": (PredictionsJsonl, "sync"),
+        "append": (Journal, "append"),
+        "sync": (Journal, "sync"),
         "put": (Ledger, "put"),
         "commit": (Ledger, "commit"),
         "state": (Ledger, "state"),
@@ -44,15 +44,15 @@ def _places() -> dict[str, tuple[Any, str]]:
         "aggregate": (CocoJson, "build"),
         "finish": (session, "finish"),
         "record": (Record, "finish"),
-        "truncate": (PredictionsJsonl, "__enter__"),
-        "exit": (PredictionsJsonl, "__exit__"),
+        "truncate": (Journal, "__enter__"),
+        "exit": (Journal, "__exit__"),
     }
 
 
 POINTS = [
     f"{when} {what}"
     for what in (
-        "picture", "fsync", "rename", "flush", "sync", "put", "commit", "state", "order",
+        "picture", "fsync", "rename", "append", "sync", "put", "commit", "state", "order",
         "end of order", "lists", "aggregate", "finish", "record", "truncate", "exit",
     )
     for when in ("before", "after")
@@ -95,25 +95,25 @@ def arm(point: str, times: int) -> None:
 
 def _cut_lines(reached: Callable[[], None]) -> None:
     """Die when a line is written, but only half of it has reached the file."""
-    from pipeline.sinks.predictions import PredictionsJsonl
+    from runners.rundir.journal import Journal
 
-    original = PredictionsJsonl.flush
+    original = Journal.append
 
-    def flush(self: Any, asset: Any) -> None:
+    def append(self: Any, *args: Any) -> None:
         start = self.position.size
-        original(self, asset)
-        os.truncate(self.directory / "predictions.jsonl", (start + self.position.size) // 2)
+        original(self, *args)
+        os.truncate(self.path, (start + self.position.size) // 2)
         reached()
         raise AssertionError("half a line can be left only once")
 
     left = 4
 
-    def later(self: Any, asset: Any) -> None:
+    def later(self: Any, *args: Any) -> None:
         nonlocal left
         left -= 1
-        (original if left else flush)(self, asset)
+        (original if left else append)(self, *args)
 
-    PredictionsJsonl.flush = later  # type: ignore[method-assign]
+    Journal.append = later  # type: ignore[method-assign]
 
 
 def forked(arguments: list[str], prepare: Callable[[], None] = lambda: None) -> int:

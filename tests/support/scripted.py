@@ -36,6 +36,39 @@ class ListedAsset:
 
 
 @dataclass
+class Stream(ListedAsset):
+    """Frames without end, or until it blocks: before frame ``block_at``, for the test's lifetime.
+
+    Attributes:
+        blocked: Set when it blocks.
+        released: Set it to end the block.
+    """
+
+    is_still: bool = False
+    n_frames: int = 1 << 62
+    block_at: int = -1
+    blocked: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+    n_decoded: int = 0
+
+    def frames(self) -> Iterator[Frame]:
+        for i in range(self.n_frames):
+            if i == self.block_at:
+                self.blocked.set()
+                self.released.wait()
+            frame = make_frame(*self.size, asset_id=self.id, index=i)
+            self.n_decoded += 1
+            yield frame
+
+
+class ClosableStream(Stream):
+    """A stream whose block ends when it is closed."""
+
+    def close(self) -> None:
+        self.released.set()
+
+
+@dataclass
 class Scripted:
     """Fails when a frame of ``guilty`` is in the batch; remembers the batches."""
 
@@ -105,6 +138,7 @@ class Recording:
     pending: dict[str, list[int]] = field(default_factory=dict)
     flushed: dict[str, list[int]] = field(default_factory=dict)
     discarded: list[str] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Recording:
         return self
@@ -118,6 +152,8 @@ class Recording:
 
     def begin(self, asset: Any) -> None:
         self._maybe("begin", asset.id)
+        assert not self.pending
+        self.begun.append(asset.id)
 
     def write(self, result: Result) -> None:
         self._maybe("write", result.frame.asset_id)

@@ -17,8 +17,8 @@ from threading import RLock
 from typing import Any
 
 from pipeline.errors import LedgerDamagedError, OutputError, OutputLockedError
-from pipeline.sinks.predictions import Position
 from pipeline.system.descriptors import check_held, check_regular, remove, status_of
+from runners.rundir.journal import Position
 from runners.rundir.ledger.rows import COLUMNS, Entry, entry_of, fact_of, row_of, text_of
 from runners.rundir.ledger.seal import is_sealed, seal
 from runners.rundir.ledger.tables import SCHEMA, TABLES, is_damage, statements, verify_rows

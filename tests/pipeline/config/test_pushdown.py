@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from journals import run_into
 
 from pipeline.config import build_job, pushdown_arguments
-from pipeline.engine import Pipeline
 from pipeline.job import Job
 from pipeline.protocols import Pushdown
 from pipeline.records import Frame, Predictions, Result
 from pipeline.runnables.fake import FakeRunnable
-from pipeline.sinks.predictions import PredictionsJsonl
 from pipeline.stages.keep_classes import KeepClasses
 from pipeline.stages.min_area import MinArea
 from pipeline.stages.min_score import MinScore
@@ -147,9 +146,9 @@ class Still:
 
 
 def predicted(directory: Path, runnable: Any, stages: Any) -> bytes:
-    with runnable, PredictionsJsonl(directory) as sink:
-        for outcome in Pipeline(runnable, stages, {"s": sink}).run(Still(i) for i in range(20)):
-            assert outcome.error is None
+    with runnable:
+        outcomes = run_into(directory, runnable, stages, map(Still, range(20)))
+    assert not any(outcome.error for outcome in outcomes)
     return (directory / "predictions.jsonl").read_bytes()
 
 

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from journals import run_into
 from scripted import Halved, ListedAsset, Scripted, Stepped, run
 
 from pipeline.errors import DecodeError
-from pipeline.job import Outcome
 from pipeline.records import Frame
-from pipeline.sinks.predictions import PredictionsJsonl
 
 A, B, C = (8, 8), (8, 16), (16, 8)
 
@@ -108,14 +107,8 @@ def predicted(
         for i, size in enumerate(sizes)
     ]
     runnable = Unsteady(batch_size=3, batch_by_shape=by_shape, guilty=("10",), forwards=forwards)
-    with PredictionsJsonl(directory) as sink:
-        outcomes: list[Outcome] = run(
-            assets,
-            runnable=runnable,
-            sinks={"predictions": sink},
-            decode_threads=threads,
-            queue_mb=queue_mb,
-        )
+    options = {"decode_threads": threads, "queue_mb": queue_mb}
+    outcomes = run_into(directory, runnable, {}, assets, **options)
     assert [outcome.asset.id for outcome in outcomes] == [asset.id for asset in assets]
     return sorted(runnable.batches), (directory / "predictions.jsonl").read_bytes()
 

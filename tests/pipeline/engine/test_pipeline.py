@@ -199,7 +199,7 @@ def test_a_stage_may_drop_frames() -> None:
 def test_a_lost_output_ends_the_run(code: int, when: str) -> None:
     first = Recording()
     sinks = {"first": first, "full": Recording({(when, "1"): OSError(code, "no", "out/x")})}
-    with pytest.raises(OutputError, match=r"the output: no \(out/x\), at sink 'full'"):
+    with pytest.raises(OutputError, match=r"the output: no \(out/x\), in sink 'full'"):
         run([ListedAsset(f"{i}") for i in range(9)], sinks=sinks)
     assert list(first.flushed) == ["0"]
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from journals import write_journal
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -16,7 +16,6 @@ from pipeline.errors import OutputError
 from pipeline.masks import InstanceMasks
 from pipeline.records import Categories, Frame, Predictions, Result, Segment
 from pipeline.sinks.coco import CocoJson
-from pipeline.sinks.predictions import PredictionsJsonl
 
 SIZE = (40, 60)
 CATEGORIES = Categories(("person", "cat"), (1, 17), ("sky", "grass"), (187, 193))
@@ -45,16 +44,15 @@ def predictions(n: int = 2, *, masks: bool = True, **columns: Any) -> Prediction
 def build(
     directory: Path, *rows: Row, categories: Categories = CATEGORIES, time_s: float | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    with PredictionsJsonl(directory) as sink:
-        for asset_id, p in rows:
-            image = np.zeros((*p.image_size, 3), np.uint8)
-            sink.write(Result(Frame(image, asset_id, 0 if time_s is None else 3, time_s=time_s), p))
-            asset: Any = SimpleNamespace(id=asset_id, path=Path(asset_id), is_still=True)
-            sink.flush(asset)
-    CocoJson(directory).build(directory / "predictions.jsonl", categories)
+    index = 0 if time_s is None else 3
+    results = (
+        Result(Frame(np.zeros((*p.image_size, 3), np.uint8), asset_id, index, time_s=time_s), p)
+        for asset_id, p in rows
+    )
+    CocoJson(directory).build(write_journal(directory, results), categories)
     files = (directory / "coco.json", directory / "coco_results.json")
-    dataset, results = (json.loads(file.read_text("ascii")) for file in files)
-    return dataset, results
+    dataset, plain = (json.loads(file.read_text("ascii")) for file in files)
+    return dataset, plain
 
 
 def test_entries(tmp_path: Path) -> None:

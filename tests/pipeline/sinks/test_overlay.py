@@ -343,7 +343,7 @@ def test_write_needs_with(tmp_path: Path) -> None:
 
 def test_importing_the_sinks_loads_nothing_heavy() -> None:
     code = (
-        "import sys, pipeline.sinks.overlay, pipeline.sinks.coco, pipeline.sinks.predictions\n"
+        "import sys, pipeline.sinks.overlay, pipeline.sinks.coco, pipeline.sinks.label_maps\n"
         "sys.exit(len({'torch', 'supervision', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

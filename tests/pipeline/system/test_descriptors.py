@@ -9,7 +9,8 @@ import pytest
 from pipeline.errors import OutputError
 from pipeline.system import descriptors
 from pipeline.system.descriptors import check_held, check_named, held, open_file, remove, status_of
-from pipeline.system.files import OutputFolder, replaced, write_whole
+from pipeline.system.files import replaced, write_whole
+from pipeline.system.output_folder import OutputFolder
 
 
 @pytest.fixture

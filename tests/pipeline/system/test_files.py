@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import OutputError
 from pipeline.system.files import (
-    OutputFolder,
     RegularFile,
     output_name,
     read_regular,
+    remove_temporaries,
     replaced,
     sha256_file,
     write_whole,
 )
+from pipeline.system.output_folder import OutputFolder
 
 
 def everything_in(folder):
@@ -189,7 +191,7 @@ def test_the_names_of_folders_are_synced_whoever_made_them(
             raise OSError(5, "I/O error")
         synced.append(os.path.relpath(path, tmp_path))
 
-    monkeypatch.setattr("pipeline.system.files.sync_folder", sync)
+    monkeypatch.setattr("pipeline.system.output_folder.sync_folder", sync)
     folder.write("a/b/x", b"1")
     with pytest.raises(OSError, match="I/O"):
         folder.sync()
@@ -228,3 +230,86 @@ def test_a_regular_file_is_as_long_as_it_was(tmp_path):
     assert read_regular(tmp_path / "link", 14) == b"0123456789more"
     with pytest.raises(OSError, match="it has 14 bytes, more than 13"):
         read_regular(path, 13)
+
+
+class Growing:
+    """What a sink with one growing file per asset does."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = OutputFolder(root)
+
+    def write(self, *parts: bytes) -> None:
+        file = self.folder.open("csv/a/x.csv")
+        for part in parts:
+            file.write(part)
+
+
+def test_a_growing_file_appears_when_it_is_committed(tmp_path: Path) -> None:
+    sink = Growing(tmp_path)
+    for content in (b"old", b"new"):
+        sink.write(content[:1], content[1:])
+        assert [path for path in (tmp_path / "csv").rglob("*.csv")] == [
+            tmp_path / "csv/a/x.csv" for _ in range(content == b"new")
+        ]
+        sink.folder.commit("csv/a/x.csv")
+        sink.folder.sync()
+        assert everything_in(tmp_path) == ["a", "csv", "x.csv"]
+        assert (tmp_path / "csv/a/x.csv").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["csv/a/x.csv", "csv/a", "csv"])
+def test_a_growing_file_is_removed(tmp_path: Path, name: str) -> None:
+    sink = Growing(tmp_path)
+    sink.write(b"content")
+    assert len(everything_in(tmp_path)) == 1
+    sink.folder.remove(name)
+    assert everything_in(tmp_path) == []
+    with pytest.raises(KeyError):
+        sink.folder.commit("csv/a/x.csv")
+
+
+def test_a_growing_file_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
+    OutputFolder(tmp_path).open("csv/a/x.csv").close()
+    assert len(everything_in(tmp_path)) == 1
+    remove_temporaries(tmp_path)
+    assert everything_in(tmp_path) == []
+
+
+def test_a_full_disk_leaves_no_growing_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    sink = Growing(tmp_path)
+    sink.folder.write("csv/a/x.csv", b"old")
+    sink.write(b"content")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        sink.folder.commit("csv/a/x.csv")
+    assert everything_in(tmp_path) == ["a", "csv", "x.csv"]
+    assert (tmp_path / "csv/a/x.csv").read_bytes() == b"old"
+
+
+def test_a_growing_file_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/csv").symlink_to(tmp_path / "elsewhere")
+    sink = Growing(tmp_path / "out")
+    sink.write(b"content")
+    with pytest.raises(OutputError, match="symbolic link"):
+        sink.folder.commit("csv/a/x.csv")
+    assert everything_in(tmp_path) == ["csv", "elsewhere", "out"]
+
+
+def test_names_of_a_long_video_are_not_all_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.system.output_folder._MAX_UNSYNCED", 3)
+    folder = OutputFolder(tmp_path)
+    for i in range(10):
+        folder.write(f"v/{i}", b"")
+        assert len(folder._written) < 3
+    (tmp_path / "v/9").unlink()
+    with pytest.raises(OutputError, match="moved or deleted"):
+        folder.sync()

@@ -14,10 +14,11 @@ from batches import job_of, lines, results, run, write_images
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.protocols import Asset
 from pipeline.records import Categories, Result
-from pipeline.system.files import OutputFolder, output_name, write_whole
-from runners.rundir.clearing import clear
+from pipeline.system.files import output_name, write_whole
+from pipeline.system.output_folder import OutputFolder
 from runners.rundir.ledger.ledger import Ledger
-from runners.rundir.owned import recorded_outputs
+from runners.rundir.owned.clearing import clear
+from runners.rundir.owned.names import recorded_outputs
 
 RESTART = ("runner.on_change=restart", "stage.min_score.threshold=0.9", "sink=[coco,overlay]")
 MINE = (
@@ -238,6 +239,7 @@ def test_a_custom_sink_is_protected_like_ours(custom: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds all\.txt, which no run of d2run wrote"):
         run_custom(Notes, "seed=3", "runner.on_change=restart")
     assert (custom / "all.txt").read_text() == "mine"
+    assert len(results(custom)) == 3  # nothing was removed
     (custom / "all.txt").unlink()
     run_custom(Notes, "seed=3", "runner.on_change=restart")
     run_custom(Notes, "seed=3")  # its own files do not disturb it

@@ -159,7 +159,7 @@ def test_a_folder_that_was_renamed(here: Path) -> None:
 )
 def test_what_is_in_the_output_is_not_added_again(here: Path, known: str, more: str) -> None:
     run(f"input={known}", OUT)
-    with pytest.raises(ConfigError, match="already, under other ids"):
+    with pytest.raises(ConfigError, match=", under other ids"):
         run(f"input={more}", OUT, EXTEND)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import LedgerDamagedError, OutputError, OutputLockedError
-from pipeline.sinks.predictions import Position
+from runners.rundir.journal import Position
 from runners.rundir.ledger.ledger import Entry, Ledger
 
 ODD = [os.fsdecode(b"\xff.jpg"), "new\nline.jpg", "日本/ü.png", "%s{}'\".jpg", "a" * 250]

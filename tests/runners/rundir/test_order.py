@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import OutputError
-from pipeline.sinks.predictions import Position
 from runners.rundir import lists
 from runners.rundir import order as results
+from runners.rundir.journal import Position
 from runners.rundir.ledger.ledger import Entry, Ledger
 
 TRICKY = 'x, "image_id": 7, "instances": .jpg'

@@ -25,10 +25,10 @@ from watched import IN_THIS_PROCESS, Watched
 import runners.rundir.readers as readers
 from pipeline.errors import ConfigError, OutputError, RootGoneError
 from pipeline.runnables.fake import FakeRunnable
-from pipeline.sinks.predictions import PredictionsJsonl
 from pipeline.sources.decode import reading
 from pipeline.sources.decode.workers import DecodeWorkers
 from runners.rundir import commit as session
+from runners.rundir.journal import Journal
 from runners.rundir.ledger.ledger import Ledger
 from runners.watch import loop, schedule
 from runners.watch.files.postprocessing import PostProcessing
@@ -90,8 +90,8 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     ("owner", "name", "exc"),
     [
-        (PredictionsJsonl, "flush", FULL),
-        (PredictionsJsonl, "sync", FULL),
+        (Journal, "append", FULL),
+        (Journal, "sync", FULL),
         (session.results, "write_line", FULL),
         (session.results, "write_failures", FULL),
         (session.results, "put_in_order", FULL),

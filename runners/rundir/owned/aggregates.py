@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import OutputError
 from pipeline.job import Job
-from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.system.descriptors import check_regular, status_of
 from pipeline.system.files import is_output_name
 from runners.rundir.ledger.ledger import NAME as LEDGER

@@ -10,19 +10,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import OutputError
 from pipeline.protocols import Sink
-from pipeline.sinks.predictions import NAME as PREDICTIONS
 from pipeline.sources import ImageAsset
 from pipeline.system.descriptors import check_regular, names_in, open_to_read, remove, status_of
-from pipeline.system.files import OutputFolder, asset_id_of, output_name
+from pipeline.system.files import asset_id_of, output_name
+from pipeline.system.output_folder import OutputFolder
 from runners.rundir import in_flight
-from runners.rundir.aggregates import built_files
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, INPUTS
 from runners.rundir.order import ORDERED
-from runners.rundir.owned import LISTS, Outputs, flat
+from runners.rundir.owned.aggregates import built_files
+from runners.rundir.owned.names import LISTS, Outputs, flat
 
 _OF_EVERY_RUN = (*LISTS, ORDERED, in_flight.NAME)
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}(-\d+\.\d+)?\.part")

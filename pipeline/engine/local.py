@@ -1,0 +1,32 @@
+"""The executor that runs a job on threads of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+
+from pipeline.encoding import encode
+from pipeline.engine import Pipeline
+from pipeline.job import Job, Outcome
+from pipeline.protocols import Asset
+
+
+class LocalExecutor:
+    """Runs a job's pipeline in this process; outcomes come in input order.
+
+    Args:
+        job: The job; its runnable and sinks are entered before ``run``.
+    """
+
+    def __init__(self, job: Job) -> None:
+        options = {key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")}
+        self._pipeline = Pipeline(
+            job.runnable, job.stages, job.sinks, encode=encode, spool_dir=job.output, **options
+        )
+
+    def run(self, assets: Iterable[Asset]) -> Generator[Outcome, None, None]:
+        """Yield each asset's outcome, with its encoded lines.
+
+        Raises:
+            OutputError: The output cannot be written any more.
+        """
+        return self._pipeline.run(assets)

@@ -1,0 +1,1 @@
+"""What sinks and aggregates own in an output: recorded, protected, cleared, built."""
