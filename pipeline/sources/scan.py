@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.sources.asset import Skipped
 from pipeline.sources.decode.reading import why
+from pipeline.system.files import file_identity
 
 # fmt: off
 IMAGES = frozenset((
@@ -135,7 +136,7 @@ class _Walk:
         self.names: dict[str, list[str | Skipped]] = {}
         self.folders = [""]
         self.links: list[str] = []  # folders reached by a link, for the end
-        self.seen = {_identity(parent) for parent in root.resolve().parents}
+        self.seen = {file_identity(parent.stat()) for parent in root.resolve().parents}
 
     def run(self) -> Scan:
         while self.folders or self.links:
@@ -160,9 +161,9 @@ class _Walk:
     def folder(self, folder_id: str) -> None:
         """Look through a folder; its id, ``""`` or one that ends with ``/``, begins those in it."""
         path = os.path.join(self.found.root, folder_id)  # noqa: PTH118
-        identity = _identity(path)
+        identity = file_identity(os.stat(path))  # noqa: PTH116
         if identity in self.seen:
-            self.skip(folder_id, "link to a folder that is taken already")
+            self.skip(folder_id, "link to a folder that is already included")
             return
         self.seen.add(identity)
         if folder_id and all(os.path.exists(path + name) for name in OF_A_RUN):  # noqa: PTH110
@@ -190,7 +191,7 @@ class _Walk:
             return "dangling link" if exc.errno in _NOWHERE else why(exc)
         if stat.S_ISDIR(mode) or entry.is_dir(follow_symlinks=False):
             if self.depth is not None and folder_id.count("/") + 1 >= self.depth:
-                return "folder that is not gone into"
+                return "folder that is not searched"
             self.names[folder_id].append(f"{entry.name}/")
             (self.links if link else self.folders).append(f"{folder_id}{entry.name}/")
             return None
@@ -224,8 +225,3 @@ class _Walk:
 
 def _key_in_folder(entry: str | Skipped) -> str:
     return natural_key(entry if isinstance(entry, str) else entry.path.rpartition("/")[2])
-
-
-def _identity(path: str | Path) -> tuple[int, int]:
-    status = Path(path).stat()
-    return status.st_dev, status.st_ino

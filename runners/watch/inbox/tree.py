@@ -148,7 +148,7 @@ class Tree:
                 continue
             identity = file_identity(status)
             if identity in excluded or identity in seen:
-                reason = "link to a folder that is taken already"
+                reason = "link to a folder that is already included"
                 self._skip(folder_id, reason if identity in seen else "not part of the input")
                 continue
             seen.add(identity)
@@ -229,7 +229,7 @@ class Tree:
             return "not a regular file", None
         if status is not None and stat.S_ISDIR(status.st_mode):
             if not self.recursive:
-                return "folder that is not gone into", None
+                return "folder that is not searched", None
             if entry.is_symlink() and not self.follow:
                 return "linked folder (followed only with runner.after=keep)", None
             (folder.links if entry.is_symlink() else folder.folders).append(name)

@@ -176,7 +176,7 @@ def test_each_iterator_keeps_its_own_look(tmp_path: Path) -> None:
 def test_not_recursive(tmp_path: Path) -> None:
     source = Images(str(tree(tmp_path, *NAMES)), recursive=False)
     assert ids(source) == ["1.jpg", "2.png", "10.jpg"]
-    assert reasons(source)["a"] == "folder that is not gone into"
+    assert reasons(source)["a"] == "folder that is not searched"
 
 
 @pytest.mark.parametrize("name", ["[x].jpg", "*.jpg", "a?.png", "[1]/x.jpg"])
@@ -282,7 +282,7 @@ def test_left_out(tmp_path: Path, name: str, reason: str) -> None:
 def test_a_glob_mentions_only_what_it_asks_for(tmp_path: Path) -> None:
     tree(tmp_path, "a.jpg", "a.txt", "b.txt", "a/x.txt", ".a.jpg", ".git/a.jpg")
     assert reasons(Images(f"{tmp_path}/a*")) == {
-        "a": "folder that is not gone into",
+        "a": "folder that is not searched",
         "a.txt": "not an image (.txt)",
     }
 
@@ -325,7 +325,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "in/a").symlink_to("../out/deep")
     source = Images(f"{tmp_path}/in")
     assert ids(source) == ["1.jpg", "a/3.jpg", "x2/2.jpg"]
-    taken = "link to a folder that is taken already"
+    taken = "link to a folder that is already included"
     assert reasons(source) == {"x2/deep": taken, "x10": taken}
 
 
