@@ -224,11 +224,14 @@ class WatchLoop:
         if n_failed:
             inputs = "1 input" if n_failed == 1 else f"{n_failed} inputs"
             message = f"{inputs} failed. See {output / 'failures.jsonl'}"
-        kept = kept_results(totals(self.processing.ledger.counts())["done"], output)
-        if status == 130:
-            message = f"interrupted: {kept}"
-        elif self.requests.stop:
-            self.messages.stopped(f"stopped: {kept}")
+        self.messages.flush()
+        if self.requests.stop:
+            n_results = self.processing.ledger.counts()["done"]
+            if status == 130:
+                message = f"interrupted; {kept_results(n_results, output)}"
+            else:
+                self.messages.stopped(n_results, output)
+            self.messages.resume_command(output)
         elif n_failed:
             status = 3
         if self.processing.is_over_budget():

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.redaction import redacted
 from pipeline.system.terminal import print_stderr
 from runners.reporting.console import describe_error
+from runners.reporting.resuming import resume_command, short
 
 _LINES_PER_MINUTE = 20  # more would be unreadable on a terminal, and fill the journal of a service
 _MAX_CLASSES = 5
@@ -43,7 +42,7 @@ class Messages:
             self._n_counted += 1
         else:
             self._n_lines += 1
-            self._say(f"{asset_id}: {_counted(detections)}")
+            self._say(f"{asset_id}: {_counted(detections)}", asset_id)
 
     def file_failed(self, asset_id: str, error: PipelineError) -> None:
         """Report a file that failed."""
@@ -76,7 +75,7 @@ class Messages:
         self._settling = asset_id
         self._n_lines += 1
         more = f" and {n_files - 1} more" if n_files > 1 else ""
-        self._say(f"waiting for {asset_id}{more} to settle")
+        self._say(f"waiting for {asset_id}{more} to settle", asset_id)
 
     def update(self) -> None:
         """Report the files that were only counted, when a minute is over."""
@@ -85,11 +84,19 @@ class Messages:
             self._is_busy = self._n_lines + self._n_counted > _LINES_PER_MINUTE
             self._minute_s, self._n_lines, self._n_counted = self._clock(), 0, 0
 
-    def stopped(self, text: str) -> None:
-        """Report the end of a run that was stopped."""
+    def flush(self) -> None:
+        """Report the files that were only counted, at the end of the run."""
         self._report_counted()
         self._n_counted = 0
-        self._say(text)
+
+    def stopped(self, n_results: int, output: Path) -> None:
+        """Report that the run was stopped, and how many results its output holds."""
+        self._say(f"stopped; {kept_results(n_results, output)}")
+
+    def resume_command(self, output: Path) -> None:
+        """Print the command that resumes the run."""
+        command = resume_command(sys.orig_argv, output)
+        self._say(f"resume with: {command}", command)
 
     def _report_counted(self, when: str = "") -> None:
         if self._n_counted:
@@ -97,18 +104,14 @@ class Messages:
             files = "file" if self._n_counted == 1 else "files"
             self._say(f"{self._n_counted}{more} {files} done{when}")
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, unbroken: str = "") -> None:
         if not self._quiet:
-            print_stderr(text)
+            print_stderr(text, unbroken=[unbroken] if unbroken else [])
 
 
 def kept_results(n_results: int, output: Path) -> str:
-    """Return how many results an output holds, and the command that continues the run."""
-    results = "1 result is" if n_results == 1 else f"{n_results} results are"
-    command: list[str] = redacted(sys.orig_argv)
-    if not any(argument.startswith("output=") for argument in command):
-        command = [*command, f"output={output}"]
-    return f"{results} kept in {output}. To resume, run: {shlex.join(command)}"
+    """Return how many results of all runs an output holds: ``312 results are kept in out``."""
+    return f"{n_results} result{' is' if n_results == 1 else 's are'} kept in {short(output)}"
 
 
 def _counted(detections: Mapping[str, int]) -> str:

@@ -50,7 +50,7 @@ class Processing(Hooks):
     Attributes:
         job: The job.
         options: The runner's options.
-        schedule: Decides when to stop draining; is told how long finalizing takes.
+        schedule: Limits the time to drain; records how long finalizing takes.
         ledger: Open.
         tally: Counts outcomes.
         inbox: Hands out a file again that changed or could not be decoded.

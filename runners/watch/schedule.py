@@ -26,7 +26,7 @@ _PASS_SETTLES = 3
 _MIN_RECHECK_S = 1.0  # so that ready=rename with settle_s=0 does not read a file in a busy loop
 
 # Scans, and deep scans, may use this share of one core: while nothing changes, and while something
-# does. Time in which a scan waits for the disk counts only in part, because it delays nobody.
+# does. Time in which a scan waits for the disk counts only in part, because it occupies no core.
 _IDLE_SHARE = 0.004
 _ACTIVE_SHARE = 0.2
 _DISK_WAIT_WEIGHT = 0.1

@@ -27,11 +27,12 @@ from processes import wait_for
 from pipeline.system.files import asset_id_of
 from runners.rundir.ledger.ledger import Entry, Ledger
 
+OTHER_LINES = ("loading", "waiting", "error", "stopped", "resume")
 FAKE = ("model=mask_rcnn", "runnable=fake", "sink=[coco]", "runner=watch")
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def picture(seed: int = 0) -> bytes:
+def image_bytes(seed: int = 0) -> bytes:
     image = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)
     return cv2.imencode(".png", image)[1].tobytes()
 
@@ -83,12 +84,12 @@ def start(tmp_path: Path, inbox: Path, out: Path) -> Iterator[Start]:
 
 
 def test_a_day_in_the_life_of_a_service(start: Start, inbox: Path, out: Path) -> None:
-    (inbox / "there.png").write_bytes(picture())
+    (inbox / "there.png").write_bytes(image_bytes())
     (inbox / "sub").mkdir()
     odd = inbox / "sub" / os.fsdecode(b"na\xefve \n%s.png")
-    odd.write_bytes(picture(1))
-    (inbox / "half.png").write_bytes(picture(2)[:900])
-    (inbox / "skip_thumb.png").write_bytes(picture(3))
+    odd.write_bytes(image_bytes(1))
+    (inbox / "half.png").write_bytes(image_bytes(2)[:900])
+    (inbox / "skip_thumb.png").write_bytes(image_bytes(3))
     (inbox / "sub" / "loop").symlink_to("..")
     (inbox / "lost.png").symlink_to("nowhere.png")
     os.mkfifo(inbox / "pipe.png")
@@ -111,7 +112,7 @@ def test_a_day_in_the_life_of_a_service(start: Start, inbox: Path, out: Path) ->
     process.send_signal(signal.SIGHUP)
     wait_for(log.exists)
     wait_for((out / "coco.json").exists)
-    (inbox / "late.png").write_bytes(picture(4))
+    (inbox / "late.png").write_bytes(image_bytes(4))
     wait_for(lambda: "late.png" in ids(out / "inputs.jsonl"))
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=30)
@@ -121,8 +122,8 @@ def test_a_day_in_the_life_of_a_service(start: Start, inbox: Path, out: Path) ->
     assert ids(out / "failures.jsonl") == ["half.png"]
     assert len(json.loads((out / "coco.json").read_text())["images"]) == 3
     check_messages(stderr.splitlines(), inbox, out)
-    assert "3 done, 1 failed; " in stdout
-    assert "at work for " in stdout
+    assert "3 done, 1 failed, " in stdout
+    assert "processed images for " in stdout
     record = json.loads((out / "run.json").read_text())
     assert (record["exit_status"], record["counts"]) == (0, {"done": 3, "failed": 1})
     assert status(out)["state"] == "finished"
@@ -131,7 +132,7 @@ def test_a_day_in_the_life_of_a_service(start: Start, inbox: Path, out: Path) ->
 
 def check_messages(lines: list[str], inbox: Path, out: Path) -> None:
     """One line per file; what is waited for, once; at the end, what is kept and how to resume."""
-    files = [line for line in lines if not line.startswith(("waiting", "error", "stopped"))]
+    files = [line for line in lines if not line.startswith(OTHER_LINES)]
     assert sorted(line.rpartition(": ")[0] for line in files) == sorted(
         ["late.png", "sub/na\\udcefve \\n%s.png", "there.png"]
     )
@@ -142,22 +143,22 @@ def check_messages(lines: list[str], inbox: Path, out: Path) -> None:
     errors = [line for line in lines if line.startswith("error: ")]
     assert errors[0].startswith("error: half.png: decode: ")
     assert errors[1:] == [f"error: 1 input failed. See {out}/failures.jsonl"]
-    (stopped,) = [line for line in lines if line.startswith("stopped: ")]
-    assert stopped.startswith(f"stopped: 3 results are kept in {out}. To resume, run: ")
-    assert f" runner=watch runner.settle_s=0.5 runner.poll_s=1 input={inbox}" in stopped
-    assert f" output={out}" in stopped
+    assert f"stopped; 3 results are kept in {out}" in lines
+    (command,) = [line for line in lines if line.startswith("resume with: ")]
+    assert f" runner=watch runner.settle_s=0.5 runner.poll_s=1 input={inbox}" in command
+    assert f" output={out}" in command
 
 
 def test_interrupted_and_started_again(start: Start, inbox: Path, out: Path) -> None:
     for i in range(3):
-        (inbox / f"{i}.png").write_bytes(picture(i))
+        (inbox / f"{i}.png").write_bytes(image_bytes(i))
     process = start("quiet=true", "runner.after=move")
     wait_for(lambda: len(list(inbox.glob("done/*"))) == 3)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert (process.returncode, stdout) == (130, "")
     (line,) = stderr.splitlines()
-    assert line.startswith(f"error: interrupted: 3 results are kept in {out}. To resume, run: ")
+    assert line == f"error: interrupted; 3 results are kept in {out}"
     assert ids(out / "predictions.jsonl") == ["0.png", "1.png", "2.png"]
     process = start("runner.after=move", "runner.max_passes=1")
     process.communicate(timeout=30)
@@ -173,7 +174,7 @@ def test_wrong_starts(d2run: Run, inbox: Path, out: Path, tmp_path: Path) -> Non
 
     here = (f"input={inbox}", f"output={out}")
     assert "no file or directory" in refused(f"input={tmp_path}/gone", f"output={out}")
-    (tmp_path / "x.png").write_bytes(picture())
+    (tmp_path / "x.png").write_bytes(image_bytes())
     assert "watches a folder" in refused(f"input={tmp_path}/x.png", f"output={out}")
     assert "output is the input" in refused(f"input={inbox}", f"output={inbox}")
     assert "is the watched folder itself" in refused(*here, f"runner.done={inbox}")
@@ -186,7 +187,7 @@ def test_wrong_starts(d2run: Run, inbox: Path, out: Path, tmp_path: Path) -> Non
 
 
 class Writers:
-    """Four writers of different habits: rename, slowly, in bursts, with old times."""
+    """Four writers with different habits: rename, slowly, in bursts, with old times."""
 
     def __init__(self, inbox: Path, n: int, pause_s: float) -> None:
         self.inbox, self.pause_s, self.written = inbox, pause_s, Counter[str]()
@@ -198,14 +199,14 @@ class Writers:
 
     def rename(self, numbers: range) -> None:
         for i in numbers:
-            (self.inbox / f".{i}.part").write_bytes(picture(i))
+            (self.inbox / f".{i}.part").write_bytes(image_bytes(i))
             (self.inbox / f".{i}.part").rename(self.inbox / f"{i}.png")
             self.has(f"{i}.png")
 
     def slowly(self, numbers: range) -> None:
         (self.inbox / "slow").mkdir()
         for i in numbers:
-            data = picture(i)
+            data = image_bytes(i)
             for at in range(0, len(data), 1024):
                 with (self.inbox / "slow" / f"{i}.png").open("ab") as file:
                     file.write(data[at : at + 1024])
@@ -215,7 +216,7 @@ class Writers:
     def in_bursts(self, numbers: range) -> None:
         (self.inbox / "burst").mkdir()
         for i in numbers:
-            (self.inbox / "burst" / f"{i}.png").write_bytes(picture(i))
+            (self.inbox / "burst" / f"{i}.png").write_bytes(image_bytes(i))
             self.written[f"burst/{i}.png"] += 1
             if i % 50 == 0:
                 time.sleep(50 * self.pause_s)
@@ -224,7 +225,7 @@ class Writers:
         outside = self.inbox.with_name("camera")
         outside.mkdir()
         for i in numbers:
-            (outside / f"{i}.png").write_bytes(picture(i))
+            (outside / f"{i}.png").write_bytes(image_bytes(i))
             os.utime(outside / f"{i}.png", (0, 0))
             shutil.copy2(outside / f"{i}.png", self.inbox / f"{i}.png")
             self.has(f"{i}.png")
@@ -252,7 +253,7 @@ def test_killed_while_four_writers_write(
         thread.start()
     for _ in range(kills):
         before = len(ids(out / "inputs.jsonl"))
-        wait_for(lambda before=before: len(ids(out / "inputs.jsonl")) > before)  # it is at work
+        wait_for(lambda before=before: len(ids(out / "inputs.jsonl")) > before)  # it is processing
         time.sleep(rng.uniform(0, 1))
         process.kill()
         process.wait()
@@ -277,7 +278,7 @@ def test_killed_while_four_writers_write(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("events", ["true", "false"])
 def test_a_burst_of_twenty_thousand(events: str, start: Start, inbox: Path, out: Path) -> None:
-    process, data = start("quiet=true", f"runner.events={events}"), picture()
+    process, data = start("quiet=true", f"runner.events={events}"), image_bytes()
     wait_for(lambda: status(out).get("state") == "idle")
     for i in range(20_000):
         (inbox / f".{i}.part").write_bytes(data)
@@ -295,7 +296,7 @@ def test_a_burst_of_twenty_thousand(events: str, start: Start, inbox: Path, out:
 @pytest.mark.timeout(900)
 def test_idle_on_what_is_done(start: Start, inbox: Path, out: Path) -> None:
     """Prints the CPU time and memory of a watch of two hundred thousand files that are done."""
-    (inbox / "first.png").write_bytes(picture())
+    (inbox / "first.png").write_bytes(image_bytes())
     process = start("quiet=true", "runner.max_passes=1")
     process.communicate(timeout=60)
     entries = []

@@ -1,4 +1,4 @@
-"""runner=watch beside writers that pause, use a name again and write damaged files, and kills."""
+"""runner=watch with writers that pause, reuse names and write damaged files, and with kills."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.system.files import asset_id_of
 FAKE = ("model=mask_rcnn", "runnable=fake", "sink=[coco,overlay]", "runner=watch", "quiet=true")
 
 
-def picture(seed: int) -> bytes:
+def image_bytes(seed: int) -> bytes:
     image = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)
     return cv2.imencode(".png", image)[1].tobytes()
 
@@ -40,14 +40,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class Writer:
-    """Writes files one after another, each in its own way, every third under a name again.
+    """Writes files one after another in different ways, every third under the previous name.
 
     Attributes:
-        inbox: Where.
-        number: Of this writer.
-        n: How many files.
-        after: What becomes of them; ``keep``: a name that is used again is written over.
-        settle_s: Of the watch; pauses take up to three times as long.
+        inbox: The watched folder.
+        number: The number of this writer.
+        n: How many files to write.
+        after: Option of the watch; with ``keep``, a file with a reused name is overwritten.
+        settle_s: Option of the watch; pauses are up to three times as long.
     """
 
     inbox: Path
@@ -72,7 +72,7 @@ class Writer:
                 name = name if again else f"{self.number}/IMG_{i:04}.png"
                 path = self.inbox / name
                 path.parent.mkdir(exist_ok=True)
-                data = picture(self.number * 1000 + i)
+                data = image_bytes(self.number * 1000 + i)
                 damaged = (self.number + i) % 4 == 3 and (self.after != "keep" or i % 3 == 2)
                 if damaged:
                     data = data[: 400 + i] if i % 2 else b"no image" + data[:100]
@@ -179,12 +179,12 @@ def test_every_complete_file_has_its_own_result(
     assert len(bad) == len(damaged) > n / 20
 
     def results(outcome: str) -> dict[str, str]:
-        """Of the latest line of each input, as there may be earlier ones until the end."""
+        """Use the latest line of each input; earlier lines are removed only at the end."""
         found = {asset_id_of(line): line for line in lines(out / "inputs.jsonl")}
         return {i: line["sha256"] for i, line in found.items() if line["outcome"] == outcome}
 
     assert len(results("done")) == len(expected), "each has a result"
-    assert set(results("done").values()) == expected, "and it is its own"
+    assert set(results("done").values()) == expected, "and it is the right one"
     assert sorted(results("failed").values()) == sorted(bad)
     listed = [asset_id_of(line) for line in lines(out / "inputs.jsonl")]
     assert len(listed) == len(set(listed))

@@ -1,4 +1,4 @@
-"""A watch in a thread of the test's own process, so that faults can be injected into it."""
+"""A watch in a thread of the test process, so that faults can be injected into it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Watched:
     """A watch that runs until ``stop`` is called, or until it ends by itself.
 
     Attributes:
-        inbox: Is watched.
-        out: Its output.
+        inbox: The watched folder.
+        out: The output.
     """
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ class Watched:
         self._wake()
 
     def wait(self) -> Report:
-        """Wait until it has ended by itself; raises what it raised."""
+        """Wait until it has ended; raises the exception that ended it."""
         assert self._thread is not None
         self._thread.join(30)
         assert not self._thread.is_alive(), "it is still running"
@@ -97,7 +97,7 @@ class Watched:
         return self.ended
 
     def abandon(self) -> None:
-        """End it if a test has not."""
+        """Stop it, unless the test has."""
         if self._thread is not None and self._thread.is_alive():
             self.requests.request_stop(0)
             self._wake()

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.errors import LedgerDamagedError, OutputError, OutputLockedError
 from pipeline.system.descriptors import check_held, check_regular, remove, status_of
+from pipeline.system.files import file_identity
 from runners.rundir.journal import Position
 from runners.rundir.ledger.rows import COLUMNS, Entry, entry_of, fact_of, row_of, text_of
 from runners.rundir.ledger.seal import is_sealed, seal
@@ -292,4 +293,4 @@ class Ledger:
 
 
 def _identity(status: os.stat_result | None) -> tuple[int, int] | None:
-    return None if status is None else (status.st_dev, status.st_ino)
+    return None if status is None else file_identity(status)

@@ -32,7 +32,7 @@ class Inbox:
 
     Args:
         root: The folder.
-        schedule: Gives ``settle_s`` and the waits derived from it, and is told what scans cost.
+        schedule: Gives ``settle_s`` and the waits derived from it; records what scans cost.
         ready: When a file is complete: ``settled``, when it has not changed for ``settle_s``;
             ``marker``, when a file of its name and ``marker`` is beside it; ``rename``, as soon
             as it has its name, for writers that write under a temporary name first.
@@ -80,7 +80,7 @@ class Inbox:
         self._known.add(id, size, mtime_ns)
 
     def forget(self, id: str) -> None:
-        """Forget a file: it is new if it comes back, in whatever version."""
+        """Forget a file: if it returns, in any version, it is new."""
         self._known.remove(id)
         self._candidates.pop(id, None)
 
@@ -246,7 +246,7 @@ class Inbox:
         return max(0.0, candidate.since_s + candidate.wait_s - now_s)
 
     def _hand_out(self, now_s: float) -> list[Arrival]:
-        """Return the files that the current check, begun at ``now_s``, has found complete."""
+        """Return the files that the current check, started at ``now_s``, has found complete."""
         found = []
         writers = WriterCheck()
         for asset_id, candidate in self._candidates.items():

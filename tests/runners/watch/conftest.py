@@ -14,7 +14,7 @@ from runners.watch.inbox.versions import Arrival
 
 
 class Clock:
-    """Monotonic time that passes when a test says so."""
+    """A monotonic clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -80,7 +80,7 @@ def settled(clock: Clock) -> Callable[[Inbox], list[Arrival]]:
 
 @pytest.fixture
 def file_system_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Refuse to rename out of a folder and into it, as if it were a file system of its own."""
+    """Refuse to rename out of a folder and into it, as if it were another file system."""
     real = directories.rename_new
 
     def mount(path: str) -> None:

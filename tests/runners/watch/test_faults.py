@@ -1,4 +1,4 @@
-"""Everything that can go wrong around a watch: no file is lost, and none is done twice."""
+"""Faults around a watch: no file is lost, and none is processed twice."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
     watched.abandon()
 
 
-def picture(path: Path, seed: int = 0, mtime_s: float | None = 1e9) -> str:
-    """Put a picture somewhere; return the SHA-256 of its file."""
+def put_image(path: Path, seed: int = 0, mtime_s: float | None = 1e9) -> str:
+    """Write an image file; return its SHA-256."""
     image = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)
     write_picture(path, image)
     if mtime_s is not None:
@@ -54,19 +54,19 @@ def picture(path: Path, seed: int = 0, mtime_s: float | None = 1e9) -> str:
 
 
 def broken(path: Path) -> None:
-    picture(path)
+    put_image(path)
     os.truncate(path, path.stat().st_size // 2)
 
 
 def digests(watched: Watched) -> dict[str, str]:
-    """Of what the results are of, by id; each id once."""
+    """Return the SHA-256 of each input, by id; each id is listed once."""
     lines = watched.lines("inputs.jsonl")
     assert len({line["asset"] for line in lines}) == len(lines)
     return {line["asset"]: line["sha256"] for line in lines}
 
 
 def times(name: str, owner: object, n: int, exc: Exception, patch: pytest.MonkeyPatch) -> Counter:
-    """Have a function raise at its next ``n`` calls; counts them."""
+    """Make a function raise at its next ``n`` calls; return a counter of the calls."""
     original, met = getattr(owner, name), Counter[str]()
 
     def failing(*args: object, **kwargs: object) -> object:
@@ -108,12 +108,12 @@ def test_an_output_that_fails_for_a_while(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     watched.start(HERE)
-    picture(watched.inbox / "first.png")
+    put_image(watched.inbox / "first.png")
     watched.wait_for_assets("first.png")
     wait_for(lambda: watched.status()["state"] == "idle")
     met = times(name, owner, 3, exc, monkeypatch)
-    for i in range(40):  # more than are committed together
-        picture(watched.inbox / f"{i}.png", i)
+    for i in range(40):  # more than one commit holds
+        put_image(watched.inbox / f"{i}.png", i)
     watched.hang_up()
     watched.wait_for_health("unhealthy: cannot write the ")
     wait_for(lambda: met[name] > 3)
@@ -121,15 +121,15 @@ def test_an_output_that_fails_for_a_while(
     wait_for(lambda: len(set(watched.assets("inputs.jsonl"))) == 41)
     assert watched.stop().counts == {"done": 41, "failed": 0}
     check_each_once(watched, "first.png", *(f"{i}.png" for i in range(40)))
-    told = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in told] == ["error", "resolved"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["error", "resolved"]
 
 
 @pytest.mark.parametrize("after", ["move", "delete"])
 def test_a_ledger_that_fails_before_files_are_moved(
     after: str, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was taken under a private name is put back, and taken again."""
+    """Claimed files are restored, and claimed again."""
     commit, fails_at = Ledger.commit, [2, 3, 5]
 
     def failing(self: Ledger, position: object = None) -> None:
@@ -142,7 +142,7 @@ def test_a_ledger_that_fails_before_files_are_moved(
     wait_for(lambda: watched.status()["state"] == "idle")
     monkeypatch.setattr(Ledger, "commit", failing)
     for i in range(3):
-        picture(watched.inbox / f"{i}.png", i)
+        put_image(watched.inbox / f"{i}.png", i)
     wait_for(lambda: not fails_at)
     wait_for(lambda: not list(watched.inbox.glob("*.png")))
     assert watched.stop().counts == {"done": 3, "failed": 0}
@@ -157,16 +157,16 @@ def test_a_disk_that_is_full(watched: Watched) -> None:
         pytest.skip("needs the right to mount")
     try:
         watched.start(HERE, "sink=[coco,overlay]")
-        picture(watched.inbox / "first.png")
+        put_image(watched.inbox / "first.png")
         watched.wait_for_assets("first.png")
         ballast = watched.out / "ballast"
         with suppress(OSError), ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
         for i in range(50):
-            picture(watched.inbox / f"{i}.png", i)
+            put_image(watched.inbox / f"{i}.png", i)
         watched.wait_for_health("unhealthy: cannot write the ")
-        os.truncate(ballast, ballast.stat().st_size - (256 << 10))  # soon filled
+        os.truncate(ballast, ballast.stat().st_size - (256 << 10))  # filled again soon
         time.sleep(0.5)
         ballast.unlink()
         wait_for(lambda: len(set(watched.assets("inputs.jsonl"))) == 51)
@@ -187,7 +187,7 @@ def test_a_done_tree_that_cannot_be_written(
     done.write_text("in the way")
     ids = [f"sub/{i}.png" for i in range(20)]
     for i, name in enumerate(ids):
-        picture(watched.inbox / name, i)
+        put_image(watched.inbox / name, i)
     watched.start(HERE, "runner.after=move", f"runner.done={done}")
     watched.wait_for_assets(*ids)
     watched.wait_for_health(f"unhealthy: cannot move {watched.inbox}/sub/")
@@ -197,15 +197,15 @@ def test_a_done_tree_that_cannot_be_written(
     watched.wait_for_health("ok")
     assert watched.stop().exit_status == 0
     check_each_once(watched, *ids)
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2, told  # not a line a file
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2, lines  # not one per file
     assert watched._status.counts["done"] == 20
 
 
 def test_a_single_pass_that_cannot_move_says_so(watched: Watched, tmp_path: Path) -> None:
     done = tmp_path / "archive"
     done.write_text("in the way")
-    picture(watched.inbox / "x.png")
+    put_image(watched.inbox / "x.png")
     job = (HERE, "runner.after=move", f"runner.done={done}", "runner.max_passes=1")
     watched.start(*job)
     report = watched.wait()
@@ -224,9 +224,9 @@ def test_a_single_pass_that_cannot_move_says_so(watched: Watched, tmp_path: Path
 def test_killed_between_commit_and_move(
     after: str, step: str, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is done is not done again, and a failure is counted once, and reported."""
+    """Finished inputs are not processed again; a failure is counted once and reported."""
     for name in ("a.png", "b.png"):
-        picture(watched.inbox / name)
+        put_image(watched.inbox / name)
     broken(watched.inbox / "c.png")
     job = (HERE, f"runner.after={after}", "runner.ready=rename")
     with monkeypatch.context() as patch:
@@ -235,7 +235,9 @@ def test_killed_between_commit_and_move(
             raise SystemExit("killed")
 
         patch.setattr(PostProcessing, step, killed)
-        patch.setattr(PostProcessing, "restore", lambda *args: None)  # as no exception would
+        patch.setattr(
+            PostProcessing, "restore", lambda *args: None
+        )  # a killed process restores nothing
         watched.start(*job)
         with pytest.raises(SystemExit):
             watched.wait()
@@ -250,17 +252,17 @@ def test_killed_between_commit_and_move(
     found = [str(path.relative_to(watched.inbox)) for path in watched.inbox.glob("**/*.png")]
     assert sorted(found) == [*left, "failed/c.png"]
     assert watched.assets() == ["a.png", "b.png"]
-    watched.start(*job, "runner.max_passes=1")  # all has been reported
+    watched.start(*job, "runner.max_passes=1")  # everything has been reported
     assert (watched.wait().exit_status, watched.status()["counts"]["failed"]) == (0, 0)
 
 
 @pytest.mark.parametrize("after", ["keep", "move", "delete"])
 def test_every_failure_is_counted(after: str, watched: Watched) -> None:
-    """More than are committed together: some are moved before anybody asks for them."""
+    """There are more than one commit holds, so some are moved before others are committed."""
     n = 70
     for i in range(n):
         broken(watched.inbox / f"{i}.png")
-    picture(watched.inbox / "good.png")
+    put_image(watched.inbox / "good.png")
     watched.start(HERE, f"runner.after={after}", "runner.ready=rename", "runner.max_passes=1")
     report = watched.wait()
     assert (report.exit_status, report.counts) == (3, {"done": 1, "failed": n})
@@ -294,16 +296,16 @@ def test_failures_stop_it_however_often_it_is_killed(
     ("after", "reopens"), [("keep", True), ("move", False), ("move", True), ("delete", False)]
 )
 def test_a_writer_that_pauses(after: str, reopens: bool, watched: Watched) -> None:
-    """For longer than a file must stay as it is; with the file open it may take all day."""
+    """Longer than settle_s. While it holds the file open, it may pause for any time."""
     path = watched.inbox / "x.png"
-    whole = picture(path)
+    whole = put_image(path)
     data = path.read_bytes()
     path.unlink()
     watched.start(HERE, f"runner.after={after}", "runner.max_failures=0", "runner.settle_s=0.3")
     with path.open("wb", buffering=0) as file:
         file.write(data[:900])
-        picture(watched.inbox / "first.png", 1)
-        watched.wait_for_assets("first.png")  # it could have been taken, and its end is missing
+        put_image(watched.inbox / "first.png", 1)
+        watched.wait_for_assets("first.png")  # x.png has had time to settle, and its end is missing
         if not reopens:
             time.sleep(2.5)
             file.write(data[900:])
@@ -321,7 +323,7 @@ def test_a_writer_that_pauses(after: str, reopens: bool, watched: Watched) -> No
 
 
 def test_a_file_that_stays_open_is_reported(watched: Watched) -> None:
-    picture(watched.inbox / "x.png")
+    put_image(watched.inbox / "x.png")
     with (watched.inbox / "x.png").open("ab"):
         watched.start(HERE, "runner.after=delete", "runner.max_passes=1")
         assert watched.wait().counts == {"done": 0, "failed": 0}
@@ -336,7 +338,7 @@ def test_a_name_that_comes_again(after: str, watched: Watched) -> None:
     job = (HERE, f"runner.after={after}", "sink=[coco,overlay]")
     for i in range(3):
         watched.start(*job)
-        sums.append(picture(path, i))
+        sums.append(put_image(path, i))
         wait_for(lambda: not path.exists())
         assert watched.stop().counts == {"done": 1, "failed": 0}
     ids = ["IMG_0001.png", "IMG_0001~2.png", "IMG_0001~3.png"]
@@ -353,13 +355,13 @@ def test_a_name_that_comes_again(after: str, watched: Watched) -> None:
 def test_a_name_that_comes_again_after_a_repair(watched: Watched) -> None:
     path = watched.inbox / "x.png"
     watched.start(HERE, "runner.after=move")
-    first = picture(path, 1)
+    first = put_image(path, 1)
     wait_for(lambda: not path.exists())
     watched.stop()
     (watched.out / "ledger.sqlite").write_bytes(b"damaged")
     watched.repair()
     watched.start(HERE, "runner.after=move")
-    second = picture(path, 2)
+    second = put_image(path, 2)
     wait_for(lambda: not path.exists())
     watched.stop()
     assert digests(watched) == {"x.png": first, "x~2.png": second}
@@ -369,11 +371,11 @@ def test_a_name_that_comes_again_after_a_repair(watched: Watched) -> None:
 def test_the_inbox_is_never_left(after: str, watched: Watched, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     for name in ("x.png", "deep/y.png"):
-        picture(victim / name)
+        put_image(victim / name)
     (watched.inbox / "sub").mkdir()
     for link in ("linked", "sub/linked"):
         (watched.inbox / link).symlink_to(victim)
-    picture(watched.inbox / "sub" / "mine.png")
+    put_image(watched.inbox / "sub" / "mine.png")
     broken(watched.inbox / "bad.png")
     watched.start(HERE, f"runner.after={after}", "runner.max_passes=1")
     report = watched.wait()
@@ -390,11 +392,11 @@ def test_a_tree_that_is_swapped_for_a_link(watched: Watched, tmp_path: Path) -> 
     victim = tmp_path / "victim"
     victim.mkdir()
     watched.start(HERE, "runner.after=move")
-    picture(watched.inbox / "x.png")
+    put_image(watched.inbox / "x.png")
     wait_for((watched.inbox / "done" / "x.png").exists)
     shutil.rmtree(watched.inbox / "done")
     (watched.inbox / "done").symlink_to(victim)
-    picture(watched.inbox / "y.png", 1)
+    put_image(watched.inbox / "y.png", 1)
     watched.wait_for_health(f"unhealthy: cannot move {watched.inbox}/y.png to ")
     assert "done is a symbolic link, which is not followed" in watched.status()["health"]
     assert list(victim.iterdir()) == []
@@ -421,12 +423,12 @@ def test_a_file_that_changes_while_it_is_processed(
     after: str, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = watched.inbox / "x.png"
-    picture(path, 1)
+    put_image(path, 1)
     predict, later = FakeRunnable.predict, list[str]()
 
     def meanwhile(self: FakeRunnable, frames: list) -> list:
         if not later:
-            later.append(picture(path, 2, mtime_s=2e9))
+            later.append(put_image(path, 2, mtime_s=2e9))
         return predict(self, frames)
 
     monkeypatch.setattr(FakeRunnable, "predict", meanwhile)
@@ -447,7 +449,7 @@ def test_a_half_that_becomes_whole_while_it_is_read_has_not_failed(
 
     def meanwhile(data: bytes, **options: object) -> object:
         if not whole:
-            whole.append(picture(path, 2, mtime_s=2e9))
+            whole.append(put_image(path, 2, mtime_s=2e9))
         return decode(data, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reading, "decode_image", meanwhile)
@@ -462,16 +464,16 @@ def test_a_half_that_becomes_whole_while_it_is_read_has_not_failed(
 def test_versions_of_one_name(watched: Watched) -> None:
     """New content, the same content touched, and old content restored: the latest counts."""
     path = watched.inbox / "x.png"
-    first = picture(path, 1, mtime_s=1e9)
+    first = put_image(path, 1, mtime_s=1e9)
     watched.start(HERE)
     watched.wait_for_assets("x.png")
-    second = picture(path, 2, mtime_s=1.1e9)
+    second = put_image(path, 2, mtime_s=1.1e9)
     watched.wait_for_assets("x.png", "x.png")
     os.utime(path, (1.2e9, 1.2e9))
-    picture(watched.inbox / "y.png")  # what comes after the touch is seen with it
+    put_image(watched.inbox / "y.png")  # a later change, which is found together with the touch
     watched.wait_for_assets("x.png", "x.png", "y.png")
     assert watched.lines("inputs.jsonl")[1]["sha256"] == second
-    picture(path, 1, mtime_s=1e9)
+    put_image(path, 1, mtime_s=1e9)
     watched.wait_for_assets("x.png", "x.png", "x.png", "y.png")
     assert watched.stop().counts == {"done": 4, "failed": 0}
     assert digests(watched)["x.png"] == first
@@ -480,11 +482,11 @@ def test_versions_of_one_name(watched: Watched) -> None:
 
 def test_the_same_file_again(watched: Watched) -> None:
     path, done = watched.inbox / "x.png", watched.inbox / "done"
-    picture(path)
+    put_image(path)
     watched.start(HERE, "runner.after=move")
     wait_for((done / "x.png").exists)
-    for mtime_s in (1e9, 1.1e9):  # the very same, and a copy: no work, but they do not stay
-        picture(path, mtime_s=mtime_s)
+    for mtime_s in (1e9, 1.1e9):  # the same file, and a copy: not processed, but moved
+        put_image(path, mtime_s=mtime_s)
         wait_for(lambda: not path.exists())
     assert watched.stop().counts == {"done": 1, "failed": 0}
     assert [file.name for file in done.iterdir()] == ["x.png"]
@@ -502,7 +504,7 @@ def failing_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_poisoned_file(watched: Watched) -> None:
     (watched.inbox / "bad.png").write_bytes(b"fault:segfault")
     os.utime(watched.inbox / "bad.png", (1e9, 1e9))
-    picture(watched.inbox / "good.png")
+    put_image(watched.inbox / "good.png")
     watched.start()
     watched.wait_for_assets("bad.png", "good.png")
     assert watched.stop().counts == {"done": 1, "failed": 1}
@@ -520,10 +522,10 @@ def test_a_poisoned_file(watched: Watched) -> None:
 @pytest.mark.usefixtures("failing_decoder")
 def test_a_decoder_that_hangs_when_it_is_told_to_end(watched: Watched) -> None:
     (watched.inbox / "b.png").write_bytes(b"fault:hang")
-    picture(watched.inbox / "a.png")
+    put_image(watched.inbox / "a.png")
     watched.start()
     wait_for(lambda: watched.status()["state"] == "running")
-    time.sleep(1.0)  # for it to hang; if it does not yet, the end is only easier
+    time.sleep(1.0)  # until it hangs; if it does not yet, stopping is only easier
     report = watched.stop(abort=True)
     assert (report.exit_status, report.counts["failed"]) == (0, 0)
     assert watched.lines("failures.jsonl") == []
@@ -532,7 +534,7 @@ def test_a_decoder_that_hangs_when_it_is_told_to_end(watched: Watched) -> None:
 
 def test_a_model_that_fails_at_one_file(watched: Watched) -> None:
     for name in ("bad.png", "good.png"):
-        picture(watched.inbox / name)
+        put_image(watched.inbox / name)
     watched.start(HERE, "+runnable.fail_on=[bad.png]", "runner.after=delete", "batch_size=2")
     watched.wait_for_assets("bad.png", "good.png")
     wait_for((watched.inbox / "failed" / "bad.png").exists)
@@ -552,15 +554,15 @@ def test_more_failures_than_may_be(watched: Watched) -> None:
 
 
 def test_single_passes(watched: Watched) -> None:
-    picture(watched.inbox / "x.png")
+    put_image(watched.inbox / "x.png")
     watched.start(HERE, "runner.max_passes=1")
     assert watched.wait().exit_status == 0
     broken(watched.inbox / "y.png")
-    for _ in range(2):  # tried again as long as it is there
+    for _ in range(2):  # retried as long as the file is there
         watched.start(HERE, "runner.max_passes=1")
         report = watched.wait()
         assert (report.exit_status, report.counts) == (3, {"done": 0, "failed": 1})
-    picture(watched.inbox / "y.png", 5)
+    put_image(watched.inbox / "y.png", 5)
     watched.start(HERE, "runner.max_passes=2")
     report = watched.wait()
     assert (report.exit_status, report.counts) == (0, {"done": 1, "failed": 0})
@@ -570,7 +572,7 @@ def test_single_passes(watched: Watched) -> None:
 def test_a_file_that_never_settles_does_not_hold_a_pass(watched: Watched) -> None:
     restless, over = watched.inbox / "restless.png", threading.Event()
     restless.write_bytes(b"\x89PNG")
-    picture(watched.inbox / "x.png")
+    put_image(watched.inbox / "x.png")
 
     def write() -> None:
         while not over.wait(0.02):
@@ -594,7 +596,7 @@ def test_a_root_that_goes_in_the_middle_and_comes_back(
 ) -> None:
     ids = [f"sub/{i}.png" for i in range(40)]
     for i, name in enumerate(ids):
-        picture(watched.inbox / name, i)
+        put_image(watched.inbox / name, i)
     predict, gone = FakeRunnable.predict, threading.Event()
 
     def meanwhile(self: FakeRunnable, frames: list) -> list:
@@ -616,7 +618,7 @@ def test_a_root_that_goes_in_the_middle_and_comes_back(
 
 
 def test_a_root_that_goes_in_a_single_pass(watched: Watched) -> None:
-    picture(watched.inbox / "x.png")
+    put_image(watched.inbox / "x.png")
     watched.start(HERE, "runner.max_passes=2", "runner.poll_s=1", "runner.events=false")
     watched.wait_for_assets("x.png")
     shutil.rmtree(watched.inbox)
@@ -628,10 +630,10 @@ def test_a_root_that_goes_in_a_single_pass(watched: Watched) -> None:
 def test_an_output_inside_the_inbox(after: str, watched: Watched) -> None:
     watched.out = watched.inbox / "results" / "today"
     for name in ("x.png", "sub/y.png"):
-        picture(watched.inbox / name)
+        put_image(watched.inbox / name)
     watched.start(HERE, "sink=[overlay]", f"runner.after={after}")
     watched.wait_for_assets("sub/y.png", "x.png")
-    picture(watched.inbox / "z.png")
+    put_image(watched.inbox / "z.png")
     watched.wait_for_assets("sub/y.png", "x.png", "z.png")
     wait_for(lambda: watched.status()["pending"] == 0)
     assert watched.stop().counts == {"done": 3, "failed": 0}
@@ -640,7 +642,7 @@ def test_an_output_inside_the_inbox(after: str, watched: Watched) -> None:
 
 def test_markers_go_along(watched: Watched) -> None:
     marked = ("runner.ready=marker", "runner.marker=.ok", "runner.after=move")
-    picture(watched.inbox / "a" / "x.png")
+    put_image(watched.inbox / "a" / "x.png")
     broken(watched.inbox / "y.png")
     watched.start(HERE, *marked)
     wait_for(lambda: watched.status()["state"] == "idle")
@@ -656,7 +658,7 @@ def test_markers_go_along(watched: Watched) -> None:
 def test_files_that_are_renamed_into_place(watched: Watched) -> None:
     watched.start(HERE, "runner.ready=rename", "runner.settle_s=3600")
     for i in range(5):
-        picture(watched.inbox / f".{i}.part.png", i)
+        put_image(watched.inbox / f".{i}.part.png", i)
         (watched.inbox / f".{i}.part.png").rename(watched.inbox / f"{i}.png")
     watched.wait_for_assets(*(f"{i}.png" for i in range(5)))
     assert watched.stop().exit_status == 0
@@ -673,7 +675,7 @@ def test_hanging_up_rotates_the_log_and_brings_all_up_to_date(watched: Watched) 
     watched.start(HERE)
     for n, rotate in enumerate((False, True), 1):
         broken(watched.inbox / f"bad {n}.png")
-        picture(watched.inbox / f"{n}.png", n)
+        put_image(watched.inbox / f"{n}.png", n)
         wait_for(lambda n=n: len(watched.assets("inputs.jsonl")) == 2 * n)
         assert aggregated(watched) == n - 1
         if rotate:
@@ -689,7 +691,7 @@ def test_hanging_up_rotates_the_log_and_brings_all_up_to_date(watched: Watched) 
 def test_aggregates_from_time_to_time(watched: Watched) -> None:
     watched.start(HERE, "runner.finalize_every_s=0.1")
     for n in (1, 2):
-        picture(watched.inbox / f"{n}.png", n)
+        put_image(watched.inbox / f"{n}.png", n)
         wait_for(lambda n=n: aggregated(watched) == n)
     assert watched.stop().exit_status == 0
 
@@ -698,7 +700,7 @@ def test_an_end_that_would_take_too_long_leaves_the_aggregates(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runners.watch.schedule._FINALIZE_BYTES_PER_S", 1e-3)
-    picture(watched.inbox / "x.png")
+    put_image(watched.inbox / "x.png")
     watched.start(HERE)
     watched.wait_for_assets("x.png")
     assert watched.stop().exit_status == 0

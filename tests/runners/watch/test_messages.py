@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.errors import DecodeError
@@ -70,12 +72,25 @@ def test_waiting_is_reported_once(messages, clock, printed):
     ]
 
 
-def test_a_stop_reports_what_was_only_counted(messages, printed):
+def test_the_end_reports_what_was_only_counted(messages, printed):
     for i in range(25):
         messages.file_done(f"{i}.jpg", {})
     printed()
-    messages.stopped("stopped")
-    assert printed() == ["5 more files done", "stopped"]
+    messages.flush()
+    messages.flush()
+    assert printed() == ["5 more files done"]
+
+
+def test_a_stop_reports_what_is_kept_and_how_to_resume(messages, printed, monkeypatch):
+    monkeypatch.setattr("sys.orig_argv", ["python", "run.py", "runner=watch", "input=in box"])
+    messages.stopped(1, Path("/srv/out"))
+    messages.stopped(312, Path("out").absolute())
+    messages.resume_command(Path("/srv/out"))
+    assert printed() == [
+        "stopped; 1 result is kept in /srv/out",
+        "stopped; 312 results are kept in out",
+        "resume with: python run.py runner=watch 'input=in box' output=/srv/out",
+    ]
 
 
 def test_quiet_prints_errors_only(clock, printed):
@@ -83,7 +98,9 @@ def test_quiet_prints_errors_only(clock, printed):
     messages.file_done("x.jpg", {"crack": 1})
     messages.waiting_for_files("inbox", 10.0)
     messages.waiting_to_settle("x.jpg", 1)
-    messages.stopped("stopped")
+    messages.flush()
+    messages.stopped(1, Path("out"))
+    messages.resume_command(Path("out"))
     messages.error("no space left on device")
     messages.resolved("no space left on device")
     messages.file_failed("half.jpg", DecodeError("truncated"))

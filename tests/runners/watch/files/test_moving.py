@@ -1,4 +1,4 @@
-"""Moving and deleting in step with the ledger: killed anywhere, and names that come again."""
+"""Moving and deleting in step with the ledger: kills at any step, names that are used again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sha256(path: Path) -> str:
 
 
 class Run:
-    """What a watch does with its ledger and its folder, without a model. ``bad`` content fails."""
+    """A watch with a ledger and a folder, without a model; files with ``bad`` content fail."""
 
     def __init__(self, base: Path, action: str = "move", marker: str | None = None) -> None:
         self.root = base / "in"
@@ -65,16 +65,16 @@ class Run:
         self.ledger.__exit__()
 
     def work(self) -> None:
-        """Look once and do all that is there."""
+        """Scan once and process all files."""
         arrivals = self.inbox.scan()
         if self.mover.recover():
             arrivals += self.inbox.scan()
         files = []
-        taken: set[str] = set()
+        used: set[str] = set()
         for arrival in arrivals:
             digest = sha256(arrival.path)
-            asset_id = self.input_ids.id_of(arrival, lambda digest=digest: digest, taken)
-            taken.add(asset_id)
+            asset_id = self.input_ids.id_of(arrival, lambda digest=digest: digest, used)
+            used.add(asset_id)
             ok = arrival.path.read_bytes()[:3] != b"bad"
             entry = self.ledger.find([asset_id]).get(asset_id)
             if entry is None or entry.sha256 != digest:
@@ -105,7 +105,7 @@ STEPS = (
 
 
 def killed_at(n: int, when: str) -> None:
-    """Have this process die at the n-th step, before or after it."""
+    """Kill this process at the n-th step, before or after it."""
     left = n
 
     def dying(original):
@@ -126,7 +126,7 @@ def killed_at(n: int, when: str) -> None:
 
 
 def prepare(base: Path, action: str, marker: str | None) -> None:
-    """One name whose file is gone and has a successor, one in a folder, a link, one that fails."""
+    """Create a file with a name that was used before, one in a folder, a link, one that fails."""
     root = base / "in"
     (root / "sub").mkdir(parents=True)
     contents = {"x.png": "second", "sub/y.png": "other", "z.png": "bad one"}

@@ -33,7 +33,7 @@ def processed(root, name, ok=True, asset_id=None):
 
 
 def settle(after, *files):
-    """Do what a watch does, and return where each file is now."""
+    """Post-process files as a watch does; return where each file is now."""
     claimed = [file for file in files if after.claim(file)]
     unchanged, _ = after.verify(claimed)
     places = [after.apply(file) for file in unchanged]
@@ -81,7 +81,7 @@ LONG = "n" * 251 + ".jpg"
 
 @pytest.fixture(params=["renameat2", "links", "neither"])
 def file_system(request, monkeypatch):
-    """File systems that can rename over nothing, that have hard links, that have neither."""
+    """File systems that can rename without replacing, that have hard links, and with neither."""
     if request.param != "renameat2":
         monkeypatch.setattr(directories, "_renameat2", lambda: None)
     if request.param == "neither":
@@ -151,7 +151,7 @@ def replace_it(path):
 @pytest.mark.parametrize("change", [append, write_with_the_same_time, replace_it])
 @pytest.mark.parametrize("when", ["before", "claimed"])
 def test_what_is_not_as_it_was_decoded_stays(when, change, action, ok, root, put, monkeypatch):
-    """Before it is taken, and through another name or handle once it is."""
+    """Before the claim, and through another name or handle after it."""
     path = put("sub/x.jpg")
     file = processed(root, "sub/x.jpg", ok)
     after = PostProcessing(action, root)
@@ -232,14 +232,14 @@ def test_of_a_link_the_link_itself_goes(action, relative, root, put, tmp_path):
     assert target.read_bytes() == b"image"
     if where is not None:
         assert where.is_symlink()
-        assert where.read_bytes() == b"image", "it leads where it led"
+        assert where.read_bytes() == b"image", "it leads to the same file"
 
 
 @pytest.mark.parametrize("action", ["move", "delete"])
 @pytest.mark.parametrize("ok", [True, False])
 @pytest.mark.parametrize("when", ["before", "between"])
 def test_no_linked_folder_is_followed(when, ok, action, root, put, tmp_path, monkeypatch):
-    """A folder that is swapped for a link to another with the very same file in it."""
+    """A folder is replaced by a link to a folder that holds the same file."""
     put("sub/deep/x.jpg", mtime_s=7)
     victim = tmp_path / "victim"
     victim.mkdir()
@@ -372,7 +372,7 @@ def test_what_is_moved_away_is_not_found_again(root, put, clock, settled):
 
 
 def test_a_lease_disturbs_no_writer(root, put):
-    """Somebody who opens the file for writing at that instant, again and again."""
+    """A process opens the file for writing at the same time, repeatedly."""
     path = put("x.jpg")
     script = "import sys\nwhile True: open(sys.argv[1], 'ab').close(); print(flush=True)"
     command = [sys.executable, "-c", script, str(path)]
@@ -383,7 +383,7 @@ def test_a_lease_disturbs_no_writer(root, put):
             while time.monotonic() < end:
                 seen.add(WriterCheck().is_open_for_writing(path))
             os.set_blocking(writer.stdout.fileno(), False)
-            assert len(writer.stdout.read() or b"") > 10, "it went on"
+            assert len(writer.stdout.read() or b"") > 10, "it kept running"
             assert writer.poll() is None
         finally:
             writer.kill()
@@ -399,4 +399,4 @@ def test_network_file_systems_are_not_asked_for_leases(root, put, monkeypatch):
     monkeypatch.setattr("runners.watch.inbox.writers.fcntl.fcntl", fails(errno.EAGAIN))
     assert not WriterCheck().is_open_for_writing(path)
     with path.open("ab"):
-        assert WriterCheck().is_open_for_writing(path), "of this machine all the same"
+        assert WriterCheck().is_open_for_writing(path), "open files of this machine are detected"

@@ -28,18 +28,18 @@ def _often(monkeypatch):
 def until(condition, seconds=30.0):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it does not happen"
+        assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)
 
 
 def quiet(events):
-    """Wait until it listens and nothing comes any more."""
+    """Wait until it is subscribed and no more events arrive."""
     until(lambda: events.is_subscribed)
     while events.wait(0.3):
         pass
 
 
-def test_wakes_on_a_new_file_but_not_on_what_is_no_news(root, caplog):
+def test_wakes_on_a_new_file_but_not_on_irrelevant_changes(root, caplog):
     caplog.set_level(logging.DEBUG)
     path = root / "there.jpg"
     path.write_bytes(b"image")
@@ -72,7 +72,7 @@ def test_a_name_that_is_not_utf8_kills_the_watcher_but_not_for_long(root, caplog
             quiet(events)
             with caplog.at_level(logging.WARNING, "d2run"):
                 (root / os.fsdecode(b"%d\xff.jpg" % i)).write_bytes(b"image")
-                assert events.wait(30.0), "its death may hide a file"
+                assert events.wait(30.0), "the event that failed may have been a file"
         quiet(events)
         (root / "x.jpg").write_bytes(b"image")
         assert events.wait(30.0)

@@ -226,7 +226,7 @@ def test_what_was_put_back_while_the_root_was_away_is_found(put, root, clock, se
 
 
 def test_a_file_that_changed_while_it_was_read_comes_again(put, root, clock, settled):
-    """The runner remembers what it has read; what lies there now is another version."""
+    """The runner remembers the version that it has read; the file is another version now."""
     path = put("x.jpg", b"123")
     inbox = Inbox(root, Schedule(clock=clock))
     (arrival,) = settled(inbox)
@@ -366,8 +366,10 @@ def test_a_file_that_may_not_be_read_waits_until_it_may(put, root, clock, settle
     assert ids(inbox.scan()) == ["x.jpg"]
 
 
-@pytest.mark.parametrize("look", ["scan", "check_settled"])
-def test_only_what_the_second_look_has_seen_is_handed_out(look, put, root, clock, monkeypatch):
+@pytest.mark.parametrize("check", ["scan", "check_settled"])
+def test_only_files_that_the_second_check_has_seen_are_handed_out(
+    check, put, root, clock, monkeypatch
+):
     gone, old = put("gone.jpg"), put("old.jpg", b"new", mtime_s=2)
     put("sick.jpg")
     inbox = Inbox(root, Schedule(clock=clock))
@@ -389,7 +391,7 @@ def test_only_what_the_second_look_has_seen_is_handed_out(look, put, root, clock
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda path, mode: True)
         patch.setattr(os, "stat", stat)
-        assert getattr(inbox, look)() == []
+        assert getattr(inbox, check)() == []
         assert inbox.skipped == {"input/output error": 1}
         assert inbox.due_in_s() is None
     assert ids(inbox.scan()) == ["sick.jpg"]
@@ -528,7 +530,7 @@ def test_what_cannot_be_decoded_is_handed_out_once_more(put, root, clock, settle
     assert again.is_retry
     assert not inbox.retry(again)
     assert not inbox.has_retries
-    path.write_bytes(b"half and half")  # as a version of its own it has a chance of its own
+    path.write_bytes(b"half and half")  # a new version may be retried, too
     (whole,) = settled(inbox, deep=True)
     assert not whole.is_retry
     assert inbox.retry(whole)

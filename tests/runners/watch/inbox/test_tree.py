@@ -14,7 +14,7 @@ from runners.watch.schedule import Schedule
 
 @pytest.fixture
 def listed(root, monkeypatch):
-    """Names of the folders below the root that are listed, as it happens."""
+    """Names of the folders below the root, in the order in which they are listed."""
     names: list[str] = []
     real = os.scandir
 
@@ -97,7 +97,7 @@ def test_a_folder_that_is_replaced_is_listed(put, root, clock, settled, tmp_path
         ("failed/x.jpg", "not part of the input"),
     ],
 )
-def test_what_is_left_out(name, reason, put, root, clock, settled):
+def test_skipped_names(name, reason, put, root, clock, settled):
     put(name)
     put("taken.jpg")
     inbox = Inbox(
@@ -107,7 +107,7 @@ def test_what_is_left_out(name, reason, put, root, clock, settled):
     assert inbox.skipped == {reason: 1}
 
 
-def test_the_root_itself_is_never_left_out(put, root, clock, settled):
+def test_the_root_itself_is_never_excluded(put, root, clock, settled):
     put("x.jpg")
     inbox = Inbox(root, Schedule(clock=clock), excluded=(root, root / "done"))
     assert ids(settled(inbox)) == ["x.jpg"]
@@ -130,7 +130,7 @@ def test_without_recursion(put, root, clock, settled):
     assert inbox.skipped == {"directory that is not searched": 1}
 
 
-def test_odd_entries_are_left_out_and_told_of_once_an_hour(
+def test_odd_entries_are_skipped_and_reported_once_per_hour(
     put, root, clock, settled, tmp_path, monkeypatch
 ):
     put("folder.jpg/x.jpg")
@@ -215,7 +215,7 @@ def test_what_vanishes_while_it_is_looked_at(put, root, clock, settled, monkeypa
     real = os.scandir
 
     class Listing:
-        """Takes things away after it has listed them."""
+        """Removes files after listing them."""
 
         def __init__(self, path):
             with real(path) as entries:
