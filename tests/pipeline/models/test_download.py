@@ -92,9 +92,9 @@ def test_downloads_once(tmp_path, server, url, script):
 @pytest.mark.parametrize(
     ("script", "message", "requests"),
     [
-        pytest.param([404], "answers 404", 1, id="404"),
-        pytest.param([403], "answers 403", 1, id="403"),
-        pytest.param([500] * 4, "answers 500", 3, id="500"),
+        pytest.param([404], "HTTP 404", 1, id="404"),
+        pytest.param([403], "HTTP 403", 1, id="403"),
+        pytest.param([500] * 4, "HTTP 500", 3, id="500"),
         pytest.param(["half"] * 4, r"ended after 300000 of 600000 bytes", 3, id="truncated"),
         pytest.param(["reset"] * 4, "cannot download", 3, id="reset"),
     ],
@@ -104,7 +104,7 @@ def test_gives_up(tmp_path, server, url, script, message, requests):
     with pytest.raises(StoreError, match=message) as caught:
         download(url, tmp_path, backoff_s=0)
     assert url in str(caught.value)
-    assert f"put the file at '{local_path(url, tmp_path)}'" in str(caught.value)
+    assert f"place the file at '{local_path(url, tmp_path)}'" in str(caught.value)
     assert "model.weights=PATH" in str(caught.value)
     assert len(server.seen) == requests
     assert names(tmp_path) == []
@@ -114,7 +114,7 @@ def test_refused_connection(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(StoreError, match=r"Connection refused.*put the file at"):
+    with pytest.raises(StoreError, match=r"Connection refused.*place the file at"):
         download(f"http://127.0.0.1:{port}/w.pkl", tmp_path, backoff_s=0)
 
 
@@ -154,7 +154,7 @@ def test_user_placed_file_is_accepted_and_recorded(tmp_path):
     assert download(url, tmp_path) == path
     assert names(tmp_path) == ["w.pkl", "w.pkl.sha256"]
     path.write_bytes(b"changed")
-    with pytest.raises(ModelCorruptError, match=r"is not what its \.sha256 says; delete both"):
+    with pytest.raises(ModelCorruptError, match=r"does not match its \.sha256; delete both"):
         download(url, tmp_path)
 
 

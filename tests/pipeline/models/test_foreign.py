@@ -48,7 +48,7 @@ FILES = {
     "html": (b"\n<!DOCTYPE html>\n<html><head><title>Google Drive", "is an HTML page"),
     "html-upper": (b"\xef\xbb\xbf<HTML>", "is an HTML page"),
     "html-comment": (b"<!-- saved --><html>", "is an HTML page"),
-    "xml": (S3, "is an XML document that says AccessDenied"),
+    "xml": (S3, "is an XML document with the error AccessDenied"),
     "json": (b'{"message": "Not Found"}', r'is JSON text \("\{'),
     "text": (b"404: Not Found", r'is text \("404: Not Found"\)'),
     "hugging-face": (b"Entry not found\n", r'is text \("Entry not found"\)'),
@@ -57,7 +57,7 @@ FILES = {
     "xz": (b"\xfd7zXZ\0" + bytes(9), "is an xz archive"),
     "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(9), "is a 7z archive"),
     "tar": (tar(), "is a tar archive"),
-    "zip": (zipped("a/model_final.pth", "b"), "is a ZIP archive without weights.*model_final.pth"),
+    "zip": (zipped("a/model_final.pth", "b"), "is a ZIP archive without PyTorch weights.*model_final.pth"),
     "torchscript": (
         zipped("m/data.pkl", "m/constants.pkl", "m/code/x.py"),
         "is a TorchScript model",
@@ -68,8 +68,8 @@ FILES = {
     "tensorflow": (b"\n\x99\x02\n\x07Const:\0\0tensorflow" + bytes(99), "is a TensorFlow model"),
     "numpy": (b"\x93NUMPY\x01\0" + bytes(99), "is a single NumPy array"),
     "image": (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a PNG image"),
-    "zeros": (bytes(4096), "is not a whole weight file"),
-    "cut": (zipped("archive/data.pkl")[:60], "is not a whole weight file"),
+    "zeros": (bytes(4096), "is not a complete weight file"),
+    "cut": (zipped("archive/data.pkl")[:60], "is not a complete weight file"),
 }
 
 
@@ -123,14 +123,14 @@ def test_a_pickle_may_look_like_text():
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("ultralytics.nn.tasks", "asks for ultralytics.nn.tasks.Net .*YOLO model of Ultralytics"),
-        ("models.yolo", "asks for models.yolo.Net .*YOLOv5"),
-        ("mmengine.logging", "asks for mmengine.logging.Net .*MMDetection"),
+        ("ultralytics.nn.tasks", "requires ultralytics.nn.tasks.Net .*Ultralytics YOLO model"),
+        ("models.yolo", "requires models.yolo.Net .*YOLOv5"),
+        ("mmengine.logging", "requires mmengine.logging.Net .*MMDetection"),
         (
             "detectron2.modeling",
-            "asks for detectron2.modeling.Net .*whole pickled.*state_dict",
+            "requires detectron2.modeling.Net .*whole pickled.*state_dict",
         ),
-        ("my_project", "asks for my_project.Net, which could run code.*state_dict"),
+        ("my_project", "requires my_project.Net, which could run code.*state_dict"),
     ],
 )
 def test_pickled_classes(tmp_path, module, message):

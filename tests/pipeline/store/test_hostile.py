@@ -153,19 +153,19 @@ _ONLY_CONFIG = ("month-13", "not-a-date", "html")  # BentoML's dates are texts
 WEIGHTS = {
     "hash": ("pkl", shared_key(), "a key that is neither text nor a number"),
     "hash-in-zip": ("pth", torch_zip(shared_key()), "a key that is neither text nor a number"),
-    "binbytes8": ("pkl", b"\x80\x04\x8e" + struct.pack("<Q", 1 << 31), "not a whole weight file"),
-    "bytearray8": ("pkl", b"\x80\x05\x96" + struct.pack("<Q", 1 << 31), "not a whole weight file"),
-    "unicode8": ("pkl", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 31), "not a whole weight file"),
+    "binbytes8": ("pkl", b"\x80\x04\x8e" + struct.pack("<Q", 1 << 31), "not a complete weight file"),
+    "bytearray8": ("pkl", b"\x80\x05\x96" + struct.pack("<Q", 1 << 31), "not a complete weight file"),
+    "unicode8": ("pkl", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 31), "not a complete weight file"),
     "frame": ("pkl", b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b".", "not a whole weight"),
-    "long4": ("pkl", b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1), "not a whole weight file"),
+    "long4": ("pkl", b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1), "not a complete weight file"),
     "long4-there": (
         "pkl",
         b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\xff" * ((1 << 20) - 1) + b"\x01.",
         "a number of 8388601 bits",
     ),
-    "digits": ("pkl", b"\x80\x02L" + b"9" * 1_000_000 + b"L\n.", "not a whole weight file"),
-    "memo": ("pkl", b"\x80\x02]r\xff\xff\xff\x7f.", "holds no weights"),
-    "memo-text": ("pkl", b"\x80\x02]p999999999999\n.", "holds no weights"),
+    "digits": ("pkl", b"\x80\x02L" + b"9" * 1_000_000 + b"L\n.", "not a complete weight file"),
+    "memo": ("pkl", b"\x80\x02]r\xff\xff\xff\x7f.", "has no weights"),
+    "memo-text": ("pkl", b"\x80\x02]p999999999999\n.", "has no weights"),
     "marks": ("pkl", b"\x80\x02" + b"(" * 200_000 + b".", "too many values"),
     "lists": ("pkl", b"\x80\x02" + b"]" * 200_000 + b".", "too many values"),
     "grown": ("pkl", grown_lists(), "too (many|deep)|nested too"),
@@ -175,7 +175,7 @@ WEIGHTS = {
     "dtype": (
         "pkl",
         b"\x80\x02cnumpy\ndtype\n" + text("i4," * 100_000) + b"\x85R.",
-        "asks for an array|not a whole",
+        "requires an array|not a whole",
     ),
     "zip-bomb": (
         "pth",
@@ -217,7 +217,7 @@ WEIGHTS = {
         + bytes(60)
         + b"PK\x05\x06"
         + struct.pack("<4H2LH", 0, 0, 1, 1, 1 << 31, 0, 0),
-        "not a whole weight file",
+        "not a complete weight file",
     ),
     "header": ("safetensors", struct.pack("<Q", 1 << 63) + b"{", "a header of 9223372036854775808"),
     "header-large": (
@@ -228,19 +228,19 @@ WEIGHTS = {
     "header-nested": (
         "safetensors",
         safetensors_header(b'{"a":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"),
-        "not a whole weight file",
+        "not a complete weight file",
     ),
     "header-offsets": (
         "safetensors",
         safetensors_header(b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4]}}')
         + bytes(4),
-        "not a whole weight file",
+        "not a complete weight file",
     ),
 }
 NAMES = {
-    "nested": (".json", "[" * 200_000, "not JSON"),
-    "nested-ids": (".json", '{"categories":' + '{"a":' * 200_000, "not JSON"),
-    "digits": (".json", '{"categories":[{"id":' + "9" * 100_000 + ',"name":"a"}]}', "not JSON|id"),
+    "nested": (".json", "[" * 200_000, "not valid JSON"),
+    "nested-ids": (".json", '{"categories":' + '{"a":' * 200_000, "not valid JSON"),
+    "digits": (".json", '{"categories":[{"id":' + "9" * 100_000 + ',"name":"a"}]}', "not valid JSON|id"),
     "laughs": (".yaml", LAUGHS, "more than 5000 values"),
     "merges": (".yml", MERGES, "more than 5000 values"),
 }

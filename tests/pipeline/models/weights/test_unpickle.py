@@ -107,7 +107,7 @@ MALICIOUS = {
 def test_refused(tmp_path, file, name):
     make, message = MALICIOUS[name]
     value = {"config": CfgNode({"A": 1}), "x": make(tmp_path / "sentinel")}
-    with pytest.raises(UntrustedModelError, match=f"asks for .*{message}.*--trust"):
+    with pytest.raises(UntrustedModelError, match=f"requires .*{message}.*--trust"):
         load_config(written(file, cloudpickle.dumps(value, protocol=4)))
     assert not (tmp_path / "sentinel").exists()
 
@@ -119,13 +119,13 @@ def test_refused(tmp_path, file, name):
         pytest.param(b"(" + text("true") + b"ios\nsystem\n.", "os.system", id="inst"),
         pytest.param(b"(cos\nsystem\n" + text("true") + b"o.", "os.system", id="obj"),
         pytest.param(CFG + b"(tR.", "opcode REDUCE", id="calls-cfg-node"),
-        pytest.param(CFG + b"K\x01\x85\x81.", "making of an object", id="arguments"),
-        pytest.param(b"K\x01)\x81.", "making of an object", id="not-a-class"),
+        pytest.param(CFG + b"K\x01\x85\x81.", "construction of an object", id="arguments"),
+        pytest.param(b"K\x01)\x81.", "construction of an object", id="not-a-class"),
         pytest.param(b"Pid\n.", "opcode PERSID", id="persid"),
         pytest.param(b"K\x01Q.", "opcode BINPERSID", id="binpersid"),
         pytest.param(b"\x82\x01.", "opcode EXT1", id="extension"),
         pytest.param(
-            CFG + b"}" + text("a") + b"K\x01sb.", "changing a function", id="build-on-the-class"
+            CFG + b"}" + text("a") + b"K\x01sb.", "change of a function", id="build-on-the-class"
         ),
         pytest.param(b"c__main__\nCfgNode\n.", "__main__.CfgNode", id="other-cfg-node"),
     ],

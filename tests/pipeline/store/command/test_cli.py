@@ -202,7 +202,7 @@ GOOD_SAVE = {
     ("name", "more", "message"),
     [
         ("crack", {"--config": "nonsense"}, "config 'nonsense' is neither a file nor"),
-        ("crack", {"--weights": "no.pth"}, "'no.pth' is not a file"),
+        ("crack", {"--weights": "no.pth"}, "no such file: 'no.pth'"),
         ("crack", {"--class-names": "no.txt"}, "cannot read 'no.txt'"),
         ("crack", {"-l": "pair"}, "'pair' must be KEY=VALUE"),
         ("crack", {"-m": "pair"}, "'pair' must be KEY=VALUE"),

@@ -175,7 +175,7 @@ def test_module(saved):
 
 def test_custom_objects(saved):
     assert read_bento(saved["plain"]).custom_objects == {"names": ("a", "ü")}
-    with pytest.raises(UntrustedModelError, match=r"asks for cloudpickle\.\w+.*--trust"):
+    with pytest.raises(UntrustedModelError, match=r"requires cloudpickle\.\w+.*--trust"):
         read_bento(saved["objects"])
     model = read_bento(saved["objects"], trust=True)
     assert model.custom_objects["double"](21) == 42

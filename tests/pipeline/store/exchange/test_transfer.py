@@ -332,7 +332,7 @@ def bentoml(here, tmp_path_factory):
 
 
 def _with_metadata(folder):
-    """BentoML asks for the version of the distribution ``detectron2``, which a bare copy lacks."""
+    """BentoML requires the version of the distribution ``detectron2``, which a bare copy lacks."""
     try:
         version("detectron2")
     except PackageNotFoundError:
