@@ -289,10 +289,16 @@ def test_metadata_of_a_data_set(tmp_path):
             id="coco-boolean",
         ),
         pytest.param(
-            "a.json", b'{"categories": [{"id": 1.5, "name": "a"}]}', "as a category id, .* got 1.5", id="half"
+            "a.json",
+            b'{"categories": [{"id": 1.5, "name": "a"}]}',
+            "as a category id, .* got 1.5",
+            id="half",
         ),
         pytest.param(
-            "a.json", b'{"categories": [{"id": 1e999, "name": "a"}]}', "as a category id, .* got inf", id="inf"
+            "a.json",
+            b'{"categories": [{"id": 1e999, "name": "a"}]}',
+            "as a category id, .* got inf",
+            id="inf",
         ),
         pytest.param(
             "a.json",
@@ -300,7 +306,9 @@ def test_metadata_of_a_data_set(tmp_path):
             "joins a keypoint that is none of the 1",
             id="skeleton",
         ),
-        pytest.param("a.json", b'{"thing_classes": ["a", "a"]}', "duplicate names: a", id="metadata-twice"),
+        pytest.param(
+            "a.json", b'{"thing_classes": ["a", "a"]}', "duplicate names: a", id="metadata-twice"
+        ),
         pytest.param("a.json", b'{"categories": [{"id": 1}]}', "not a COCO file", id="no-name"),
         pytest.param(
             "a.json",

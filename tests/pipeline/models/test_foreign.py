@@ -57,7 +57,10 @@ FILES = {
     "xz": (b"\xfd7zXZ\0" + bytes(9), "is an xz archive"),
     "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(9), "is a 7z archive"),
     "tar": (tar(), "is a tar archive"),
-    "zip": (zipped("a/model_final.pth", "b"), "is a ZIP archive without PyTorch weights.*model_final.pth"),
+    "zip": (
+        zipped("a/model_final.pth", "b"),
+        "is a ZIP archive without PyTorch weights.*model_final.pth",
+    ),
     "torchscript": (
         zipped("m/data.pkl", "m/constants.pkl", "m/code/x.py"),
         "is a TorchScript model",

@@ -84,18 +84,28 @@ assert not {{"torch", "detectron2", "hydra", "rich"}} & set(sys.modules), "too h
             "has 2 classes, but MODEL.ROI_HEADS.NUM_CLASSES is 8",
             id="cityscapes",
         ),
-        pytest.param(
-            {"opts": ["MODEL.ROI_HEADS.NUM_CLASSES", 3]}, "has 2 classes, but", id="opts"
-        ),
+        pytest.param({"opts": ["MODEL.ROI_HEADS.NUM_CLASSES", 3]}, "has 2 classes, but", id="opts"),
         pytest.param({"class_names": "no.txt"}, "cannot read 'no.txt'", id="no-names"),
         pytest.param({"config": PANOPTIC}, "requires names of stuff classes", id="stuff"),
-        pytest.param({"score_threshold": 1.5}, "score_threshold: expected a number from 0 to 1, got 1.5", id="score"),
-        pytest.param({"nms_threshold": -1}, "nms_threshold: expected a number from 0 to 1, got -1", id="nms"),
+        pytest.param(
+            {"score_threshold": 1.5},
+            "score_threshold: expected a number from 0 to 1, got 1.5",
+            id="score",
+        ),
+        pytest.param(
+            {"nms_threshold": -1}, "nms_threshold: expected a number from 0 to 1, got -1", id="nms"
+        ),
         pytest.param({"opts": ["SEED"]}, "model.opts: expected KEY, VALUE", id="odd-opts"),
         pytest.param({"opts": [1, 2]}, "model.opts: expected KEY, VALUE", id="number-key"),
-        pytest.param({"opts": ["MODEL.WEIGHTS", "x"]}, "set model.weights instead", id="weights-opt"),
+        pytest.param(
+            {"opts": ["MODEL.WEIGHTS", "x"]}, "set model.weights instead", id="weights-opt"
+        ),
         pytest.param({"opts": ["MODEL.DEVICE", "cpu"]}, "set device instead", id="device-opt"),
-        pytest.param({"tag": "x"}, "has its own model.config, model.weights, model.class_names", id="tag-and-own"),
+        pytest.param(
+            {"tag": "x"},
+            "has its own model.config, model.weights, model.class_names",
+            id="tag-and-own",
+        ),
     ],
 )
 def test_check(make, given, message):
@@ -270,7 +280,9 @@ def test_thresholds(make, config, node):
     [
         pytest.param({"config": SEMANTIC, "score_threshold": 0.5}, "no instances", id="threshold"),
         pytest.param({"opts": ["MODEL.MASK_ONN", True]}, "opts: .*did you mean", id="key"),
-        pytest.param({"opts": ["MODEL.MASK_ON", "x"]}, "opts: 'MODEL.MASK_ON': expected", id="value"),
+        pytest.param(
+            {"opts": ["MODEL.MASK_ON", "x"]}, "opts: 'MODEL.MASK_ON': expected", id="value"
+        ),
         pytest.param({"opts": ["MODEL.META_ARCHITECTURE", "X"]}, "cannot build", id="registry"),
         pytest.param({"opts": ["MODEL.RESNETS.DEPTH", 19]}, "cannot build", id="depth"),
     ],

@@ -153,11 +153,23 @@ _ONLY_CONFIG = ("month-13", "not-a-date", "html")  # BentoML's dates are texts
 WEIGHTS = {
     "hash": ("pkl", shared_key(), "a key that is neither text nor a number"),
     "hash-in-zip": ("pth", torch_zip(shared_key()), "a key that is neither text nor a number"),
-    "binbytes8": ("pkl", b"\x80\x04\x8e" + struct.pack("<Q", 1 << 31), "not a complete weight file"),
-    "bytearray8": ("pkl", b"\x80\x05\x96" + struct.pack("<Q", 1 << 31), "not a complete weight file"),
+    "binbytes8": (
+        "pkl",
+        b"\x80\x04\x8e" + struct.pack("<Q", 1 << 31),
+        "not a complete weight file",
+    ),
+    "bytearray8": (
+        "pkl",
+        b"\x80\x05\x96" + struct.pack("<Q", 1 << 31),
+        "not a complete weight file",
+    ),
     "unicode8": ("pkl", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 31), "not a complete weight file"),
     "frame": ("pkl", b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b".", "not a whole weight"),
-    "long4": ("pkl", b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1), "not a complete weight file"),
+    "long4": (
+        "pkl",
+        b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1),
+        "not a complete weight file",
+    ),
     "long4-there": (
         "pkl",
         b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\xff" * ((1 << 20) - 1) + b"\x01.",
@@ -240,7 +252,11 @@ WEIGHTS = {
 NAMES = {
     "nested": (".json", "[" * 200_000, "not valid JSON"),
     "nested-ids": (".json", '{"categories":' + '{"a":' * 200_000, "not valid JSON"),
-    "digits": (".json", '{"categories":[{"id":' + "9" * 100_000 + ',"name":"a"}]}', "not valid JSON|id"),
+    "digits": (
+        ".json",
+        '{"categories":[{"id":' + "9" * 100_000 + ',"name":"a"}]}',
+        "not valid JSON|id",
+    ),
     "laughs": (".yaml", LAUGHS, "more than 5000 values"),
     "merges": (".yml", MERGES, "more than 5000 values"),
 }
@@ -308,7 +324,9 @@ def test_names(reader, tmp_path, name):
     ids=["bomb", "shape", "image"],
 )
 def test_selftests(reader, tmp_path, content):
-    check(reader("selftest", written(tmp_path / "selftest.npz", content)), "is no self-test")
+    check(
+        reader("selftest", written(tmp_path / "selftest.npz", content)), "is not a valid self-test"
+    )
 
 
 @pytest.mark.parametrize(

@@ -249,12 +249,20 @@ def test_fits():
             id="integers",
         ),
         pytest.param(
-            lambda d: d["cls_score.bias"].fill_(float("nan")), "contain NaN or infinity: cls_score", id="nan"
+            lambda d: d["cls_score.bias"].fill_(float("nan")),
+            "contain NaN or infinity: cls_score",
+            id="nan",
         ),
         pytest.param(
-            lambda d: d["cls_score.bias"].fill_(float("inf")), "contain NaN or infinity: cls_score", id="inf"
+            lambda d: d["cls_score.bias"].fill_(float("inf")),
+            "contain NaN or infinity: cls_score",
+            id="inf",
         ),
-        pytest.param(lambda d: d["mask"].fill_(float("nan")), "contain NaN or infinity: mask", id="buffer-nan"),
+        pytest.param(
+            lambda d: d["mask"].fill_(float("nan")),
+            "contain NaN or infinity: mask",
+            id="buffer-nan",
+        ),
         pytest.param(
             lambda d: (d.clear(), d.update({f"x{i}": torch.zeros(1) for i in range(15)})),
             "15 unexpected: x0 and 14 more; no name matches",
@@ -328,9 +336,15 @@ def test_averages_of_wrapped_weights(tmp_path, model, averages):
     ("names", "message"),
     [
         (["bbox_head.fc_cls.weight", "backbone.conv1.weight"], "these are weights of MMDetection"),
-        (["backbone.body.conv1.weight", "rpn.head.conv.0.0.weight"], "these are weights of torchvision"),
+        (
+            ["backbone.body.conv1.weight", "rpn.head.conv.0.0.weight"],
+            "these are weights of torchvision",
+        ),
         (["model.0.conv.weight", "model.1.cv1.conv.weight"], "these are weights of a YOLO model"),
-        (["conv1.weight", "layer1.0.conv1.weight", "fc.bias"], "these are weights of a backbone only"),
+        (
+            ["conv1.weight", "layer1.0.conv1.weight", "fc.bias"],
+            "these are weights of a backbone only",
+        ),
         (["detr.encoder.layers.0.weight"], "these are weights of a transformer"),
         (["x" * 100_000], "no name matches"),
         (["\x1b[31m\n\u202e"], r"\\x1b\[31m\\n\\u202e"),

@@ -90,7 +90,7 @@ def test_a_changed_model_is_seen(saved, predictor):
             module.roi_heads.box_predictor.bbox_pred.weight.mul_(1.5)
         found = selftest.repeat(loaded, path)
     assert not found.identical
-    assert "gone or moved" in found.problems[0]
+    assert "missing or moved" in found.problems[0]
 
 
 def outputs(**more):
@@ -143,7 +143,7 @@ def test_what_is_no_selftest(data, tmp_path):
         np.savez(buffer, image=value)
         data = buffer.getvalue()
     path.write_bytes(data)
-    with pytest.raises(ModelCorruptError, match="no self-test"):
+    with pytest.raises(ModelCorruptError, match="not a valid self-test"):
         selftest.repeat(None, path)
 
 
@@ -159,23 +159,23 @@ def test_a_model_that_cannot_take_its_size_is_stored_without(store, predictor, m
     assert "without a self-test" in said[0]
     assert "too small" in said[0]
     assert "selftest" not in saved.info
-    assert checks.verify_model(store.root, saved).endswith("it has no self-test, but runs")
+    assert checks.verify_model(store.root, saved).endswith("no self-test, but it runs")
 
 
 def test_verified(store, saved, monkeypatch):
     repeats = []
     original = checks.repeat_selftest
     monkeypatch.setattr(checks, "repeat_selftest", lambda *a: repeats.append(a) or original(*a))
-    assert "recorded in this very environment" in checks.verify_model(store.root, saved)
+    assert "recorded in this environment" in checks.verify_model(store.root, saved)
     assert not repeats
-    assert "identical to the bit" in checks.verify_model(store.root, saved, force=True)
-    assert "identical to the bit" in checks.verify_model(store.root, saved, device="cpu")
+    assert "bit-identical" in checks.verify_model(store.root, saved, force=True)
+    assert "bit-identical" in checks.verify_model(store.root, saved, device="cpu")
     assert len(repeats) == 2
     here = selftest.environment()
     monkeypatch.setattr(selftest, "environment", lambda: here | {"torch": "9.9"})
     assert "self-test passed on" in checks.verify_model(store.root, saved)
     assert len(repeats) == 3
-    assert "passed in this environment before" in checks.verify_model(store.root, saved)
+    assert "passed earlier in this environment" in checks.verify_model(store.root, saved)
     assert len(repeats) == 3
 
 
@@ -190,5 +190,5 @@ def test_other_results_are_an_error_that_says_what_changed(store, saved, monkeyp
 
     monkeypatch.setattr(selftest, "_outputs", drifted)
     for _ in range(2):  # it is not remembered as passed
-        with pytest.raises(StoreError, match=r"something else on cpu.*torch .* -> 9\.9"):
+        with pytest.raises(StoreError, match=r"different results on cpu.*torch .* -> 9\.9"):
             checks.verify_model(store.root, saved)

@@ -204,12 +204,12 @@ GOOD_SAVE = {
         ("crack", {"--config": "nonsense"}, "config 'nonsense' is neither a file nor"),
         ("crack", {"--weights": "no.pth"}, "no such file: 'no.pth'"),
         ("crack", {"--class-names": "no.txt"}, "cannot read 'no.txt'"),
-        ("crack", {"-l": "pair"}, "'pair' must be KEY=VALUE"),
-        ("crack", {"-m": "pair"}, "'pair' must be KEY=VALUE"),
-        ("Crack", {}, "'Crack' cannot name a stored model"),
-        ("../crack", {}, "'../crack' cannot name a stored model"),
-        ("crack:../v1", {}, "'../v1' cannot be a version"),
-        ("crack:latest", {}, "'latest' cannot be a version"),
+        ("crack", {"-l": "pair"}, "expected KEY=VALUE, as in team=vision, got 'pair'"),
+        ("crack", {"-m": "pair"}, "expected KEY=VALUE, as in team=vision, got 'pair'"),
+        ("Crack", {}, "got 'Crack'"),
+        ("../crack", {}, "got '../crack'"),
+        ("crack:../v1", {}, "got '../v1'"),
+        ("crack:latest", {}, "got 'latest'"),
     ],
 )
 def test_wrong_save(cli, store, monkeypatch, name, more, message):
@@ -226,7 +226,7 @@ def test_save_of_a_version_that_is_there(cli, put, monkeypatch):
     monkeypatch.setattr(architectures, "build", lambda *_: pytest.fail("only after all checks"))
     said = cli("save", "crack:v1", *(word for pair in GOOD_SAVE.items() for word in pair))
     assert said.status == 1
-    assert "has a version 'crack:v1' already" in said.err
+    assert "the version 'crack:v1' already exists" in said.err
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["list", "crack"], ["list", "../x"]])
@@ -245,7 +245,7 @@ def test_an_empty_store(cli, store, arguments):
         (["list"], 0, "no models in"),
         (["get", "crack"], 1, "no model 'crack' in"),
         (["verify"], 0, ""),
-        (["prune"], 0, "0 left-overs removed"),
+        (["prune"], 0, "0 leftovers removed"),
         (["import", "."], 1, "cannot import '.': "),
     ],
 )
@@ -293,7 +293,7 @@ def test_what_may_not_be_read(cli, put, monkeypatch):
     said = cli("verify")
     assert said.status == 1
     assert "Permission denied" in said.err
-    assert "other:v1: 2 files as saved" in said.out
+    assert "other:v1: 2 files intact" in said.out
 
 
 # list and get
@@ -305,7 +305,7 @@ def test_list(cli, put, store):
     put("spall:v1", labels={"team": "vision"})
     store.alias("crack:v1", "production")
     lines = [line.split() for line in cli("list").out.splitlines()]
-    assert lines[0] == ["tag", "also", "labels", "size", "created"]
+    assert lines[0] == ["tag", "aliases", "labels", "size", "created"]
     assert [line[0] for line in lines[1:]] == ["crack:v1", "crack:v2", "spall:v1"]
     assert lines[1][1:4] == ["production", "team=vision,", "line=3"]
     assert lines[2][1] == "latest"
@@ -463,8 +463,8 @@ def test_a_damaged_model_is_left_out_of_the_list(cli, put, store, damaged, sound
     said = cli("list", "-o", "json")
     assert said.status == 0
     assert [row["tag"] for row in said.rows] == [f"crack:{sound}", "other:v1"]
-    message = f"warning: left out: '{store.root}/crack/{damaged}/model.yaml' is damaged\n"
-    assert said.err == message
+    message = f"warning: skipped: '{store.root}/crack/{damaged}/model.yaml' is damaged; "
+    assert said.err == f"{message}save or import the model again\n"
     assert cli("get", f"crack:{damaged}").status == 1
     assert cli("get", f"crack:{sound}").status == 0
 
@@ -496,7 +496,7 @@ def test_delete_with_a_yes(cli, put, store, answer, text):
     said = cli("delete", "crack:v1")
     assert said.status == 0
     assert "crack:v1  " in said.err
-    assert said.err.endswith("delete for good? [y/N] ")
+    assert said.err.endswith("Delete permanently? [y/N] ")
     assert said.out == "deleted crack:v1\n"
     assert store.list() == []
 
@@ -546,7 +546,7 @@ def test_delete_is_all_or_nothing(cli, put, store, tags, alias):
     before = tree(store.root)
     said = cli("delete", *tags, "--yes")
     assert said.status == 1
-    assert f"the alias 'crack:production' stands for '{alias}'" in said.err
+    assert f"the alias 'crack:production' names '{alias}'" in said.err
     assert said.out == ""
     assert tree(store.root) == before
     assert cli("delete", "crack:production", "--yes").status == 1
@@ -584,9 +584,9 @@ def test_a_damaged_model_does_not_hinder_the_next(cli, put, store):
 def test_alias(cli, put, store):
     put("crack:v1")
     put("crack:v2")
-    assert cli("alias", "crack:v1", "production").out == "crack:production is crack:v1 now\n"
+    assert cli("alias", "crack:v1", "production").out == "crack:production now names crack:v1\n"
     assert cli("get", "crack:production", "-o", "path").out == f"{store.root}/crack/v1\n"
-    assert cli("alias", "crack", "production").out == "crack:production is crack:v2 now\n"
+    assert cli("alias", "crack", "production").out == "crack:production now names crack:v2\n"
     assert cli("get", "crack:production", "-o", "path").out == f"{store.root}/crack/v2\n"
     assert cli("alias", "crack:production", "beta").status == 0
     assert store.aliases("crack") == {"production": "v2", "beta": "v2"}
@@ -601,7 +601,7 @@ def test_alias(cli, put, store):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["crack:v1", "v2"], "'crack:v2' is a version already"),
+        (["crack:v1", "v2"], "'crack:v2' is the name of a version"),
         (["crack:v3", "production"], "no model 'crack:v3'"),
         (["-d", "crack:nope"], "no model 'crack:nope'"),
         (["-d", "crack:v1"], "no model 'crack:v1'"),
@@ -622,7 +622,7 @@ def test_wrong_alias(cli, put, store, arguments, message):
 def test_no_version_is_called_as_an_alias(cli, put, store):
     put("crack:v1")
     store.alias("crack:v1", "production")
-    with pytest.raises(ModelExistsError, match="an alias 'crack:production'"):
+    with pytest.raises(ModelExistsError, match="alias 'crack:production' already exists"):
         put("crack:production")
 
 
@@ -672,7 +672,7 @@ def test_verify(cli, put, damage, named):
     assert said.status == 1
     assert named in said.err
     assert "crack:v1" in said.err
-    assert re.findall(r"^(\S+): 2 files as saved", said.out, re.M) == ["crack:v0", "other:v1"]
+    assert re.findall(r"^(\S+): 2 files intact", said.out, re.M) == ["crack:v0", "other:v1"]
     rows = cli("verify", "-o", "json").rows
     assert {row["tag"]: row["ok"] for row in rows} == {
         "crack:v0": True,
@@ -688,7 +688,7 @@ def test_verify_of_nothing(cli, put):
     put("crack:v1")
     said = cli("verify", "nope", "crack")
     assert said.status == 1
-    assert "crack:v1: 2 files as saved" in said.out
+    assert "crack:v1: 2 files intact" in said.out
     assert "no model 'nope'" in said.err
 
 
@@ -701,10 +701,10 @@ def test_prune(cli, put, store):
     (store.root / "crack" / ".x.part").touch()
     said = cli("prune")
     assert said.status == 0
-    assert said.out.endswith(f"3 left-overs removed from {store.root}\n")
+    assert said.out.endswith(f"3 leftovers removed from {store.root}\n")
     assert all(f"removed {folder}\n" in said.out for folder in left)
     assert tree(store.root) == before
-    assert cli("prune").out == f"0 left-overs removed from {store.root}\n"
+    assert cli("prune").out == f"0 leftovers removed from {store.root}\n"
 
 
 # the outputs of all commands
@@ -777,13 +777,13 @@ def test_round_trip(cli, put, tmp_path, elsewhere, kind):
     before = tree(elsewhere)
     said = cli("import", place, root=elsewhere)
     assert (said.status, said.err) == (0, "")
-    assert said.out == f"crack:v1 is there already ({elsewhere}/crack/v1): nothing to do\n"
+    assert said.out == f"crack:v1 already exists in {elsewhere}/crack/v1; unchanged\n"
     assert tree(elsewhere) == before
     said = cli("export", "crack", place, *options)
     assert said.status == 1
     assert re.search("exist|already", said.err)
     assert cli("export", "crack", place, *options, "--force").status == 0
-    assert cli("import", place, root=elsewhere).out.endswith("nothing to do\n")
+    assert cli("import", place, root=elsewhere).out.endswith("; unchanged\n")
 
 
 def test_the_same_model_gives_the_same_archive(cli, put, tmp_path):
@@ -807,7 +807,7 @@ def test_import_changes_nothing_about_a_whole_model(cli, put, tmp_path, elsewher
     cli("export", "crack", tmp_path / "a.zip")
     said = cli("import", tmp_path / "a.zip", *options, root=elsewhere)
     assert said.status == 2
-    assert "leave the option out" in said.err
+    assert "remove the option" in said.err
     assert tree(elsewhere) == []
 
 
@@ -818,7 +818,7 @@ def test_import_of_another_model_with_the_same_tag(cli, put, store, tmp_path):
     kept = put("crack:v1", config_yaml="A: 2")
     said = cli("import", tmp_path / "a.zip")
     assert said.status == 1
-    assert "has another 'crack:v1'" in said.err
+    assert "has another model 'crack:v1'" in said.err
     assert store.list() == [kept]
 
 
@@ -914,7 +914,7 @@ def test_save(cli, store, tmp_path):
     assert entry.categories.thing_names == ("crack", "spall", "rust")
     assert entry.info.labels == {"team": "vision"}
     assert entry.info.metadata == {"map": 0.5, "note": "about: this", "tags": [1, None]}
-    assert "self-test recorded in this very environment" in cli("verify").out
+    assert "self-test recorded in this environment" in cli("verify").out
     assert "self-test passed on" in cli("verify", "--selftest").out
     named = cli(*[*arguments[:1], "crack", *arguments[2:]], "-o", "json").rows
     assert named[0]["tag"].startswith("crack:20")
@@ -928,9 +928,9 @@ def test_round_trip_by_way_of_bentoml(cli, store, tmp_path, elsewhere):
     path = tmp_path / "crack.bentomodel"
     said = cli("export", "crack", path)
     assert (said.status, said.err) == (0, "")
-    assert said.out.endswith(f"take it with: bentoml models import {path}\n")
+    assert said.out.endswith(f"to import it: bentoml models import {path}\n")
     assert cli("import", path, root=elsewhere).out.startswith("imported crack:v1 to ")
-    assert cli("import", path, root=elsewhere).out.endswith("nothing to do\n")
+    assert cli("import", path, root=elsewhere).out.endswith("; unchanged\n")
     there, here = ModelStore(elsewhere).get("crack"), store.get("crack")
     for key in ("labels", "metadata", "categories", "kind", "created", "signatures"):
         assert there.info[key] == here.info[key]
@@ -988,7 +988,7 @@ def test_import_of_a_training(cli, store, tmp_path, training, kind):
     assert "self-test passed on" in cli("verify", "--selftest").out
     again = cli(*arguments)
     assert again.status == 0
-    assert again.out == f"{entry.tag} is there already ({entry.path}): nothing to do\n"
+    assert again.out == f"{entry.tag} already exists in {entry.path}; unchanged\n"
     assert store.list() == [entry]
 
 
@@ -997,7 +997,7 @@ def test_import_of_averages_of_a_training(cli, store, training):
     folder, weights, averages = training
     said = cli("import", folder, "--name", "crack:ema", "--ema")
     assert said.status == 0, said.err
-    assert "'crack' is stored without class names" in said.err
+    assert "'crack' is saved without class names" in said.err
     entry = store.get("crack:ema")
     assert entry.categories.thing_names == ("class_0", "class_1", "class_2")
     stored = read_weights(entry.path / "weights.safetensors")
@@ -1026,7 +1026,7 @@ def test_which_checkpoint_is_imported(cli, store, training):
 def test_wrong_names_for_a_training(cli, store, training):
     said = cli("import", training[0], "--class-names", "a,b")
     assert said.status == 2
-    assert "names for 2 classes" in said.err
+    assert "has 2 classes" in said.err
     assert tree(store.root) == []
 
 

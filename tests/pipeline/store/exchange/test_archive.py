@@ -260,7 +260,7 @@ def test_refuses(name, tmp_path, folder, monkeypatch):
     monkeypatch.chdir(outside)
     monkeypatch.setattr(module, "FREE_BYTES", 1 << 20)
     before = state(tmp_path, but=folder)
-    with pytest.raises(StoreError, match=r"' (is (refused|broken|text|empty)|into)") as caught:
+    with pytest.raises(StoreError, match=r"' (is (refused|damaged|text|empty)|into)") as caught:
         unpack(archive, folder)
     assert str(caught.value).isprintable()
     assert state(tmp_path, but=folder) == before
@@ -274,7 +274,7 @@ def test_million_members_take_no_memory(tmp_path, folder):
 
     (tmp_path / "a.zip").write_bytes(million_zip())
     tracemalloc.start()
-    with pytest.raises(StoreError, match="list of its members"):
+    with pytest.raises(StoreError, match="its member list"):
         unpack(tmp_path / "a.zip", folder)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -359,7 +359,7 @@ def test_no_file(kind, tmp_path, folder):
         path.mkdir()
     elif kind == "fifo":
         os.mkfifo(path)
-    with pytest.raises(StoreError, match="is no file"):
+    with pytest.raises(StoreError, match="is not a file"):
         unpack(path, folder)
 
 
@@ -390,21 +390,21 @@ def test_full_disk(tmp_path, model, folder, monkeypatch):
 
 def test_pack_refuses_what_unpack_would(tmp_path, model, monkeypatch):
     target = tmp_path / "archive"
-    with pytest.raises(StoreError, match=r"no archive format 'tar\.gx'; did you mean"):
+    with pytest.raises(StoreError, match=r"unknown archive format 'tar\.gx'; did you mean"):
         pack(model, target, "tar.gx")
     (model / "zeros").write_bytes(ZEROS)
     monkeypatch.setattr(module, "FREE_BYTES", 1 << 20)
     monkeypatch.setattr(module, "MAX_RATIO", 2)
-    with pytest.raises(StoreError, match="try zip"):
+    with pytest.raises(StoreError, match="use zip"):
         pack(model, target, "tar.xz")
     pack(model, target, "zip")
     target.unlink()
     (model / "link").symlink_to("zeros")
-    with pytest.raises(StoreError, match="'link' is neither"):
+    with pytest.raises(StoreError, match="'link' is not a plain file"):
         pack(model, target, "zip")
     (model / "link").unlink()
     (model / "a b").touch()
-    with pytest.raises(StoreError, match="'a b' is no plain path"):
+    with pytest.raises(StoreError, match="'a b' is not a plain path"):
         pack(model, target, "zip")
     assert not target.exists()
 

@@ -19,7 +19,7 @@ def test_send_and_fetch(tmp_path, memory):
     source.write_bytes(b"first")
     send(source, "memory://bucket/a.zip", overwrite=False)
     source.write_bytes(b"second")
-    with pytest.raises(StoreError, match=r"memory://bucket/a\.zip' is there already"):
+    with pytest.raises(StoreError, match=r"memory://bucket/a\.zip' already exists"):
         send(source, "memory://bucket/a.zip", overwrite=False)
     fetch("memory://bucket/a.zip", target)
     assert target.read_bytes() == b"first"

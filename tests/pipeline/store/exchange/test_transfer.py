@@ -88,7 +88,7 @@ def test_address(here, there):
     place = export_model("crack", "memory://bucket/", store=here)
     assert place == "memory://bucket/crack-v1.tar.xz"
     assert import_model(place, store=there).digest == here.get("crack").digest
-    with pytest.raises(StoreError, match=r"there already|exists"):
+    with pytest.raises(StoreError, match=r"already exists"):
         export_model("crack", place, store=here)
     export_model("crack", place, overwrite=True, store=here)
 
@@ -103,7 +103,7 @@ def test_twice_is_once(here, there, tmp_path):
 def test_another_model_of_that_tag(here, there, tmp_path, predictor):
     save_model("crack:v1", predictor, class_names=["a", "b", "c"], store=there)
     place = export_model("crack", tmp_path, store=here)
-    with pytest.raises(ModelExistsError, match="another 'crack:v1'"):
+    with pytest.raises(ModelExistsError, match="another model 'crack:v1'"):
         import_model(place, store=there)
 
 
@@ -139,7 +139,7 @@ def test_nothing_is_overwritten(here, tmp_path):
     assert (tmp_path / "x.zip").read_text() == "mine"
     (tmp_path / "crack-v1").mkdir()
     (tmp_path / "crack-v1" / "mine").touch()
-    with pytest.raises(StoreError, match="no exported model"):
+    with pytest.raises(StoreError, match="not an exported model"):
         export_model("crack", tmp_path, format="dir", overwrite=True, store=here)
 
 
@@ -171,7 +171,7 @@ def test_options_for_foreign_models_only(here, there, tmp_path):
 
 @pytest.mark.parametrize("format", ["rar", "tar"])
 def test_unknown_format(here, tmp_path, format):
-    with pytest.raises(ConfigError, match="none of"):
+    with pytest.raises(ConfigError, match="expected one of"):
         export_model("crack", tmp_path, format=format, store=here)
 
 
@@ -187,7 +187,7 @@ def test_a_name_that_leads_out_of_the_store(here, there, tmp_path):
             import_model(folder, store=there)
     files = info["files"] | {"../../../x": {"size": 0, "sha256": ""}}
     (folder / "model.yaml").write_bytes(sealed(info | {"files": files}))
-    with pytest.raises(ModelCorruptError, match="names a file"):
+    with pytest.raises(ModelCorruptError, match="names an invalid file"):
         import_model(folder, store=there)
     assert list(there.root.iterdir()) == []
 
