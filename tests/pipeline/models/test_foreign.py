@@ -59,7 +59,7 @@ FILES = {
     "tar": (tar(), "is a tar archive"),
     "zip": (
         zipped("a/model_final.pth", "b"),
-        "is a ZIP archive without PyTorch weights.*model_final.pth",
+        "is a ZIP archive without .*model_final.pth",
     ),
     "torchscript": (
         zipped("m/data.pkl", "m/constants.pkl", "m/code/x.py"),

@@ -89,21 +89,17 @@ assert not {{"torch", "detectron2", "hydra", "rich"}} & set(sys.modules), "too h
         pytest.param({"config": PANOPTIC}, "requires names of stuff classes", id="stuff"),
         pytest.param(
             {"score_threshold": 1.5},
-            "score_threshold: expected a number from 0 to 1, got 1.5",
+            "score_threshold: expected .* got 1.5",
             id="score",
         ),
-        pytest.param(
-            {"nms_threshold": -1}, "nms_threshold: expected a number from 0 to 1, got -1", id="nms"
-        ),
+        pytest.param({"nms_threshold": -1}, "nms_threshold: expected .* got -1", id="nms"),
         pytest.param({"opts": ["SEED"]}, "model.opts: expected KEY, VALUE", id="odd-opts"),
         pytest.param({"opts": [1, 2]}, "model.opts: expected KEY, VALUE", id="number-key"),
-        pytest.param(
-            {"opts": ["MODEL.WEIGHTS", "x"]}, "set model.weights instead", id="weights-opt"
-        ),
+        pytest.param({"opts": ["MODEL.WEIGHTS", "x"]}, "model.weights instead", id="weights-opt"),
         pytest.param({"opts": ["MODEL.DEVICE", "cpu"]}, "set device instead", id="device-opt"),
         pytest.param(
             {"tag": "x"},
-            "has its own model.config, model.weights, model.class_names",
+            "its own model.config, model.weights, ",
             id="tag-and-own",
         ),
     ],
@@ -280,9 +276,7 @@ def test_thresholds(make, config, node):
     [
         pytest.param({"config": SEMANTIC, "score_threshold": 0.5}, "no instances", id="threshold"),
         pytest.param({"opts": ["MODEL.MASK_ONN", True]}, "opts: .*did you mean", id="key"),
-        pytest.param(
-            {"opts": ["MODEL.MASK_ON", "x"]}, "opts: 'MODEL.MASK_ON': expected", id="value"
-        ),
+        pytest.param({"opts": ["MODEL.MASK_ON", "x"]}, "opts: .* expected a value", id="value"),
         pytest.param({"opts": ["MODEL.META_ARCHITECTURE", "X"]}, "cannot build", id="registry"),
         pytest.param({"opts": ["MODEL.RESNETS.DEPTH", 19]}, "cannot build", id="depth"),
     ],

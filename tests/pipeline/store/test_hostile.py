@@ -156,26 +156,26 @@ WEIGHTS = {
     "binbytes8": (
         "pkl",
         b"\x80\x04\x8e" + struct.pack("<Q", 1 << 31),
-        "not a complete weight file",
+        "not a complete weight",
     ),
     "bytearray8": (
         "pkl",
         b"\x80\x05\x96" + struct.pack("<Q", 1 << 31),
-        "not a complete weight file",
+        "not a complete weight",
     ),
-    "unicode8": ("pkl", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 31), "not a complete weight file"),
-    "frame": ("pkl", b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b".", "not a whole weight"),
+    "unicode8": ("pkl", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 31), "not a complete weight"),
+    "frame": ("pkl", b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b".", "not a complete weight"),
     "long4": (
         "pkl",
         b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1),
-        "not a complete weight file",
+        "not a complete weight",
     ),
     "long4-there": (
         "pkl",
         b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\xff" * ((1 << 20) - 1) + b"\x01.",
         "a number of 8388601 bits",
     ),
-    "digits": ("pkl", b"\x80\x02L" + b"9" * 1_000_000 + b"L\n.", "not a complete weight file"),
+    "digits": ("pkl", b"\x80\x02L" + b"9" * 1_000_000 + b"L\n.", "not a complete weight"),
     "memo": ("pkl", b"\x80\x02]r\xff\xff\xff\x7f.", "has no weights"),
     "memo-text": ("pkl", b"\x80\x02]p999999999999\n.", "has no weights"),
     "marks": ("pkl", b"\x80\x02" + b"(" * 200_000 + b".", "too many values"),
@@ -229,7 +229,7 @@ WEIGHTS = {
         + bytes(60)
         + b"PK\x05\x06"
         + struct.pack("<4H2LH", 0, 0, 1, 1, 1 << 31, 0, 0),
-        "not a complete weight file",
+        "not a complete weight",
     ),
     "header": ("safetensors", struct.pack("<Q", 1 << 63) + b"{", "a header of 9223372036854775808"),
     "header-large": (
@@ -240,13 +240,13 @@ WEIGHTS = {
     "header-nested": (
         "safetensors",
         safetensors_header(b'{"a":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"),
-        "not a complete weight file",
+        "not a complete weight",
     ),
     "header-offsets": (
         "safetensors",
         safetensors_header(b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4]}}')
         + bytes(4),
-        "not a complete weight file",
+        "not a complete weight",
     ),
 }
 NAMES = {
@@ -255,7 +255,7 @@ NAMES = {
     "digits": (
         ".json",
         '{"categories":[{"id":' + "9" * 100_000 + ',"name":"a"}]}',
-        "not valid JSON|id",
+        "valid JSON|id",
     ),
     "laughs": (".yaml", LAUGHS, "more than 5000 values"),
     "merges": (".yml", MERGES, "more than 5000 values"),
@@ -324,9 +324,7 @@ def test_names(reader, tmp_path, name):
     ids=["bomb", "shape", "image"],
 )
 def test_selftests(reader, tmp_path, content):
-    check(
-        reader("selftest", written(tmp_path / "selftest.npz", content)), "is not a valid self-test"
-    )
+    check(reader("selftest", written(tmp_path / "selftest.npz", content)), "not a valid self-test")
 
 
 @pytest.mark.parametrize(

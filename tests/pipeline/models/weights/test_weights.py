@@ -250,17 +250,17 @@ def test_fits():
         ),
         pytest.param(
             lambda d: d["cls_score.bias"].fill_(float("nan")),
-            "contain NaN or infinity: cls_score",
+            "NaN or infinity: cls_score",
             id="nan",
         ),
         pytest.param(
             lambda d: d["cls_score.bias"].fill_(float("inf")),
-            "contain NaN or infinity: cls_score",
+            "NaN or infinity: cls_score",
             id="inf",
         ),
         pytest.param(
             lambda d: d["mask"].fill_(float("nan")),
-            "contain NaN or infinity: mask",
+            "infinity: mask",
             id="buffer-nan",
         ),
         pytest.param(
@@ -335,17 +335,17 @@ def test_averages_of_wrapped_weights(tmp_path, model, averages):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["bbox_head.fc_cls.weight", "backbone.conv1.weight"], "these are weights of MMDetection"),
+        (["bbox_head.fc_cls.weight", "backbone.conv1.weight"], "weights of MMDetection"),
         (
             ["backbone.body.conv1.weight", "rpn.head.conv.0.0.weight"],
-            "these are weights of torchvision",
+            "weights of torchvision",
         ),
-        (["model.0.conv.weight", "model.1.cv1.conv.weight"], "these are weights of a YOLO model"),
+        (["model.0.conv.weight", "model.1.cv1.conv.weight"], "weights of a YOLO model"),
         (
             ["conv1.weight", "layer1.0.conv1.weight", "fc.bias"],
-            "these are weights of a backbone only",
+            "weights of a backbone only",
         ),
-        (["detr.encoder.layers.0.weight"], "these are weights of a transformer"),
+        (["detr.encoder.layers.0.weight"], "weights of a transformer"),
         (["x" * 100_000], "no name matches"),
         (["\x1b[31m\n\u202e"], r"\\x1b\[31m\\n\\u202e"),
         ([f"a.very.long.name.of.some.layer.{i:060}" for i in range(1000)], "and 999 more"),
