@@ -347,7 +347,7 @@ def test_one_of_many_wins(light):
     assert said_by(light, part, "status") == [0] * WRITERS, errors_of(light, part)
     refused = said_by(light, part, "refused")
     assert len(refused) == WRITERS - 1
-    assert all("has a version 'crack:v1' already" in text for text in refused)
+    assert all("the version 'crack:v1' already exists" in text for text in refused)
     (winner,) = said_by(light, part, "saved")
     store = ModelStore(light / part)
     (entry,) = store.list()
@@ -436,7 +436,7 @@ def test_interrupted(signalled, number):
         store = ModelStore(signalled / part / place)
         entries = store.list()
         # it is in its place from the rename on, and whole
-        assert len(entries) == (place == "open_entry"), place
+        assert len(entries) == (place == "open_version"), place
         for entry in entries:
             entry.verify()
         assert entries or not [path for path in store.root.rglob("*") if path.is_file()], place

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.errors import ModelCorruptError, StoreError
 from pipeline.store.exchange import archive as module
+from pipeline.store.exchange import members
 from pipeline.store.exchange.archive import FORMATS, format_of, pack, unpack
 
 FILES = {
@@ -258,7 +259,7 @@ def test_refuses(name, tmp_path, folder, monkeypatch):
     (outside / "kept").write_bytes(b"kept")
     archive.write_bytes(REFUSED[name](outside))
     monkeypatch.chdir(outside)
-    monkeypatch.setattr(module, "FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(members, "FREE_BYTES", 1 << 20)
     before = state(tmp_path, but=folder)
     with pytest.raises(StoreError, match=r"' (is (refused|damaged|text|empty)|into)") as caught:
         unpack(archive, folder)
@@ -393,8 +394,8 @@ def test_pack_refuses_what_unpack_would(tmp_path, model, monkeypatch):
     with pytest.raises(StoreError, match=r"unknown archive format 'tar\.gx'; did you mean"):
         pack(model, target, "tar.gx")
     (model / "zeros").write_bytes(ZEROS)
-    monkeypatch.setattr(module, "FREE_BYTES", 1 << 20)
-    monkeypatch.setattr(module, "MAX_RATIO", 2)
+    monkeypatch.setattr(members, "FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(members, "MAX_RATIO", 2)
     with pytest.raises(StoreError, match="use zip"):
         pack(model, target, "tar.xz")
     pack(model, target, "zip")
