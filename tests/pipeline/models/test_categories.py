@@ -66,14 +66,14 @@ def test_unknown_table():
         ),
     ],
 )
-def test_named_from_file(tmp_path, name, content, names, ids):
+def test_names_from_a_file(tmp_path, name, content, names, ids):
     path = tmp_path / name
     path.write_bytes(content)
     found = parse_class_names(str(path))
     assert (found.thing_names, found.thing_ids) == (names, ids)
 
 
-def test_named_list():
+def test_names_from_a_list():
     assert parse_class_names(["a", "b"]).thing_names == ("a", "b")
     assert parse_class_names(["a", "b"], semantic=True).stuff_names == ("a", "b")
 
@@ -202,7 +202,7 @@ def test_other_files(tmp_path, name, content, names):
 
 
 def test_keypoints_of_several_classes(tmp_path):
-    """Roboflow's root has none, and some tools count a skeleton's points from 0."""
+    """Roboflow's root has no keypoints, and some tools number a skeleton's points from 0."""
     path = tmp_path / "a.json"
     posed = {"keypoints": ["x", "y"], "skeleton": [[0, 1]]}
     rows = [{"id": 0, "name": "r"}, {"id": 1, "name": "p"} | posed, {"id": 2, "name": "q"} | posed]
@@ -228,21 +228,21 @@ def test_classes_of_the_zoo_are_detectron2s(name):
 
 
 def test_metadata_of_cityscapes(tmp_path):
-    """Things are stuff, too."""
+    """All categories are stuff."""
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"thing_classes": ["car"], "stuff_classes": ["road", "car"]}))
     found = parse_class_names(str(path))
     assert (found.thing_names, found.stuff_names) == (("car",), ("road", "car"))
 
 
-def test_a_pipe_is_no_file(tmp_path):
+def test_pipe_is_rejected(tmp_path):
     os.mkfifo(tmp_path / "names.txt")
     with pytest.raises(ConfigError, match="a pipe or a device"):
         parse_class_names(str(tmp_path / "names.txt"))
 
 
 def test_metadata_of_a_data_set(tmp_path):
-    """As ``json.dump(MetadataCatalog.get(name).as_dict(), file)`` writes it."""
+    """In the format of ``json.dump(MetadataCatalog.get(name).as_dict(), file)``."""
     path = tmp_path / "metadata.json"
     metadata = {
         "name": "mine",

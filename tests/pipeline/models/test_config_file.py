@@ -22,7 +22,7 @@ def cfg():
 @pytest.mark.detectron2
 @pytest.mark.parametrize("name", zoo_names())
 def test_zoo_configs_are_what_detectron2_reads(cfg, name):
-    logging.disable(logging.WARNING)  # it warns of its own unsafe tag
+    logging.disable(logging.WARNING)  # it warns about its unsafe tag
     cfg.merge_from_file(str(zoo_root() / f"{name}.yaml"))
     logging.disable(logging.NOTSET)
     assert make_cfg(read_config(name)) == cfg
@@ -117,7 +117,7 @@ def test_bases_refused(tmp_path, write_yaml, monkeypatch, base):
 @pytest.mark.parametrize(
     "base", ["../base.yaml", "./../base.yml", "sub/../../base.yaml", "link.yaml"]
 )
-def test_bases_beside_a_config_given_by_path(tmp_path, write_yaml, base):
+def test_bases_relative_to_a_config_path(tmp_path, write_yaml, base):
     for name in ("base.yaml", "base.yml"):
         write_yaml(name, {"SEED": 1})
     path = write_yaml("inner/c.yaml", {"_BASE_": base})
@@ -140,14 +140,14 @@ def test_bases_of_the_zoo(write_yaml, base):
     assert config.in_zoo is False
 
 
-def test_a_base_that_is_there_comes_before_the_zoos(write_yaml):
+def test_local_base_overrides_the_zoos(write_yaml):
     write_yaml("Base-RCNN-FPN.yaml", {"SEED": 7})
     path = write_yaml("a/c.yaml", {"_BASE_": "../Base-RCNN-FPN.yaml"})
     assert read_config(str(path)).data == {"SEED": 7}
 
 
 @pytest.mark.parametrize("base", ["base.yaml", "Base-RCNN-FPN.yaml", []])
-def test_a_models_own_config_has_no_base(write_yaml, base):
+def test_saved_config_has_no_base(write_yaml, base):
     write_yaml("base.yaml", {"SEED": 1})
     with pytest.raises(ConfigError, match="must be complete"):
         read_plain(write_yaml("config.yaml", {"_BASE_": base}))

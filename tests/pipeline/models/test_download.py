@@ -99,7 +99,7 @@ def test_downloads_once(tmp_path, server, url, script):
         pytest.param(["reset"] * 4, "cannot download", 3, id="reset"),
     ],
 )
-def test_gives_up(tmp_path, server, url, script, message, requests):
+def test_failed_download(tmp_path, server, url, script, message, requests):
     server.script = list(script)
     with pytest.raises(StoreError, match=message) as caught:
         download(url, tmp_path, backoff_s=0)
@@ -140,7 +140,7 @@ def test_credentials_are_sent_and_never_shown(tmp_path, server, url, step, caplo
         assert word not in text + caplog.text
 
 
-def test_queries_are_kept_apart(tmp_path):
+def test_queries_have_separate_files(tmp_path):
     a, b = (local_path(f"http://h/w.pkl?v={i}", tmp_path) for i in (1, 2))
     assert a != b
     assert a.suffix == ".pkl"
@@ -174,18 +174,18 @@ def test_bad_addresses(tmp_path, url):
     assert not (tmp_path / "d").exists()
 
 
-def test_encoded_slashes_stay_in_the_name(tmp_path):
+def test_encoded_slashes_are_part_of_the_name(tmp_path):
     assert local_path("http://h/a%2f..%2f..%2fw.pkl", tmp_path).parent == tmp_path / "h"
 
 
-def test_at_the_same_time(tmp_path, server, url):
+def test_concurrent_downloads(tmp_path, server, url):
     with ThreadPoolExecutor(8) as pool:
         paths = list(pool.map(lambda _: download(url, tmp_path), range(8)))
     assert {path.read_bytes() for path in paths} == {BODY}
     assert len(server.seen) == 1
 
 
-def test_no_room(tmp_path, url, monkeypatch):
+def test_full_disk(tmp_path, url, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device")
 

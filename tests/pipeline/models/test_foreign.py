@@ -1,4 +1,4 @@
-"""What people give as weights: each is told what it is, before torch is imported."""
+"""Files that are not weights: each is identified before torch is imported."""
 
 import gzip
 import io
@@ -89,7 +89,7 @@ def test_weights(tmp_path, name, suffix):
 
 
 @pytest.mark.parametrize("name", ["lfs", "html", "xml", "gzip", "empty"])
-def test_a_model_says_so_before_it_is_loaded(tmp_path, name):
+def test_foreign_weights_are_reported_before_loading(tmp_path, name):
     content, message = FILES[name]
     path = tmp_path / "model_final.pth"
     path.write_bytes(content)
@@ -115,11 +115,11 @@ def test_configs_and_archives(tmp_path, name):
     "content",
     [b"# tensorflow, too\nMODEL: {}\n", b"{MODEL: {MASK_ON: true}}", b"<<: {A: 1}\nB: 2\n"],
 )
-def test_what_is_yaml(content):
+def test_yaml_is_not_described_as_foreign(content):
     assert describe(content) is None
 
 
-def test_a_pickle_may_look_like_text():
+def test_pickle_that_looks_like_text():
     assert describe_text(b"\x80\x04" + b"]" * HEAD) is None
 
 
@@ -147,7 +147,7 @@ def test_pickled_classes(tmp_path, module, message):
     assert str(path) in str(caught.value)
 
 
-def test_no_torch_is_needed_to_say_so(tmp_path):
+def test_foreign_files_are_identified_without_torch(tmp_path):
     (tmp_path / "w.pth").write_text(LFS)
     code = f"""
 import sys
@@ -162,7 +162,7 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
 
 
-def test_a_download_that_is_a_page_is_not_kept(tmp_path, monkeypatch):
+def test_downloaded_html_page_is_rejected(tmp_path, monkeypatch):
     from pipeline.models import download as module
 
     class Response(io.BytesIO):

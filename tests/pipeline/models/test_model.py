@@ -119,7 +119,7 @@ def test_class_names_against_own_config(make, write_yaml):
     assert "NUM_CLASSES is 3" in problems(make(config=path))[0]
     make(config=path, class_names=["a", "b", "c"]).check()
     retina = {"MODEL": {"META_ARCHITECTURE": "RetinaNet", "ROI_HEADS": {"NUM_CLASSES": 3}}}
-    make(config=str(write_yaml("r.yaml", retina))).check()  # the key that RetinaNet reads is open
+    make(config=str(write_yaml("r.yaml", retina))).check()  # RetinaNet's key is open
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_class_names_against_own_config(make, write_yaml):
     ],
 )
 @pytest.mark.parametrize("table", [None, "coco"])
-def test_a_zoo_config_has_the_names_of_its_data_set(make, config, first, n, table):
+def test_zoo_config_has_the_names_of_its_dataset(make, config, first, n, table):
     model = make(config=config, class_names=None, categories=table, opts=[])
     model.check()
     assert (model.categories.thing_names[0], len(model.categories.thing_names)) == (first, n)
@@ -287,7 +287,7 @@ def test_config_errors_of_load(make, given, message):
 
 
 @pytest.mark.detectron2
-def test_opts_have_the_last_word(make, tiny_opts):
+def test_opts_override_other_settings(make, tiny_opts):
     key = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
     cfg, _ = make(score_threshold=0.5, opts=[*tiny_opts, key, 0.75]).load("cpu")
     assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.75

@@ -62,7 +62,7 @@ def test_config(file, dumps, frozen):
     nodes = [found["config"], found["config"]["MODEL"], found["x"][0]]
     assert [type(node) for node in nodes] == [dict] * 3
     assert type(found["config"]["DATASETS"]["TRAIN"]) is tuple
-    found["x"][0]["DEVICE"] = "other"  # no two places share a dict
+    found["x"][0]["DEVICE"] = "other"  # dicts are not shared
     assert found["config"]["MODEL"]["DEVICE"] == cfg.MODEL.DEVICE
 
 
@@ -75,7 +75,7 @@ def test_every_cfg_node(file, module):
     assert load_config(written(file, data)) == {"a": 1}
 
 
-def test_state_is_not_taken_over(file):
+def test_state_is_ignored(file):
     found = load_config(written(file, b"\x80\x02" + CFG + b")\x81}" + text("update") + b"K\x01sb."))
     assert type(found) is dict
     assert found == {}
@@ -139,7 +139,7 @@ def test_refused_opcodes(file, opcodes, message):
 def test_extension_codes(tmp_path, file, read):
     copyreg.add_extension("posix", "system", 1)
     try:
-        pickle.loads(b"\x80\x02\x82\x01.")  # now it lies in a cache that is asked first
+        pickle.loads(b"\x80\x02\x82\x01.")  # now it is in a cache that is read first
         call = b"\x80\x02\x82\x01" + text(f"touch {tmp_path}/s") + b"\x85R."
         with pytest.raises(UntrustedModelError):
             read(written(file, call))

@@ -149,7 +149,7 @@ def test_odd_arrays(tmp_path, array):
 
 
 def test_functions_cannot_be_changed(tmp_path):
-    # BUILD on what the name stands for: {"_call": 1} as its new state
+    # BUILD on the placeholder of the name: {"_call": 1} as its new state
     data = b"\x80\x02cnumpy\ndtype\n}U\x05_callK\x01sb."
     (tmp_path / "w.pkl").write_bytes(data)
     with pytest.raises(UntrustedModelError):
@@ -270,7 +270,7 @@ def test_fits():
         ),
     ],
 )
-def test_misfits(change, message):
+def test_mismatches(change, message):
     weights = {name: value.clone() for name, value in Net().state_dict().items()}
     change(weights)
     with pytest.raises(ModelCorruptError, match=message):
@@ -284,8 +284,8 @@ def test_misfits(change, message):
         "_orig_mod.module.", "model._orig_mod.module.", "module.module.",
     ],
 )  # fmt: skip
-def test_wrappers_names(tmp_path, prefix):
-    """Of DistributedDataParallel, Lightning, torch.compile, and of them together."""
+def test_wrapper_prefixes(tmp_path, prefix):
+    """DistributedDataParallel, Lightning, torch.compile, and combinations."""
     weights = Net().state_dict()
     named = {f"{prefix}{name}": value for name, value in weights.items()}
     path = tmp_path / "w.pth"
@@ -296,7 +296,7 @@ def test_wrappers_names(tmp_path, prefix):
         assert torch.equal(target.state_dict()["cls_score.weight"], weights["cls_score.weight"])
 
 
-def test_a_compiled_part(tmp_path):
+def test_compiled_submodule(tmp_path):
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     weights = {name.replace("0.", "0._orig_mod."): v for name, v in net.state_dict().items()}
     target = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
@@ -305,7 +305,7 @@ def test_a_compiled_part(tmp_path):
 
 
 class Wrapped(torch.nn.Module):
-    """Its own names begin like a wrapper's."""
+    """The names of the model start like a wrapper's prefix."""
 
     def __init__(self):
         super().__init__()
@@ -313,7 +313,7 @@ class Wrapped(torch.nn.Module):
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model."])
-def test_names_that_only_look_wrapped(prefix):
+def test_names_that_resemble_wrappers(prefix):
     weights = Wrapped().state_dict()
     target = Wrapped()
     load_weights(target, {f"{prefix}{name}": value for name, value in weights.items()}, "w")
@@ -352,7 +352,7 @@ def test_averages_of_wrapped_weights(tmp_path, model, averages):
     ],
     ids=lambda value: ascii(value)[:20],
 )
-def test_misfits_are_short(names, message):
+def test_mismatch_messages_are_short(names, message):
     with pytest.raises(ModelCorruptError, match=message) as caught:
         load_weights(Net(), {name: torch.zeros(1) for name in names}, "the weights of 'w.pth'")
     assert len(str(caught.value)) < 400
@@ -360,7 +360,7 @@ def test_misfits_are_short(names, message):
 
 
 def saved_values():
-    """Tensors of every kind that checkpoints have."""
+    """Tensors of every dtype and layout in checkpoints."""
     base, tied = torch.arange(24.0).reshape(4, 6), torch.ones(3, 3)
     return {
         "base": base, "view": base[1:3, 2:5], "turned": base.t(), "tied": tied, "again": tied,
@@ -398,7 +398,7 @@ def test_values_are_torchs(tmp_path, zipped, protocol):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".bin"])
-def test_the_content_tells_the_kind(tmp_path, suffix):
+def test_format_is_detected_from_the_content(tmp_path, suffix):
     path = tmp_path / f"w{suffix}"
     save_file(tiny(), path)
     assert same(read_weights(path))
@@ -407,7 +407,7 @@ def test_the_content_tells_the_kind(tmp_path, suffix):
     assert same(read_weights(path))
 
 
-def test_what_changes_nothing_is_ignored():
+def test_ignored_names():
     weights = Net().state_dict()
     del weights["norm.num_batches_tracked"]
     weights["mask"].fill_(float("-inf"))

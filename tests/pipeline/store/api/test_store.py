@@ -81,7 +81,7 @@ def test_tags(store):
     other = save(store, version="2026-b.1")
     assert store.get("crack").tag == store.get("crack:latest").tag == other.tag
     assert store.get("crack:2026-a") == first
-    assert store.get("crack:2026-b") == second  # whole, though it also begins another
+    assert store.get("crack:2026-b") == second  # an exact match, although it is also a prefix
     assert store.get("crack:2026-b.") == other
     assert [entry.tag for entry in store.list()] == [first.tag, second.tag, other.tag]
     assert store.list("crack") == store.list()
@@ -131,7 +131,7 @@ def test_exists(store):
         save(store, version="v1")
 
 
-def test_one_of_many_wins(store):
+def test_one_of_many_writers_succeeds(store):
     def attempt(_):
         try:
             return save(store, version="v1")
@@ -147,7 +147,7 @@ def test_one_of_many_wins(store):
 
 @pytest.mark.parametrize("step", ["write_weights", "seal", "write_whole", "open_version"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
-def test_failed_save_leaves_nothing_half(store, monkeypatch, step, error):
+def test_failed_save_leaves_no_incomplete_files(store, monkeypatch, step, error):
     old = save(store, version="v1")
 
     def fail(*args, **kwargs):
@@ -160,7 +160,7 @@ def test_failed_save_leaves_nothing_half(store, monkeypatch, step, error):
     assert not list((store.root / "crack").glob(".*"))
     for entry in ModelStore(store.root).list("crack"):
         entry.verify()
-    if step != "open_version":  # by then the new version is in place
+    if step != "open_version":  # the new version exists by then
         assert ModelStore(store.root).get("crack") == old
 
 
@@ -256,7 +256,7 @@ def test_python_tags_in_model_yaml(store):
         {"config_yaml": "just text"},
     ],
 )
-def test_what_cannot_be_stored(store, more):
+def test_unsupported_content(store, more):
     with pytest.raises(ConfigError):
         save(store, **more)
     assert store.list() == []
@@ -268,7 +268,7 @@ def test_arguments_are_not_changed(store):
     assert (labels, metadata) == ({"a": "b"}, {"c": [1]})
 
 
-def test_bundled_comes_second(store, tmp_path):
+def test_own_models_precede_bundled_ones(store, tmp_path):
     bundled = save(ModelStore(tmp_path / "bundled"), "shapes", version="v1")
     assert store.get("shapes") == bundled
     assert store.list() == [bundled]

@@ -66,7 +66,7 @@ def cli(store, capsys):
 
 @pytest.fixture
 def put(store, monkeypatch):
-    # what these tests store is no model, so it cannot be tried
+    # these tests save no real model, so it cannot run
     monkeypatch.setattr(checks, "load_runnable", lambda *_: nullcontext())
 
     def put(tag, **more):
@@ -95,7 +95,7 @@ def run(root, *arguments, **options):
 
 
 def many_models(store, put, number):
-    """Copies of one model, but for their tags."""
+    """Copies of one model with different tags."""
     first = put("m0:v1", labels={"team": "vision"})
     for i in range(1, number):
         folder = store.root / f"m{i // 2}" / f"v{i % 2 + 2}"
@@ -120,7 +120,7 @@ def tree(folder):
 
 @pytest.fixture
 def answer(monkeypatch):
-    """Sit at a terminal, and type."""
+    """Type at a terminal."""
     opened = []
 
     def typed(text):
@@ -135,7 +135,7 @@ def answer(monkeypatch):
         file.close()
 
 
-# What everybody types first.
+# The first commands of a new user.
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([c, "--help"] for c in (
@@ -260,7 +260,7 @@ def test_a_root_that_is_a_file(cli, tmp_path, arguments, status, said):
 @pytest.mark.parametrize(
     "arguments", [["alias", "crack", "a"], ["delete", "crack:v1", "-y"], ["import", "."]]
 )
-def test_no_rights(cli, put, store, arguments):
+def test_no_permission(cli, put, store, arguments):
     path = put("crack:v1").path
     places = (path, path.parent, store.root)
     for place in places:
@@ -280,7 +280,7 @@ def test_no_rights(cli, put, store, arguments):
     assert cli("verify", "crack:v1").status == 0
 
 
-def test_what_may_not_be_read(cli, put, monkeypatch):
+def test_unreadable_files(cli, put, monkeypatch):
     put("crack:v1")
     put("other:v1")
 
@@ -330,10 +330,10 @@ def test_list(cli, put, store):
 
 
 @pytest.mark.parametrize("first", ["tokyo", "utc"])
-def test_order_is_by_time_whatever_the_zone(cli, put, first):
+def test_order_is_by_time_in_any_zone(cli, put, first):
     tokyo = timezone(timedelta(hours=9))
     times = {
-        "tokyo": datetime(2026, 1, 2, 3, 0, tzinfo=tokyo),  # 18:00 of the day before in UTC
+        "tokyo": datetime(2026, 1, 2, 3, 0, tzinfo=tokyo),  # 18:00 on the previous day in UTC
         "utc": datetime(2026, 1, 1, 20, 0, tzinfo=timezone.utc),
     }
     for version in sorted(times, key=lambda version: version != first):
@@ -366,7 +366,7 @@ def test_label_filters(cli, put, labels, tags):
     assert [row["tag"] for row in cli("list", *options, "-o", "json").rows] == tags
 
 
-def test_user_and_bundled_models_of_a_name(cli, put, store):
+def test_own_and_bundled_models_with_the_same_name(cli, put, store):
     bundled = ModelStore(lookup.BUNDLED)
     bundled.save("shapes:v1", config_yaml="A: 1", weights={}, categories=Categories(("x",)))
     assert cli("get", "shapes", "-o", "json").rows["version"] == "v1"
@@ -432,7 +432,7 @@ def test_did_you_mean(cli, put, tmp_path, verb, tag, hint):
 HARMFUL = "a\x1b[31m\r\n\x9b2J\x07\x00b\u2028\u202e\udcff\x7fü😀"
 
 
-def test_control_characters_do_no_harm(cli, put, store):
+def test_control_characters_are_escaped(cli, put, store):
     put("crack:v1", labels={HARMFUL: HARMFUL}, metadata={"x": HARMFUL})
     said = cli("list")
     row = said.out.splitlines()[1]
@@ -456,7 +456,7 @@ def test_control_characters_do_no_harm(cli, put, store):
 
 
 @pytest.mark.parametrize(("damaged", "sound"), [("v1", "v2"), ("v2", "v1")])
-def test_a_damaged_model_is_left_out_of_the_list(cli, put, store, damaged, sound):
+def test_damaged_model_is_skipped_in_the_list(cli, put, store, damaged, sound):
     for tag in ("crack:v1", "crack:v2", "other:v1"):
         put(tag)
     flip(store.root / "crack" / damaged / "model.yaml")
@@ -469,7 +469,7 @@ def test_a_damaged_model_is_left_out_of_the_list(cli, put, store, damaged, sound
     assert cli("get", f"crack:{sound}").status == 0
 
 
-def test_paths_are_printed_as_they_are(cli, put, tmp_path):
+def test_paths_are_printed_unescaped(cli, put, tmp_path):
     root = tmp_path / "a\u3000b\u00a0c"
     cli("export", put("crack:v1").tag, tmp_path / "a.zip")
     assert cli("import", tmp_path / "a.zip", "-o", "path", root=root).out == f"{root}/crack/v1\n"
@@ -572,7 +572,7 @@ def test_a_damaged_model_can_be_deleted(cli, put, store, tag):
     assert cli("list").err == ""
 
 
-def test_a_damaged_model_does_not_hinder_the_next(cli, put, store):
+def test_damaged_model_does_not_block_saving(cli, put, store):
     flip(put("crack:v1").path / "model.yaml")
     put("crack:v2").verify()
     assert store.get("crack").tag == "crack:v2"
@@ -619,7 +619,7 @@ def test_wrong_alias(cli, put, store, arguments, message):
     assert tree(store.root) == before
 
 
-def test_no_version_is_called_as_an_alias(cli, put, store):
+def test_version_cannot_have_the_name_of_an_alias(cli, put, store):
     put("crack:v1")
     store.alias("crack:v1", "production")
     with pytest.raises(ModelExistsError, match="alias 'crack:production' already exists"):
@@ -802,7 +802,7 @@ def test_export_of_a_damaged_model(cli, put, tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--name", "x"], ["-l", "a=b"], ["-m", "a=b"], ["--ema"]])
-def test_import_changes_nothing_about_a_whole_model(cli, put, tmp_path, elsewhere, options):
+def test_options_for_an_exported_model_are_rejected(cli, put, tmp_path, elsewhere, options):
     put("crack:v1")
     cli("export", "crack", tmp_path / "a.zip")
     said = cli("import", tmp_path / "a.zip", *options, root=elsewhere)
@@ -835,7 +835,7 @@ def test_import_of_a_damaged_copy(cli, put, tmp_path, elsewhere, file):
 
 @pytest.mark.parametrize("kind", [".tar.xz", ".zip"])
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_import_of_half_an_archive(cli, put, tmp_path, elsewhere, kind, share):
+def test_import_of_a_truncated_archive(cli, put, tmp_path, elsewhere, kind, share):
     put("crack:v1")
     path = tmp_path / f"a{kind}"
     cli("export", "crack", path)
@@ -874,7 +874,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_import_of_what_an_enemy_sealed(cli, put, tmp_path, elsewhere, name):
+def test_import_of_a_maliciously_sealed_model(cli, put, tmp_path, elsewhere, name):
     put("crack:v1")
     cli("export", "crack", tmp_path / "a.zip")
     cli("import", tmp_path / "a.zip", root=elsewhere)
@@ -893,7 +893,7 @@ def test_import_of_what_an_enemy_sealed(cli, put, tmp_path, elsewhere, name):
 
 
 def small_config(folder):
-    """A config file as a user may have it: on a base, with few of its keys."""
+    """A typical config file: a base and a few keys."""
     cfg = tiny_cfg()
     path = folder / "config.yaml"
     path.write_text(cfg.dump())
@@ -940,7 +940,7 @@ def test_round_trip_by_way_of_bentoml(cli, store, tmp_path, elsewhere):
 
 @pytest.fixture
 def training(tmp_path):
-    """The output folder of a training, and the weights in it."""
+    """The output directory of a training, and its weights."""
     folder = tmp_path / "Crack Finder.v2"
     folder.mkdir()
     cfg = tiny_cfg()
@@ -1030,7 +1030,7 @@ def test_wrong_names_for_a_training(cli, store, training):
     assert tree(store.root) == []
 
 
-# the process: its start, its end, its streams
+# the process: start, end, streams
 
 
 def test_a_thousand_models_are_listed_without_torch(put, store):
@@ -1062,7 +1062,7 @@ def test_a_thousand_models_are_listed_without_torch(put, store):
         assert len(done.stdout.splitlines()) >= least
 
 
-def test_a_reader_that_leaves(put, store):
+def test_closed_output_pipe(put, store):
     many_models(store, put, 200)
     for arguments in (
         ["list"],
@@ -1120,7 +1120,7 @@ def test_root_before_and_after_the_command(tmp_path, capsys, monkeypatch, place)
         "before": [*root, "list", "crack"],
         "after": ["list", *root, "crack"],
         "last": ["list", "crack", *root],
-        "both": ["--root", "other", "list", "crack", *root],  # the nearer one
+        "both": ["--root", "other", "list", "crack", *root],  # the last one
     }
     handler = signal.getsignal(signal.SIGTERM)
     assert main(arguments[place]) == 0
@@ -1132,7 +1132,7 @@ REVERSING = "a\u202eb\u2066c\x1b[31md\x9be\u2028f\x7fg\u200fh"
 
 
 @pytest.mark.parametrize("output", ["table", "json", "yaml"])
-def test_nothing_printed_is_obeyed_by_a_terminal(store, cli, output):
+def test_printed_text_has_no_control_characters(store, cli, output):
     categories = Categories(thing_names=("a\u202eb",))
     store.save(
         "odd",
@@ -1156,7 +1156,7 @@ def test_nothing_printed_is_obeyed_by_a_terminal(store, cli, output):
         assert read["categories"]["thing_names"] == ["a\u202eb"]
 
 
-def test_wrong_arguments_are_printed_harmless(cli):
+def test_wrong_arguments_are_escaped(cli):
     said = cli("list", "a", REVERSING)
     assert said.status == 2
     assert "unrecognized arguments: a\\u202eb" in said.err

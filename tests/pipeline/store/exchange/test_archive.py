@@ -70,7 +70,7 @@ def state(top, but):
 
 
 def tar(*members, format=tarfile.GNU_FORMAT, end=bytes(1024)):
-    """Put headers and contents together; a member is (name, content, header fields)."""
+    """Return a tar; a member is (name, content, header fields)."""
     blocks = []
     for name, data, fields in members:
         info = tarfile.TarInfo(name)
@@ -86,7 +86,7 @@ def tarred(name, data=b"x", **fields):
 
 
 def resealed(block):
-    """Give a header that was changed by hand its checksum."""
+    """Recompute the checksum of a changed header."""
     block = block[:148] + b" " * 8 + block[156:]
     return block[:148] + b"%06o\0 " % sum(block[:512]) + block[156:]
 
@@ -100,7 +100,7 @@ def zipped(*members, method=zipfile.ZIP_DEFLATED, **fields):
             for field, value in fields.items():
                 setattr(info, field, value)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(archive, "NameToInfo", {})  # which would warn of a name used twice
+                patch.setattr(archive, "NameToInfo", {})  # avoids a warning about duplicate names
                 archive.writestr(info, data)
     return file.getvalue()
 
@@ -112,7 +112,7 @@ def changed(data, old, new):
 
 
 def central(data, offset, value):
-    """Change a field in the only entry of a zip's directory."""
+    """Change a field of the only member in a zip's directory."""
     start = data.index(b"PK\1\2") + offset
     return data[:start] + value + data[start + len(value) :]
 
@@ -153,7 +153,7 @@ LINK = {"type": tarfile.SYMTYPE, "linkname": "../outside"}
 ZIP_LINK = {"external_attr": (stat.S_IFLNK | 0o777) << 16}
 ZEROS = bytes(3 << 20)
 
-# each gets a path outside the folder
+# each function gets a path outside the directory
 REFUSED = {
     "dotdot tar": lambda out: tarred("../outside/evil"),
     "dotdot within tar": lambda out: tarred("sub/../../outside/evil"),
@@ -311,8 +311,8 @@ def test_reads_any_tar(form, compression, model, folder, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["xztar", "gztar", "bztar", "tar", "zip"])
-def test_reads_what_shutil_makes(format, model, folder, tmp_path):
-    model.chmod(0o2755)  # in a folder that a group shares
+def test_reads_archives_of_shutil(format, model, folder, tmp_path):
+    model.chmod(0o2755)  # in a directory shared by a group
     unpack(tmp_path / shutil.make_archive(tmp_path / "made", format, model), folder)
     assert content(folder) == FILES
 

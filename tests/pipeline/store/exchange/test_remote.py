@@ -47,7 +47,7 @@ def test_fetch_fails(url, reason, tmp_path, memory, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_errors_are_not_taken_for_absence(tmp_path, memory, monkeypatch):
+def test_errors_are_not_read_as_absence(tmp_path, memory, monkeypatch):
     def denied(path):
         raise RuntimeError("403 for https://user:secret@bucket/a.zip?token=secret, sorry")
 

@@ -1,4 +1,4 @@
-"""Out of the store and into another: archives, folders, addresses, BentoML's own package."""
+"""Exports and imports: archives, directories, addresses and BentoML."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_address(here, there):
     export_model("crack", place, overwrite=True, store=here)
 
 
-def test_twice_is_once(here, there, tmp_path):
+def test_second_import_changes_nothing(here, there, tmp_path):
     place = export_model("crack", tmp_path, store=here)
     first, new = import_path(there, place, ImportOptions())
     again, new_again = import_path(there, place, ImportOptions())
@@ -107,7 +107,7 @@ def test_another_model_of_that_tag(here, there, tmp_path, predictor):
         import_model(place, store=there)
 
 
-def test_an_older_one_does_not_become_the_latest(here, there, tmp_path, predictor):
+def test_older_model_does_not_become_the_latest(here, there, tmp_path, predictor):
     save_model("crack:v2", predictor, class_names=CLASS_NAMES, store=there)
     import_model(export_model("crack", tmp_path, store=here), store=there)
     assert there.get("crack").tag == "crack:v2"
@@ -124,7 +124,7 @@ def test_a_flipped_bit(here, there, tmp_path, name):
     assert list(there.root.iterdir()) == []
 
 
-def test_what_was_damaged_is_not_exported(here, there, tmp_path, predictor):
+def test_damaged_model_is_not_exported(here, there, tmp_path, predictor):
     saved = save_model("crack", predictor, class_names=CLASS_NAMES, store=there)
     (saved.path / "config.yaml").write_text("")
     with pytest.raises(ModelCorruptError):
@@ -153,7 +153,7 @@ def test_nothing_is_overwritten(here, tmp_path):
         ("nowhere://x/y.zip", StoreError, "nowhere"),
     ],
 )
-def test_what_is_no_model(there, tmp_path, monkeypatch, path, error, message):
+def test_not_a_model(there, tmp_path, monkeypatch, path, error, message):
     monkeypatch.chdir(tmp_path)
     Path("weights.pth").touch()
     Path("empty").mkdir()
@@ -176,7 +176,7 @@ def test_unknown_format(here, tmp_path, format):
 
 
 def test_a_name_that_leads_out_of_the_store(here, there, tmp_path):
-    """A whole, sealed model whose model.yaml says it is called ``../../x``."""
+    """A complete, sealed model with the name ``../../x``."""
     from pipeline.store.disk.info import sealed
 
     folder = Path(export_model("crack", tmp_path / "copy", format="dir", store=here))
@@ -222,7 +222,7 @@ def test_training_output(there, training, predictor):
     assert import_path(there, str(training), ImportOptions()) == (taken, False)
 
 
-def test_the_last_checkpoint_counts(there, training):
+def test_last_checkpoint_is_imported(there, training):
     (training / "last_checkpoint").write_text("/where/it/was/trained/model_0000001.pth")
     taken = import_model(training, name="zero:v1", class_names=CLASS_NAMES, store=there)
     assert taken.tag == "zero:v1"
@@ -230,7 +230,7 @@ def test_the_last_checkpoint_counts(there, training):
     assert not any(value.any() for value in weights.values())
 
 
-def test_no_checkpoint_is_guessed(there, training):
+def test_ambiguous_checkpoints_are_rejected(there, training):
     (training / "last_checkpoint").unlink()
     (training / "model_final.pth").rename(training / "model_0000002.pth")
     with pytest.raises(StoreError, match=r"2 checkpoints.*model_0000001\.pth.*--weights"):
@@ -302,7 +302,7 @@ json.dump({{
 
 @pytest.fixture(scope="module")
 def bentoml(here, tmp_path_factory):
-    """What the real package makes of our export, and what it saves itself."""
+    """BentoML's results for an export, and a model that it saved."""
     if find_spec("bentoml") is None:  # not imported here: it sets up logging for the process
         pytest.skip("the extra 'bentoml' is not installed")
     folder = tmp_path_factory.mktemp("bentoml")
@@ -332,7 +332,7 @@ def bentoml(here, tmp_path_factory):
 
 
 def _with_metadata(folder):
-    """BentoML requires the version of the distribution ``detectron2``, which a bare copy lacks."""
+    """BentoML requires the distribution ``detectron2``, which a plain copy does not have."""
     try:
         version("detectron2")
     except PackageNotFoundError:
@@ -342,13 +342,13 @@ def _with_metadata(folder):
     return folder / "site"
 
 
-def test_bentoml_loads_what_we_export(bentoml):
+def test_bentoml_loads_exports(bentoml):
     assert bentoml["tag"] == "crack:v1"
     assert bentoml["labels"] == {"team": "vision"}
     assert bentoml["found"] == bentoml["want"]
 
 
-def test_we_load_what_bentoml_saves(bentoml, there, predictor):
+def test_models_of_bentoml_load(bentoml, there, predictor):
     for place in ("theirs", "exported"):
         store = ModelStore(there.root / place)
         taken = import_model(bentoml[place], class_names=CLASS_NAMES, store=store)
@@ -381,7 +381,7 @@ def test_custom_objects_of_bentoml(bentoml, there):
     assert there.get("extra", trust=True).custom_objects == {"scale": 2}
 
 
-def test_there_and_back(here, there, tmp_path, predictor):
+def test_export_and_import(here, there, tmp_path, predictor):
     """Kind, class names, labels, metadata and objects survive BentoML's format."""
     place = export_model("crack", tmp_path, format="bentoml", trust=True, store=here)
     assert place.endswith("crack-v1.bentomodel")
