@@ -155,7 +155,7 @@ def test_config_of_a_predictor_is_ignored(store, predictor):
     [
         ("module", {}, "CfgNode .* got None"),
         ("module", {"config": {"MODEL": 1}}, "CfgNode .* got a dict"),
-        ("predictor", {"name": "Crack"}, "name of a stored model, .* got 'Crack'"),
+        ("predictor", {"name": "Crack"}, "stored model, .* got 'Crack'"),
         ("predictor", {"name": "crack:latest"}, "expected a version, .* got 'latest'"),
         ("predictor", {"class_names": ["a"]}, "has 1 classes, but"),
         ("predictor", {"metadata": {"x": {"y": object()}}}, r"metadata.x.y: expected"),

@@ -31,11 +31,11 @@ def test_send_and_fetch(tmp_path, memory):
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("memory://user:secret@bucket/a.zip?token=secret", "there is no such file"),
+        ("memory://user:secret@bucket/a.zip?token=secret", "no such file"),
         ("nowhere://user:secret@bucket/a.zip", "Install nowherefs"),
         ("unknown://user:secret@bucket/a.zip", "Protocol not known"),
-        ("simplecache::https://user:secret@bucket/a.zip", "is malformed"),
-        ("https://user:secret@[bucket/a.zip", "is malformed"),
+        ("simplecache::https://user:secret@bucket/a.zip", "malformed address"),
+        ("https://user:secret@[bucket/a.zip", "malformed address"),
     ],
 )
 def test_fetch_fails(url, reason, tmp_path, memory, monkeypatch):
