@@ -118,14 +118,14 @@ def class_problems(
             )
         elif expected not in (None, names):
             problems.append(
-                f"model.class_names has {names} {kind}, but {key} is {expected}; give as many "
+                f"class_names has {names} {kind}, but {key} is {expected}; give as many "
                 "names as the weights have classes"
             )
     points, expected = len(categories.keypoint_names), configured(_KEYPOINTS)
     expected = expected or _DEFAULTS[_KEYPOINTS]
     if configured("MODEL.KEYPOINT_ON") and points not in (0, expected):
         problems.append(
-            f"model.class_names has {points} keypoints, but {_KEYPOINTS} is {expected}; give the "
+            f"class_names has {points} keypoints, but {_KEYPOINTS} is {expected}; give the "
             "keypoints that the weights were trained with"
         )
     return problems

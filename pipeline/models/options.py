@@ -34,6 +34,6 @@ def option_problems(
         yield f"model.opts: expected KEY, VALUE, KEY, VALUE, ..., got {list(opts)}"
     if has_no_averages:
         yield "model.ema: random weights have no averages; set model.weights to a checkpoint"
-    for key in opts[::2]:
+    for key, _ in zip(opts[::2], opts[1::2], strict=False):
         if option := _OWN_OPTIONS.get(str(key)):
             yield f"model.opts: {key} cannot be set here; set {option} instead"

@@ -194,10 +194,10 @@ VALUES = [
     (["-m", "exif=true,maybe"], "exif: expected true or false, got 'maybe'"),
     (["-m", "seed=0", "batch_size=abc", "quiet=true"],
      "job 0: batch_size: expected auto or a whole number of at least 1, got 'abc'"),
-    (["model.weights=~/a (1).pth"], "weights '{tmp}/a (1).pth' is not a file; give zoo, random, a "
-     "path or an http(s) address"),
-    (["model.weights=~no_such_user/ü,b.pth"], "weights '~no_such_user/ü,b.pth' is not a file; "
-     "give zoo, random, a path or an http(s) address"),
+    (["model.weights=~/a (1).pth"], "model.weights: no such file: '{tmp}/a (1).pth'. Give zoo, "
+     "random, a path or an http(s) address"),
+    (["model.weights=~no_such_user/ü,b.pth"], "model.weights: no such file: "
+     "'~no_such_user/ü,b.pth'. Give zoo, random, a path or an http(s) address"),
 ]  # fmt: skip
 
 

@@ -215,7 +215,7 @@ def test_the_store_verifies_that_it_runs(
     monkeypatch.setattr(selftest, "record", lambda _: None)  # as an earlier version may have done
     cfg = tiny_cfg()
     saved = save_model("mine", build_model(cfg), cfg, class_names=CLASS_NAMES, store=store)
-    assert checks.verify_model(store.root, saved).endswith("it has no self-test, but runs")
+    assert checks.verify_model(store.root, saved).endswith("no self-test, but it runs")
 
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no such operator")

@@ -128,7 +128,9 @@ def _categories(
         try:
             return Categories(**fields)
         except (TypeError, ValueError) as exc:
-            raise StoreError(f"the class names of '{name}' are damaged ({exc}); set them") from exc
+            raise StoreError(
+                f"the class names of '{name}' are damaged ({exc}); set class_names"
+            ) from exc
     found, warning = categories_of(cfg)
     if warning:
         _log.warning("'%s' is saved %s", name, warning)

@@ -66,14 +66,14 @@ def test_unknown_table():
         ),
     ],
 )
-def test_named_from_file(tmp_path, name, content, names, ids):
+def test_names_from_a_file(tmp_path, name, content, names, ids):
     path = tmp_path / name
     path.write_bytes(content)
     found = parse_class_names(str(path))
     assert (found.thing_names, found.thing_ids) == (names, ids)
 
 
-def test_named_list():
+def test_names_from_a_list():
     assert parse_class_names(["a", "b"]).thing_names == ("a", "b")
     assert parse_class_names(["a", "b"], semantic=True).stuff_names == ("a", "b")
 
@@ -108,23 +108,23 @@ def test_as_written(given, names, ids):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        pytest.param([True, False], "class name 0 is a boolean, true: quote it", id="yes"),
-        pytest.param(["a", None], "class name 1 is null: quote it", id="null"),
-        pytest.param([1e3], r"class name 0 is a number, 1000\.0: quote it", id="1e3"),
-        pytest.param([date(2020, 1, 2)], 'is a date, "2020-01-02": quote it', id="date"),
-        pytest.param([["a"]], "is not text but a list", id="nested"),
+        pytest.param([True, False], "class name 0 is a boolean, true; quote it", id="yes"),
+        pytest.param(["a", None], "class name 1 is null; quote it", id="null"),
+        pytest.param([1e3], r"class name 0 is a number, 1000\.0; quote it", id="1e3"),
+        pytest.param([date(2020, 1, 2)], 'is a date, "2020-01-02"; quote it', id="date"),
+        pytest.param([["a"]], "expected text, got a list", id="nested"),
         pytest.param(["a", ""], "class name 1.*is empty", id="empty"),
         pytest.param(["a", "  "], "class name 1.*is empty", id="blank"),
-        pytest.param(["a", " a"], "a name twice: a; rename one", id="twice-without-spaces"),
+        pytest.param(["a", " a"], "duplicate names: a; rename one", id="twice-without-spaces"),
         pytest.param(["a\nb"], "control character, U[+]000A", id="newline"),
         pytest.param(["a\0"], "control character, U[+]0000", id="nul"),
         pytest.param(["\udcff"], "half of a surrogate pair, U[+]DCFF", id="surrogate"),
-        pytest.param({"a": 0}, "'a' is not the id of a category", id="name-to-id"),
-        pytest.param({True: "a"}, "True is not the id", id="boolean-id"),
-        pytest.param({-1: "a"}, "-1 is not the id", id="negative-id"),
-        pytest.param(5, "class_names is 5; give a list", id="number"),
-        pytest.param({"a", "b"}, "give a list", id="set"),
-        pytest.param([], "has no names", id="none"),
+        pytest.param({"a": 0}, "id, .* got 'a'", id="name-to-id"),
+        pytest.param({True: "a"}, "id, .* got True", id="boolean-id"),
+        pytest.param({-1: "a"}, "id, .* got -1", id="negative-id"),
+        pytest.param(5, "expected a list, .* got 5", id="number"),
+        pytest.param({"a", "b"}, "expected a list", id="set"),
+        pytest.param([], "is empty; give at least one name", id="none"),
     ],
 )
 def test_refused_names(given, message):
@@ -202,7 +202,7 @@ def test_other_files(tmp_path, name, content, names):
 
 
 def test_keypoints_of_several_classes(tmp_path):
-    """Roboflow's root has none, and some tools count a skeleton's points from 0."""
+    """Roboflow's root has no keypoints, and some tools number a skeleton's points from 0."""
     path = tmp_path / "a.json"
     posed = {"keypoints": ["x", "y"], "skeleton": [[0, 1]]}
     rows = [{"id": 0, "name": "r"}, {"id": 1, "name": "p"} | posed, {"id": 2, "name": "q"} | posed]
@@ -228,21 +228,21 @@ def test_classes_of_the_zoo_are_detectron2s(name):
 
 
 def test_metadata_of_cityscapes(tmp_path):
-    """Things are stuff, too."""
+    """All categories are stuff."""
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"thing_classes": ["car"], "stuff_classes": ["road", "car"]}))
     found = parse_class_names(str(path))
     assert (found.thing_names, found.stuff_names) == (("car",), ("road", "car"))
 
 
-def test_a_pipe_is_no_file(tmp_path):
+def test_pipe_is_rejected(tmp_path):
     os.mkfifo(tmp_path / "names.txt")
     with pytest.raises(ConfigError, match="a pipe or a device"):
         parse_class_names(str(tmp_path / "names.txt"))
 
 
 def test_metadata_of_a_data_set(tmp_path):
-    """As ``json.dump(MetadataCatalog.get(name).as_dict(), file)`` writes it."""
+    """In the format of ``json.dump(MetadataCatalog.get(name).as_dict(), file)``."""
     path = tmp_path / "metadata.json"
     metadata = {
         "name": "mine",
@@ -264,24 +264,24 @@ def test_metadata_of_a_data_set(tmp_path):
     [
         pytest.param("no.txt", None, "cannot read", id="missing"),
         pytest.param("a.txt", b"\xff\xfe", "not UTF-8", id="binary"),
-        pytest.param("a.txt", b"\n\n", "no names", id="empty"),
-        pytest.param("a.txt", b"a\nb\na\n", "a name twice: a", id="twice"),
-        pytest.param("a.json", b"{", "is not JSON", id="broken"),
-        pytest.param("a.json", b"[]", "no names", id="empty-list"),
-        pytest.param("a.json", b"3", "neither a COCO file", id="number"),
-        pytest.param("a.json", b"{}", "has no names", id="nothing"),
+        pytest.param("a.txt", b"\n\n", "is empty; give", id="empty"),
+        pytest.param("a.txt", b"a\nb\na\n", "duplicate names: a", id="twice"),
+        pytest.param("a.json", b"{", "is not valid JSON", id="broken"),
+        pytest.param("a.json", b"[]", "is empty; give", id="empty-list"),
+        pytest.param("a.json", b"3", "has no names; expected a COCO file", id="number"),
+        pytest.param("a.json", b"{}", "is empty; give at least one name", id="nothing"),
         pytest.param("a.json", b'{"thing_classes": 3}', "not iterable", id="metadata"),
-        pytest.param("a.json", b"[" * 100_000, "not JSON", id="deep"),
-        pytest.param("a.json", b"[1.5]", "class name 0 is a number, 1.5: quote it", id="fraction"),
-        pytest.param("a.json", b'["a", null]', "class name 1 is null: quote it", id="null"),
+        pytest.param("a.json", b"[" * 100_000, "not valid JSON", id="deep"),
+        pytest.param("a.json", b"[1.5]", "class name 0 is a number, 1.5; quote it", id="fraction"),
+        pytest.param("a.json", b'["a", null]', "class name 1 is null; quote it", id="null"),
         pytest.param("a.json", b'["\\ud800"]', "surrogate pair, U[+]D800", id="surrogate"),
-        pytest.param("a.json", b'{"a": 0}', "'a' is not the id of a category", id="name-to-id"),
+        pytest.param("a.json", b'{"a": 0}', "id, .* got 'a'", id="name-to-id"),
         pytest.param("a.json", b"<html>404</html>", "is an HTML page", id="html"),
         pytest.param("a.txt", b"1\tcat", "control character, U[+]0009", id="tab"),
         pytest.param("a.txt", b"a\xe2\x80\xa8b", "control character, U[+]2028", id="line"),
         pytest.param("a.yaml", b"[yes, no]", "class name 0 is a boolean, true", id="yaml-boolean"),
         pytest.param("a.yaml", b"[2020-01-01]", 'a date, "2020-01-01"', id="yaml-date"),
-        pytest.param("a.yaml", b"a: [", "is not YAML", id="yaml-broken"),
+        pytest.param("a.yaml", b"a: [", "is not valid YAML", id="yaml-broken"),
         pytest.param(
             "a.json",
             b'{"categories": [{"id": 1, "name": true}]}',
@@ -289,10 +289,16 @@ def test_metadata_of_a_data_set(tmp_path):
             id="coco-boolean",
         ),
         pytest.param(
-            "a.json", b'{"categories": [{"id": 1.5, "name": "a"}]}', "1.5 is not the id", id="half"
+            "a.json",
+            b'{"categories": [{"id": 1.5, "name": "a"}]}',
+            "id, .* got 1.5",
+            id="half",
         ),
         pytest.param(
-            "a.json", b'{"categories": [{"id": 1e999, "name": "a"}]}', "inf is not the id", id="inf"
+            "a.json",
+            b'{"categories": [{"id": 1e999, "name": "a"}]}',
+            "id, .* got inf",
+            id="inf",
         ),
         pytest.param(
             "a.json",
@@ -300,7 +306,9 @@ def test_metadata_of_a_data_set(tmp_path):
             "expected keypoint indices in 0..0",
             id="skeleton",
         ),
-        pytest.param("a.json", b'{"thing_classes": ["a", "a"]}', "twice: a", id="metadata-twice"),
+        pytest.param(
+            "a.json", b'{"thing_classes": ["a", "a"]}', "duplicate names", id="metadata-twice"
+        ),
         pytest.param("a.json", b'{"categories": [{"id": 1}]}', "not a COCO file", id="no-name"),
         pytest.param(
             "a.json",

@@ -92,19 +92,19 @@ def test_downloads_once(tmp_path, server, url, script):
 @pytest.mark.parametrize(
     ("script", "message", "requests"),
     [
-        pytest.param([404], "answers 404", 1, id="404"),
-        pytest.param([403], "answers 403", 1, id="403"),
-        pytest.param([500] * 4, "answers 500", 3, id="500"),
+        pytest.param([404], "HTTP 404", 1, id="404"),
+        pytest.param([403], "HTTP 403", 1, id="403"),
+        pytest.param([500] * 4, "HTTP 500", 3, id="500"),
         pytest.param(["half"] * 4, r"ended after 300000 of 600000 bytes", 3, id="truncated"),
         pytest.param(["reset"] * 4, "cannot download", 3, id="reset"),
     ],
 )
-def test_gives_up(tmp_path, server, url, script, message, requests):
+def test_failed_download(tmp_path, server, url, script, message, requests):
     server.script = list(script)
     with pytest.raises(StoreError, match=message) as caught:
         download(url, tmp_path, backoff_s=0)
     assert url in str(caught.value)
-    assert f"put the file at '{local_path(url, tmp_path)}'" in str(caught.value)
+    assert f"place the file at '{local_path(url, tmp_path)}'" in str(caught.value)
     assert "model.weights=PATH" in str(caught.value)
     assert len(server.seen) == requests
     assert names(tmp_path) == []
@@ -114,7 +114,7 @@ def test_refused_connection(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(StoreError, match=r"Connection refused.*put the file at"):
+    with pytest.raises(StoreError, match=r"Connection refused.*place the file at"):
         download(f"http://127.0.0.1:{port}/w.pkl", tmp_path, backoff_s=0)
 
 
@@ -140,7 +140,7 @@ def test_credentials_are_sent_and_never_shown(tmp_path, server, url, step, caplo
         assert word not in text + caplog.text
 
 
-def test_queries_are_kept_apart(tmp_path):
+def test_queries_have_separate_files(tmp_path):
     a, b = (local_path(f"http://h/w.pkl?v={i}", tmp_path) for i in (1, 2))
     assert a != b
     assert a.suffix == ".pkl"
@@ -154,7 +154,7 @@ def test_user_placed_file_is_accepted_and_recorded(tmp_path):
     assert download(url, tmp_path) == path
     assert names(tmp_path) == ["w.pkl", "w.pkl.sha256"]
     path.write_bytes(b"changed")
-    with pytest.raises(ModelCorruptError, match=r"is not what its \.sha256 says; delete both"):
+    with pytest.raises(ModelCorruptError, match=r"does not match its \.sha256; delete both"):
         download(url, tmp_path)
 
 
@@ -174,18 +174,18 @@ def test_bad_addresses(tmp_path, url):
     assert not (tmp_path / "d").exists()
 
 
-def test_encoded_slashes_stay_in_the_name(tmp_path):
+def test_encoded_slashes_are_part_of_the_name(tmp_path):
     assert local_path("http://h/a%2f..%2f..%2fw.pkl", tmp_path).parent == tmp_path / "h"
 
 
-def test_at_the_same_time(tmp_path, server, url):
+def test_concurrent_downloads(tmp_path, server, url):
     with ThreadPoolExecutor(8) as pool:
         paths = list(pool.map(lambda _: download(url, tmp_path), range(8)))
     assert {path.read_bytes() for path in paths} == {BODY}
     assert len(server.seen) == 1
 
 
-def test_no_room(tmp_path, url, monkeypatch):
+def test_full_disk(tmp_path, url, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""What people give as weights: each is told what it is, before torch is imported."""
+"""Files that are not weights: each is identified before torch is imported."""
 
 import gzip
 import io
@@ -48,7 +48,7 @@ FILES = {
     "html": (b"\n<!DOCTYPE html>\n<html><head><title>Google Drive", "is an HTML page"),
     "html-upper": (b"\xef\xbb\xbf<HTML>", "is an HTML page"),
     "html-comment": (b"<!-- saved --><html>", "is an HTML page"),
-    "xml": (S3, "is an XML document that says AccessDenied"),
+    "xml": (S3, "is an XML document with the error AccessDenied"),
     "json": (b'{"message": "Not Found"}', r'is JSON text \("\{'),
     "text": (b"404: Not Found", r'is text \("404: Not Found"\)'),
     "hugging-face": (b"Entry not found\n", r'is text \("Entry not found"\)'),
@@ -57,7 +57,10 @@ FILES = {
     "xz": (b"\xfd7zXZ\0" + bytes(9), "is an xz archive"),
     "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(9), "is a 7z archive"),
     "tar": (tar(), "is a tar archive"),
-    "zip": (zipped("a/model_final.pth", "b"), "is a ZIP archive without weights.*model_final.pth"),
+    "zip": (
+        zipped("a/model_final.pth", "b"),
+        "is a ZIP archive without .*model_final.pth",
+    ),
     "torchscript": (
         zipped("m/data.pkl", "m/constants.pkl", "m/code/x.py"),
         "is a TorchScript model",
@@ -68,8 +71,8 @@ FILES = {
     "tensorflow": (b"\n\x99\x02\n\x07Const:\0\0tensorflow" + bytes(99), "is a TensorFlow model"),
     "numpy": (b"\x93NUMPY\x01\0" + bytes(99), "is a single NumPy array"),
     "image": (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a PNG image"),
-    "zeros": (bytes(4096), "is not a whole weight file"),
-    "cut": (zipped("archive/data.pkl")[:60], "is not a whole weight file"),
+    "zeros": (bytes(4096), "is not a complete weight file"),
+    "cut": (zipped("archive/data.pkl")[:60], "is not a complete weight file"),
 }
 
 
@@ -86,7 +89,7 @@ def test_weights(tmp_path, name, suffix):
 
 
 @pytest.mark.parametrize("name", ["lfs", "html", "xml", "gzip", "empty"])
-def test_a_model_says_so_before_it_is_loaded(tmp_path, name):
+def test_foreign_weights_are_reported_before_loading(tmp_path, name):
     content, message = FILES[name]
     path = tmp_path / "model_final.pth"
     path.write_bytes(content)
@@ -112,25 +115,25 @@ def test_configs_and_archives(tmp_path, name):
     "content",
     [b"# tensorflow, too\nMODEL: {}\n", b"{MODEL: {MASK_ON: true}}", b"<<: {A: 1}\nB: 2\n"],
 )
-def test_what_is_yaml(content):
+def test_yaml_is_not_described_as_foreign(content):
     assert describe(content) is None
 
 
-def test_a_pickle_may_look_like_text():
+def test_pickle_that_looks_like_text():
     assert describe_text(b"\x80\x04" + b"]" * HEAD) is None
 
 
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("ultralytics.nn.tasks", "asks for ultralytics.nn.tasks.Net .*YOLO model of Ultralytics"),
-        ("models.yolo", "asks for models.yolo.Net .*YOLOv5"),
-        ("mmengine.logging", "asks for mmengine.logging.Net .*MMDetection"),
+        ("ultralytics.nn.tasks", "requires ultralytics.nn.tasks.Net .*Ultralytics YOLO model"),
+        ("models.yolo", "requires models.yolo.Net .*YOLOv5"),
+        ("mmengine.logging", "requires mmengine.logging.Net .*MMDetection"),
         (
             "detectron2.modeling",
-            "asks for detectron2.modeling.Net .*whole pickled.*state_dict",
+            "requires detectron2.modeling.Net .*whole pickled.*state_dict",
         ),
-        ("my_project", "asks for my_project.Net, which could run code.*state_dict"),
+        ("my_project", "requires my_project.Net, which could run code.*state_dict"),
     ],
 )
 def test_pickled_classes(tmp_path, module, message):
@@ -144,7 +147,7 @@ def test_pickled_classes(tmp_path, module, message):
     assert str(path) in str(caught.value)
 
 
-def test_no_torch_is_needed_to_say_so(tmp_path):
+def test_foreign_files_are_identified_without_torch(tmp_path):
     (tmp_path / "w.pth").write_text(LFS)
     code = f"""
 import sys
@@ -159,7 +162,7 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
 
 
-def test_a_download_that_is_a_page_is_not_kept(tmp_path, monkeypatch):
+def test_downloaded_html_page_is_rejected(tmp_path, monkeypatch):
     from pipeline.models import download as module
 
     class Response(io.BytesIO):

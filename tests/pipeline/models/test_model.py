@@ -64,38 +64,44 @@ assert not {{"torch", "detectron2", "hydra", "rich"}} & set(sys.modules), "too h
     [
         pytest.param(
             {"config": None, "weights": None, "class_names": None},
-            "model.config, model.weights, model.class_names are required.*or model.tag",
+            "requires model.config, model.weights, model.class_names.*set model.tag",
             id="nothing",
         ),
-        pytest.param({"weights": None}, "model.weights is required", id="no-weights"),
+        pytest.param({"weights": None}, "requires model.weights", id="no-weights"),
         pytest.param({"config": MASK[:-1]}, "did you mean", id="config"),
-        pytest.param({"weights": "no.pth"}, "'no.pth' is not a file", id="no-file"),
-        pytest.param({"weights": "w.onnx"}, r"must end in \.safetensors", id="kind"),
-        pytest.param({"weights": "http://h/w.zip?k=secret"}, r"'http://h/w.zip\?...' must", id="u"),
-        pytest.param({"weights": "s3://h/w.pkl"}, "not the http", id="scheme"),
+        pytest.param({"weights": "no.pth"}, "no such file: 'no.pth'", id="no-file"),
+        pytest.param({"weights": "w.onnx"}, r"expected a file ending in \.safetensors", id="kind"),
+        pytest.param({"weights": "http://h/w.zip?k=secret"}, r"got 'http://h/w.zip\?...'", id="u"),
+        pytest.param({"weights": "s3://h/w.pkl"}, "expected an http", id="scheme"),
         pytest.param(
             {"config": SEMANTIC, "weights": "zoo", "class_names": None, "categories": "coco_stuff"},
             "the model zoo has no weights for the config 'Misc/semantic_R_50_FPN_1x'",
             id="not-in-zoo",
         ),
-        pytest.param({"weights": "zoo"}, "names for 2 classes, but .* is 80", id="zoo-classes"),
+        pytest.param({"weights": "zoo"}, "has 2 classes, but .* is 80", id="zoo-classes"),
         pytest.param(
             {"config": "Cityscapes/mask_rcnn_R_50_FPN", "weights": "zoo"},
-            "names for 2 classes, but MODEL.ROI_HEADS.NUM_CLASSES is 8",
+            "has 2 classes, but MODEL.ROI_HEADS.NUM_CLASSES is 8",
             id="cityscapes",
         ),
-        pytest.param(
-            {"opts": ["MODEL.ROI_HEADS.NUM_CLASSES", 3]}, "names for 2 classes, but", id="opts"
-        ),
+        pytest.param({"opts": ["MODEL.ROI_HEADS.NUM_CLASSES", 3]}, "has 2 classes, but", id="opts"),
         pytest.param({"class_names": "no.txt"}, "cannot read 'no.txt'", id="no-names"),
-        pytest.param({"config": PANOPTIC}, "needs names of stuff classes", id="stuff"),
-        pytest.param({"score_threshold": 1.5}, "score_threshold is 1.5", id="score"),
-        pytest.param({"nms_threshold": -1}, "nms_threshold is -1", id="nms"),
-        pytest.param({"opts": ["SEED"]}, "opts must be KEY, VALUE", id="odd-opts"),
-        pytest.param({"opts": [1, 2]}, "opts must be KEY, VALUE", id="number-key"),
-        pytest.param({"opts": ["MODEL.WEIGHTS", "x"]}, "set model.weights=", id="weights-opt"),
-        pytest.param({"opts": ["MODEL.DEVICE", "cpu"]}, "set device=", id="device-opt"),
-        pytest.param({"tag": "x"}, "has its own config, weights, class_names", id="tag-and-own"),
+        pytest.param({"config": PANOPTIC}, "requires names of stuff classes", id="stuff"),
+        pytest.param(
+            {"score_threshold": 1.5},
+            "score_threshold: expected .* got 1.5",
+            id="score",
+        ),
+        pytest.param({"nms_threshold": -1}, "nms_threshold: expected .* got -1", id="nms"),
+        pytest.param({"opts": ["SEED"]}, "model.opts: expected KEY, VALUE", id="odd-opts"),
+        pytest.param({"opts": [1, 2]}, "model.opts: expected KEY, VALUE", id="number-key"),
+        pytest.param({"opts": ["MODEL.WEIGHTS", "x"]}, "model.weights instead", id="weights-opt"),
+        pytest.param({"opts": ["MODEL.DEVICE", "cpu"]}, "set device instead", id="device-opt"),
+        pytest.param(
+            {"tag": "x"},
+            "its own model.config, model.weights, ",
+            id="tag-and-own",
+        ),
     ],
 )
 def test_check(make, given, message):
@@ -113,7 +119,7 @@ def test_class_names_against_own_config(make, write_yaml):
     assert "NUM_CLASSES is 3" in problems(make(config=path))[0]
     make(config=path, class_names=["a", "b", "c"]).check()
     retina = {"MODEL": {"META_ARCHITECTURE": "RetinaNet", "ROI_HEADS": {"NUM_CLASSES": 3}}}
-    make(config=str(write_yaml("r.yaml", retina))).check()  # the key that RetinaNet reads is open
+    make(config=str(write_yaml("r.yaml", retina))).check()  # RetinaNet's key is open
 
 
 @pytest.mark.parametrize(
@@ -126,7 +132,7 @@ def test_class_names_against_own_config(make, write_yaml):
     ],
 )
 @pytest.mark.parametrize("table", [None, "coco"])
-def test_a_zoo_config_has_the_names_of_its_data_set(make, config, first, n, table):
+def test_zoo_config_has_the_names_of_its_dataset(make, config, first, n, table):
     model = make(config=config, class_names=None, categories=table, opts=[])
     model.check()
     assert (model.categories.thing_names[0], len(model.categories.thing_names)) == (first, n)
@@ -139,7 +145,7 @@ def test_keypoints_of_a_model_without_keypoints(make, tmp_path):
     make(class_names=str(path)).check()
     config = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x"
     found = problems(make(config=config, class_names=str(path)))
-    assert "names for 2 keypoints, but MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is 17" in found[0]
+    assert "has 2 keypoints, but MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is 17" in found[0]
 
 
 def test_check_of_a_tag(make, store):
@@ -208,7 +214,7 @@ def test_random_weights(make):
     assert not a.training
     assert (cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS) == ("cpu", "")
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
-    assert "random weights (seed 7): its results mean nothing" in make(seed=7).warnings[0]
+    assert "random weights (seed 7): its results are meaningless" in make(seed=7).warnings[0]
 
 
 @pytest.mark.detectron2
@@ -243,7 +249,7 @@ def test_weights_of_other_classes(make, tmp_path):
         make(weights=str(path), class_names=list("abcde")).load("cpu")
     text = str(caught.value)
     assert "roi_heads.box_predictor.cls_score.weight is (3, 16) in the file, (6, 16)" in text
-    assert "they know 2 classes, the model has 5: set model.class_names to those 2" in text
+    assert "they have 2 classes, the model has 5; set model.class_names to those 2" in text
     assert len(text) < 400
     assert str(tmp_path) not in text
 
@@ -270,7 +276,7 @@ def test_thresholds(make, config, node):
     [
         pytest.param({"config": SEMANTIC, "score_threshold": 0.5}, "no instances", id="threshold"),
         pytest.param({"opts": ["MODEL.MASK_ONN", True]}, "opts: .*did you mean", id="key"),
-        pytest.param({"opts": ["MODEL.MASK_ON", "x"]}, "opts: 'MODEL.MASK_ON' takes", id="value"),
+        pytest.param({"opts": ["MODEL.MASK_ON", "x"]}, "opts: .* expected a value", id="value"),
         pytest.param({"opts": ["MODEL.META_ARCHITECTURE", "X"]}, "cannot build", id="registry"),
         pytest.param({"opts": ["MODEL.RESNETS.DEPTH", 19]}, "cannot build", id="depth"),
     ],
@@ -281,7 +287,7 @@ def test_config_errors_of_load(make, given, message):
 
 
 @pytest.mark.detectron2
-def test_opts_have_the_last_word(make, tiny_opts):
+def test_opts_override_other_settings(make, tiny_opts):
     key = "MODEL.ROI_HEADS.SCORE_THRESH_TEST"
     cfg, _ = make(score_threshold=0.5, opts=[*tiny_opts, key, 0.75]).load("cpu")
     assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.75

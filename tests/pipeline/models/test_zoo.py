@@ -15,7 +15,7 @@ def test_options_list_the_variants_with_weights(path):
     prefix = re.search(r"^config: (.*)\$\{\.variant\}", text, re.MULTILINE)[1]
     comment = text[text.index("with zoo weights:") : text.index("\nname:")]
     known = {name.removeprefix(prefix) for name in zoo_names() if name.startswith(prefix)}
-    # dconv needs operators that only an official build of Detectron2 has
+    # dconv requires an official build of Detectron2
     with_weights = {each for each in known if zoo_url(prefix + each) and "dconv" not in each}
     assert set(re.findall(r"\b[RX]_\w+", comment)) == with_weights
     assert len(LISTED) == 6

@@ -1,4 +1,4 @@
-"""Small files that would hang or bloat whoever reads them: each ends with an error that says so."""
+"""Small files that could hang a reader or use all memory; each ends with an error."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 READER = ROOT / "tests" / "support" / "hostile_reader.py"
-MB = 256  # that reading one may take
+MB = 256  # maximum memory for reading one file
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,12 @@ def doubled(make):
 
 
 def grown_lists():
-    """Twice as many items at each step, in one list."""
+    """One list whose items double at each step."""
     return b"\x80\x04]\x94(" + b"h\x00" * 4 + b"e" + b"(h\x00h\x00e" * 40 + b"."
 
 
 def many_arrays():
-    """One megabyte of bytes, as the content of ten thousand arrays."""
+    """One megabyte that is the content of ten thousand arrays."""
     make = b"cnumpy.core.numeric\n_frombuffer\n"
     dtype = b"cnumpy\ndtype\n" + text("u1") + b"\x85R"
     data = b"B" + struct.pack("<I", 1 << 20) + bytes(1 << 20)
@@ -149,23 +149,35 @@ YAML = {
     "complex-key": ("? [a]\n: b\n", "unhashable|not text"),
     "html": ("<!DOCTYPE html><html></html>", "is an HTML page"),
 }
-_ONLY_CONFIG = ("month-13", "not-a-date", "html")  # BentoML's dates are texts
+_ONLY_CONFIG = ("month-13", "not-a-date", "html")  # dates of BentoML are text
 WEIGHTS = {
     "hash": ("pkl", shared_key(), "a key that is neither text nor a number"),
     "hash-in-zip": ("pth", torch_zip(shared_key()), "a key that is neither text nor a number"),
-    "binbytes8": ("pkl", b"\x80\x04\x8e" + struct.pack("<Q", 1 << 31), "not a whole weight file"),
-    "bytearray8": ("pkl", b"\x80\x05\x96" + struct.pack("<Q", 1 << 31), "not a whole weight file"),
-    "unicode8": ("pkl", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 31), "not a whole weight file"),
-    "frame": ("pkl", b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b".", "not a whole weight"),
-    "long4": ("pkl", b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1), "not a whole weight file"),
+    "binbytes8": (
+        "pkl",
+        b"\x80\x04\x8e" + struct.pack("<Q", 1 << 31),
+        "not a complete weight",
+    ),
+    "bytearray8": (
+        "pkl",
+        b"\x80\x05\x96" + struct.pack("<Q", 1 << 31),
+        "not a complete weight",
+    ),
+    "unicode8": ("pkl", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 31), "not a complete weight"),
+    "frame": ("pkl", b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b".", "not a complete weight"),
+    "long4": (
+        "pkl",
+        b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1),
+        "not a complete weight",
+    ),
     "long4-there": (
         "pkl",
         b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\xff" * ((1 << 20) - 1) + b"\x01.",
         "a number of 8388601 bits",
     ),
-    "digits": ("pkl", b"\x80\x02L" + b"9" * 1_000_000 + b"L\n.", "not a whole weight file"),
-    "memo": ("pkl", b"\x80\x02]r\xff\xff\xff\x7f.", "holds no weights"),
-    "memo-text": ("pkl", b"\x80\x02]p999999999999\n.", "holds no weights"),
+    "digits": ("pkl", b"\x80\x02L" + b"9" * 1_000_000 + b"L\n.", "not a complete weight"),
+    "memo": ("pkl", b"\x80\x02]r\xff\xff\xff\x7f.", "has no weights"),
+    "memo-text": ("pkl", b"\x80\x02]p999999999999\n.", "has no weights"),
     "marks": ("pkl", b"\x80\x02" + b"(" * 200_000 + b".", "too many values"),
     "lists": ("pkl", b"\x80\x02" + b"]" * 200_000 + b".", "too many values"),
     "grown": ("pkl", grown_lists(), "too (many|deep)|nested too"),
@@ -175,7 +187,7 @@ WEIGHTS = {
     "dtype": (
         "pkl",
         b"\x80\x02cnumpy\ndtype\n" + text("i4," * 100_000) + b"\x85R.",
-        "asks for an array|not a whole",
+        "requires an array|not a whole",
     ),
     "zip-bomb": (
         "pth",
@@ -192,7 +204,7 @@ WEIGHTS = {
     "strides": (
         "pth",
         torch_zip(of_tensors(tensor("0", [1 << 40, 1 << 20], [0, 0])), _0=bytes(4)),
-        None,  # one number, said to be many: it is read, and fits no model
+        None,  # one number, declared as many: it is read, and fits no model
     ),
     "reaches-beyond": (
         "pth",
@@ -217,7 +229,7 @@ WEIGHTS = {
         + bytes(60)
         + b"PK\x05\x06"
         + struct.pack("<4H2LH", 0, 0, 1, 1, 1 << 31, 0, 0),
-        "not a whole weight file",
+        "not a complete weight",
     ),
     "header": ("safetensors", struct.pack("<Q", 1 << 63) + b"{", "a header of 9223372036854775808"),
     "header-large": (
@@ -228,19 +240,23 @@ WEIGHTS = {
     "header-nested": (
         "safetensors",
         safetensors_header(b'{"a":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"),
-        "not a whole weight file",
+        "not a complete weight",
     ),
     "header-offsets": (
         "safetensors",
         safetensors_header(b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4]}}')
         + bytes(4),
-        "not a whole weight file",
+        "not a complete weight",
     ),
 }
 NAMES = {
-    "nested": (".json", "[" * 200_000, "not JSON"),
-    "nested-ids": (".json", '{"categories":' + '{"a":' * 200_000, "not JSON"),
-    "digits": (".json", '{"categories":[{"id":' + "9" * 100_000 + ',"name":"a"}]}', "not JSON|id"),
+    "nested": (".json", "[" * 200_000, "not valid JSON"),
+    "nested-ids": (".json", '{"categories":' + '{"a":' * 200_000, "not valid JSON"),
+    "digits": (
+        ".json",
+        '{"categories":[{"id":' + "9" * 100_000 + ',"name":"a"}]}',
+        "valid JSON|id",
+    ),
     "laughs": (".yaml", LAUGHS, "more than 5000 values"),
     "merges": (".yml", MERGES, "more than 5000 values"),
 }
@@ -269,12 +285,12 @@ def test_yaml(reader, tmp_path, name, kind):
     in_folder = kind in ("bento", "entry")
     path = tmp_path / ("model.yaml" if in_folder else "c.yaml")
     body = content.encode()
-    if kind == "entry":  # its digest is right, because anybody can compute it
+    if kind == "entry":  # the digest is valid, because anyone can compute it
         body = f"name: m\nversion: v\n{content.replace('a:', 'labels:', 1)}\n".encode()
         body += b"digest: " + hashlib.sha256(body).hexdigest().encode() + b"\n"
     path.write_bytes(body)
     answer = reader(kind, tmp_path if in_folder else path)
-    if "cannot read" in answer["text"]:  # too large for a look
+    if "cannot read" in answer["text"]:  # too large to read
         assert answer["error"] in ("StoreError", "ConfigError"), answer
         answer |= {"error": "ConfigError"}
     check(answer, message)
@@ -292,7 +308,7 @@ def test_weights(reader, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [name for name, case in WEIGHTS.items() if case[0] == "pkl"])
-def test_bentos_objects(reader, tmp_path, name):
+def test_bento_custom_objects(reader, tmp_path, name):
     check(reader("objects", written(tmp_path / "custom_objects.pkl", WEIGHTS[name][1])), "")
 
 
@@ -308,7 +324,7 @@ def test_names(reader, tmp_path, name):
     ids=["bomb", "shape", "image"],
 )
 def test_selftests(reader, tmp_path, content):
-    check(reader("selftest", written(tmp_path / "selftest.npz", content)), "is no self-test")
+    check(reader("selftest", written(tmp_path / "selftest.npz", content)), "not a valid self-test")
 
 
 @pytest.mark.parametrize(
@@ -343,8 +359,8 @@ def make_special(path, kind):
     [("weights", "w.pth"), ("weights", "w.safetensors"), ("weights", "w.pkl"),
      ("config", "c.yaml"), ("plain", "c.yaml"), ("names", "n.json"), ("names", "n.txt")],
 )  # fmt: skip
-def test_what_is_no_file(reader, tmp_path, monkeypatch, kind, reader_name, file):
-    monkeypatch.chdir(tmp_path)  # a socket's path may not be long
+def test_special_files(reader, tmp_path, monkeypatch, kind, reader_name, file):
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     make_special(Path(file), kind)
     answer = reader(reader_name, tmp_path / file)
     assert answer["signal"] == 0, answer
@@ -353,7 +369,7 @@ def test_what_is_no_file(reader, tmp_path, monkeypatch, kind, reader_name, file)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_an_import(tmp_path, number):
-    """Of a file at the limit, which takes some seconds."""
+    """With a file at the size limit, which takes seconds to read."""
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "config.yaml").write_text("VERSION: 2\n")
     (tmp_path / "output" / "model_final.pkl").write_bytes(b"\x80\x02]" + b"]a" * 499_000 + b".")
@@ -367,5 +383,7 @@ def test_a_signal_ends_an_import(tmp_path, number):
             time.sleep(0.01)
         process.send_signal(number)
         status = process.wait(60)
-        assert status in (128 + number, 1), process.stderr.read()  # 1: it was too late
+        assert status in (128 + number, 1), (
+            process.stderr.read()
+        )  # 1: the import had failed already
         assert not [path for path in (tmp_path / "root").rglob("*") if path.is_file()]

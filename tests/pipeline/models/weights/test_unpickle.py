@@ -62,7 +62,7 @@ def test_config(file, dumps, frozen):
     nodes = [found["config"], found["config"]["MODEL"], found["x"][0]]
     assert [type(node) for node in nodes] == [dict] * 3
     assert type(found["config"]["DATASETS"]["TRAIN"]) is tuple
-    found["x"][0]["DEVICE"] = "other"  # no two places share a dict
+    found["x"][0]["DEVICE"] = "other"  # dicts are not shared
     assert found["config"]["MODEL"]["DEVICE"] == cfg.MODEL.DEVICE
 
 
@@ -75,7 +75,7 @@ def test_every_cfg_node(file, module):
     assert load_config(written(file, data)) == {"a": 1}
 
 
-def test_state_is_not_taken_over(file):
+def test_state_is_ignored(file):
     found = load_config(written(file, b"\x80\x02" + CFG + b")\x81}" + text("update") + b"K\x01sb."))
     assert type(found) is dict
     assert found == {}
@@ -107,7 +107,7 @@ MALICIOUS = {
 def test_refused(tmp_path, file, name):
     make, message = MALICIOUS[name]
     value = {"config": CfgNode({"A": 1}), "x": make(tmp_path / "sentinel")}
-    with pytest.raises(UntrustedModelError, match=f"asks for .*{message}.*--trust"):
+    with pytest.raises(UntrustedModelError, match=f"requires .*{message}.*--trust"):
         load_config(written(file, cloudpickle.dumps(value, protocol=4)))
     assert not (tmp_path / "sentinel").exists()
 
@@ -119,13 +119,13 @@ def test_refused(tmp_path, file, name):
         pytest.param(b"(" + text("true") + b"ios\nsystem\n.", "os.system", id="inst"),
         pytest.param(b"(cos\nsystem\n" + text("true") + b"o.", "os.system", id="obj"),
         pytest.param(CFG + b"(tR.", "opcode REDUCE", id="calls-cfg-node"),
-        pytest.param(CFG + b"K\x01\x85\x81.", "making of an object", id="arguments"),
-        pytest.param(b"K\x01)\x81.", "making of an object", id="not-a-class"),
+        pytest.param(CFG + b"K\x01\x85\x81.", "construction of an object", id="arguments"),
+        pytest.param(b"K\x01)\x81.", "construction of an object", id="not-a-class"),
         pytest.param(b"Pid\n.", "opcode PERSID", id="persid"),
         pytest.param(b"K\x01Q.", "opcode BINPERSID", id="binpersid"),
         pytest.param(b"\x82\x01.", "opcode EXT1", id="extension"),
         pytest.param(
-            CFG + b"}" + text("a") + b"K\x01sb.", "changing a function", id="build-on-the-class"
+            CFG + b"}" + text("a") + b"K\x01sb.", "change of a function", id="build-on-the-class"
         ),
         pytest.param(b"c__main__\nCfgNode\n.", "__main__.CfgNode", id="other-cfg-node"),
     ],
@@ -139,7 +139,7 @@ def test_refused_opcodes(file, opcodes, message):
 def test_extension_codes(tmp_path, file, read):
     copyreg.add_extension("posix", "system", 1)
     try:
-        pickle.loads(b"\x80\x02\x82\x01.")  # now it lies in a cache that is asked first
+        pickle.loads(b"\x80\x02\x82\x01.")  # now it is in a cache that is read first
         call = b"\x80\x02\x82\x01" + text(f"touch {tmp_path}/s") + b"\x85R."
         with pytest.raises(UntrustedModelError):
             read(written(file, call))

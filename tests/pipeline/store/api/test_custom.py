@@ -31,7 +31,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def write_module(tmp_path, monkeypatch):
-    """Write modules into a folder on the path; forget them afterwards."""
+    """Write modules to a directory on the path, and unload them afterwards."""
     folder = tmp_path / "modules"
     names = set()
     monkeypatch.syspath_prepend(str(folder))
@@ -67,7 +67,7 @@ def forget(*names):
             del sys.modules[name]
 
 
-def test_objects_come_back(store):
+def test_objects_round_trip(store):
     scale = 3
     put(store, {"f": lambda x: x * scale, "table": {"a": (1, 2)}})
     objects = get("crack", trust=True, store=store).custom_objects
@@ -103,7 +103,7 @@ def test_a_changed_pickle_is_refused_before_it_runs(store, tmp_path):
     assert not sentinel.exists()
 
 
-def test_objects_of_a_module_that_is_not_here(store, write_module):
+def test_objects_of_a_missing_module(store, write_module):
     write_module("gone_module.py", "class Thing: pass\n")
     import gone_module
 
@@ -114,7 +114,7 @@ def test_objects_of_a_module_that_is_not_here(store, write_module):
         _ = get("crack", trust=True, store=store).custom_objects
 
 
-def test_modules_travel(store, write_module):
+def test_modules_are_saved_with_the_model(store, write_module):
     write_module("travelling.py", "class Thing:\n    size = 7\n")
     for name in ("__init__", "sub/__init__", "sub/deep"):
         write_module(f"wagon/{name}.py", f"name = {name!r}\n")
@@ -161,7 +161,7 @@ def test_another_module_of_that_name(store, write_module):
 
     put(store, None, [twice])
     entry = get("crack", trust=True, store=store)
-    import_modules(entry)  # it is the same
+    import_modules(entry)  # the same module
     path.write_text("a = 2\n")
     with pytest.raises(StoreError, match="another of that name"):
         import_modules(entry)
@@ -189,8 +189,8 @@ class TravellingHeads(StandardROIHeads):
 
 
 @pytest.mark.detectron2
-def test_a_head_of_ones_own_elsewhere(store, write_module, tmp_path):
-    """In another process, which has never seen the module."""
+def test_custom_head_in_another_process(store, write_module, tmp_path):
+    """In another process, which has not imported the module."""
     write_module("travelling_heads.py", HEADS)
     import travelling_heads
     from detectron2.modeling import build_model
@@ -225,7 +225,7 @@ print(type(load_model("crack", store=store, trust=True).roi_heads).__name__)
 
 
 @pytest.mark.detectron2
-def test_custom_objects_do_not_keep_a_model_from_loading(store, tmp_path):
+def test_model_loads_without_its_custom_objects(store, tmp_path):
     predictor = tiny_predictor()
     sentinel = tmp_path / "ran"
     saved = save_model(

@@ -54,12 +54,12 @@ def in_format(predictor, image):
     ],
     ids=["array", "tensor", "float tensor", "HWC tensor", "CHW array", "float array"],
 )
-def test_a_predictor_takes_a_picture_in_any_form(make, predictor, form):
+def test_predictor_accepts_every_form_of_image(make, predictor, form):
     image = picture()
     assert_same(make("predictor")(form(image)), predictor(image))
 
 
-def test_a_module_takes_arrays_in_bgr_and_tensors_as_they_are(make, predictor):
+def test_module_reads_arrays_as_bgr_and_passes_tensors(make, predictor):
     image = picture()
     tensor = chw(in_format(predictor, image)).float()
     height, width = image.shape[:2]
@@ -107,10 +107,10 @@ def test_any_method(make, predictor):
     assert raw.pred_masks.shape[1] == 1
     assert torch.equal(runnable.preprocess_image(tensor).tensor, prepared)
     with pytest.raises(TypeError):
-        runnable(image)  # not among its signatures
+        runnable(image)  # not a signature
 
 
-def test_no_gradients_and_no_process_wide_state(make):
+def test_no_gradients_and_no_global_state(make):
     default = torch.get_default_dtype(), torch.get_default_device()
     result = make("predictor")(picture())["instances"]
     assert result.scores.is_inference()
@@ -129,7 +129,7 @@ def test_no_gradients_and_no_process_wide_state(make):
         (None, (np.zeros((8, 8, 4), np.uint8),), r"got \(8, 8, 4\)"),
     ],
 )
-def test_what_is_no_picture(make, signatures, arguments, message):
+def test_not_an_image(make, signatures, arguments, message):
     with pytest.raises(ConfigError, match=message):
         make("predictor", signatures)(*arguments)
 

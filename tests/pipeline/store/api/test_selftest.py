@@ -31,7 +31,7 @@ def store(tmp_path):
 
 @pytest.fixture(scope="module")
 def predictor():
-    return tiny_predictor(MODEL__ROI_HEADS__SCORE_THRESH_TEST=0.99)  # finds nothing by itself
+    return tiny_predictor(MODEL__ROI_HEADS__SCORE_THRESH_TEST=0.99)  # detects nothing
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def runnable(cfg, module):
     return selftest.open_runnable("tiny", cfg, module, categories)
 
 
-def test_what_was_recorded_by_the_module_itself_still_compares(saved, predictor):
-    """Stores of earlier versions have self-tests that were made without our post-processing."""
+def test_selftests_of_earlier_versions_pass(saved, predictor):
+    """Earlier versions recorded self-tests without d2run's post-processing."""
     cfg = selftest.lenient_cfg(predictor.cfg)
     module = build(cfg, seed=0).eval()
     module.load_state_dict(predictor.model.state_dict())
@@ -79,7 +79,7 @@ def test_every_family_is_recorded(family, tmp_path):
     assert found == selftest.Comparison((), True)
 
 
-def test_a_changed_model_is_seen(saved, predictor):
+def test_changed_model_is_detected(saved, predictor):
     path = saved.path / "selftest.npz"
     cfg = selftest.lenient_cfg(predictor.cfg)
     module = build(cfg, seed=0).eval()
@@ -90,7 +90,7 @@ def test_a_changed_model_is_seen(saved, predictor):
             module.roi_heads.box_predictor.bbox_pred.weight.mul_(1.5)
         found = selftest.repeat(loaded, path)
     assert not found.identical
-    assert "gone or moved" in found.problems[0]
+    assert "missing or moved" in found.problems[0]
 
 
 def outputs(**more):
@@ -135,7 +135,7 @@ def test_maps():
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"x" * 100, "pickle", "no picture"])
-def test_what_is_no_selftest(data, tmp_path):
+def test_not_a_selftest(data, tmp_path):
     path = tmp_path / "selftest.npz"
     if isinstance(data, str):
         buffer = io.BytesIO()
@@ -143,11 +143,11 @@ def test_what_is_no_selftest(data, tmp_path):
         np.savez(buffer, image=value)
         data = buffer.getvalue()
     path.write_bytes(data)
-    with pytest.raises(ModelCorruptError, match="no self-test"):
+    with pytest.raises(ModelCorruptError, match="not a valid self-test"):
         selftest.repeat(None, path)
 
 
-def test_a_model_that_cannot_take_its_size_is_stored_without(store, predictor, monkeypatch):
+def test_model_that_fails_on_the_image_is_saved_without_selftest(store, predictor, monkeypatch):
     said = []
 
     def fail(*_):
@@ -159,23 +159,23 @@ def test_a_model_that_cannot_take_its_size_is_stored_without(store, predictor, m
     assert "without a self-test" in said[0]
     assert "too small" in said[0]
     assert "selftest" not in saved.info
-    assert checks.verify_model(store.root, saved).endswith("it has no self-test, but runs")
+    assert checks.verify_model(store.root, saved).endswith("no self-test, but it runs")
 
 
-def test_verified(store, saved, monkeypatch):
+def test_verify_model(store, saved, monkeypatch):
     repeats = []
     original = checks.repeat_selftest
     monkeypatch.setattr(checks, "repeat_selftest", lambda *a: repeats.append(a) or original(*a))
-    assert "recorded in this very environment" in checks.verify_model(store.root, saved)
+    assert "recorded in this environment" in checks.verify_model(store.root, saved)
     assert not repeats
-    assert "identical to the bit" in checks.verify_model(store.root, saved, force=True)
-    assert "identical to the bit" in checks.verify_model(store.root, saved, device="cpu")
+    assert "bit-identical" in checks.verify_model(store.root, saved, force=True)
+    assert "bit-identical" in checks.verify_model(store.root, saved, device="cpu")
     assert len(repeats) == 2
     here = selftest.environment()
     monkeypatch.setattr(selftest, "environment", lambda: here | {"torch": "9.9"})
     assert "self-test passed on" in checks.verify_model(store.root, saved)
     assert len(repeats) == 3
-    assert "passed in this environment before" in checks.verify_model(store.root, saved)
+    assert "passed earlier in this environment" in checks.verify_model(store.root, saved)
     assert len(repeats) == 3
 
 
@@ -189,6 +189,6 @@ def test_other_results_are_an_error_that_says_what_changed(store, saved, monkeyp
         return found | {"scores": found["scores"] * 0.9}
 
     monkeypatch.setattr(selftest, "_outputs", drifted)
-    for _ in range(2):  # it is not remembered as passed
-        with pytest.raises(StoreError, match=r"something else on cpu.*torch .* -> 9\.9"):
+    for _ in range(2):  # it is not recorded as passed
+        with pytest.raises(StoreError, match=r"different results on cpu.*torch .* -> 9\.9"):
             checks.verify_model(store.root, saved)

@@ -81,12 +81,12 @@ def test_tags(store):
     other = save(store, version="2026-b.1")
     assert store.get("crack").tag == store.get("crack:latest").tag == other.tag
     assert store.get("crack:2026-a") == first
-    assert store.get("crack:2026-b") == second  # whole, though it also begins another
+    assert store.get("crack:2026-b") == second  # an exact match, although it is also a prefix
     assert store.get("crack:2026-b.") == other
     assert [entry.tag for entry in store.list()] == [first.tag, second.tag, other.tag]
     assert store.list("crack") == store.list()
     assert store.list("none") == []
-    with pytest.raises(StoreError, match="beginning of several versions, 2026-a, 2026-b"):
+    with pytest.raises(StoreError, match="matches several versions: 2026-a, 2026-b"):
         store.get("crack:2026")
 
 
@@ -131,7 +131,7 @@ def test_exists(store):
         save(store, version="v1")
 
 
-def test_one_of_many_wins(store):
+def test_one_of_many_writers_succeeds(store):
     def attempt(_):
         try:
             return save(store, version="v1")
@@ -147,7 +147,7 @@ def test_one_of_many_wins(store):
 
 @pytest.mark.parametrize("step", ["write_weights", "seal", "write_whole", "open_version"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
-def test_failed_save_leaves_nothing_half(store, monkeypatch, step, error):
+def test_failed_save_leaves_no_incomplete_files(store, monkeypatch, step, error):
     old = save(store, version="v1")
 
     def fail(*args, **kwargs):
@@ -160,7 +160,7 @@ def test_failed_save_leaves_nothing_half(store, monkeypatch, step, error):
     assert not list((store.root / "crack").glob(".*"))
     for entry in ModelStore(store.root).list("crack"):
         entry.verify()
-    if step != "open_version":  # by then the new version is in place
+    if step != "open_version":  # the new version exists by then
         assert ModelStore(store.root).get("crack") == old
 
 
@@ -211,11 +211,17 @@ def test_one_flipped_bit(store, name, place):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        pytest.param(lambda p: (p / "config.yaml").unlink(), "lacks config", id="removed"),
-        pytest.param(lambda p: (p / "x.pkl").touch(), "holds something.*x.pkl", id="added"),
-        pytest.param(lambda p: (p / "sub").mkdir(), "holds something.*sub", id="folder"),
+        pytest.param(lambda p: (p / "config.yaml").unlink(), "missing files: config", id="removed"),
         pytest.param(
-            lambda p: (p / "config.yaml").rename(p / "weights.safetensors"), "lacks", id="swapped"
+            lambda p: (p / "x.pkl").touch(),
+            "not saved with it: .*x.pkl",
+            id="added",
+        ),
+        pytest.param(lambda p: (p / "sub").mkdir(), "not saved with it: .*sub", id="folder"),
+        pytest.param(
+            lambda p: (p / "config.yaml").rename(p / "weights.safetensors"),
+            "missing files",
+            id="swapped",
         ),
         pytest.param(lambda p: (p / "config.yaml").write_text(""), "config.yaml", id="emptied"),
     ],
@@ -229,7 +235,7 @@ def test_damage(store, damage, message):
 def test_entry_under_another_name(store):
     path = save(store, version="v1").path
     path.rename(path.with_name("v9"))
-    with pytest.raises(ModelCorruptError, match="holds the model 'crack:v1'"):
+    with pytest.raises(ModelCorruptError, match="contains the model 'crack:v1'"):
         store.get("crack:v9")
 
 
@@ -250,7 +256,7 @@ def test_python_tags_in_model_yaml(store):
         {"config_yaml": "just text"},
     ],
 )
-def test_what_cannot_be_stored(store, more):
+def test_unsupported_content(store, more):
     with pytest.raises(ConfigError):
         save(store, **more)
     assert store.list() == []
@@ -262,7 +268,7 @@ def test_arguments_are_not_changed(store):
     assert (labels, metadata) == ({"a": "b"}, {"c": [1]})
 
 
-def test_bundled_comes_second(store, tmp_path):
+def test_own_models_precede_bundled_ones(store, tmp_path):
     bundled = save(ModelStore(tmp_path / "bundled"), "shapes", version="v1")
     assert store.get("shapes") == bundled
     assert store.list() == [bundled]

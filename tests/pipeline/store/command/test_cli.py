@@ -66,7 +66,7 @@ def cli(store, capsys):
 
 @pytest.fixture
 def put(store, monkeypatch):
-    # what these tests store is no model, so it cannot be tried
+    # these tests save no real model, so it cannot run
     monkeypatch.setattr(checks, "load_runnable", lambda *_: nullcontext())
 
     def put(tag, **more):
@@ -95,7 +95,7 @@ def run(root, *arguments, **options):
 
 
 def many_models(store, put, number):
-    """Copies of one model, but for their tags."""
+    """Copies of one model with different tags."""
     first = put("m0:v1", labels={"team": "vision"})
     for i in range(1, number):
         folder = store.root / f"m{i // 2}" / f"v{i % 2 + 2}"
@@ -120,7 +120,7 @@ def tree(folder):
 
 @pytest.fixture
 def answer(monkeypatch):
-    """Sit at a terminal, and type."""
+    """Type at a terminal."""
     opened = []
 
     def typed(text):
@@ -135,7 +135,7 @@ def answer(monkeypatch):
         file.close()
 
 
-# What everybody types first.
+# The first commands of a new user.
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([c, "--help"] for c in (
@@ -202,14 +202,14 @@ GOOD_SAVE = {
     ("name", "more", "message"),
     [
         ("crack", {"--config": "nonsense"}, "config 'nonsense' is neither a file nor"),
-        ("crack", {"--weights": "no.pth"}, "'no.pth' is not a file"),
+        ("crack", {"--weights": "no.pth"}, "no such file: 'no.pth'"),
         ("crack", {"--class-names": "no.txt"}, "cannot read 'no.txt'"),
-        ("crack", {"-l": "pair"}, "'pair' must be KEY=VALUE"),
-        ("crack", {"-m": "pair"}, "'pair' must be KEY=VALUE"),
-        ("Crack", {}, "'Crack' cannot name a stored model"),
-        ("../crack", {}, "'../crack' cannot name a stored model"),
-        ("crack:../v1", {}, "'../v1' cannot be a version"),
-        ("crack:latest", {}, "'latest' cannot be a version"),
+        ("crack", {"-l": "pair"}, "expected KEY=VALUE, as in team=vision, got 'pair'"),
+        ("crack", {"-m": "pair"}, "expected KEY=VALUE, as in team=vision, got 'pair'"),
+        ("Crack", {}, "got 'Crack'"),
+        ("../crack", {}, "got '../crack'"),
+        ("crack:../v1", {}, "got '../v1'"),
+        ("crack:latest", {}, "got 'latest'"),
     ],
 )
 def test_wrong_save(cli, store, monkeypatch, name, more, message):
@@ -226,7 +226,7 @@ def test_save_of_a_version_that_is_there(cli, put, monkeypatch):
     monkeypatch.setattr(architectures, "build", lambda *_: pytest.fail("only after all checks"))
     said = cli("save", "crack:v1", *(word for pair in GOOD_SAVE.items() for word in pair))
     assert said.status == 1
-    assert "has a version 'crack:v1' already" in said.err
+    assert "the version 'crack:v1' already exists" in said.err
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["list", "crack"], ["list", "../x"]])
@@ -245,7 +245,7 @@ def test_an_empty_store(cli, store, arguments):
         (["list"], 0, "no models in"),
         (["get", "crack"], 1, "no model 'crack' in"),
         (["verify"], 0, ""),
-        (["prune"], 0, "0 left-overs removed"),
+        (["prune"], 0, "0 leftovers removed"),
         (["import", "."], 1, "cannot import '.': "),
     ],
 )
@@ -260,7 +260,7 @@ def test_a_root_that_is_a_file(cli, tmp_path, arguments, status, said):
 @pytest.mark.parametrize(
     "arguments", [["alias", "crack", "a"], ["delete", "crack:v1", "-y"], ["import", "."]]
 )
-def test_no_rights(cli, put, store, arguments):
+def test_no_permission(cli, put, store, arguments):
     path = put("crack:v1").path
     places = (path, path.parent, store.root)
     for place in places:
@@ -280,7 +280,7 @@ def test_no_rights(cli, put, store, arguments):
     assert cli("verify", "crack:v1").status == 0
 
 
-def test_what_may_not_be_read(cli, put, monkeypatch):
+def test_unreadable_files(cli, put, monkeypatch):
     put("crack:v1")
     put("other:v1")
 
@@ -293,7 +293,7 @@ def test_what_may_not_be_read(cli, put, monkeypatch):
     said = cli("verify")
     assert said.status == 1
     assert "Permission denied" in said.err
-    assert "other:v1: 2 files as saved" in said.out
+    assert "other:v1: 2 files intact" in said.out
 
 
 # list and get
@@ -305,7 +305,7 @@ def test_list(cli, put, store):
     put("spall:v1", labels={"team": "vision"})
     store.alias("crack:v1", "production")
     lines = [line.split() for line in cli("list").out.splitlines()]
-    assert lines[0] == ["tag", "also", "labels", "size", "created"]
+    assert lines[0] == ["tag", "aliases", "labels", "size", "created"]
     assert [line[0] for line in lines[1:]] == ["crack:v1", "crack:v2", "spall:v1"]
     assert lines[1][1:4] == ["production", "team=vision,", "line=3"]
     assert lines[2][1] == "latest"
@@ -330,10 +330,10 @@ def test_list(cli, put, store):
 
 
 @pytest.mark.parametrize("first", ["tokyo", "utc"])
-def test_order_is_by_time_whatever_the_zone(cli, put, first):
+def test_order_is_by_time_in_any_zone(cli, put, first):
     tokyo = timezone(timedelta(hours=9))
     times = {
-        "tokyo": datetime(2026, 1, 2, 3, 0, tzinfo=tokyo),  # 18:00 of the day before in UTC
+        "tokyo": datetime(2026, 1, 2, 3, 0, tzinfo=tokyo),  # 18:00 on the previous day in UTC
         "utc": datetime(2026, 1, 1, 20, 0, tzinfo=timezone.utc),
     }
     for version in sorted(times, key=lambda version: version != first):
@@ -366,7 +366,7 @@ def test_label_filters(cli, put, labels, tags):
     assert [row["tag"] for row in cli("list", *options, "-o", "json").rows] == tags
 
 
-def test_user_and_bundled_models_of_a_name(cli, put, store):
+def test_own_and_bundled_models_with_the_same_name(cli, put, store):
     bundled = ModelStore(lookup.BUNDLED)
     bundled.save("shapes:v1", config_yaml="A: 1", weights={}, categories=Categories(("x",)))
     assert cli("get", "shapes", "-o", "json").rows["version"] == "v1"
@@ -432,7 +432,7 @@ def test_did_you_mean(cli, put, tmp_path, verb, tag, hint):
 HARMFUL = "a\x1b[31m\r\n\x9b2J\x07\x00b\u2028\u202e\udcff\x7fü😀"
 
 
-def test_control_characters_do_no_harm(cli, put, store):
+def test_control_characters_are_escaped(cli, put, store):
     put("crack:v1", labels={HARMFUL: HARMFUL}, metadata={"x": HARMFUL})
     said = cli("list")
     row = said.out.splitlines()[1]
@@ -456,20 +456,20 @@ def test_control_characters_do_no_harm(cli, put, store):
 
 
 @pytest.mark.parametrize(("damaged", "sound"), [("v1", "v2"), ("v2", "v1")])
-def test_a_damaged_model_is_left_out_of_the_list(cli, put, store, damaged, sound):
+def test_damaged_model_is_skipped_in_the_list(cli, put, store, damaged, sound):
     for tag in ("crack:v1", "crack:v2", "other:v1"):
         put(tag)
     flip(store.root / "crack" / damaged / "model.yaml")
     said = cli("list", "-o", "json")
     assert said.status == 0
     assert [row["tag"] for row in said.rows] == [f"crack:{sound}", "other:v1"]
-    message = f"warning: left out: '{store.root}/crack/{damaged}/model.yaml' is damaged\n"
-    assert said.err == message
+    message = f"warning: skipped: '{store.root}/crack/{damaged}/model.yaml' is damaged; "
+    assert said.err == f"{message}save or import the model again\n"
     assert cli("get", f"crack:{damaged}").status == 1
     assert cli("get", f"crack:{sound}").status == 0
 
 
-def test_paths_are_printed_as_they_are(cli, put, tmp_path):
+def test_paths_are_printed_unescaped(cli, put, tmp_path):
     root = tmp_path / "a\u3000b\u00a0c"
     cli("export", put("crack:v1").tag, tmp_path / "a.zip")
     assert cli("import", tmp_path / "a.zip", "-o", "path", root=root).out == f"{root}/crack/v1\n"
@@ -496,7 +496,7 @@ def test_delete_with_a_yes(cli, put, store, answer, text):
     said = cli("delete", "crack:v1")
     assert said.status == 0
     assert "crack:v1  " in said.err
-    assert said.err.endswith("delete for good? [y/N] ")
+    assert said.err.endswith("Delete permanently? [y/N] ")
     assert said.out == "deleted crack:v1\n"
     assert store.list() == []
 
@@ -546,7 +546,7 @@ def test_delete_is_all_or_nothing(cli, put, store, tags, alias):
     before = tree(store.root)
     said = cli("delete", *tags, "--yes")
     assert said.status == 1
-    assert f"the alias 'crack:production' stands for '{alias}'" in said.err
+    assert f"the alias 'crack:production' names '{alias}'" in said.err
     assert said.out == ""
     assert tree(store.root) == before
     assert cli("delete", "crack:production", "--yes").status == 1
@@ -572,7 +572,7 @@ def test_a_damaged_model_can_be_deleted(cli, put, store, tag):
     assert cli("list").err == ""
 
 
-def test_a_damaged_model_does_not_hinder_the_next(cli, put, store):
+def test_damaged_model_does_not_block_saving(cli, put, store):
     flip(put("crack:v1").path / "model.yaml")
     put("crack:v2").verify()
     assert store.get("crack").tag == "crack:v2"
@@ -584,9 +584,9 @@ def test_a_damaged_model_does_not_hinder_the_next(cli, put, store):
 def test_alias(cli, put, store):
     put("crack:v1")
     put("crack:v2")
-    assert cli("alias", "crack:v1", "production").out == "crack:production is crack:v1 now\n"
+    assert cli("alias", "crack:v1", "production").out == "crack:production now names crack:v1\n"
     assert cli("get", "crack:production", "-o", "path").out == f"{store.root}/crack/v1\n"
-    assert cli("alias", "crack", "production").out == "crack:production is crack:v2 now\n"
+    assert cli("alias", "crack", "production").out == "crack:production now names crack:v2\n"
     assert cli("get", "crack:production", "-o", "path").out == f"{store.root}/crack/v2\n"
     assert cli("alias", "crack:production", "beta").status == 0
     assert store.aliases("crack") == {"production": "v2", "beta": "v2"}
@@ -601,7 +601,7 @@ def test_alias(cli, put, store):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["crack:v1", "v2"], "'crack:v2' is a version already"),
+        (["crack:v1", "v2"], "'crack:v2' is the name of a version"),
         (["crack:v3", "production"], "no model 'crack:v3'"),
         (["-d", "crack:nope"], "no model 'crack:nope'"),
         (["-d", "crack:v1"], "no model 'crack:v1'"),
@@ -619,10 +619,10 @@ def test_wrong_alias(cli, put, store, arguments, message):
     assert tree(store.root) == before
 
 
-def test_no_version_is_called_as_an_alias(cli, put, store):
+def test_version_cannot_have_the_name_of_an_alias(cli, put, store):
     put("crack:v1")
     store.alias("crack:v1", "production")
-    with pytest.raises(ModelExistsError, match="an alias 'crack:production'"):
+    with pytest.raises(ModelExistsError, match="alias 'crack:production' already exists"):
         put("crack:production")
 
 
@@ -672,7 +672,7 @@ def test_verify(cli, put, damage, named):
     assert said.status == 1
     assert named in said.err
     assert "crack:v1" in said.err
-    assert re.findall(r"^(\S+): 2 files as saved", said.out, re.M) == ["crack:v0", "other:v1"]
+    assert re.findall(r"^(\S+): 2 files intact", said.out, re.M) == ["crack:v0", "other:v1"]
     rows = cli("verify", "-o", "json").rows
     assert {row["tag"]: row["ok"] for row in rows} == {
         "crack:v0": True,
@@ -688,7 +688,7 @@ def test_verify_of_nothing(cli, put):
     put("crack:v1")
     said = cli("verify", "nope", "crack")
     assert said.status == 1
-    assert "crack:v1: 2 files as saved" in said.out
+    assert "crack:v1: 2 files intact" in said.out
     assert "no model 'nope'" in said.err
 
 
@@ -701,10 +701,10 @@ def test_prune(cli, put, store):
     (store.root / "crack" / ".x.part").touch()
     said = cli("prune")
     assert said.status == 0
-    assert said.out.endswith(f"3 left-overs removed from {store.root}\n")
+    assert said.out.endswith(f"3 leftovers removed from {store.root}\n")
     assert all(f"removed {folder}\n" in said.out for folder in left)
     assert tree(store.root) == before
-    assert cli("prune").out == f"0 left-overs removed from {store.root}\n"
+    assert cli("prune").out == f"0 leftovers removed from {store.root}\n"
 
 
 # the outputs of all commands
@@ -777,13 +777,13 @@ def test_round_trip(cli, put, tmp_path, elsewhere, kind):
     before = tree(elsewhere)
     said = cli("import", place, root=elsewhere)
     assert (said.status, said.err) == (0, "")
-    assert said.out == f"crack:v1 is there already ({elsewhere}/crack/v1): nothing to do\n"
+    assert said.out == f"crack:v1 already exists in {elsewhere}/crack/v1; unchanged\n"
     assert tree(elsewhere) == before
     said = cli("export", "crack", place, *options)
     assert said.status == 1
     assert re.search("exist|already", said.err)
     assert cli("export", "crack", place, *options, "--force").status == 0
-    assert cli("import", place, root=elsewhere).out.endswith("nothing to do\n")
+    assert cli("import", place, root=elsewhere).out.endswith("; unchanged\n")
 
 
 def test_the_same_model_gives_the_same_archive(cli, put, tmp_path):
@@ -802,12 +802,12 @@ def test_export_of_a_damaged_model(cli, put, tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--name", "x"], ["-l", "a=b"], ["-m", "a=b"], ["--ema"]])
-def test_import_changes_nothing_about_a_whole_model(cli, put, tmp_path, elsewhere, options):
+def test_options_for_an_exported_model_are_rejected(cli, put, tmp_path, elsewhere, options):
     put("crack:v1")
     cli("export", "crack", tmp_path / "a.zip")
     said = cli("import", tmp_path / "a.zip", *options, root=elsewhere)
     assert said.status == 2
-    assert "leave the option out" in said.err
+    assert "remove the option" in said.err
     assert tree(elsewhere) == []
 
 
@@ -818,7 +818,7 @@ def test_import_of_another_model_with_the_same_tag(cli, put, store, tmp_path):
     kept = put("crack:v1", config_yaml="A: 2")
     said = cli("import", tmp_path / "a.zip")
     assert said.status == 1
-    assert "has another 'crack:v1'" in said.err
+    assert "has another model 'crack:v1'" in said.err
     assert store.list() == [kept]
 
 
@@ -835,7 +835,7 @@ def test_import_of_a_damaged_copy(cli, put, tmp_path, elsewhere, file):
 
 @pytest.mark.parametrize("kind", [".tar.xz", ".zip"])
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_import_of_half_an_archive(cli, put, tmp_path, elsewhere, kind, share):
+def test_import_of_a_truncated_archive(cli, put, tmp_path, elsewhere, kind, share):
     put("crack:v1")
     path = tmp_path / f"a{kind}"
     cli("export", "crack", path)
@@ -874,7 +874,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_import_of_what_an_enemy_sealed(cli, put, tmp_path, elsewhere, name):
+def test_import_of_a_maliciously_sealed_model(cli, put, tmp_path, elsewhere, name):
     put("crack:v1")
     cli("export", "crack", tmp_path / "a.zip")
     cli("import", tmp_path / "a.zip", root=elsewhere)
@@ -893,7 +893,7 @@ def test_import_of_what_an_enemy_sealed(cli, put, tmp_path, elsewhere, name):
 
 
 def small_config(folder):
-    """A config file as a user may have it: on a base, with few of its keys."""
+    """A typical config file: a base and a few keys."""
     cfg = tiny_cfg()
     path = folder / "config.yaml"
     path.write_text(cfg.dump())
@@ -914,7 +914,7 @@ def test_save(cli, store, tmp_path):
     assert entry.categories.thing_names == ("crack", "spall", "rust")
     assert entry.info.labels == {"team": "vision"}
     assert entry.info.metadata == {"map": 0.5, "note": "about: this", "tags": [1, None]}
-    assert "self-test recorded in this very environment" in cli("verify").out
+    assert "self-test recorded in this environment" in cli("verify").out
     assert "self-test passed on" in cli("verify", "--selftest").out
     named = cli(*[*arguments[:1], "crack", *arguments[2:]], "-o", "json").rows
     assert named[0]["tag"].startswith("crack:20")
@@ -928,9 +928,9 @@ def test_round_trip_by_way_of_bentoml(cli, store, tmp_path, elsewhere):
     path = tmp_path / "crack.bentomodel"
     said = cli("export", "crack", path)
     assert (said.status, said.err) == (0, "")
-    assert said.out.endswith(f"take it with: bentoml models import {path}\n")
+    assert said.out.endswith(f"to import it: bentoml models import {path}\n")
     assert cli("import", path, root=elsewhere).out.startswith("imported crack:v1 to ")
-    assert cli("import", path, root=elsewhere).out.endswith("nothing to do\n")
+    assert cli("import", path, root=elsewhere).out.endswith("; unchanged\n")
     there, here = ModelStore(elsewhere).get("crack"), store.get("crack")
     for key in ("labels", "metadata", "categories", "kind", "created", "signatures"):
         assert there.info[key] == here.info[key]
@@ -940,7 +940,7 @@ def test_round_trip_by_way_of_bentoml(cli, store, tmp_path, elsewhere):
 
 @pytest.fixture
 def training(tmp_path):
-    """The output folder of a training, and the weights in it."""
+    """The output directory of a training, and its weights."""
     folder = tmp_path / "Crack Finder.v2"
     folder.mkdir()
     cfg = tiny_cfg()
@@ -988,7 +988,7 @@ def test_import_of_a_training(cli, store, tmp_path, training, kind):
     assert "self-test passed on" in cli("verify", "--selftest").out
     again = cli(*arguments)
     assert again.status == 0
-    assert again.out == f"{entry.tag} is there already ({entry.path}): nothing to do\n"
+    assert again.out == f"{entry.tag} already exists in {entry.path}; unchanged\n"
     assert store.list() == [entry]
 
 
@@ -997,7 +997,7 @@ def test_import_of_averages_of_a_training(cli, store, training):
     folder, weights, averages = training
     said = cli("import", folder, "--name", "crack:ema", "--ema")
     assert said.status == 0, said.err
-    assert "'crack' is stored without class names" in said.err
+    assert "'crack' is saved without class names" in said.err
     entry = store.get("crack:ema")
     assert entry.categories.thing_names == ("class_0", "class_1", "class_2")
     stored = read_weights(entry.path / "weights.safetensors")
@@ -1026,11 +1026,11 @@ def test_which_checkpoint_is_imported(cli, store, training):
 def test_wrong_names_for_a_training(cli, store, training):
     said = cli("import", training[0], "--class-names", "a,b")
     assert said.status == 2
-    assert "names for 2 classes" in said.err
+    assert "has 2 classes" in said.err
     assert tree(store.root) == []
 
 
-# the process: its start, its end, its streams
+# the process: start, end, streams
 
 
 def test_a_thousand_models_are_listed_without_torch(put, store):
@@ -1062,7 +1062,7 @@ def test_a_thousand_models_are_listed_without_torch(put, store):
         assert len(done.stdout.splitlines()) >= least
 
 
-def test_a_reader_that_leaves(put, store):
+def test_closed_output_pipe(put, store):
     many_models(store, put, 200)
     for arguments in (
         ["list"],
@@ -1120,7 +1120,7 @@ def test_root_before_and_after_the_command(tmp_path, capsys, monkeypatch, place)
         "before": [*root, "list", "crack"],
         "after": ["list", *root, "crack"],
         "last": ["list", "crack", *root],
-        "both": ["--root", "other", "list", "crack", *root],  # the nearer one
+        "both": ["--root", "other", "list", "crack", *root],  # the last one
     }
     handler = signal.getsignal(signal.SIGTERM)
     assert main(arguments[place]) == 0
@@ -1132,7 +1132,7 @@ REVERSING = "a\u202eb\u2066c\x1b[31md\x9be\u2028f\x7fg\u200fh"
 
 
 @pytest.mark.parametrize("output", ["table", "json", "yaml"])
-def test_nothing_printed_is_obeyed_by_a_terminal(store, cli, output):
+def test_printed_text_has_no_control_characters(store, cli, output):
     categories = Categories(thing_names=("a\u202eb",))
     store.save(
         "odd",
@@ -1156,7 +1156,7 @@ def test_nothing_printed_is_obeyed_by_a_terminal(store, cli, output):
         assert read["categories"]["thing_names"] == ["a\u202eb"]
 
 
-def test_wrong_arguments_are_printed_harmless(cli):
+def test_wrong_arguments_are_escaped(cli):
     said = cli("list", "a", REVERSING)
     assert said.status == 2
     assert "unrecognized arguments: a\\u202eb" in said.err

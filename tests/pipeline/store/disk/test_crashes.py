@@ -1,4 +1,4 @@
-"""Many processes at once, and processes that die: this file is also the script that they run."""
+"""Concurrent and killed processes; this file is also the script that they run."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def beside(store, name):
     return str(store.root.with_name(name))
 
 
-# what is done, and the tags that there are afterwards
+# the operation, and the tags afterwards
 OPERATIONS = {
     "save": (lambda store: save(store, "crack:v2"), BEFORE | {"crack:v2"}),
     "save a new name": (lambda store: save(store, "fresh:v1"), BEFORE | {"fresh:v1"}),
@@ -61,11 +61,11 @@ OPERATIONS = {
 }
 
 
-# What the script does. All processes are forks, as to import torch in each would take minutes.
+# The script. All processes are forks, because importing torch in each would take minutes.
 
 
 def forked(work):
-    """Run something in another process; give its id."""
+    """Run a function in a child process and return its id."""
     sys.stderr.flush()
     if child := os.fork():
         return child
@@ -86,11 +86,11 @@ def ended(child):
 
 
 def tell(**what):
-    os.write(1, json.dumps(what).encode() + b"\n")  # in one piece
+    os.write(1, json.dumps(what).encode() + b"\n")  # in one write
 
 
 def at_once(*works):
-    """Start processes, and let all of them begin."""
+    """Start processes, and let them continue at the same time."""
     begin, begun = os.pipe()
 
     def waiting(work):
@@ -109,7 +109,7 @@ def end(children):
 
 
 def die_at(point, root):
-    """Have this process killed before its n-th change of the disk, or in the middle of a file."""
+    """Kill this process before its n-th change on disk, or in the middle of a file."""
     left = point
 
     def changes(what, *paths):
@@ -124,7 +124,7 @@ def die_at(point, root):
             writes = args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         else:
             writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
-        # rmtree gives names alone, below the descriptor of a folder
+        # rmtree passes names relative to a descriptor
         if writes and (str(args[0]).startswith(str(root)) or "/" not in str(args[0])):
             changes(event, *args[:2])
 
@@ -150,7 +150,7 @@ def die_at(point, root):
 
 
 def killed(folder, operation):
-    """Leave a store for each point at which the operation was killed, and one for its end."""
+    """Create a store for each point where the operation is killed, and one for its end."""
     template = ModelStore(folder / "template" / "root")
     for tag in sorted(BEFORE):
         save(template, tag)
@@ -188,7 +188,7 @@ def new_versions(folder):
 
 
 def everything(folder):
-    """Save, delete, alias, list and prune, until who saves and deletes is through."""
+    """Save, delete, alias, list and prune, until the writers are done."""
     store = ModelStore(folder)
     save(store, "crack:v1")
     save(store, "crack:v2")
@@ -221,7 +221,7 @@ def everything(folder):
 
 
 def interrupted(folder, number):
-    """Have the command line save a model, and signal it at several points."""
+    """Save a model on the command line, and signal it at several points."""
     import yaml
 
     from pipeline.models import architectures
@@ -250,7 +250,7 @@ def interrupted(folder, number):
                 return function(*args, **kwargs)
 
             setattr(owner, name, signalled)
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # it can be ignored here
             root = str(folder / name)
             sys.argv = ["store", "--root", root, "save", "crack:v1", "--config", str(config)]
             sys.argv += ["--weights", "random", "--class-names", "a,b"]
@@ -269,7 +269,7 @@ PARTS = {
 
 
 def script(folder, parts):
-    """Do each part in a process and a folder of its own."""
+    """Run each part in its own process and directory."""
     if set(parts) & {number.name for number in SIGNALS}:
         import detectron2.modeling  # noqa: F401 - once, before all forks
     import safetensors.torch  # noqa: F401
@@ -295,7 +295,7 @@ def scripted(folder, parts):
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",  # no thread but one, as all are forks
+        "OMP_NUM_THREADS": "1",  # a single thread, because all are forks
         "OPENBLAS_NUM_THREADS": "1",
     }
     command = [sys.executable, __file__, str(folder), *parts]
@@ -340,14 +340,14 @@ def tags_of(store):
     return {entry.tag for entry in store.list()}
 
 
-def test_one_of_many_wins(light):
+def test_one_of_many_writers_succeeds(light):
     from pipeline.models.weights.weights import read_weights
 
     part = "one version"
     assert said_by(light, part, "status") == [0] * WRITERS, errors_of(light, part)
     refused = said_by(light, part, "refused")
     assert len(refused) == WRITERS - 1
-    assert all("has a version 'crack:v1' already" in text for text in refused)
+    assert all("the version 'crack:v1' already exists" in text for text in refused)
     (winner,) = said_by(light, part, "saved")
     store = ModelStore(light / part)
     (entry,) = store.list()
@@ -417,7 +417,7 @@ def test_killed_anywhere(light, operation):
         assert store.aliases("crack") == {"production": version}, where
 
 
-def test_points_are_many(light):
+def test_kill_points_cover_the_operation(light):
     points = {name: len(said_by(light, name, "at")) for name in OPERATIONS}
     few = {"delete": 10, "alias": 4}
     assert all(points[name] >= few.get(name, 20) for name in points), points
@@ -435,8 +435,8 @@ def test_interrupted(signalled, number):
     for place in places:
         store = ModelStore(signalled / part / place)
         entries = store.list()
-        # it is in its place from the rename on, and whole
-        assert len(entries) == (place == "open_entry"), place
+        # after the rename, the version is complete
+        assert len(entries) == (place == "open_version"), place
         for entry in entries:
             entry.verify()
         assert entries or not [path for path in store.root.rglob("*") if path.is_file()], place

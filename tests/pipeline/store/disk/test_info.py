@@ -68,7 +68,7 @@ def test_copies(again):
     assert again(read(BASE)) == read(BASE)
 
 
-def test_only_what_is_asked_for_is_parsed(monkeypatch):
+def test_keys_are_parsed_on_access(monkeypatch):
     parsed = []
     parse_yaml = info_module.parse_yaml
 
@@ -98,7 +98,7 @@ NASTY = [
 
 @pytest.mark.parametrize("text", NASTY, ids=lambda text: ascii(text)[:24])
 @pytest.mark.parametrize("key", ["labels", "note", "files"])
-def test_any_text_stays_itself(text, key):
+def test_text_round_trip(text, key):
     for value in (text, [text], {text: text}, {"a": [text, {text: text}]}, [[text], text]):
         content = {"name": "crack", key: value, "version": "v1"}
         info = read(content)
@@ -106,7 +106,7 @@ def test_any_text_stays_itself(text, key):
         assert list(info) == ["name", key, "version", "digest"]
 
 
-def test_random_texts_stay_themselves():
+def test_random_text_round_trip():
     generator = random.Random(0)
     alphabet = "an: \n\n\n\t\r-#'\"?[]{}&*!|>%@`,\\0~=\u2028\u2029😀."
     texts = [
@@ -124,13 +124,13 @@ def test_random_texts_stay_themselves():
     ],
     ids=repr,
 )  # fmt: skip
-def test_any_plain_value_stays_itself(value):
+def test_plain_value_round_trip(value):
     for content in ({"x": value, "y": {"z": value}}, {"y": [value], "x": value}):
         info = read(content)
         assert repr({key: info[key] for key in content}) == repr(content)
 
 
-def test_what_is_shared_is_written_twice():
+def test_shared_values_are_written_twice():
     shared = {"deep": ["a", "b"]}
     content = {"labels": shared, "metadata": {"x": shared, "y": [shared, shared]}, "files": shared}
     text = sealed(content)
@@ -139,7 +139,7 @@ def test_what_is_shared_is_written_twice():
     assert {key: info[key] for key in content} == content  # each parsed by itself
 
 
-def test_what_is_below_a_key_is_indented_or_a_list():
+def test_lines_of_a_key_are_indented_or_a_list():
     content = {"name": "crack", "labels": {t: t for t in NASTY}, "metadata": NASTY, "version": "v1"}
     lines = sealed(content).decode().split("\n")
     assert [line.partition(":")[0] for line in lines if re.match(r"[^\s-]", line)] == [
@@ -148,7 +148,7 @@ def test_what_is_below_a_key_is_indented_or_a_list():
     ]
 
 
-def test_every_bit_counts():
+def test_every_bit_is_covered_by_the_digest():
     text = sealed({"name": "crack", "labels": {"ü": "b\n\nc"}})
     for position in range(len(text)):
         for bit in range(8):
@@ -194,7 +194,7 @@ def test_damaged(damage):
         pytest.param(b"- name: a\nversion: b\n", id="list"),
     ],
 )
-def test_sealed_by_someone_else(tmp_path, body):
+def test_maliciously_sealed_info(tmp_path, body):
     folder = tmp_path / "crack" / "v1"
     folder.mkdir(parents=True)
     (folder / "model.yaml").write_bytes(resealed(body))
@@ -203,7 +203,7 @@ def test_sealed_by_someone_else(tmp_path, body):
 
 
 @pytest.mark.parametrize("value", [object(), 1j, {1j}, range(3), lambda: 0])
-def test_what_is_not_plain(value):
+def test_values_that_are_not_plain(value):
     with pytest.raises(ConfigError, match="must be plain values"):
         sealed({"metadata": {"a": [value]}})
 

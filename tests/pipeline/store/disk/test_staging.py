@@ -17,7 +17,7 @@ class BrokenError(Exception):
 
 @contextmanager
 def held(folder):
-    """Hold a folder's lock as another process would: flock goes by descriptor, not by process."""
+    """Hold a lock like another process would; flock belongs to the descriptor, not the process."""
     descriptor = os.open(folder, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     yield
@@ -38,7 +38,7 @@ def model(tmp_path):
 
 
 def dead(place):
-    """What a process that was killed leaves: a folder with content, or part of a file."""
+    """The leftovers of a killed process: a directory with content, or a temporary file."""
     if place.name.endswith(".part"):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(b"half")
@@ -48,7 +48,7 @@ def dead(place):
     return place
 
 
-def test_staged_is_there_while_needed_and_gone_then(tmp_path):
+def test_staged_directory_is_removed_afterwards(tmp_path):
     with staged(tmp_path / "a" / "b") as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "file").touch()
@@ -64,16 +64,16 @@ def test_staged_leaves_nothing_on_an_error(tmp_path, error):
     assert tree(tmp_path) == []
 
 
-def test_staged_stays_where_it_was_renamed_to(tmp_path):
+def test_staged_directory_stays_if_renamed(tmp_path):
     with staged(tmp_path) as folder:
         (folder / "file").touch()
         folder.rename(tmp_path / "v1")
     assert tree(tmp_path) == ["v1", "v1/file"]
-    with locked(tmp_path / "v1", wait=False):  # nobody holds it any more
+    with locked(tmp_path / "v1", wait=False):  # the lock is free
         pass
 
 
-def test_staged_in_a_renamed_folder_is_gone_too(tmp_path):
+def test_staged_in_a_renamed_directory_is_removed(tmp_path):
     with staged(tmp_path) as folder:
         (folder / "model").mkdir()
         (folder / "rest").touch()
@@ -92,7 +92,7 @@ def test_staged_is_locked(tmp_path):
     with staged(tmp_path) as folder:
         with pytest.raises(BlockingIOError), locked(folder, wait=False):
             pass
-        with locked(tmp_path, wait=False):  # others may stage beside it
+        with locked(tmp_path, wait=False):  # others can stage in the same directory
             pass
 
 
@@ -105,7 +105,7 @@ def test_no_descriptor_is_left_open(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
-def test_locked_waits_for_its_turn(tmp_path):
+def test_lock_waits(tmp_path):
     order = []
 
     def second():
@@ -122,14 +122,14 @@ def test_locked_waits_for_its_turn(tmp_path):
     assert order == ["first", "second"]
 
 
-def test_locked_is_free_after_an_error(tmp_path):
+def test_lock_is_released_after_an_error(tmp_path):
     with pytest.raises(BrokenError), locked(tmp_path):
         raise BrokenError
     with locked(tmp_path, wait=False):
         pass
 
 
-def test_removed_is_out_of_sight_but_whole(model):
+def test_hidden_directory_is_complete(model):
     hidden = hide(model)
     assert not model.exists()
     assert tree(hidden) == ["model.yaml"]
@@ -148,7 +148,7 @@ def test_removed_is_out_of_sight_but_whole(model):
         ".selftests/.0.99999999.part",
     ],
 )
-def test_left_over_removes_what_is_dead_and_nothing_else(model, place):
+def test_prune_removes_only_leftovers(model, place):
     root = model.parents[1]
     kept = {
         ".downloads/host/x.pkl", ".downloads/host/x.pkl.sha256", ".selftests/0", "latest.part.txt",
@@ -165,7 +165,7 @@ def test_left_over_removes_what_is_dead_and_nothing_else(model, place):
     assert remove_leftovers(root) == []
 
 
-def test_left_over_removes_all_at_once(model):
+def test_prune_removes_all_leftovers(model):
     root = model.parents[1]
     before = tree(root)
     names = (
@@ -181,7 +181,7 @@ def test_left_over_removes_all_at_once(model):
 
 
 @pytest.mark.parametrize("name", [".staging-1", "crack/.staging-1", "crack/.deleting-1"])
-def test_left_over_leaves_what_is_in_use(model, name):
+def test_prune_keeps_directories_in_use(model, name):
     root = model.parents[1]
     used, other = dead(root / name), dead(root / f"{name}0")
     with held(used):
@@ -190,7 +190,7 @@ def test_left_over_leaves_what_is_in_use(model, name):
     assert remove_leftovers(root) == [used]
 
 
-def test_left_over_leaves_the_parts_of_a_locked_folder(model):
+def test_prune_keeps_temporary_files_of_a_locked_directory(model):
     part = dead(model.parent / ".0.99999999.part")
     with held(model.parent):
         assert remove_leftovers(model.parents[1]) == []
@@ -198,14 +198,14 @@ def test_left_over_leaves_the_parts_of_a_locked_folder(model):
     assert remove_leftovers(model.parents[1]) == [part]
 
 
-def test_left_over_leaves_what_lies_in_a_staged_folder(model):
+def test_prune_keeps_the_content_of_a_staged_directory(model):
     with staged(model.parents[1]) as folder:
         part = dead(folder / ".0.99999999.part")
         assert remove_leftovers(model.parents[1]) == []
         assert part.exists()
 
 
-def test_left_over_of_a_process_that_lives_then_dies(model):
+def test_prune_after_a_process_ends(model):
     root = model.parents[1]
     code = f"""
 import pathlib, sys
@@ -233,12 +233,12 @@ with staged(pathlib.Path({str(model.parent)!r})) as folder:
 
 
 @pytest.mark.parametrize("make", [lambda p: p.mkdir(), lambda p: None], ids=["empty", "missing"])
-def test_left_over_without_a_store(tmp_path, make):
+def test_prune_without_a_store(tmp_path, make):
     make(tmp_path / "root")
     assert remove_leftovers(tmp_path / "root") == []
 
 
-def test_left_over_where_a_name_is_linked(model, tmp_path):
+def test_prune_follows_a_linked_model(model, tmp_path):
     home = model.parent.rename(tmp_path / "other disk")
     model.parent.symlink_to(home)
     place = dead(home / ".staging-1")
@@ -246,7 +246,7 @@ def test_left_over_where_a_name_is_linked(model, tmp_path):
     assert (model / "model.yaml").exists()
 
 
-def test_left_over_while_folders_come_and_go(model):
+def test_prune_during_concurrent_changes(model):
     stop = threading.Event()
 
     def busy():

@@ -19,7 +19,7 @@ def test_send_and_fetch(tmp_path, memory):
     source.write_bytes(b"first")
     send(source, "memory://bucket/a.zip", overwrite=False)
     source.write_bytes(b"second")
-    with pytest.raises(StoreError, match=r"memory://bucket/a\.zip' is there already"):
+    with pytest.raises(StoreError, match=r"memory://bucket/a\.zip' already exists"):
         send(source, "memory://bucket/a.zip", overwrite=False)
     fetch("memory://bucket/a.zip", target)
     assert target.read_bytes() == b"first"
@@ -31,11 +31,11 @@ def test_send_and_fetch(tmp_path, memory):
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("memory://user:secret@bucket/a.zip?token=secret", "there is no such file"),
+        ("memory://user:secret@bucket/a.zip?token=secret", "no such file"),
         ("nowhere://user:secret@bucket/a.zip", "Install nowherefs"),
         ("unknown://user:secret@bucket/a.zip", "Protocol not known"),
-        ("simplecache::https://user:secret@bucket/a.zip", "is malformed"),
-        ("https://user:secret@[bucket/a.zip", "is malformed"),
+        ("simplecache::https://user:secret@bucket/a.zip", "malformed address"),
+        ("https://user:secret@[bucket/a.zip", "malformed address"),
     ],
 )
 def test_fetch_fails(url, reason, tmp_path, memory, monkeypatch):
@@ -47,7 +47,7 @@ def test_fetch_fails(url, reason, tmp_path, memory, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_errors_are_not_taken_for_absence(tmp_path, memory, monkeypatch):
+def test_errors_are_not_read_as_absence(tmp_path, memory, monkeypatch):
     def denied(path):
         raise RuntimeError("403 for https://user:secret@bucket/a.zip?token=secret, sorry")
 
