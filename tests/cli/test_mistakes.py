@@ -169,7 +169,7 @@ VALUES = [
      "stage.min_score.threshold: expected a number, got '0.3,0.5'; add -m to run a job per value"),
     (["stage.min_score.threshold=abc"], "stage.min_score.threshold: expected a number, got 'abc'"),
     (["stage.min_score.threshold=2"],
-     "stage.min_score.threshold: expected a number in [0, 1], got 2"),
+     "stage.min_score.threshold: expected a number from 0 to 1, got 2"),
     (["runnable.cache=2024"], "runnable.cache: expected a text or null, got 2024; as text it is "
      "runnable.cache='\"2024\"'"),
     (["runnable.precision=fp8"], "runnable.precision 'fp8' is none of fp32, bf16, fp16"),
