@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, ModelNotFoundError, did_you_mean
+from pipeline.models.model import Model
 from pipeline.models.plain_yaml import load_yaml
-from pipeline.store.disk.local import ModelStore
-from pipeline.store.model import Model
+from pipeline.store.api.store import ModelStore
 
 _OPTIONS = Path(__file__).parents[1] / "conf" / "model"
 _REFERENCE = re.compile(r"\$\{\.(\w+)\}")  # another key of the same file

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.redaction import redacted
-from pipeline.system.terminal import say
+from pipeline.system.terminal import print_stderr
 from runners.reporting.console import describe_error
 
 _LINES_PER_MINUTE = 20  # more would be unreadable on a terminal, and fill the journal of a service
@@ -51,11 +51,11 @@ class Messages:
 
     def error(self, text: str) -> None:
         """Print an error."""
-        say(f"error: {text}")
+        print_stderr(f"error: {text}")
 
     def resolved(self, text: str) -> None:
         """Report that an error no longer occurs."""
-        say(f"resolved: {text}")
+        print_stderr(f"resolved: {text}")
 
     def waiting_for_files(self, folder: str, poll_s: float) -> None:
         """Report, once per run, that all files are processed and the watch waits for others."""
@@ -99,7 +99,7 @@ class Messages:
 
     def _say(self, text: str) -> None:
         if not self._quiet:
-            say(text)
+            print_stderr(text)
 
 
 def kept_results(n_results: int, output: Path) -> str:
