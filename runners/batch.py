@@ -28,9 +28,9 @@ from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, SKIPPED, write_skipped
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
-from runners.rundir.readers import reader
+from runners.rundir.readers import file_reader
 from runners.rundir.record import Record
-from runners.rundir.translation import translated
+from runners.rundir.translation import output_errors
 from runners.todo import DONE, GONE, LATER, POISON, Todo, skipped_entries
 
 _LOST = 20  # unreadable directories named on standard error
@@ -120,8 +120,9 @@ class Batch:
             if first is not None:
                 found = chain([first], found)
             tally = Tally(status, {"load": started.load_s})
-            run = _Run(job, self, total, started.ledger, todo, record, tally, share.places, skipped)
-            return run.carry_out(found), started.device
+            ledger, places = started.ledger, share.places
+            run = _Run(job, self, total, ledger, todo, record, tally, places, skipped)
+            return run.process(found), started.device
 
 
 def count(source: Iterable[Asset]) -> int:
@@ -131,7 +132,7 @@ def count(source: Iterable[Asset]) -> int:
 
 def _skipped(job: Job) -> Counter[str]:
     """Write ``skipped.jsonl``; return the number of files in it, by reason."""
-    with translated(job.output):
+    with output_errors(job.output):
         return write_skipped(job.output, skipped_entries(job.source))
 
 
@@ -166,12 +167,13 @@ class _Run:
         limit = budget.allowed(self.batch.max_failures, self.total)
         self.limit = 0 if self.batch.on_error == "raise" else limit
 
-    def carry_out(self, found: Iterable[tuple[Asset, int]]) -> Report:
+    def process(self, found: Iterable[tuple[Asset, int]]) -> Report:
+        """Process the assets, each with its place, and complete the output."""
         job = self.job
         try:
             self.record.start()
             with (
-                reader(job, by_default=False) as decode,
+                file_reader(job, isolate_by_default=False) as decode,
                 Session(job, self.ledger, decode) as session,
                 Progress(self.total, quiet=job.config["quiet"]).shown() as progress,
             ):
@@ -183,7 +185,7 @@ class _Run:
             report = self._report()
             self.record.finish(report)
         except BaseException as exc:
-            self._interrupted(exc)
+            self._record_failure(exc)
             raise
         return report
 
@@ -211,7 +213,7 @@ class _Run:
         forgotten = self.todo.unseen_failures
         if forgotten:
             self.ledger.remove(forgotten)
-            self.ledger.state("finished", False)
+            self.ledger.set_fact("finished", False)
             self.ledger.commit()
         self.removed = self.known - self.todo.known - len(forgotten) + self.todo.counts[GONE]
         if self.removed:
@@ -250,7 +252,7 @@ class _Run:
             report, totals=totals(self.ledger.counts()), skipped=most_common(self.skipped)
         )
 
-    def _interrupted(self, exc: BaseException) -> None:
+    def _record_failure(self, exc: BaseException) -> None:
         """Complete the record, if it can still be written."""
         status = getattr(exc, "exit_status", 130 if isinstance(exc, KeyboardInterrupt) else 1)
         with suppress(OSError, OutputError):  # the disk may be what failed

@@ -23,7 +23,7 @@ from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lock import locked
 from runners.rundir.opening import check_settings
-from runners.rundir.owned.names import LISTS, check_owned, recorded_outputs
+from runners.rundir.owned.names import LISTS, recorded_outputs, refuse_foreign
 from runners.rundir.record import killed_run
 from runners.todo import CHANGED, DONE, FAILED, GONE, NEW, POISON, TO_DO, Todo, skipped_entries
 
@@ -53,7 +53,7 @@ class Plan:
             raise ConfigError("no input to plan for: add input=PATH")
         with ExitStack() as stack:
             ledger, warnings = _ledger(job, stack)
-            check_owned(job, recorded_outputs(job.output, ledger))
+            refuse_foreign(job, recorded_outputs(job.output, ledger))
             survey = _Survey()
             assets = iter(job.source)
             share = share_of(job, ledger, "extend", can_extend=True)

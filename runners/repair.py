@@ -22,7 +22,7 @@ from runners.rundir.ledger.source_files import SourceFile, SourceFiles
 from runners.rundir.lists import INPUTS
 from runners.rundir.lock import locked
 from runners.rundir.owned.names import recorded_outputs
-from runners.rundir.translation import translated
+from runners.rundir.translation import output_errors
 
 _DAMAGED = f"{LEDGER}.damaged"
 
@@ -49,7 +49,7 @@ class Repair:
             raise OutputError(
                 f"output {output}: there is no run to repair; set output= to the directory of a run"
             )
-        with locked(output), translated(output):
+        with locked(output), output_errors(output):
             settings, inputs, moved = _recorded(output / "run.json")
             outputs = recorded_outputs(output, None)
             with suppress(LedgerDamagedError):
@@ -58,9 +58,9 @@ class Repair:
             position, entries = _whole(output)
             _rename_damaged(output)
             with Ledger(output / LEDGER) as ledger:
-                ledger.state("settings", settings)
-                ledger.state("inputs", inputs)
-                ledger.state("outputs", outputs)
+                ledger.set_fact("settings", settings)
+                ledger.set_fact("inputs", inputs)
+                ledger.set_fact("outputs", outputs)
                 ledger.put(entries.values())
                 if moved:  # files of these names are new inputs, unless their content is the same
                     files = SourceFiles(ledger)

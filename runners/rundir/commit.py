@@ -28,20 +28,20 @@ from pipeline.protocols import (
     NumberedAsset,
     ReadableAsset,
     VersionedAsset,
+    supports,
 )
 from pipeline.redaction import redacted_text
 from pipeline.sources.decode.workers import DecodeWorkers
 from pipeline.system.descriptors import check_held, open_file, status_of
 from pipeline.system.files import sync_folder
-from runners.rundir import lists
-from runners.rundir import order as results
+from runners.rundir import lists, order
 from runners.rundir.in_flight import InFlight
 from runners.rundir.journal import Journal, Position
 from runners.rundir.ledger.duplicates import record_duplicates
 from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.owned.aggregates import are_built, build_aggregates
-from runners.rundir.readers import apart
-from runners.rundir.translation import translated
+from runners.rundir.readers import isolated_reader
+from runners.rundir.translation import output_errors
 from runners.todo import trusted_mtime
 
 Group = list[tuple[Entry, Outcome]]
@@ -99,7 +99,7 @@ class Session:
             OutputError: The output cannot be written.
         """
         output = self.job.output
-        with translated(output), ExitStack() as stack:
+        with output_errors(output), ExitStack() as stack:
             self._position = self.ledger.position
             self._in_flight = stack.enter_context(InFlight(output))
             lists.write_failures(output, self.ledger)
@@ -109,13 +109,13 @@ class Session:
             for sink in self.job.sinks.values():
                 stack.enter_context(sink)
             if self._in_flight.suspects and not isinstance(self._reader, DecodeWorkers):
-                self._isolated = stack.enter_context(apart(self.job)) or self._reader
+                self._isolated = stack.enter_context(isolated_reader(self.job)) or self._reader
             self._open = stack.pop_all()
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
         """Close them."""
-        with translated(self.job.output):
+        with output_errors(self.job.output):
             self._open.__exit__(*exc_info)
 
     def process(self, found: Iterable[tuple[Asset, int]]) -> Generator[Outcome, None, None]:
@@ -173,7 +173,7 @@ class Session:
         self._committed_s = time.monotonic()
         if not group:
             return
-        with translated(self.job.output):
+        with output_errors(self.job.output):
             for sink in self.job.sinks.values():
                 if isinstance(sink, Durable):
                     sink.sync()
@@ -182,25 +182,25 @@ class Session:
                 lists.write_line(self._inputs, lists.input_line(entry))
             check_held(self.job.output)  # a sink may have opened its files by name
         self.ledger.put(entry for entry, _ in group)
-        self.ledger.state("finished", False)
+        self.ledger.set_fact("finished", False)
         self._hooks.committing(group)
         self.ledger.commit(self._position)
-        self._in_flight.end(entry.id for entry, _ in group)
+        self._in_flight.discard(entry.id for entry, _ in group)
         self._hooks.committed(group)
 
     def _opened(self, found: Iterable[tuple[Asset, int]]) -> Iterator[Asset]:
         for asset, place in found:
             self._places[asset.id] = place
-            self._in_flight.begin(asset.id)
+            self._in_flight.add(asset.id)
             reader = self._isolated if asset.id in self._in_flight.suspects else self._reader
-            if reader is not None and isinstance(asset, ReadableAsset):
+            if reader is not None and supports(asset, ReadableAsset):
                 asset.reader = reader
             yield asset
 
     def _note(self, outcome: Outcome) -> None:
         """Append an outcome to the journal, or to the failures, and to the group."""
         entry = self._entry(outcome)
-        with translated(self.job.output):
+        with output_errors(self.job.output):
             if outcome.error is None:
                 self._journal.append(outcome.records, entry.image_id)
                 entry.start = self._position.size
@@ -215,7 +215,7 @@ class Session:
         """Forget an input that failed: it has left nothing in any sink."""
         outcome.records.close()
         del self._places[outcome.asset.id]
-        self._in_flight.end([outcome.asset.id])
+        self._in_flight.discard([outcome.asset.id])
 
     def _is_due(self) -> bool:
         waited_s = time.monotonic() - self._committed_s
@@ -227,16 +227,16 @@ class Session:
             asset.id,
             self._places.pop(asset.id),
             "failed" if error else "done",
-            image_id=asset.image_id if isinstance(asset, NumberedAsset) else None,
+            image_id=asset.image_id if supports(asset, NumberedAsset) else None,
             frames=outcome.n_frames,
             dropped=outcome.n_dropped,
         )
         with suppress(OSError, ValueError, PipelineError):  # the error says why
-            size = asset.size_bytes if isinstance(asset, VersionedAsset) else 0
+            size = asset.size_bytes if supports(asset, VersionedAsset) else 0
             entry.size = size or asset.path.stat().st_size
             if size is not None:  # not for what was never read
                 entry.sha256 = asset.fingerprint()
-        mtime_ns = asset.mtime_ns if isinstance(asset, VersionedAsset) else None
+        mtime_ns = asset.mtime_ns if supports(asset, VersionedAsset) else None
         entry.mtime_ns = trusted_mtime(mtime_ns, self._started_ns)
         if error is not None:
             entry.step = error.step if isinstance(error, AssetError) else ""
@@ -251,14 +251,14 @@ def finish(job: Job, ledger: Ledger) -> None:
     Raises:
         OutputError: The output cannot be written.
     """
-    with translated(job.output):
-        results.put_in_order(job.output, ledger)
+    with output_errors(job.output):
+        order.put_in_order(job.output, ledger)
         lists.write_lists(job.output, ledger)
         build_aggregates(job, ledger)
         record_duplicates(ledger)
         sync_folder(job.output)  # or old ones may come back
         check_held(job.output)
-    ledger.state("finished", True)
+    ledger.set_fact("finished", True)
     ledger.commit()
 
 
@@ -271,7 +271,7 @@ def is_finished(job: Job, ledger: Ledger) -> bool:
 
 @contextmanager
 def _appending(path: Path) -> Iterator[BinaryIO]:
-    """Open a list of lines to append to; a last line that is not whole is ended."""
+    """Open a file of lines for appending; an incomplete last line is terminated."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
     with open(open_file(path, flags), "rb+", buffering=0) as file:  # noqa: PTH123
         if file.seek(0, os.SEEK_END):

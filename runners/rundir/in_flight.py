@@ -48,17 +48,17 @@ class InFlight:
         """Remove the file; if the run failed, keep the suspects that it did not reach."""
         for asset_id in self._open.keys() - self.suspects:
             del self._open[asset_id]
-        self.end(())
+        self.discard(())
         os.close(self._file)
         if kind is None or not self._open:
             remove(self._path)
 
-    def begin(self, asset_id: str) -> None:
+    def add(self, asset_id: str) -> None:
         """Add an input, before it is opened."""
-        self._open[asset_id] = None  # first: ``end`` on the other thread may truncate the file
+        self._open[asset_id] = None  # first: ``discard`` on the other thread may truncate the file
         self._write((asset_id,))
 
-    def end(self, asset_ids: Iterable[str]) -> None:
+    def discard(self, asset_ids: Iterable[str]) -> None:
         """Remove inputs that are committed."""
         for asset_id in asset_ids:
             self._open.pop(asset_id, None)

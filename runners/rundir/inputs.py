@@ -45,7 +45,7 @@ class Share:
     def record(self, ledger: Ledger) -> None:
         """Store the inputs in the ledger, unless it has them."""
         if ledger.fact(_FACT) != self.as_json():
-            ledger.state(_FACT, self.as_json())
+            ledger.set_fact(_FACT, self.as_json())
             ledger.commit()
 
     def as_json(self) -> list[list[dict[str, Any]]]:

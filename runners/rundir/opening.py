@@ -24,14 +24,14 @@ from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.owned.clearing import clear
 from runners.rundir.owned.names import (
     Outputs,
-    check_owned,
     has_run,
     record_outputs,
     recorded_outputs,
+    refuse_foreign,
 )
 from runners.rundir.record import Record, killed_run
 from runners.rundir.settings import differences
-from runners.rundir.translation import translated
+from runners.rundir.translation import output_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class OpenRun:
         load_s = time.monotonic() - started_s
         ledger = self.earlier
         if ledger is None:  # not before: a run that cannot start leaves nothing behind
-            with translated(job.output):
+            with output_errors(job.output):
                 ledger = self._stack.enter_context(Ledger(job.output / LEDGER))
         check_settings(job, ledger, loaded=load_model)
         self.share.record(ledger)
@@ -142,7 +142,7 @@ def open_ledger(job: Job, on_change: str, *, can_extend: bool = False) -> Ledger
         LedgerDamagedError: The ledger, or the predictions that it lists, are damaged.
     """
     if not has_run(job.output):
-        check_owned(job, {})
+        refuse_foreign(job, {})
         return None
     for folder in (job.output, job.output / ".hydra"):
         remove_temporaries(folder)
@@ -160,10 +160,10 @@ def open_ledger(job: Job, on_change: str, *, can_extend: bool = False) -> Ledger
             if on_change != "restart":
                 raise
             stack.close()
-            check_owned(job, recorded)
+            refuse_foreign(job, recorded)
             _clear(job, recorded)
             return None
-        check_owned(job, recorded)
+        refuse_foreign(job, recorded)
         stack.pop_all()
         return ledger
 
@@ -209,7 +209,7 @@ def check_settings(job: Job, ledger: Ledger, *, loaded: bool) -> None:
             "output, or runner.on_change=restart to start from scratch"
         )
     if before is None or (loaded and not before["device"]):
-        ledger.state("settings", now)
+        ledger.set_fact("settings", now)
 
 
 def _holds(path: Path) -> bool:

@@ -43,7 +43,7 @@ def put_in_order(directory: Path, ledger: Ledger) -> None:
         remove(ordered)  # to free the space: the disk may be full
         raise
     sync_folder(directory)
-    ledger.state("ordered", True)
+    ledger.set_fact("ordered", True)
     ledger.commit(position)
     finish_order(directory, ledger)
 
@@ -84,7 +84,7 @@ def finish_order(directory: Path, ledger: Ledger) -> None:
         if check_regular(ordered):
             rename(ordered, directory / PREDICTIONS)
             sync_folder(directory)
-        ledger.state("ordered", False)
+        ledger.set_fact("ordered", False)
         ledger.commit()
     remove(ordered)
 

@@ -15,12 +15,12 @@ from pipeline.sources.decode.reading import read_image
 from pipeline.sources.decode.workers import DecodeWorkers
 
 
-def reader(job: Job, *, by_default: bool) -> AbstractContextManager[Any]:
+def file_reader(job: Job, *, isolate_by_default: bool) -> AbstractContextManager[Any]:
     """Return the reader of all files; entering gives ``None`` if each asset reads its own file.
 
     Args:
         job: The job, its runnable entered; its ``decode`` options select the reader.
-        by_default: Whether ``decode.isolation=auto`` means worker processes.
+        isolate_by_default: Whether ``decode.isolation=auto`` means worker processes.
 
     Raises:
         ConfigError: The device has no JPEG decoder.
@@ -28,10 +28,10 @@ def reader(job: Job, *, by_default: bool) -> AbstractContextManager[Any]:
     if job.config["decode"]["jpeg"] == "nvjpeg":
         return nullcontext(partial(read_image, decode_jpeg=_nvjpeg(job)))
     isolation = job.config["decode"]["isolation"]
-    return apart(job) if isolation == "process" or by_default else nullcontext()
+    return isolated_reader(job) if isolation == "process" or isolate_by_default else nullcontext()
 
 
-def apart(job: Job) -> AbstractContextManager[Any]:
+def isolated_reader(job: Job) -> AbstractContextManager[Any]:
     """Return a reader in worker processes; ``None`` on entering with ``decode.isolation=none``."""
     decode = job.config["decode"]
     if decode["isolation"] == "none":

@@ -26,7 +26,7 @@ from pipeline.system.files import write_whole
 from pipeline.system.versions import VERSION, detectron2_origin, library_versions
 from runners.rundir.ledger.duplicates import recorded_duplicates
 from runners.rundir.ledger.ledger import Ledger
-from runners.rundir.translation import translated
+from runners.rundir.translation import output_errors
 
 _KEPT = ("start", "end", "exit_status", "command", "fingerprint", "device", "counts")
 _EARLIER = 20
@@ -67,7 +67,7 @@ class Record:
             OutputError: It cannot be written.
         """
         output = self.job.output
-        with translated(output):
+        with output_errors(output):
             for name, content in self.job.hydra_files.items():
                 text = yaml.safe_dump(redacted(content), sort_keys=False, allow_unicode=True)
                 write_whole(output / ".hydra" / name, text.encode(errors="surrogateescape"))

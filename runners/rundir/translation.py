@@ -10,7 +10,7 @@ from pipeline.errors import OutputError
 
 
 @contextmanager
-def translated(output: Path) -> Iterator[None]:
+def output_errors(output: Path) -> Iterator[None]:
     """Raise ``OutputError`` for an ``OSError`` raised in the block.
 
     Args:

@@ -42,7 +42,7 @@ class UnreportedCounts:
 
     def write(self, group: Group) -> None:
         """Write the counts including a group to the ledger, as part of the next commit."""
-        self._ledger.state(_FACT, self.counts + _counted(group))
+        self._ledger.set_fact(_FACT, self.counts + _counted(group))
 
     def add(self, group: Group) -> None:
         """Count a group that is committed."""
@@ -55,7 +55,7 @@ class UnreportedCounts:
 
     def reset(self) -> None:
         """Start from zero at the next run, because everything has been reported."""
-        self._ledger.state(_FACT, {})
+        self._ledger.set_fact(_FACT, {})
         self._files.report()
         self._ledger.commit()
 

@@ -18,7 +18,7 @@ from runners.reporting.summary import print_summary
 from runners.reporting.tally import Tally
 from runners.rundir.lock import locked
 from runners.rundir.opening import StartedRun, open_run
-from runners.rundir.readers import reader
+from runners.rundir.readers import file_reader
 from runners.watch.files.postprocessing import PostProcessing
 from runners.watch.folders import WatchFolders, watch_folders
 from runners.watch.health import HealthIssues
@@ -119,7 +119,7 @@ class Watch(WatchOptions):
                 folders.failed,
                 marker=self.marker if self.ready == "marker" else None,
             ),
-            stack.enter_context(reader(job, by_default=True)),
+            stack.enter_context(file_reader(job, isolate_by_default=True)),
             health,
             messages,
             requests,

@@ -303,7 +303,7 @@ def test_a_ledger_in_use_is_left_alone(d2run: Run, photos: Path, done: Path) -> 
         assert (done / "ledger.sqlite").exists()
     assert d2run(*job).returncode == 3
     with Ledger(done / "ledger.sqlite") as ledger:
-        ledger.state("schema", 99)
+        ledger.set_fact("schema", 99)
         ledger.commit()
     told = d2run(*job, "runner=repair")
     assert (told.returncode, "another version" in told.stderr) == (1, True)

@@ -179,19 +179,19 @@ def test_innocent_neighbours_are_only_suspects(start: Start, photos: Path, tmp_p
 
 def test_an_interrupted_run_leaves_its_suspects_and_no_others(tmp_path: Path) -> None:
     with InFlight(tmp_path) as first:  # dies
-        first.begin("a\n\udcff.png")
-        first.begin("b.png")
-        first.end(["b.png"])
-        first.begin("c.png")
+        first.add("a\n\udcff.png")
+        first.add("b.png")
+        first.discard(["b.png"])
+        first.add("c.png")
         note = (tmp_path / ".in_flight").read_bytes()
     assert not (tmp_path / ".in_flight").exists()
 
     (tmp_path / ".in_flight").write_bytes(note + b'"cut o')
     second = InFlight(tmp_path).__enter__()
     assert second.suspects == {"a\n\udcff.png", "c.png"}
-    second.begin("c.png")
-    second.begin("d.png")
-    second.end(["c.png"])
+    second.add("c.png")
+    second.add("d.png")
+    second.discard(["c.png"])
     second.__exit__(KeyboardInterrupt)
     with InFlight(tmp_path) as third:
         assert third.suspects == {"a\n\udcff.png"}
@@ -203,8 +203,8 @@ def test_a_full_disk_does_not_end_the_note(tmp_path: Path, monkeypatch: pytest.M
 
     with InFlight(tmp_path) as note:
         monkeypatch.setattr(os, "write", full)
-        note.begin("a.png")
-        note.end(["a.png"])
+        note.add("a.png")
+        note.discard(["a.png"])
         monkeypatch.undo()
-        note.begin("b.png")
+        note.add("b.png")
         assert (tmp_path / ".in_flight").read_text() == '"b.png"\n'

@@ -148,7 +148,7 @@ def test_a_watch_that_moved_its_files(here: Path, capfd: pytest.CaptureFixture[s
     assert (report.counts, report.totals) == ({"done": 0, "failed": 0}, {"done": 6, "failed": 0})
     shown = capfd.readouterr().out
     assert "nothing to do: no new input" in shown
-    assert "the output now holds 6 done" in shown
+    assert "in the output: 6 done" in shown
     assert record(Path("out"))["skipped"][HEIC] == 1
 
 

@@ -20,9 +20,9 @@ _GROUPS, _NAMES = 20, 5  # listed at most
 def record_duplicates(ledger: Ledger) -> None:
     """Find the duplicates and store them in the ledger, once committed.
 
-    Reads one column of all entries, which takes about a second for a million.
+    Reads one column of all entries: seconds for a million, a fraction of what the lists take.
     """
-    ledger.state(_FACT, _duplicates(ledger))
+    ledger.set_fact(_FACT, _duplicates(ledger))
 
 
 def recorded_duplicates(ledger: Ledger) -> dict[str, Any]:

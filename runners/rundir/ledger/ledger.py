@@ -155,7 +155,7 @@ class Ledger:
         except ValueError as exc:
             raise LedgerDamagedError(self.path, f"'{name}' does not match its checksum") from exc
 
-    def state(self, name: str, value: Any) -> None:
+    def set_fact(self, name: str, value: Any) -> None:
         """Store a fact; ``value`` is anything that JSON can hold."""
         with self._translated():
             self._set(name, value)

@@ -29,7 +29,7 @@ def build_aggregates(job: Job, ledger: Ledger) -> None:
         files = [file for each in aggregate.outputs for file in _files(job.output, each)]
         built[name] = {"options": _digest(job, name), "files": sorted(files)}
     # aggregates that this job does not have are out of date now, so they are forgotten
-    ledger.state(_FACT, built)
+    ledger.set_fact(_FACT, built)
 
 
 def are_built(job: Job, ledger: Ledger) -> bool:

@@ -23,7 +23,7 @@ from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, INPUTS
 from runners.rundir.order import ORDERED
 from runners.rundir.owned.aggregates import built_files
-from runners.rundir.owned.names import LISTS, Outputs, flat
+from runners.rundir.owned.names import LISTS, Outputs, all_names
 
 _OF_EVERY_RUN = (*LISTS, ORDERED, in_flight.NAME)
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}(-\d+\.\d+)?\.part")
@@ -72,7 +72,7 @@ def clear(output: Path, sinks: Mapping[str, Sink], recorded: Outputs) -> None:
                     folder.remove(f"{directory}/{name}")
     for directory in sorted(parents, key=lambda path: len(path.parts), reverse=True):
         folder.remove_empty(str(directory))
-    files = [name for name in flat(recorded) if not name.endswith("/")]
+    files = [name for name in all_names(recorded) if not name.endswith("/")]
     for name in (*files, *_OF_EVERY_RUN, f"{LEDGER}-journal", LEDGER):
         _remove_file(output / name)
 

@@ -61,12 +61,12 @@ def record_outputs(job: Job, ledger: Ledger) -> Outputs:
     for part, names in outputs_of(job).items():
         merged[part] = tuple(dict.fromkeys((*recorded.get(part, ()), *names)))
     if merged != recorded:
-        ledger.state(_FACT, merged)
+        ledger.set_fact(_FACT, merged)
         ledger.commit()
     return merged
 
 
-def check_owned(job: Job, recorded: Outputs) -> None:
+def refuse_foreign(job: Job, recorded: Outputs) -> None:
     """Refuse to write over what no run wrote, and to read what a restart removes.
 
     Args:
@@ -94,7 +94,7 @@ def has_run(output: Path) -> bool:
     return any(os.path.lexists(output / name) for name in ("run.json", LEDGER))
 
 
-def flat(outputs: Outputs) -> Iterable[str]:
+def all_names(outputs: Outputs) -> Iterable[str]:
     """Return all names, each once."""
     return dict.fromkeys(name for names in outputs.values() for name in names)
 

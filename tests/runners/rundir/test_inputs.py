@@ -195,7 +195,7 @@ def test_a_list_whose_entries_are_beside_it_or_missing(
 def test_an_output_of_an_earlier_version(here: Path) -> None:
     run("input=a", OUT)
     with Ledger(Path("out/ledger.sqlite")) as ledger:
-        ledger.state("inputs", None)
+        ledger.set_fact("inputs", None)
         ledger.commit()
     assert run("input=a", OUT).counts["earlier"] == 2
     with pytest.raises(ConfigError, match="another input"):
@@ -235,7 +235,7 @@ def test_a_watch_has_one_folder(here: Path) -> None:
     run("input=b", OUT, EXTEND)
     with pytest.raises(ConfigError, match="holds results of several inputs"):
         run("input=a", OUT, *watch)
-    with pytest.raises(ConfigError, match="input is a list"):
+    with pytest.raises(ConfigError, match="watches one folder, got a list"):
         run("input=[a,b]", OUT, *watch)
 
 

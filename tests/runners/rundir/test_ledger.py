@@ -32,7 +32,7 @@ def entries(n: int = 300) -> list[Entry]:
 def path(tmp_path: Path) -> Path:
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         ledger.put(entries())
-        ledger.state("settings", {"a": {"b": [1, None, "ü"]}})
+        ledger.set_fact("settings", {"a": {"b": [1, None, "ü"]}})
         ledger.commit(Position(30_000, 301))
     return tmp_path / "ledger.sqlite"
 
@@ -86,7 +86,7 @@ def test_cut_off(path: Path, cut: int) -> None:
 
 def test_another_schema(path: Path) -> None:
     with Ledger(path) as ledger:
-        ledger.state("schema", 99)
+        ledger.set_fact("schema", 99)
         ledger.commit()
     with pytest.raises(OutputError, match="another version"):
         Ledger(path)
