@@ -21,8 +21,9 @@ from pipeline.records import Categories, Frame, Predictions, Result, Segment
 from pipeline.system.versions import VERSION
 
 if TYPE_CHECKING:
+    from pipeline.model_names import find_model
     from pipeline.models.model import Model
-    from pipeline.predictor import Predictor, find_model
+    from pipeline.predictor import Predictor
     from pipeline.stages.keep_classes import KeepClasses
     from pipeline.stages.min_area import MinArea
     from pipeline.stages.min_score import MinScore
@@ -63,7 +64,7 @@ _LAZY = {  # imported on first use: worker processes import this package too, an
     "Nms": "pipeline.stages.nms",
     "Predictor": "pipeline.predictor",
     "TopK": "pipeline.stages.top_k",
-    "find_model": "pipeline.predictor",
+    "find_model": "pipeline.model_names",
 }
 
 

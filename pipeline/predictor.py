@@ -11,12 +11,10 @@ with Predictor("shapes") as predictor:
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
-import re
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,62 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import Pipeline
-from pipeline.errors import (
-    AssetError,
-    ConfigError,
-    ModelNotFoundError,
-    PipelineError,
-    did_you_mean,
-)
-from pipeline.models.model import Model
-from pipeline.models.plain_yaml import load_yaml
-from pipeline.protocols import Asset, Checkable, Runnable, Stage, Warns
-from pipeline.protocols import Model as AnyModel
-from pipeline.pushdown import leading_limits
+from pipeline.engine.pushdown import leading_limits
+from pipeline.errors import AssetError, PipelineError
+from pipeline.model_names import check_names, find_model
+from pipeline.protocols import Asset, Checkable, Model, Runnable, Stage, Warns
 from pipeline.records import Frame, Predictions, Result
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.sources.asset import ImageAsset
 from pipeline.stages.min_score import MinScore
-from pipeline.store.api.store import ModelStore
 
 Pixels = NDArray[np.uint8]
 Image = Pixels | str | os.PathLike[str]
 
-_OPTIONS = Path(__file__).parents[1] / "conf" / "model"
-_REFERENCE = re.compile(r"\$\{\.(\w+)\}")  # another key of the same file
 _MIN_SCORE = 0.5  # as in conf/stage/min_score.yaml
-_OWN = ("store", "model", "device")  # arguments that are not options
-
-
-def find_model(name: str, *, store: ModelStore | None = None, **options: Any) -> Model:
-    """Find a model by name, as ``model=`` does on the command line; loads nothing.
-
-    Args:
-        name: An option in ``conf/model``, such as ``shapes`` or ``mask_rcnn``, or the tag of a
-            stored model, such as ``crack_finder:latest``.
-        store: Where stored models and downloads are; by default the store in ``$D2RUN_HOME``.
-        **options: Keys of the model to change, such as ``variant`` or ``weights``; see ``Model``.
-
-    Raises:
-        ConfigError: There is no such option or model, or a key or value is wrong.
-        StoreError: The stored model cannot be read.
-    """
-    store = store or ModelStore()
-    _check_names(Model, options, f"model '{name}'")
-    known = sorted(path.stem for path in _OPTIONS.glob("*.yaml"))
-    if name in known:
-        values = load_yaml((_OPTIONS / f"{name}.yaml").read_bytes()) | options
-        model = Model(
-            **{key: _resolved(value, values) for key, value in values.items()}, store=store
-        )
-    else:
-        model = Model(**{"name": name, "tag": name, **options}, store=store)
-    try:
-        model.check()
-    except ModelNotFoundError as exc:
-        hint = did_you_mean(name, dict.fromkeys([*known, *exc.known]))
-        raise ConfigError(f"model: no option or stored model '{name}'{hint}") from exc
-    return model
 
 
 class Predictor:
@@ -109,12 +64,12 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | AnyModel,
+        model: str | Model,
         device: str = "auto",
         stages: Iterable[Stage] | None = None,
         **options: Any,
     ) -> None:
-        _check_names(Detectron2, options, "Predictor")
+        check_names(Detectron2, options, "Predictor")
         self.model = find_model(model) if isinstance(model, str) else model
         self._stages = _named([MinScore(_MIN_SCORE)] if stages is None else stages)
         for stage in self._stages.values():
@@ -309,18 +264,3 @@ def _named(stages: Iterable[Stage]) -> dict[str, Stage]:
         again = sum(each.partition(" ")[0] == name for each in named)
         named[f"{name} {again + 1}" if again else name] = stage
     return named
-
-
-def _resolved(value: Any, values: Mapping[str, Any]) -> Any:
-    """Return a value of an option with the keys that it refers to filled in."""
-    if not isinstance(value, str):
-        return value
-    return _REFERENCE.sub(lambda match: str(values[match[1]]), value)
-
-
-def _check_names(accepts: Callable[..., Any], options: Mapping[str, Any], owner: str) -> None:
-    known = [name for name in inspect.signature(accepts).parameters if name not in _OWN]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        hints = (f"{owner}: no option '{name}'{did_you_mean(name, known)}" for name in unknown)
-        raise ConfigError(*hints)

@@ -1,4 +1,4 @@
-"""What to test one's own stages and sinks with: records made to order, and a fake model.
+"""Helpers for tests of stages and sinks: custom records, and a fake model.
 
 ```python
 from pipeline.testing import make_result
@@ -35,15 +35,15 @@ def make_frame(
     time_s: float | None = None,
     seed: int = 0,
 ) -> Frame:
-    """Make a frame of noise; the same arguments always give the same pixels.
+    """Make a frame of noise. Equal arguments give equal pixels.
 
     Args:
         height: In pixels.
         width: In pixels.
-        asset_id: The asset it is said to come from.
+        asset_id: Id of its asset.
         index: 0-based position in the asset.
         time_s: Seconds from the start of a video; ``None`` for a still image.
-        seed: Of the noise.
+        seed: Seed of the noise.
     """
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return Frame(image, asset_id, index, time_s=time_s)
@@ -62,19 +62,19 @@ def make_predictions(
     seed: int = 0,
     **fields: Any,
 ) -> Predictions:
-    """Make predictions; give only what the test is about.
+    """Make predictions. Set only the fields that the test is about.
 
     Args:
-        n: Number of instances; the length of ``boxes``, ``scores`` or ``classes`` where given.
+        n: Number of instances; by default the length of ``boxes``, ``scores`` or ``classes``.
         class_names: Names by class id.
-        boxes: ``(N, 4)``, ``x1, y1, x2, y2`` in pixels. By default at random, on whole pixels
+        boxes: ``(N, 4)``, ``x1, y1, x2, y2`` in pixels. By default random, on whole pixels
             inside the frame.
-        scores: ``(N,)`` in [0, 1]; by default evenly from 0.9 down to 0.1.
-        classes: ``(N,)`` class ids; by default 0, 1, 2 ... in turn.
+        scores: ``(N,)`` in [0, 1]; by default evenly spaced from 0.9 down to 0.1.
+        classes: ``(N,)`` class ids; by default 0, 1, 2 ... repeatedly.
         size: ``(height, width)`` of the frame in pixels.
-        masks: True for masks that fill their boxes, rounded to whole pixels.
-        keypoints: Number of keypoints of each instance, at random in its box.
-        seed: Of what is random.
+        masks: The masks; True for masks that fill their boxes, rounded to whole pixels.
+        keypoints: Number of keypoints per instance, at random positions in its box.
+        seed: Seed of the random values.
         **fields: Other fields of ``Predictions``: ``track_ids``, ``sem_seg``, ``extra`` ...
     """
     rng = np.random.default_rng(seed)
@@ -121,7 +121,7 @@ def make_result(
         index: As for ``make_frame``.
         time_s: As for ``make_frame``.
         size: ``(height, width)`` of the frame in pixels.
-        seed: Of what is random.
+        seed: Seed of the random values.
         **predictions: As for ``make_predictions``: ``scores``, ``class_names``, ``masks`` ...
     """
     frame = make_frame(*size, asset_id=asset_id, index=index, time_s=time_s, seed=seed)

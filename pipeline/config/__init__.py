@@ -30,11 +30,11 @@ from pipeline.config.inputs import build_source, inputs_of, normalize_input
 from pipeline.config.keys import unknown_keys
 from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
+from pipeline.engine.pushdown import leading_limits
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
 from pipeline.models.model import Model
 from pipeline.protocols import Aggregate, Stage
-from pipeline.pushdown import leading_limits
 from pipeline.sinks.label_maps import LabelMaps
 from pipeline.system.files import expanded
 

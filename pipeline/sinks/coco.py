@@ -1,4 +1,4 @@
-"""COCO files, derived from ``predictions.jsonl`` line by line."""
+"""An aggregate that writes COCO files, derived from ``predictions.jsonl`` line by line."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from pipeline.system.files import replaced
 class CocoJson:
     """Writes ``coco.json``, ``coco_results.json`` and, for panoptic models, ``panoptic.json``.
 
-    ``coco.json`` is a data set of its own (images, annotations with scores, categories);
-    ``coco_results.json`` is the plain list that pycocotools' ``loadRes`` reads. Ids of categories
-    are the data set's; boxes are x, y, width, height; masks are compressed RLE. An instance whose
-    box or score is not finite is left out, since no COCO tool reads null.
+    ``coco.json`` is a complete dataset (images, annotations with scores, categories);
+    ``coco_results.json`` is the plain list that pycocotools' ``loadRes`` reads. Category ids are
+    those of the model's dataset; boxes are x, y, width, height; masks are compressed RLE. Instances
+    whose box or score is not finite are skipped, because no COCO tool reads null.
 
-    Keypoints are shifted by -0.5 px in both files, as Detectron2's evaluator does
-    (``instances_to_coco_json``): COCO's keypoints are indices of pixels, Detectron2's are
-    continuous coordinates in which the middle of the first pixel is 0.5. In ``coco.json`` the
-    third number is COCO's visibility (2, or 0 for a point that is not finite); in
-    ``coco_results.json`` it is the keypoint's score, which ``COCOeval`` does not look at.
+    Keypoints are shifted by -0.5 px in both files, as in Detectron2's evaluator
+    (``instances_to_coco_json``): COCO's keypoints are pixel indices, Detectron2's are continuous
+    coordinates in which the center of the first pixel is 0.5. In ``coco.json``, the third number is
+    COCO's visibility (2, or 0 for a point that is not finite). In ``coco_results.json``, it is the
+    keypoint's score, which ``COCOeval`` ignores.
 
-    The lines are read twice and never held, so memory does not grow with their number. Equal
-    lines give byte-identical files.
+    The lines are streamed twice, so memory does not grow with their number. Equal lines give
+    byte-identical files.
 
     Args:
-        directory: Where the files go: the run directory.
+        directory: The run directory, where the files are written.
     """
 
     is_aggregate: Literal[True] = True
@@ -48,7 +48,7 @@ class CocoJson:
         """Read ``journal`` and replace the files, each atomically.
 
         Raises:
-            OutputError: A line is not whole.
+            OutputError: A line is incomplete.
         """
         with (
             replaced(self.directory / "coco.json") as dataset,
@@ -69,7 +69,7 @@ class CocoJson:
 def _annotations(
     predictions: Path, categories: Categories, results: BinaryIO
 ) -> Iterator[dict[str, Any]]:
-    """Yield the annotations; write the same instances to ``results`` on the way."""
+    """Yield the annotations, and write the same instances to ``results``."""
     number = 0
     results.write(b"[")
     for record in read_records(predictions):

@@ -1,4 +1,4 @@
-"""What COCO's files have in common."""
+"""Parts that COCO's files have in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 
 def coco_image(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the COCO image of a line; a frame of a video has ``frame`` and ``time_s`` too."""
+    """Return the COCO image of a line; for a frame of a video with ``frame`` and ``time_s``."""
     image = {"id": record["image_id"], "file_name": record["asset"]}
     if "asset_b64" in record:
         image["file_name_b64"] = record["asset_b64"]
@@ -19,9 +19,9 @@ def coco_image(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def dump_list(file: BinaryIO, entries: Iterable[dict[str, Any]]) -> None:
-    """Write a JSON list, one entry a line, without holding it."""
+    """Write a JSON list, one entry per line, as a stream."""
     file.write(b"[")
     for i, entry in enumerate(entries):
-        # ASCII, since pycocotools opens the file in whatever encoding the locale has
+        # ASCII, because pycocotools opens the file in the locale's encoding
         file.write((",\n" if i else "\n").encode() + json.dumps(entry).encode("ascii"))
     file.write(b"]")

@@ -1,4 +1,4 @@
-"""COCO's panoptic file, for models that give panoptic maps."""
+"""COCO's panoptic file, for models that return panoptic maps."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pipeline.system.files import replaced
 def write_panoptic(path: Path, predictions: Path, categories: Categories) -> None:
     """Replace ``path`` with COCO's panoptic JSON, read from ``predictions`` line by line.
 
-    File names are relative to the folder ``panoptic`` beside ``predictions``, as COCO's tools
-    want it. Things and stuff share one space of category ids, the data set's own; where the two
-    overlap, as in data sets without ids of their own, stuff ids come after the things'.
+    File names are relative to the directory ``panoptic`` next to ``predictions``, as COCO's tools
+    expect. Things and stuff share the category ids of the dataset. If the two overlap, as in
+    datasets without ids, stuff ids follow those of the things.
 
     Raises:
-        OutputError: A line is not whole, or a label map cannot be read.
+        OutputError: A line is incomplete, or a label map cannot be read.
     """
     stuff_ids = _stuff_ids(categories)
     with replaced(path) as file:
@@ -81,15 +81,15 @@ def _annotation(
 
 def _boxes(png: Path) -> dict[int, list[int]]:
     """Return x, y, width, height in whole pixels of each segment of a label map."""
-    import cv2  # a tenth of a second that most commands do not need
+    import cv2  # takes 0.1 s, and most commands do not need it
 
     data = np.zeros(0, np.uint8)
     with suppress(FileNotFoundError), open_to_read(png) as file:
         data = np.frombuffer(file.read(), np.uint8)
-    colours = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if colours is None:
+    colors = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if colors is None:
         raise OutputError(f"'{png}' cannot be read; run again with the same output to write it")
-    ids: NDArray[np.int64] = colours @ np.array([1 << 16, 1 << 8, 1])  # OpenCV's order is BGR
+    ids: NDArray[np.int64] = colors @ np.array([1 << 16, 1 << 8, 1])  # OpenCV's order is BGR
     return {
         int(i): list(cv2.boundingRect((ids == i).astype(np.uint8))) for i in np.unique(ids) if i
     }

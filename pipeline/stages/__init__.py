@@ -1,4 +1,4 @@
-"""Stages change, or drop, one frame's result. One class per file, one option per class."""
+"""Stages change or drop the result of a frame. One class per file, one option per class."""
 
 PARTS = (  # what `stage.NAME._target_` may name, relative to this package
     "keep_classes.KeepClasses",

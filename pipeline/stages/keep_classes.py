@@ -1,33 +1,32 @@
-"""Keep only some classes."""
-
-from __future__ import annotations
+"""A stage that keeps the instances of some classes."""
 
 import numpy as np
 
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.protocols import Pushdown
 from pipeline.records import Categories, Result
+from pipeline.validation import check
 
 
 class KeepClasses:
-    """Keeps the instances of the classes ``names``; semantic and panoptic maps stay as they are.
+    """Keeps the instances of the classes ``names``; maps do not change.
 
     Raises:
-        ConfigError: ``names`` is empty or no list.
+        ConfigError: ``names`` is not a list, or is empty.
     """
 
     def __init__(self, names: list[str | int]) -> None:
-        if isinstance(names, str) or not names:
-            raise ConfigError(f"names: expected class names such as [person], got {names!r}")
-        self.names = tuple(map(str, names))  # YAML reads [0, 1], the classes of digits, as numbers
+        valid = bool(names) and not isinstance(names, str)
+        check("names", names, valid, "class names such as [person]")
+        self.names = tuple(map(str, names))  # YAML reads class names such as 0 and 1 as numbers
 
     def check(self, categories: Categories) -> None:
-        """Raise ConfigError for names that are no instance class of the model."""
+        """Raise ConfigError for names that are not instance classes of the model."""
         things, stuff = categories.thing_names, categories.stuff_names
         if unknown := [name for name in self.names if name not in things]:
-            why = {n: " (it is stuff, which has no instances)" for n in unknown if n in stuff}
-            hints = (f"'{n}'{why.get(n) or did_you_mean(n, things)}" for n in unknown)
-            raise ConfigError(*(f"names: the model finds no instances of {h}" for h in hints))
+            hints = {n: " (it is stuff, which has no instances)" for n in unknown if n in stuff}
+            texts = (f"'{n}'{hints.get(n) or did_you_mean(n, things)}" for n in unknown)
+            raise ConfigError(*(f"names: the model has no class {text}" for text in texts))
 
     def pushdown(self) -> Pushdown:
         """Let the model skip other classes."""

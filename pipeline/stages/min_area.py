@@ -1,29 +1,28 @@
-"""Drop what is too small to matter."""
+"""A stage that drops small instances."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.errors import ConfigError
 from pipeline.records import Result
+from pipeline.validation import check_number
 
 
 @dataclass(frozen=True)
 class MinArea:
-    """Keeps the instances that cover at least ``area_px`` pixels; maps stay as they are.
+    """Keeps the instances that cover at least ``area_px`` pixels; maps do not change.
 
     Attributes:
-        area_px: Pixels of the instance's mask, or of its box where the model gives no masks.
+        area_px: Pixels of the instance's mask, or of its box if there are no masks.
 
     Raises:
-        ConfigError: The area is negative.
+        ConfigError: ``area_px`` is not a number of at least 0.
     """
 
     area_px: float
 
     def __post_init__(self) -> None:
-        if not self.area_px >= 0:  # refuses NaN too
-            raise ConfigError(f"area_px: expected at least 0 pixels, got {self.area_px}")
+        check_number("area_px", self.area_px, 0)
 
     def __call__(self, result: Result) -> Result:
         """Return the result without the instances below the area."""

@@ -1,4 +1,4 @@
-"""Drop what the model is not sure of."""
+"""A stage that drops instances with low scores."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import ConfigError
 from pipeline.protocols import Pushdown
 from pipeline.records import Result
+from pipeline.validation import check_number
 
 
 @dataclass(frozen=True)
 class MinScore:
-    """Keeps the instances whose score is at least ``threshold``; maps stay as they are.
+    """Keeps the instances whose score is at least ``threshold``; maps do not change.
 
     Attributes:
-        threshold: In [0, 1]; compared as float32, as scores are, so 0.7 keeps a score of 0.7.
+        threshold: In [0, 1]. Compared as float32, like scores, so 0.7 keeps a score of 0.7.
 
     Raises:
         ConfigError: The threshold is not in [0, 1].
@@ -25,8 +25,7 @@ class MinScore:
     threshold: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"threshold: expected a number in [0, 1], got {self.threshold}")
+        check_number("threshold", self.threshold, 0, 1)
 
     def pushdown(self) -> Pushdown:
         """Let the model skip instances below the threshold."""

@@ -1,4 +1,4 @@
-"""Keep only the best."""
+"""A stage that keeps the instances with the highest scores."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import ConfigError
 from pipeline.protocols import Pushdown
 from pipeline.records import Result
+from pipeline.validation import check_whole
 
 
 @dataclass(frozen=True)
 class TopK:
-    """Keeps the ``k`` instances with the highest scores, in their order; maps stay as they are.
+    """Keeps the ``k`` instances with the highest scores, in their order.
 
     Attributes:
-        k: How many to keep of each frame. Of equal scores the earlier instance wins.
+        k: Number of instances to keep per frame. Of equal scores, the earlier instance is kept.
 
     Raises:
         ConfigError: ``k`` is not a whole number of at least 0.
@@ -25,15 +25,14 @@ class TopK:
     k: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or self.k < 0:
-            raise ConfigError(f"k: expected a whole number of at least 0, got {self.k}")
+        check_whole("k", self.k, 0)
 
     def pushdown(self) -> Pushdown:
         """Let the model skip all but the ``k`` best instances."""
         return Pushdown(max_instances=self.k)
 
     def __call__(self, result: Result) -> Result:
-        """Return the result with at max_instances ``k`` instances."""
+        """Return the result with at most ``k`` instances."""
         if len(result.predictions) <= self.k:
             return result
         best = np.argsort(-result.predictions.scores, kind="stable")[: self.k]

@@ -169,7 +169,7 @@ VALUES = [
      "stage.min_score.threshold: expected a number, got '0.3,0.5'; add -m to run a job per value"),
     (["stage.min_score.threshold=abc"], "stage.min_score.threshold: expected a number, got 'abc'"),
     (["stage.min_score.threshold=2"],
-     "stage.min_score.threshold: expected a number in [0, 1], got 2"),
+     "stage.min_score.threshold: expected a number from 0 to 1, got 2"),
     (["runnable.cache=2024"], "runnable.cache: expected a string or null, got 2024; to pass a "
      "string, write runnable.cache='\"2024\"'"),
     (["device=gpu"], "device: expected auto, cpu, cuda or cuda:N, got 'gpu'; did you mean 'cuda'?"),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline.masks import InstanceMasks, crop_edges, paste
+from pipeline.masks import InstanceMasks, crop_edges
+from pipeline.runnables.steps.mask_runs import paste
 
 
 def coco(bitmap):

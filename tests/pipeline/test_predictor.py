@@ -280,10 +280,13 @@ def test_a_device_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "conf" / "model").glob("*.yaml")), ids=lambda p: p.stem
 )
-def test_options_are_read_as_hydra_reads_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_are_read_as_hydra_reads_them(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Model, "check", lambda self: None)
     values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    assert vars(find_model(path.stem)) | {"store": None} == vars(Model(**values)) | {"store": None}
+    store = ModelStore(tmp_path)
+    assert vars(find_model(path.stem, store=store)) == vars(Model(**values, store=store))
 
 
 def test_options_of_a_model_can_be_changed() -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.masks import InstanceMasks, paste
+from pipeline.masks import InstanceMasks
+from pipeline.runnables.steps.mask_runs import paste
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -84,7 +84,7 @@ def test_check_names_what_the_model_lacks(names, problems):
         return
     with pytest.raises(ConfigError) as caught:
         stage.check(CATEGORIES)
-    told = [f"names: the model finds no instances of {problem}" for problem in problems]
+    told = [f"names: the model has no class {problem}" for problem in problems]
     assert list(caught.value.problems) == told
 
 
@@ -93,5 +93,5 @@ def test_check_of_a_class_that_is_both_thing_and_stuff():
 
 
 def test_check_of_a_model_without_instances():
-    with pytest.raises(ConfigError, match=r"finds no instances of 'cat'$"):
+    with pytest.raises(ConfigError, match=r"has no class 'cat'$"):
         KeepClasses(["cat"]).check(Categories(stuff_names=("sky",)))

@@ -49,5 +49,5 @@ def test_returns_the_same_object_when_all_stay(result):
 
 @pytest.mark.parametrize("area_px", [-1, float("nan")])
 def test_refuses_what_is_no_area(area_px):
-    with pytest.raises(ConfigError, match="area_px: expected at least 0 pixels, got"):
+    with pytest.raises(ConfigError, match="area_px: expected a number of at least 0, got"):
         MinArea(area_px)

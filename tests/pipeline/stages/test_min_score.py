@@ -43,7 +43,7 @@ def test_returns_the_same_object_when_all_stay(scores, threshold):
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.01, 50, float("nan")])
 def test_refuses_what_is_no_score(threshold):
-    with pytest.raises(ConfigError, match=r"threshold: expected a number in \[0, 1\], got"):
+    with pytest.raises(ConfigError, match=r"threshold: expected a number from 0 to 1, got"):
         MinScore(threshold)
 
 

@@ -57,7 +57,7 @@ def test_returns_the_same_object_when_all_stay():
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
 def test_refuses_what_is_no_overlap(threshold):
-    with pytest.raises(ConfigError, match="iou_threshold: expected 0 to 1, got"):
+    with pytest.raises(ConfigError, match="iou_threshold: expected a number from 0 to 1, got"):
         Nms(threshold)
 
 

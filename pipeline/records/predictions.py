@@ -1,18 +1,9 @@
-"""The records that pass through a pipeline: frozen dataclasses of NumPy arrays.
-
-Shapes, dtypes and value ranges are checked once, at construction.
-
-Shapes: ``N`` instances, ``K`` keypoints, ``H`` and ``W`` the frame's height and width in pixels.
-Boxes are ``x1, y1, x2, y2`` in pixels of the original frame (Detectron2's ``XYXY_ABS``); sizes are
-``(height, width)``; images are BGR. Field names are Detectron2's without the ``pred_``.
-"""
+"""A model's predictions for one frame."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -21,108 +12,6 @@ from numpy.typing import NDArray
 from pipeline.masks import InstanceMasks
 
 Index = int | slice | NDArray[Any] | list[int] | list[bool]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """One decoded image of an asset.
-
-    Attributes:
-        image: uint8 ``(H, W, 3)``, BGR.
-        asset_id: Id of the asset it was decoded from.
-        index: 0-based position within the asset.
-        pts: Presentation timestamp in units of ``time_base``; ``None`` for a still image.
-        time_base: Seconds per unit of ``pts``.
-        time_s: Seconds from the start of a video, ``pts * time_base``; ``None`` for a still image.
-
-    Raises:
-        ValueError: The image is not a non-empty uint8 ``(H, W, 3)`` array, or only one of ``pts``
-            and ``time_base`` is given.
-    """
-
-    image: NDArray[np.uint8]
-    asset_id: str
-    index: int = 0
-    pts: int | None = None
-    time_base: Fraction | None = None
-    time_s: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.pts is None) != (self.time_base is None):
-            raise ValueError("Frame: pts and time_base belong together; give both or neither")
-        if self.pts is not None and self.time_base is not None:
-            object.__setattr__(self, "time_s", float(self.pts * self.time_base))
-        image = self.image
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(
-                f"Frame.image: expected non-empty uint8 (H, W, 3), got {image.dtype} {image.shape}"
-            )
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """``(height, width)`` in pixels."""
-        return self.image.shape[0], self.image.shape[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Categories:
-    """The classes and keypoints that a model distinguishes.
-
-    Attributes:
-        thing_names: Names of the instance classes, by class id.
-        thing_ids: Their ids in the dataset (1..90 for COCO), by class id; by default class id + 1.
-        stuff_names: Names of the semantic classes, by class id.
-        stuff_ids: Their ids in the dataset; by default class id + 1.
-        keypoint_names: Names of the K keypoints.
-        skeleton: Pairs of 0-based keypoint indices to join with a line.
-
-    Raises:
-        ValueError: A name cannot be written on one line of UTF-8, ids are missing, duplicate or
-            negative, or the skeleton joins an unknown keypoint.
-    """
-
-    thing_names: tuple[str, ...] = ()
-    thing_ids: tuple[int, ...] = ()
-    stuff_names: tuple[str, ...] = ()
-    stuff_ids: tuple[int, ...] = ()
-    keypoint_names: tuple[str, ...] = ()
-    skeleton: tuple[tuple[int, int], ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in (*self.thing_names, *self.stuff_names, *self.keypoint_names):
-            if problem := name_problem(name):
-                raise ValueError(f"the name {name!r:.60} {problem}")
-        for names, ids in (("thing_names", "thing_ids"), ("stuff_names", "stuff_ids")):
-            n = len(getattr(self, names))
-            if not getattr(self, ids):  # a custom dataset
-                object.__setattr__(self, ids, tuple(range(1, n + 1)))
-            if len(getattr(self, ids)) != n:
-                raise ValueError(f"Categories.{ids}: expected {n} ids, one per name")
-            if any(type(i) is not int or not 0 <= i < 1 << 63 for i in getattr(self, ids)):
-                raise ValueError(f"Categories.{ids}: expected whole numbers of at least 0")
-            if len(set(getattr(self, ids))) != n:
-                raise ValueError(f"Categories.{ids}: duplicate id")
-        n = len(self.keypoint_names)  # a skeleton may come without names
-        if not all(0 <= point < (n or 1 << 31) for pair in self.skeleton for point in pair):
-            raise ValueError(f"Categories.skeleton: expected keypoint indices in 0..{n - 1}")
-
-
-def name_problem(name: object) -> str | None:
-    """Return why a text cannot name a class or a keypoint; ``None`` if it can.
-
-    Every sink must be able to write a name on one line of UTF-8.
-    """
-    if not isinstance(name, str):
-        return f"is not text but {type(name).__name__}"
-    if not name.strip():
-        return "is empty"
-    for character in name:
-        category = unicodedata.category(character)
-        if category in ("Cc", "Zl", "Zp"):
-            return f"contains a control character, U+{ord(character):04X}"
-        if category == "Cs":
-            return f"contains half of a surrogate pair, U+{ord(character):04X}"
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,15 +227,3 @@ def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(shape) == len(expected) and all(
         want is None or got == want for got, want in zip(shape, expected, strict=True)
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """A frame and its predictions: the argument of stages and sinks."""
-
-    frame: Frame
-    predictions: Predictions
-
-    def replace(self, predictions: Predictions) -> Result:
-        """Return the same frame with other predictions."""
-        return Result(self.frame, predictions)
