@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 import pipeline.config  # registers the schema
 from pipeline import protocols
 from pipeline.errors import ConfigError
+from pipeline.job import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -61,7 +62,7 @@ def test_every_option_builds(option: str, tmp_path: Path) -> None:
     job = pipeline.config.build_job(composed(tmp_path, *overrides_for(option)))
     assert isinstance(job.runnable, protocols.Runnable)
     assert isinstance(job.source, protocols.Source)
-    assert isinstance(job.runner, protocols.Runner)
+    assert isinstance(job.runner, Runner)
     assert all(callable(stage) for stage in job.stages.values())
     assert all(isinstance(sink, protocols.Sink) for sink in job.sinks.values())
     assert list(job.sinks)[-1] == "predictions"
