@@ -128,7 +128,7 @@ class Watching:
     def _round(self, now_s: float) -> float:
         if self.wishes.anew:
             self.wishes.anew, self.finish_due = False, True
-            self.log.begin_anew()
+            self.log.start_new()
         is_there = self._look(now_s)
         if is_there and not self._is_over():
             if self.work.waiting:
