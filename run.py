@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-_STARTED = time.time()  # before the imports that take most of a start
+_STARTED = time.time()  # before the imports, which take most of the start-up time
 
 from runners.rundir.lock import forget_early, hold_early  # noqa: E402
 
@@ -16,7 +16,7 @@ def main() -> int:
     Returns:
         The exit status (docs/run.md).
     """
-    if sys.getfilesystemencoding() != "utf-8":  # else not worth the import
+    if sys.getfilesystemencoding() != "utf-8":  # otherwise not worth the import
         from pipeline.system.utf8 import ensure_utf8
 
         ensure_utf8()
@@ -26,7 +26,7 @@ def main() -> int:
 
             print(f"d2run {VERSION}")  # noqa: T201
             return 0
-        status = hold_early(sys.argv[1:])  # before the slow imports, which come with the entry
+        status = hold_early(sys.argv[1:])  # before the slow imports of the entry point
         if status is not None:
             return status
         from pipeline.system.children import clean_import_path

@@ -59,7 +59,7 @@ def main(started: float | None = None) -> int:
     try:
         try:
             _start(parse(sys.argv[1:]), jobs)
-        finally:  # everything is written: a signal now could only change the exit status
+        finally:  # all results are written: a signal now could only change the exit status
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
             jobs.report_sweep()

@@ -103,13 +103,18 @@ def option_sentences(loader: Loader, group: str, options: Sequence[str]) -> dict
     """Return the sentence on each key of a group, by its path in the group.
 
     An option's own file comes first, then the other files of the group: an option that builds on
-    another one need not repeat its sentences. Keys of ``model`` are also explained by their schema.
+    another one need not repeat its sentences. A key that only refers to a top-level key has the
+    sentence of that key. Keys of ``model`` are also explained by their schema.
     """
     others = loader.repository.get_group_options(group, ObjectType.CONFIG)
+    general = key_sentences(_read(loader, "config"))
     sentences = _schema_sentences() if group == "model" else {}
     for option in [*reversed(others), *reversed(options)]:
-        sentences |= key_sentences(_read(loader, f"{group}/{option}"))
-    return sentences
+        text = _read(loader, f"{group}/{option}")
+        for path, key in re.findall(r"^ *(\w+): \$\{(\w+)\}", text, re.MULTILINE):
+            sentences.setdefault(path, general.get(key, ""))
+        sentences |= key_sentences(text)
+    return {path: sentence for path, sentence in sentences.items() if sentence}
 
 
 def _section(

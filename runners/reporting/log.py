@@ -1,4 +1,4 @@
-"""``run.log``: warnings, tracebacks, and what libraries say."""
+"""``run.log``: warnings, tracebacks and messages of libraries."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from itertools import pairwise
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from pipeline.errors import ConfigError, OutputError, printable
-from pipeline.redaction import redacted_text
+from pipeline.errors import ConfigError, OutputError
+from pipeline.redaction import safe_text
 from pipeline.system.descriptors import open_file, rename, status_of
 
 _MAX_BYTES = 64 << 20
-_KEPT = 5
+_MAX_FILES = 5
 _MAX_CHARACTERS = 4096
 _log = logging.getLogger("d2run")
 
 
 class Log(RotatingFileHandler):
-    """The log file; ``begin_anew`` starts a new one.
+    """The log file; ``start_new`` renames it and starts another.
 
     Args:
-        path: Where it is.
+        path: The file.
 
     Raises:
-        OutputError: It cannot be written, or is no regular file.
+        OutputError: It cannot be written or is not a regular file.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path  # baseFilename has no "..", by which a directory may not be found as held
+        self._path = path  # baseFilename resolves "..", and would not match the held directory
         try:
-            # delay: the handler's own constructor would open it before it is checked
+            # delay: otherwise the constructor opens the file before it is checked
             super().__init__(
                 path,
                 maxBytes=_MAX_BYTES,
-                backupCount=_KEPT,
+                backupCount=_MAX_FILES,
                 encoding="utf-8",
                 errors="backslashreplace",
                 delay=True,
@@ -57,50 +57,53 @@ class Log(RotatingFileHandler):
     def doRollover(self) -> None:
         """Rename the files, each to the next number, and start a new one.
 
-        If another program has moved the file away, only the latter.
+        If another program has moved the file away, only start a new one.
         """
         if self.stream is not None:
             self.stream.close()
             self.stream = None
         name = self._path.name
-        names = [self._path, *(self._path.with_name(f"{name}.{n}") for n in range(1, _KEPT + 1))]
+        names = [
+            self._path,
+            *(self._path.with_name(f"{name}.{n}") for n in range(1, _MAX_FILES + 1)),
+        ]
         if status_of(self._path) is not None:
             for old, new in reversed(list(pairwise(names))):
                 with suppress(FileNotFoundError):
                     rename(old, new)
         self.stream = self._open()
 
-    def begin_anew(self) -> None:
-        """Start a new file, if there is room for it."""
+    def start_new(self) -> None:
+        """Start a new file, if possible."""
         self.acquire()
         try:
             self.doRollover()
-        except (OSError, OutputError):  # as for what is logged
+        except (OSError, OutputError):  # logging is best effort
             pass
         finally:
             self.release()
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing: of a full disk the run speaks itself, once."""
+        """Ignore the error: the run itself reports a full disk, once."""
 
 
 class _OneLine(logging.Formatter):
     """A message on one line, tracebacks line by line; no control characters, no secrets."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(redacted_text(super().formatMessage(record)))[:_MAX_CHARACTERS]
+        return safe_text(super().formatMessage(record))[:_MAX_CHARACTERS]
 
     def formatException(self, ei: object) -> str:
         return _line_by_line(super().formatException(ei))  # type: ignore[arg-type]
 
     def format(self, record: logging.LogRecord) -> str:
-        """Add the traceback that an error of an input brings along as text."""
+        """Add the traceback that an asset's error carries as text."""
         trace = _line_by_line(getattr(record, "trace", ""))
         return "\n".join(filter(None, [super().format(record), trace]))
 
 
 def _show_deprecations() -> None:
-    """Lift Python's own filters that hide deprecations, which are of use in a log."""
+    """Remove Python's default filters that hide deprecations, which are useful in a log."""
     hidden = (DeprecationWarning, PendingDeprecationWarning)
     for each in list(warnings.filters):
         if each[:2] == ("ignore", None) and each[2] in hidden and each[3:] == (None, 0):
@@ -109,7 +112,7 @@ def _show_deprecations() -> None:
 
 
 def _line_by_line(trace: str) -> str:
-    return "\n".join(printable(redacted_text(line)) for line in trace.splitlines())
+    return "\n".join(safe_text(line) for line in trace.splitlines())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A run's status in Prometheus' text form."""
+"""A run's status in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from prometheus_client.registry import Collector
 
 from pipeline.errors import ConfigError
 from pipeline.system.versions import VERSION
+from pipeline.validation import check_whole
 
 if TYPE_CHECKING:
     from runners.reporting.status import Status
 
-_HOST = "127.0.0.1"  # who should see more puts a proxy with authentication before it
+_HOST = "127.0.0.1"  # for access from elsewhere, put a proxy with authentication in front
 
 
 def renderer(status: Status) -> Callable[[], bytes]:
-    """Return what gives the metrics of this moment."""
+    """Return a function that renders the current metrics."""
     return partial(generate_latest, _registry(status))
 
 
@@ -31,15 +32,16 @@ def served(status: Status, port: int) -> Iterator[int]:
     """Serve the metrics on 127.0.0.1 while the block runs; yields the port.
 
     Raises:
-        ConfigError: The port cannot be had.
+        ConfigError: The port is not valid or not free.
     """
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"runner.metrics_port is {port}; it must be within 0..65535")
+    check_whole("runner.metrics_port", port, 0, 65535)
     try:
         server, thread = start_http_server(port, _HOST, _registry(status))
     except OSError as exc:
-        why = f"cannot listen on {_HOST}:{port} ({exc.strerror})"
-        raise ConfigError(f"{why}: set runner.metrics_port to a free port") from exc
+        raise ConfigError(
+            f"runner.metrics_port: cannot listen on {_HOST}:{port} ({exc.strerror}); choose a free "
+            "port"
+        ) from exc
     try:
         yield server.server_port
     finally:
@@ -49,7 +51,7 @@ def served(status: Status, port: int) -> Iterator[int]:
 
 
 def _registry(status: Status) -> CollectorRegistry:
-    registry = CollectorRegistry()  # one's own: nothing of the process or of other libraries
+    registry = CollectorRegistry()  # without the metrics of the process and other libraries
     registry.register(_Collector(status))
     return registry
 
@@ -64,7 +66,7 @@ class _Collector(Collector):
 
 
 def _families(status: Status) -> Iterator[Metric]:
-    labelled = GaugeMetricFamily("d2run_build_info", "What runs.", labels=["version"])
+    labelled = GaugeMetricFamily("d2run_build_info", "Version of d2run.", labels=["version"])
     labelled.add_metric([VERSION], 1)
     yield labelled
     inputs = CounterMetricFamily("d2run_inputs", "Inputs by outcome.", labels=["outcome"])
@@ -80,14 +82,14 @@ def _families(status: Status) -> Iterator[Metric]:
     yield seconds
     committed = status.last_commit
     gauges: dict[str, tuple[str, float | None]] = {
-        "pending": ("Files that settle or wait for their turn.", status.pending),
-        "healthy": ("1 if the run can do its work, else 0.", status.healthy),
+        "pending": ("Files that are not complete yet or wait to be processed.", status.pending),
+        "healthy": ("1 if the run can process inputs, else 0.", status.healthy),
         "start_timestamp_seconds": ("When the run started.", status.started.timestamp()),
         "last_commit_timestamp_seconds": (
             "When an input's outcome was last committed.",
             None if committed is None else committed.timestamp(),
         ),
     }
-    for name, (said, value) in gauges.items():
+    for name, (text, value) in gauges.items():
         if value is not None:
-            yield GaugeMetricFamily(f"d2run_{name}", said, value=value)
+            yield GaugeMetricFamily(f"d2run_{name}", text, value=value)

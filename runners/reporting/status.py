@@ -1,4 +1,4 @@
-"""What a person and a monitor see of a run under way: status.json, health, metrics."""
+"""The state of a run for monitoring: ``status.json``, ``health`` and metrics."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import ConfigError, OutputError, printable
-from pipeline.redaction import redacted_text
+from pipeline.errors import ConfigError, OutputError
+from pipeline.redaction import safe_text
 from pipeline.system.descriptors import open_directory, remove
 from pipeline.system.files import asset_keys, write_whole
 
@@ -24,8 +24,8 @@ State = Literal["loading", "running", "idle", "draining", "finished", "stopped"]
 
 _FILES = ("status.json", "health", "metrics.prom")
 _WINDOW_S = 60.0
-_LEAST_SAMPLES = 10  # so that inputs of a minute each have a rate too
-_REFRESH_S = 5.0  # an unchanged file is written again, for its age says that the run is alive
+_MIN_SAMPLES = 10  # so that there is a rate even if each input takes a minute
+_REFRESH_S = 5.0  # unchanged files are rewritten: their age shows that the run is alive
 _HUNG_DISK_S = 5.0
 _log = logging.getLogger("d2run")
 
@@ -36,34 +36,34 @@ def _now() -> datetime:
 
 @dataclass(eq=False)
 class Status:
-    """Keeps the files current by which a run is watched, while the block runs.
+    """Keeps the monitoring files up to date while the block runs.
 
-    A thread of its own writes them, so no call here waits for a disk: ``status.json`` always,
-    ``health`` once ``health()`` was called, ``metrics.prom`` if asked for. Each appears whole, at
-    most once in ``every_s`` and at least every 10 s, and once more when the block ends. They are no
-    results: a write that fails is logged once, and the run goes on. All methods may be called from
-    any thread, and from signal handlers.
+    A separate thread writes them, so no method waits for a disk: ``status.json`` always, ``health``
+    once ``health()`` was called, ``metrics.prom`` on request. Each is written atomically, at most
+    once per ``every_s``, at least every 10 s, and once more when the block ends. They are not
+    results: a failed write is logged once, and the run continues. All methods can be called from
+    any thread and from signal handlers.
 
     Attributes:
-        directory: Where the files lie; it must exist.
-        total: Number of inputs, where it is known; gives the time left.
+        directory: Directory of the files; it must exist.
+        total: Number of inputs, if known; needed for the time left.
         metrics: Whether to write ``metrics.prom``, for node_exporter's textfile collector.
-        metrics_port: Serve the metrics at this port of 127.0.0.1, 0 for any free one; ``None``
+        metrics_port: Serve the metrics on this port of 127.0.0.1, 0 for any free one; ``None``
             opens no socket.
         every_s: Seconds between writes.
-        clock: Seconds that never go back.
-        state: What the run does.
-        pending: Files that settle, or wait for their turn.
+        clock: A monotonic clock in seconds.
+        state: What the run is doing.
+        pending: Files that are not complete yet or wait to be processed.
         counts: Inputs by outcome.
         seconds: Seconds by step; the steps overlap.
         instances: Instances written.
-        healthy: Whether the run can do its work; ``None`` where nobody asks.
-        started: When this was made.
+        healthy: Whether the run can process inputs; ``None`` until ``health()`` is called.
+        started: When this object was created.
         last_commit: When the last outcome was committed.
         lock: Held while these change.
 
     Raises:
-        ConfigError: On entering, if the port cannot be had.
+        ConfigError: On entering, if the port is not valid or not free.
     """
 
     directory: Path
@@ -86,16 +86,16 @@ class Status:
         self._last: str | None = None
         self._reason = ""
         self._samples: deque[tuple[float, int]] = deque()  # time, inputs until then
-        self._worked = 0
-        self._changed = self._complained = False
-        self._ended = threading.Event()
+        self._processed = 0
+        self._changed = self._warned = False
+        self._stopped = threading.Event()
         self.lock = threading.RLock()  # a signal handler may interrupt its own thread's call
         self._thread = threading.Thread(target=self._keep_writing, name="status", daemon=True)
         self._stack = ExitStack()
         self._render: Callable[[], bytes] | None = None
 
     def __enter__(self) -> Status:
-        """Open the port if one is asked for, write the first state, start writing."""
+        """Open the port if there is one, write the first state, start the thread."""
         if self.metrics or self.metrics_port is not None:
             from runners.reporting import metrics
 
@@ -116,11 +116,11 @@ class Status:
             if self.healthy is not None:
                 why = f"{kind.__name__}: {exc}".removesuffix(": ") if kind else "at its end"
                 self.health(False, f"not running ({why})")
-        self._ended.set()
+        self._stopped.set()
         self._thread.join(_HUNG_DISK_S)
         if self._thread.is_alive():
             return
-        if kind and issubclass(kind, ConfigError):  # nothing was started: leave nothing
+        if kind and issubclass(kind, ConfigError):  # nothing was started
             with suppress(OSError, OutputError):
                 for name in _FILES:
                     remove(self.directory / name)
@@ -141,15 +141,15 @@ class Status:
             outcome: ``done`` or ``failed``.
             asset_id: The input.
             seconds: Its seconds by step.
-            instances: How many were written for it.
+            instances: Number of instances written for it.
         """
         with self.lock:
             self._start_counting()
             self.counts[outcome] += 1
-            self._worked += 1
+            self._processed += 1
             now = self.clock()
             if now - self._samples[-1][0] >= 1:
-                self._samples.append((now, self._worked))
+                self._samples.append((now, self._processed))
             for step, value in (seconds or {}).items():
                 self.seconds[step] = self.seconds.get(step, 0.0) + value
             self.instances += instances
@@ -168,14 +168,14 @@ class Status:
         earlier: int | None = None,
         current: str | None = None,
     ) -> None:
-        """Say what has changed; what is ``None`` stays.
+        """Change what is not ``None``.
 
         Args:
-            state: From ``running`` on, the rate is measured.
+            state: The rate is measured from ``running`` on.
             total: Number of inputs.
-            pending: Files that settle, or wait for their turn.
-            earlier: Inputs that need no work in this run, all together.
-            current: Id of the input that is in work.
+            pending: Files that are not complete yet or wait to be processed.
+            earlier: Number of inputs that need no work in this run.
+            current: Id of the input that is being processed.
         """
         with self.lock:
             if state == "running":
@@ -189,7 +189,7 @@ class Status:
             self._changed = True
 
     def health(self, ok: bool, reason: str = "") -> None:
-        """Say whether the run can do its work, and if not why, in one line."""
+        """Set whether the run can process inputs, and why not, in one line."""
         with self.lock:
             self._changed |= (self.healthy, self._reason) != (ok, reason)
             self.healthy, self._reason = ok, reason
@@ -201,7 +201,7 @@ class Status:
             left = None if self.total is None else max(self.total - self.counts.total(), 0)
             return {
                 "state": self.state,
-                "health": self._verdict(),
+                "health": self._health_text(),
                 "pid": os.getpid(),
                 "started": _iso(self.started),
                 "updated": _iso(_now()),
@@ -217,26 +217,26 @@ class Status:
 
     def _start_counting(self) -> None:
         if not self._samples:
-            self._samples.append((self.clock(), self._worked))
+            self._samples.append((self.clock(), self._processed))
             self.state = "running"
 
     def _per_s(self) -> float | None:
-        """Inputs a second over the last minute, or the last ten inputs if those took longer."""
+        """Return inputs per second over the last minute, or over the last ten inputs if longer."""
         samples, now = self._samples, self.clock()
-        while len(samples) > _LEAST_SAMPLES and now - samples[0][0] > _WINDOW_S:
+        while len(samples) > _MIN_SAMPLES and now - samples[0][0] > _WINDOW_S:
             samples.popleft()
-        if self._worked == 0 or now <= samples[0][0]:
+        if self._processed == 0 or now <= samples[0][0]:
             return None
-        return (self._worked - samples[0][1]) / (now - samples[0][0])
+        return (self._processed - samples[0][1]) / (now - samples[0][0])
 
-    def _verdict(self) -> str | None:
+    def _health_text(self) -> str | None:
         if self.healthy is None:
             return None
-        return "ok" if self.healthy else f"unhealthy: {printable(redacted_text(self._reason))}"
+        return "ok" if self.healthy else f"unhealthy: {safe_text(self._reason)}"
 
     def _keep_writing(self) -> None:
         written = self.clock()
-        while not self._ended.wait(self.every_s):
+        while not self._stopped.wait(self.every_s):
             if self._changed or self.clock() - written >= _REFRESH_S:
                 written = self.clock()
                 self._write()
@@ -250,14 +250,14 @@ class Status:
         if self.metrics and self._render:
             files["metrics.prom"] = self._render()
         try:
-            os.close(open_directory(self.directory))  # where it is gone it is not made again
+            os.close(open_directory(self.directory))  # a removed directory is not created again
             for name, data in files.items():
                 write_whole(self.directory / name, data, durable=False)
-            self._complained = False
+            self._warned = False
         except (OSError, OutputError) as exc:
-            if not self._complained:
+            if not self._warned:
                 _log.warning("cannot write %s: %s", self.directory / "status.json", exc)
-            self._complained = self._changed = True
+            self._warned = self._changed = True
 
 
 def _iso(time: datetime | None) -> str | None:

@@ -145,7 +145,7 @@ class WatchLoop:
         if self.requests.refresh:
             self.requests.refresh = False
             self.schedule.request_finalize()
-            self.log.begin_anew()
+            self.log.start_new()
         is_there = self._find_arrivals()
         if is_there and not self._is_over():
             if self.processing.waiting:

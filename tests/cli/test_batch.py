@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -293,7 +295,9 @@ def test_signals(tmp_path: Path, number: signal.Signals, status: int, again: boo
     if again:  # it left at once: no more is promised than whole lines
         assert len(lines(out / "predictions.jsonl")) >= 19
         return
-    assert stderr.splitlines()[-1].startswith("error: ")
+    error, resume = stderr.splitlines()[-2:]
+    assert re.fullmatch(rf"error: (interrupted|terminated); \d+ results are kept in {out}", error)
+    assert resume.removeprefix("resume with: ") == shlex.join(process.args)
     assert "Traceback" not in stderr
     assert json.loads((out / "run.json").read_text())["exit_status"] == status
     records = lines(out / "predictions.jsonl")

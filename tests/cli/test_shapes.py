@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -30,7 +31,7 @@ def test_the_readmes_first_command(d2run: Run, tmp_path: Path) -> None:
     done = d2run(*readme_command("model=shapes input"), f"hydra.run.dir={tmp_path}/out", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for word in ("circle", "square", "triangle", "forward", "8 done"):
+    for word in ("circle", "square", "triangle", "8 done, ", " images/s, model ", "Detectron2 "):
         assert word in done.stdout
     scenes = sorted(path.relative_to(SCENES).as_posix() for path in SCENES.rglob("*.jpg"))
     assert sorted(line["asset"] for line in lines(tmp_path / "out/predictions.jsonl")) == scenes
@@ -56,8 +57,16 @@ def test_same_bytes_at_any_batch_size(d2run: Run, tmp_path: Path) -> None:
 
 def test_a_sweep_over_thresholds(d2run: Run, tmp_path: Path) -> None:
     arguments = readme_command("-m model=shapes")
-    done = d2run(*arguments, f"output={tmp_path}/sweep", "quiet=true", cwd=ROOT)
+    done = d2run(*arguments, f"output={tmp_path}/sweep", cwd=ROOT)
     assert done.returncode == 0, done.stderr
+    swept = [f"stage.min_score.threshold={each}" for each in (0.3, 0.5, 0.7)]
+    assert done.stderr.splitlines() == [f"job {i}: {each}" for i, each in enumerate(swept)]
+    assert done.stdout.splitlines()[-1] == f"results of the sweep in {tmp_path}/sweep"
+    rows = list(csv.DictReader((tmp_path / "sweep/sweep.csv").read_text().splitlines()))
+    assert [row["overrides"] for row in rows] == swept
+    assert [(row["status"], row["images"]) for row in rows] == [("0", "8")] * 3
+    found = [int(row["detections"]) for row in rows]
+    assert found == sorted(found, reverse=True)
     jobs = sorted((tmp_path / "sweep").glob("*/run.json"))
     assert [path.parent.name for path in jobs] == ["0", "1", "2"]
     thresholds = []
