@@ -230,7 +230,7 @@ class Detectron2:
         outputs: dict[int, Output] = {}
         with self._slots.acquire(), torch.inference_mode(), translate_device_errors(self.device):
             shapes = [item.shape for item in prepared]
-            # exact: each in a forward of its own, in order
+            # exact: one forward per frame, in order
             for indices in group_equal(range(len(prepared)) if self.exact else shapes):
                 found = self._splitter(self._compute, [prepared[i] for i in indices])
                 outputs |= zip(indices, found, strict=True)

@@ -1,4 +1,4 @@
-"""Each architecture with random weights once, and what DefaultPredictor finds with them."""
+"""Each architecture with random weights, loaded once, and DefaultPredictor's results."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from random_model import ARCHITECTURES, PHOTOS, RandomModel, photo, reference
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)
 def model(request: pytest.FixtureRequest) -> Iterator[RandomModel]:
-    # more regions show nothing more, and take these two long
+    # more regions test nothing else, and take long with these two
     opts = {
         "mask_rcnn_c4": ("MODEL.RPN.POST_NMS_TOPK_TEST", 40),
         "keypoint_rcnn": ("TEST.DETECTIONS_PER_IMAGE", 10),
     }.get(request.param, ())
-    # larger random weights make equal scores, whose order hangs on the last digit
+    # larger random weights cause equal scores, whose order depends on the last digit
     model = RandomModel(ARCHITECTURES[request.param], opts, spread=3, name=request.param)
     yield model
     model.forget()

@@ -1,4 +1,4 @@
-"""The faster ways to compute, each against DefaultPredictor."""
+"""The engines and their options, each compared with DefaultPredictor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL = (
 
 
 def assert_close(got: Predictions, want: dict[str, Any], share: float = 0.999) -> None:
-    """Performance.md's second line: each of ``share`` has one within 0.05 px and 1e-3 in score."""
+    """Check that a share of the detections pairs within 0.05 px and 1e-3 in score."""
     if "instances" in want:
         instances = want["instances"]
         boxes, scores = instances.pred_boxes.tensor.numpy(), instances.scores.numpy()
@@ -101,7 +101,7 @@ def test_nothing_found(engine: str) -> None:
         assert len(runnable.predict([Frame(photo("coffee"), "x")])[0]) == 0
 
 
-def test_what_openvino_cannot_do_stays_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_that_openvino_cannot_compute_stay_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     from pipeline.runnables.speedups.rounding import openvino
 
@@ -121,7 +121,7 @@ def test_what_openvino_cannot_do_stays_in_torch(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_what_openvino_compiles_is_kept_where_that_is_wanted(tmp_path: Path) -> None:
+def test_openvino_cache(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     model = RandomModel(ARCHITECTURES["retinanet"], SMALL, spread=3)
     frame, folder = Frame(photo("coffee"), "x"), tmp_path / "new" / "cache"
@@ -139,7 +139,7 @@ def test_what_openvino_compiles_is_kept_where_that_is_wanted(tmp_path: Path) -> 
         assert got.scores.tobytes() == want.scores.tobytes()
     blobs = list(folder.iterdir())
     assert len(blobs) == 2
-    for blob in blobs:  # as of a run that was killed
+    for blob in blobs:  # as a killed run leaves it
         whole = blob.read_bytes()
         blob.unlink()
         blob.write_bytes(whole[: len(whole) // 2])
@@ -149,7 +149,7 @@ def test_what_openvino_compiles_is_kept_where_that_is_wanted(tmp_path: Path) -> 
         predicted(tmp_path / "file")
 
 
-def test_the_steps_are_predict() -> None:
+def test_the_steps_equal_predict() -> None:
     model = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL)
     frames = [Frame(photo(name), name) for name in ("chelsea", "astronaut", "chelsea")]
     with Detectron2(model, "cpu", engine="torch") as runnable:
@@ -203,14 +203,14 @@ def predicted(model: RandomModel, frame: Frame, **options: Any) -> Predictions:
         return runnable.predict([frame])[0]
 
 
-# the others take a minute, so they are left to the nightly run
-_LATER = [
+# the others take a minute each
+_LONG = [
     pytest.param(name, marks=pytest.mark.nightly) for name in ("mask_rcnn_c4", "cascade_mask_rcnn")
 ]
-LESS = ["mask_rcnn", "retinanet", "panoptic_fpn", *_LATER]
+WITH_PUSHDOWN = ["mask_rcnn", "retinanet", "panoptic_fpn", *_LONG]
 
 
-@pytest.mark.parametrize("architecture", LESS)
+@pytest.mark.parametrize("architecture", WITH_PUSHDOWN)
 def test_pushdown_changes_no_result(architecture: str) -> None:
     model = RandomModel(ARCHITECTURES[architecture], SMALL, spread=3)
     frame = Frame(photo("coffee"), "x")
@@ -224,9 +224,9 @@ def test_pushdown_changes_no_result(architecture: str) -> None:
             Result(frame, everything),
             Result(frame, found(min_score=score, max_instances=most)),
         )
-        if architecture == "retinanet":  # where a limit saves nothing
+        if architecture == "retinanet":  # a limit does not apply
             assert len(got.predictions) == (everything.scores >= score).sum()
-        elif architecture != "panoptic_fpn":  # whose map needs more
+        elif architecture != "panoptic_fpn":  # its map needs more instances
             assert len(got.predictions) == min(most or 1000, (everything.scores >= score).sum())
         for stage in stages:
             want, got = stage(want), stage(got)
@@ -234,8 +234,8 @@ def test_pushdown_changes_no_result(architecture: str) -> None:
         assert_kept(got.predictions, want.predictions)
 
 
-@pytest.mark.parametrize("architecture", LESS)
-def test_other_classes_are_left_out_and_no_result_changes(architecture: str) -> None:
+@pytest.mark.parametrize("architecture", WITH_PUSHDOWN)
+def test_pushdown_of_classes_changes_no_result(architecture: str) -> None:
     model = RandomModel(ARCHITECTURES[architecture], SMALL, spread=3)
     frame = Frame(photo("coffee"), "x")
     masks = []
@@ -254,9 +254,9 @@ def test_other_classes_are_left_out_and_no_result_changes(architecture: str) -> 
     for most in (None, 1):
         stages = [KeepClasses(classes), TopK(most or 1000)]
         got = Result(frame, found(classes=classes, max_instances=most))
-        if architecture == "retinanet":  # which has no masks to leave out
+        if architecture == "retinanet":  # has no masks that can be skipped
             assert len(got.predictions) == len(everything)
-        elif architecture != "panoptic_fpn":  # whose map needs more
+        elif architecture != "panoptic_fpn":  # its map needs more instances
             assert len(got.predictions) == masks[-1] == min(most or 1000, wanted.sum())
             assert masks[0] == len(everything)
         want = Result(frame, everything)
@@ -265,7 +265,7 @@ def test_other_classes_are_left_out_and_no_result_changes(architecture: str) -> 
         assert_kept(got.predictions, want.predictions)
 
 
-@pytest.mark.parametrize("architecture", ["mask_rcnn", *_LATER])
+@pytest.mark.parametrize("architecture", ["mask_rcnn", *_LONG])
 def test_boxes_without_an_area_do_not_count(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,7 +274,7 @@ def test_boxes_without_an_area_do_not_count(
     whole = fast_rcnn.fast_rcnn_inference
 
     def flattened(*args: Any, **kwargs: Any) -> Any:
-        """Choose instances, the best three with no width."""
+        """Set the width of the three best instances to 0."""
         instances, rows = whole(*args, **kwargs)
         for each in instances:
             boxes = each.pred_boxes.tensor
@@ -296,7 +296,7 @@ def test_boxes_without_an_area_do_not_count(
 
 
 def changed(change: Callable[[Any], None]) -> RandomModel:
-    """A model that is not quite Detectron2's own."""
+    """Return a modified model of Detectron2."""
 
     class Model(RandomModel):
         def load(self, device: str) -> Any:
@@ -307,10 +307,10 @@ def changed(change: Callable[[Any], None]) -> RandomModel:
     return Model(ARCHITECTURES["mask_rcnn"], SMALL, spread=3)
 
 
-def test_a_head_that_scores_anew_is_asked_for_all() -> None:
+def test_no_pushdown_with_a_head_that_changes_scores() -> None:
     from detectron2.modeling.roi_heads import MaskRCNNConvUpsampleHead
 
-    class ScoresAnew(MaskRCNNConvUpsampleHead):  # type: ignore[misc]
+    class ChangesScores(MaskRCNNConvUpsampleHead):  # type: ignore[misc]
         def forward(self, x: Any, instances: Any) -> Any:
             found = super().forward(x, instances)
             for each in found:
@@ -318,14 +318,14 @@ def test_a_head_that_scores_anew_is_asked_for_all() -> None:
             return found
 
     def change(module: Any) -> None:
-        module.roi_heads.mask_head.__class__ = ScoresAnew
+        module.roi_heads.mask_head.__class__ = ChangesScores
 
     less = {"min_score": 0.9, "max_instances": 1, "classes": ["thing_0"]}
     assert len(predicted(changed(change), Frame(photo("coffee"), "x"), **less)) > 1
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_an_architecture_with_a_forward_of_its_own(exact: bool) -> None:
+def test_an_architecture_with_a_custom_forward(exact: bool) -> None:
     from detectron2.modeling import GeneralizedRCNN
 
     class Own(GeneralizedRCNN):  # type: ignore[misc]
@@ -340,7 +340,7 @@ def test_an_architecture_with_a_forward_of_its_own(exact: bool) -> None:
     assert got.masks is not None
 
 
-def test_a_backbone_that_hands_out_every_block() -> None:
+def test_a_backbone_that_returns_every_block() -> None:
     from detectron2.modeling.backbone.resnet import ResNet
 
     class Sums(ResNet):  # type: ignore[misc]
@@ -373,7 +373,7 @@ def test_a_model_with_weights_of_five_dimensions() -> None:
     assert len(predicted(changed(change), Frame(photo("coffee"), "x")))
 
 
-def test_no_instance_of_the_wanted_class() -> None:
+def test_no_instance_of_the_classes() -> None:
     model = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL, spread=3)
     frame = Frame(photo("coffee"), "x")
     with Detectron2(model, "cpu", engine="torch") as runnable:
@@ -385,7 +385,7 @@ def test_no_instance_of_the_wanted_class() -> None:
         assert got.masks is not None
 
 
-def test_a_class_that_the_model_does_not_know() -> None:
+def test_a_class_that_the_model_does_not_have() -> None:
     import torch
 
     model, threads = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL), torch.get_num_threads()
@@ -399,7 +399,7 @@ def test_a_class_that_the_model_does_not_know() -> None:
 @pytest.mark.parametrize(
     "less", [{"classes": ["thing_7"]}, {"classes": ["thing_0"], "max_instances": 0}]
 )
-def test_openvino_compiles_all_before_the_first_frame(less: dict[str, Any]) -> None:
+def test_openvino_compiles_all_parts_before_the_first_frame(less: dict[str, Any]) -> None:
     needs_openvino("openvino")
     model = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL)
     with Detectron2(model, "cpu", engine="openvino", **less) as runnable:
@@ -407,7 +407,7 @@ def test_openvino_compiles_all_before_the_first_frame(less: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("place", ["_preprocess", "_compute", "_finish"])
-def test_a_device_that_fails_for_good(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_fails_permanently(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     def fails(*_: Any) -> Any:
@@ -420,7 +420,7 @@ def test_a_device_that_fails_for_good(place: str, monkeypatch: pytest.MonkeyPatc
             runnable.predict([frame])
 
 
-def test_padding_that_a_backbone_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_that_a_backbone_requires(monkeypatch: pytest.MonkeyPatch) -> None:
     from detectron2.modeling.backbone.fpn import FPN
 
     model, frame = RandomModel(ARCHITECTURES["mask_rcnn"], SMALL), Frame(photo("coffee"), "x")
@@ -458,7 +458,7 @@ def assert_kept(got: Predictions, want: Predictions) -> None:
         assert (got.panoptic_seg != want.panoptic_seg).mean() < 1e-3
 
 
-def test_exact_asks_for_all() -> None:
+def test_exact_has_no_pushdown() -> None:
     model = RandomModel(ARCHITECTURES["faster_rcnn"], SMALL)
     frame = Frame(photo("coffee"), "x")
     with Detectron2(

@@ -1,4 +1,4 @@
-"""What someone has put into a model is computed, not bypassed by what d2run does for speed."""
+"""Modifications of a model, such as hooks, take effect: speed-ups do not bypass them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.detectron2
 
 
 def subclass(path: str, **methods: Any) -> Callable[[Any], None]:
-    """Make the module at a path one of a class of its own."""
+    """Return a change of the module at a path to a subclass of its class."""
 
     def change(model: Any) -> None:
         module = model.get_submodule(path)
@@ -34,24 +34,24 @@ def hook(path: str) -> Callable[[Any], None]:
     return lambda m: m.get_submodule(path).register_forward_hook(lambda _, __, found: found * 2)
 
 
-def drawn_in(model: Any) -> None:
+def halve_proposals(model: Any) -> None:
     whole = model.proposal_generator.predict_proposals
     model.proposal_generator.predict_proposals = lambda *args: [
         each[: len(each) // 2] for each in whole(*args)
     ]
 
 
-def fewer(model: Any) -> None:
+def limit(model: Any) -> None:
     whole = model.forward
     model.forward = lambda inputs: [{"instances": each["instances"][:3]} for each in whole(inputs)]
 
 
-def fewer_by_hook(model: Any) -> None:
+def limit_by_hook(model: Any) -> None:
     model.register_forward_hook(lambda _, __, found: [{"instances": found[0]["instances"][:3]}])
 
 
-def remembering(model: Any) -> None:
-    """A block that keeps what it gave the last time, which the block after it must not change."""
+def add_state(model: Any) -> None:
+    """Add a block that keeps its last output, which the next block must not overwrite."""
     import torch
 
     class Keeps(torch.nn.Identity):
@@ -73,10 +73,10 @@ CHANGES: dict[str, Callable[[Any], None]] = {
     "another lateral": subclass("backbone.fpn_lateral3", forward=doubled),
     "another norm": subclass("backbone.bottom_up.res3.0.conv1.norm", forward=doubled),
     "another pooler": subclass("roi_heads.box_pooler", forward=doubled),
-    "a method of the proposals": drawn_in,
-    "a method of the model": fewer,
-    "a hook on the model": fewer_by_hook,
-    "a block that remembers": remembering,
+    "a method of the proposals": halve_proposals,
+    "a method of the model": limit,
+    "a hook on the model": limit_by_hook,
+    "a block with state": add_state,
 }
 
 
@@ -96,11 +96,11 @@ class Changed:
 @pytest.mark.parametrize("name", CHANGES)
 def test_as_default_predictor(name: str) -> None:
     changed = Changed(CHANGES[name])
-    predictor, pictures = tiny_predictor(), [picture(seed=i) for i in range(3)]
+    predictor, images = tiny_predictor(), [picture(seed=i) for i in range(3)]
     changed.change(predictor.model)
-    want = [predictor(each)["instances"] for each in pictures]
+    want = [predictor(each)["instances"] for each in images]
     with Detectron2(changed, "cpu", forwards=2) as runnable:  # type: ignore[arg-type]
-        got = [runnable.predict([Frame(each, "x")])[0] for each in pictures]
+        got = [runnable.predict([Frame(each, "x")])[0] for each in images]
     for one, other in zip(got, want, strict=True):
         assert len(one) == len(other) > 0
         np.testing.assert_allclose(one.boxes, other.pred_boxes.tensor.numpy(), atol=0.05)

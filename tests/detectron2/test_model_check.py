@@ -1,4 +1,4 @@
-"""Models that cannot work are refused: before they are loaded, when they are, and by the store."""
+"""Models that cannot run are refused: by their config, after loading, and by the store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROTATED = (
     "MODEL.ROI_HEADS.NAME", "RROIHeads", "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignRotated",
     "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (10, 10, 5, 5, 1),
 )  # fmt: skip
-HOPELESS: dict[str, tuple[str, tuple[Any, ...], str]] = {
+UNSUPPORTED: dict[str, tuple[str, tuple[Any, ...], str]] = {
     "four channels": (
         MASK_RCNN,
         ("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0, 4.0], "MODEL.PIXEL_STD", [1.0, 1.0, 1.0, 1.0]),
@@ -57,8 +57,8 @@ HOPELESS: dict[str, tuple[str, tuple[Any, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOPELESS)
-def test_told_by_the_config(name: str) -> None:
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_refused_by_the_config(name: str) -> None:
     if "dconv" in name:
         pytest.importorskip("detectron2")
         try:
@@ -67,20 +67,20 @@ def test_told_by_the_config(name: str) -> None:
             pass
         else:
             pytest.skip("this Detectron2 has the operator")
-    config, opts, says = HOPELESS[name]
+    config, opts, says = UNSUPPORTED[name]
     model = Model("mine", config=config, weights="random", opts=opts, class_names=CLASS_NAMES)
     with pytest.raises(ConfigError, match=f"model 'mine' cannot run: .*{says}"):
         model.check()
 
 
-def test_the_last_word_is_that_of_the_options() -> None:
+def test_options_override_the_config() -> None:
     opts = ("MODEL.LOAD_PROPOSALS", False, "MODEL.PROPOSAL_GENERATOR.NAME", "RPN")
     config = "COCO-Detection/fast_rcnn_R_50_FPN_1x"
     Model("mine", config=config, weights="random", opts=opts, class_names=CLASS_NAMES).check()
 
 
 class Changed:
-    """A tiny Mask R-CNN into which something was put."""
+    """A tiny Mask R-CNN that was modified."""
 
     name = "mine"
     categories = Categories(thing_names=tuple(CLASS_NAMES))
@@ -148,7 +148,7 @@ def breaks(module: Any, *path: str) -> None:
     ],
 )
 @pytest.mark.parametrize("exact", [True, False])
-def test_told_when_it_is_loaded(change: Any, says: str, exact: bool) -> None:
+def test_refused_after_loading(change: Any, says: str, exact: bool) -> None:
     model = Changed(change, MODEL__ROI_HEADS__SCORE_THRESH_TEST=1.0)
     with (
         pytest.raises(ConfigError, match=f"^model 'mine' cannot run: it fails .*{says}") as caught,
@@ -159,7 +159,7 @@ def test_told_when_it_is_loaded(change: Any, says: str, exact: bool) -> None:
     assert caught.value.exit_status == 2
 
 
-def test_a_model_that_only_takes_large_images_runs() -> None:
+def test_a_model_that_accepts_only_large_images_runs() -> None:
     def change(module: Any) -> None:
         whole = module.backbone.forward
 
@@ -173,7 +173,7 @@ def test_a_model_that_only_takes_large_images_runs() -> None:
         assert len(runnable.predict([Frame(picture(), "x")])[0])
 
 
-def test_random_numbers_are_left_as_they_were() -> None:
+def test_random_numbers_do_not_change() -> None:
     import torch
 
     before = torch.get_rng_state()
@@ -194,10 +194,10 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 @pytest.mark.parametrize("name", ["four channels", "Fast R-CNN"])
-def test_the_store_saves_none(name: str, store: ModelStore) -> None:
+def test_the_store_refuses_it(name: str, store: ModelStore) -> None:
     from detectron2.modeling import build_model
 
-    config, opts, says = HOPELESS[name]
+    config, opts, says = UNSUPPORTED[name]
     cfg = tiny_cfg(config)
     cfg.merge_from_list(list(opts))
     with pytest.raises(ConfigError, match=f"model 'mine' cannot run.*{says}"):

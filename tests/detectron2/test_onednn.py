@@ -26,7 +26,7 @@ def _fusing() -> None:
 
 
 def both(module: Any, *given: Any, dtype: Any = torch.float32) -> tuple[list[Any], list[Any]]:
-    """Return what a module and its fused copy make of the same input."""
+    """Return the outputs of a module and of its fused copy for the same input."""
     from torch.utils._pytree import tree_flatten
 
     module = module.eval().requires_grad_(False).to(dtype, memory_format=torch.channels_last)
@@ -63,7 +63,7 @@ def test_convolution(options: dict[str, int], activation: Any, dtype: Any) -> No
     assert module(torch.empty(0, 4, 9, 9)).shape[:2] == (0, 8)
 
 
-def test_what_is_not_known_stays() -> None:
+def test_other_layers_do_not_change() -> None:
     from detectron2.layers import Conv2d, get_norm
 
     layers = [
@@ -95,7 +95,7 @@ def test_residual_stages(depth: int, dtype: Any) -> None:
     channels = 64
     x = torch.randn(2, channels, 10, 12)
     assert_same(*both(stage, x, dtype=dtype), dtype)
-    # a block whose input may be needed elsewhere does not write into it
+    # a block whose input may be used elsewhere does not overwrite it
     alone = torch.nn.Sequential(stage[1])
     assert_same(*both(alone, torch.randn(1, 64 if depth == 18 else 256, 10, 12).relu()))
 
@@ -118,7 +118,7 @@ def test_pyramid(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("conv_dims", [(-1,), (8, 16)])
-def test_head_of_proposals(conv_dims: tuple[int, ...]) -> None:
+def test_rpn_head(conv_dims: tuple[int, ...]) -> None:
     from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 
     torch.manual_seed(0)
@@ -138,8 +138,8 @@ def test_head_of_proposals(conv_dims: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("exc", [AttributeError("no attribute"), RuntimeError("needs avx512bw")])
-def test_a_torch_or_cpu_without_them(monkeypatch: pytest.MonkeyPatch, exc: Exception) -> None:
-    """Of bfloat16 alone, as on a CPU without AVX-512: then nothing is fused for bf16."""
+def test_missing_operators(monkeypatch: pytest.MonkeyPatch, exc: Exception) -> None:
+    """Only bfloat16 is missing, as on a CPU without AVX-512: nothing is fused for bf16."""
     working = onednn._linear
 
     def missing(layer: Any, x: Any) -> Any:
@@ -158,7 +158,7 @@ def test_a_torch_or_cpu_without_them(monkeypatch: pytest.MonkeyPatch, exc: Excep
         onednn._works.cache_clear()
 
 
-def test_looking_whether_they_work_draws_no_random_numbers() -> None:
+def test_the_check_does_not_change_random_numbers() -> None:
     onednn._works.cache_clear()
     before = torch.random.get_rng_state()
     fuse_layers(torch.nn.Sequential())

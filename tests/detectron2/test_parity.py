@@ -1,6 +1,6 @@
 """``exact`` against DefaultPredictor: seeded random weights, real photos, low thresholds.
 
-What is covered: seven architectures, every output kind, one frame at once and four, an RGB model, a
+Covers all architectures, every kind of output, one and four frames per batch, an RGB model, and a
 frame without instances.
 """
 

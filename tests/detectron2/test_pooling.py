@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.detectron2
 
 CHANNELS = 5
-SIZE = (160, 224)  # of the picture
+SIZE = (160, 224)  # of the image
 
 
 def pooler(output: Any, scales: list[float], ratio: int, kind: str) -> Any:
@@ -33,7 +33,7 @@ def maps(scales: list[float], n: int) -> list[Any]:
 
 
 def boxes(n: int) -> Any:
-    """Of all sizes and shapes, some past the edges, some without width or height."""
+    """Return boxes of all sizes and shapes, some past the edges, some without area."""
     from detectron2.structures import Boxes
 
     torch.manual_seed(n)
@@ -75,7 +75,7 @@ def test_in_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(pooled(theirs, given, found), want)
 
 
-def test_no_region_and_one_that_is_not_finite() -> None:
+def test_no_region_and_regions_that_are_not_finite() -> None:
     from detectron2.structures import Boxes
 
     theirs, given = pooler(7, [0.25, 0.125], 0, "ROIAlignV2"), maps([0.25, 0.125], 1)
@@ -97,14 +97,14 @@ def test_to_channels_last(n: int) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["mask_rcnn", "mask_rcnn_c4", "cascade_mask_rcnn"])
-def test_models_that_pool_so(architecture: str) -> None:
+def test_models_that_are_changed(architecture: str) -> None:
     _, module = RandomModel(ARCHITECTURES[architecture]).load("cpu")
     assert not pools_by_sums(module)
     assert pool_by_sums(module)
     assert pools_by_sums(module)
 
 
-def test_models_that_do_not() -> None:
+def test_models_that_are_not_changed() -> None:
     _, module = RandomModel(ARCHITECTURES["retinanet"]).load("cpu")
     assert not pool_by_sums(module)
     opts = ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool")

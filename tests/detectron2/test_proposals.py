@@ -1,4 +1,4 @@
-"""Proposals and inputs made in fewer passes are Detectron2's, to the bit."""
+"""Faster proposals and inputs equal Detectron2's to the bit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_inputs(architecture: str) -> None:
             assert torch.equal(item["image"], before["image"])
 
 
-def test_other_models_are_left_alone() -> None:
+def test_other_models_do_not_change() -> None:
     _, module = RandomModel(ARCHITECTURES["retinanet"], SMALL).load("cpu")
     assert not decode_best_proposals(module)
     assert not normalize_in_place(module)

@@ -18,9 +18,9 @@ from pipeline.runnables.detectron2 import Detectron2
 
 pytestmark = pytest.mark.detectron2
 
-SCORE = 0.05  # benchmarks/README.md: of every detection above it
+SCORE = 0.05  # only detections above it are compared
 MASK, BOX = "MODEL.ROI_MASK_HEAD.", "MODEL.ROI_BOX_HEAD."
-CLASSES = (  # few, so that scores of random weights are above it
+CLASSES = (  # few classes, so that random weights give scores above it
     "MODEL.ROI_HEADS.NUM_CLASSES", 5, "MODEL.RETINANET.NUM_CLASSES", 5,
     "MODEL.RETINANET.PRIOR_PROB", 0.45,
 )  # fmt: skip
@@ -74,7 +74,7 @@ STATEFUL = {"retinanet bn": "CycleBatchNormList", "stateful backbone": "Drifting
 
 @dataclass
 class Variant(RandomModel):
-    """A model with statistics in its norms, and perhaps a backbone that remembers."""
+    """A model with statistics in its norms, and perhaps a backbone with state."""
 
     def _load(self, device: str) -> tuple[Any, Any]:
         import torch
@@ -96,7 +96,7 @@ def drifting(backbone: Any) -> Any:
     from detectron2.modeling import Backbone
 
     class Drifting(Backbone):  # type: ignore[misc]
-        """Leaves its maps in an attribute meanwhile, and changes them a little with each call."""
+        """Keeps its maps in an attribute, and changes them slightly with each call."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -171,14 +171,14 @@ def images(n: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(np.rot90(photo(names[i % 4]), i // 2)) for i in range(n)]
 
 
-def found_by(
-    model: Variant, pictures: list[np.ndarray], runs: int, **options: Any
+def predicted_by(
+    model: Variant, photos: list[np.ndarray], runs: int, **options: Any
 ) -> list[list[Predictions]]:
-    """What each run finds; a model that remembers is loaded for each."""
+    """Return the predictions of each run; a model with state is loaded for each."""
     if model.name in STATEFUL and runs > 1:
-        return [found_by(model, pictures, 1, **options)[0] for _ in range(runs)]
+        return [predicted_by(model, photos, 1, **options)[0] for _ in range(runs)]
     found = []
-    assets = [Photo(f"{i:02}", image) for i, image in enumerate(pictures)]
+    assets = [Photo(f"{i:02}", image) for i, image in enumerate(photos)]
     with Detectron2(model, "cpu", **options) as runnable:
         said = runnable.describe()
         if model.name in STATEFUL:
@@ -189,7 +189,7 @@ def found_by(
         for _ in range(runs):
             kept = Kept()
             outcomes = run(assets, runnable=runnable, sinks={"kept": kept}, decode_threads=2)
-            assert [outcome.error for outcome in outcomes] == [None] * len(pictures)
+            assert [outcome.error for outcome in outcomes] == [None] * len(photos)
             found.append([kept.found[asset.id] for asset in assets])
     return found
 
@@ -201,16 +201,16 @@ def as_bytes(predictions: Predictions) -> tuple[Any, ...]:
     return (*(None if each is None else each.tobytes() for each in arrays), rle)
 
 
-def wanted(model: Variant, pictures: list[np.ndarray]) -> list[dict[str, Any]]:
-    """What DefaultPredictor says, its model as fresh as a run's."""
+def reference_results(model: Variant, photos: list[np.ndarray]) -> list[dict[str, Any]]:
+    """Return DefaultPredictor's results with a model that was just loaded."""
     cfg, module = model.load("cpu")
     fresh = Variant(model.config, model.opts, name=model.name)
     fresh._loaded["cpu"] = cfg, module
-    return reference(fresh, pictures)
+    return reference(fresh, photos)
 
 
-def assert_as_wanted(got: Predictions, want: dict[str, Any], box_px: float, score: float) -> int:
-    """Each detection above the threshold has one in the other; return how many there are."""
+def assert_paired(got: Predictions, want: dict[str, Any], box_px: float, score: float) -> int:
+    """Check that detections above the threshold pair; return their number."""
     n = 0
     if "instances" in want:
         theirs = want["instances"]
@@ -237,17 +237,17 @@ def assert_as_wanted(got: Predictions, want: dict[str, Any], box_px: float, scor
 
 
 def check(name: str, more: tuple[Any, ...], n_images: int, forwards: tuple[int, ...]) -> None:
-    model, pictures = model_of(name, more), images(n_images)
-    expected = wanted(model, pictures)
-    (exact,) = found_by(model, pictures, 1, exact=True)
+    model, photos = model_of(name, more), images(n_images)
+    expected = reference_results(model, photos)
+    (exact,) = predicted_by(model, photos, 1, exact=True)
     counts = [
-        assert_as_wanted(got, want, 1e-3, 1e-4) for got, want in zip(exact, expected, strict=True)
+        assert_paired(got, want, 1e-3, 1e-4) for got, want in zip(exact, expected, strict=True)
     ]
     assert min(counts) > 0
     for n in forwards:
-        first, *others = found_by(model, pictures, 3, forwards=n)
+        first, *others = predicted_by(model, photos, 3, forwards=n)
         for got, want in zip(first, expected, strict=True):
-            assert_as_wanted(got, want, 0.05, 1e-3)
+            assert_paired(got, want, 0.05, 1e-3)
         for other in others:
             assert [*map(as_bytes, other)] == [*map(as_bytes, first)]
 

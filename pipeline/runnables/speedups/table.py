@@ -149,7 +149,7 @@ def _lower_precision(module: Any, settings: Settings) -> bool | str:
     dtype = _dtype(settings)
     if dtype is None:
         return "precision=fp32"
-    if settings.engine == "openvino":  # which was told the precision when it was set up
+    if settings.engine == "openvino":  # compile_with_openvino sets its precision
         is_applied = any(map(is_compiled, parts(module)))
     else:
         is_applied = lower_precision(module, dtype)

@@ -169,7 +169,7 @@ def test_option_builds_with_what_build_job_wires():
 
 
 @pytest.mark.parametrize(
-    ("asked", "n"),
+    ("limits", "n"),
     [
         ({}, 9),
         ({"max_instances": 4}, 4),
@@ -178,21 +178,21 @@ def test_option_builds_with_what_build_job_wires():
         ({"max_instances": 20}, 9),
     ],
 )
-def test_finds_no_more_than_is_asked_for(asked, n):
+def test_pushdown(limits, n):
     frame = make_frame()
     (everything,) = predict(frame, n_instances=9)
-    (found,) = predict(frame, n_instances=9, **asked)
+    (found,) = predict(frame, n_instances=9, **limits)
     assert as_lists(found) == as_lists(everything[:n])
 
 
 def test_classes_come_before_the_limit():
     frame = make_frame()
     (everything,) = predict(frame, n_instances=9, class_names=["a", "b", "c"])
-    wanted = everything[everything.classes != 1]
-    assert 2 < len(wanted) < 9
-    asked = {"classes": ["c", "a"], "max_instances": 2}
-    (found,) = predict(frame, n_instances=9, class_names=["a", "b", "c"], **asked)
-    assert as_lists(found) == as_lists(wanted[:2])
+    kept = everything[everything.classes != 1]
+    assert 2 < len(kept) < 9
+    limits = {"classes": ["c", "a"], "max_instances": 2}
+    (found,) = predict(frame, n_instances=9, class_names=["a", "b", "c"], **limits)
+    assert as_lists(found) == as_lists(kept[:2])
 
 
 def test_min_score_is_inclusive():

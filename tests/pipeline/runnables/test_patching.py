@@ -1,4 +1,4 @@
-"""Methods that speed-ups replace, and how they are told from those that somebody else replaced."""
+"""Methods that speed-ups replace are distinguished from those that somebody else replaced."""
 
 from __future__ import annotations
 

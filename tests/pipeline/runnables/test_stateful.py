@@ -1,4 +1,4 @@
-"""Modules with state: one forward at a time, and a forward that fails leaves no trace."""
+"""Modules with state: one forward at a time, and a failed forward does not change the state."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Drawn(nn.Module):
 
 
 class Stretched(nn.Identity):
-    """A subclass that changes nothing: not known, all the same."""
+    """A subclass that changes nothing, which is not known either."""
 
 
 class HookObject:
@@ -200,7 +200,7 @@ def cycle() -> Any:
             is_bad = x >= BAD
             for k in range(1, 4):
                 if k == 3 and is_bad:
-                    raise RuntimeError("in the midst of a cycle")
+                    raise RuntimeError("in the middle of a cycle")
                 x = x + k * self.norms(x.view(1, 1, 1, 1)).view(())
             return x
 
@@ -258,7 +258,7 @@ class Given:
 
 
 def fresh(kind: str, most: int = 99) -> Any:
-    """Return a model that has seen nothing, in a process that has seen nothing."""
+    """Return a new model, and reset all state outside it."""
     global calls
     calls, Shared.n = 0, 0
     table.clear()
@@ -291,7 +291,7 @@ class Scores:
 
 
 def in_turn(kind: str, levels: list[int]) -> list[float]:
-    """What the model says of one image after the other."""
+    """Return the scores of the model for one image after the other."""
     model = fresh(kind)
     inputs = [{"image": torch.full((3, 8, 8), float(i)), "height": 8, "width": 8} for i in levels]
     with torch.inference_mode():
@@ -310,19 +310,19 @@ def by_run(kind: str, levels: list[int], most: int = 99, **options: Any) -> list
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{"forwards": 2}, {"exact": True}])
-def test_as_one_after_the_other(kind: str, options: dict[str, Any]) -> None:
+def test_images_in_turn(kind: str, options: dict[str, Any]) -> None:
     levels = [3, 1, 4, 1, 5, 9]
     assert by_run(kind, levels, **options) == in_turn(kind, levels)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_forward_that_fails_leaves_no_trace(kind: str) -> None:
+def test_a_failed_forward_does_not_change_the_state(kind: str) -> None:
     found = by_run(kind, [3, BAD, 4, BAD, 5])
     assert [each for each in found if each is not None] == in_turn(kind, [3, 4, 5])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nor_does_one_that_runs_out_of_memory(kind: str) -> None:
+def test_nor_does_a_forward_without_memory(kind: str) -> None:
     found = by_run(kind, [3, 1, 4, 1], most=1, batch_size=2)
     assert found == in_turn(kind, [3, 1, 4, 1])
 
