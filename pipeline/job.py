@@ -193,3 +193,10 @@ class Job:
         """Return the SHA-256, in hexadecimal, of the settings."""
         text = json.dumps(self.settings(), sort_keys=True)
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def inputs_of(given: str | list[str] | None) -> list[str]:
+    """Return the inputs of a normalized configuration."""
+    if given is None:
+        return []
+    return given if isinstance(given, list) else [given]

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from pipeline.config import inputs_of
 from pipeline.errors import ConfigError, OutputError, OutputLockedError
-from pipeline.job import Job, Report
+from pipeline.job import Job, Report, inputs_of
 from pipeline.protocols import Asset
 from pipeline.system.terminal import print_stderr
 from pipeline.validation import check_choice, check_flag

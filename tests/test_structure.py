@@ -1,6 +1,8 @@
 """The shape of the code: no import circles, no long modules, no crowded directories."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,3 +106,12 @@ def test_no_crowded_directories() -> None:
         if n > MAX_MODULES and str(directory.relative_to(ROOT)) not in ONE_FILE_PER_OPTION:
             crowded[str(directory.relative_to(ROOT))] = n
     assert crowded == {}
+
+
+def test_runners_and_the_library_need_no_hydra_and_no_torch() -> None:
+    code = (
+        "import sys, pipeline, runners.batch, runners.plan, runners.repair, runners.save\n"
+        "import runners.watch.runner\n"
+        "assert not {'hydra', 'omegaconf', 'torch', 'cv2'} & sys.modules.keys(), sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

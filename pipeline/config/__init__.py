@@ -22,11 +22,10 @@ from pipeline.config.checks import (
     bad_values,
     check_parts,
     refuse_file,
-    refuse_input_in,
     with_key,
 )
 from pipeline.config.explain import explain
-from pipeline.config.inputs import build_source, inputs_of, normalize_input
+from pipeline.config.inputs import build_source, normalize_input
 from pipeline.config.keys import unknown_keys
 from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
@@ -36,6 +35,7 @@ from pipeline.job import Job
 from pipeline.models.model import Model
 from pipeline.protocols import Aggregate, Stage
 from pipeline.sinks.label_maps import LabelMaps
+from pipeline.sources.paths import refuse_input_in
 from pipeline.system.files import expanded
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "JobConfig",
     "ModelConfig",
     "build_job",
-    "inputs_of",
     "pushdown_arguments",
 ]
 

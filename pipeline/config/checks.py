@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.arguments import given, near
-from pipeline.config.inputs import inputs_of
 from pipeline.config.schema import text_keys, types
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
 from pipeline.protocols import Aggregate, Checkable, CheckableSource, Sink
-from pipeline.sources.paths import real_path
-from pipeline.system.files import expanded, is_output_name
+from pipeline.system.files import is_output_name
 from pipeline.validation import check_choice, check_whole
 
 _SINK_MEMBERS = {"outputs", "begin", "write", "flush", "discard", "__enter__", "__exit__"}
@@ -35,37 +33,6 @@ def refuse_file(output: Path) -> None:
             if not path.is_dir():
                 raise ConfigError(f"output {output}: {path} is a file; choose another output")
             return
-
-
-def refuse_input_in(
-    output: Path, given: str | list[str] | None, outputs: Iterable[str] = ()
-) -> None:
-    """Refuse an input that is the output, or in a directory where results are written and removed.
-
-    Args:
-        output: The output directory.
-        given: The inputs.
-        outputs: Names in the output that sinks own, directories with a trailing ``/``.
-
-    Raises:
-        ConfigError: The input is there.
-    """
-    directories = [name for name in outputs if name.endswith("/")]
-    for source in inputs_of(given):
-        if source == "-":
-            continue
-        real, place = (Path(real_path(p)) for p in (expanded(source), output))
-        if real == place:
-            raise ConfigError(
-                f"output is the input {output}, so results would become inputs; choose another "
-                "output"
-            )
-        for name in directories:
-            if real.is_relative_to(place / name):
-                raise ConfigError(
-                    f"the input {source} is in {name} of the output {output}, where results are "
-                    "written and removed; choose another output"
-                )
 
 
 def bad_values(config: Mapping[str, Any]) -> Iterator[str]:

@@ -55,10 +55,3 @@ def build_source(config: dict[str, Any], build: Callable[..., Any]) -> Source | 
         return Several([build(input=each) for each in given])
     source: Source = build(input=given) if follows else build()
     return source
-
-
-def inputs_of(given: str | list[str] | None) -> list[str]:
-    """Return the inputs of a normalized configuration."""
-    if given is None:
-        return []
-    return given if isinstance(given, list) else [given]

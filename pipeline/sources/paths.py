@@ -9,6 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import ConfigError
+from pipeline.job import inputs_of
+from pipeline.system.files import expanded
+
 _ODD = re.compile(r"/\.{0,2}(?=/|\Z)")  # an empty part, `.` or `..`
 UNRESOLVED = "/.."  # what remains of a path that the operating system cannot follow
 
@@ -101,3 +105,34 @@ def distinct_tails(paths: Iterable[str]) -> dict[str, str]:
             return {path: "/".join(tail) for path, tail in tails.items()}
         for path in growing:
             length[path] += 1
+
+
+def refuse_input_in(
+    output: Path, given: str | list[str] | None, outputs: Iterable[str] = ()
+) -> None:
+    """Refuse an input that is the output, or in a directory where results are written and removed.
+
+    Args:
+        output: The output directory.
+        given: The inputs.
+        outputs: Names in the output that sinks own, directories with a trailing ``/``.
+
+    Raises:
+        ConfigError: The input is there.
+    """
+    directories = [name for name in outputs if name.endswith("/")]
+    for source in inputs_of(given):
+        if source == "-":
+            continue
+        real, place = (Path(real_path(p)) for p in (expanded(source), output))
+        if real == place:
+            raise ConfigError(
+                f"output is the input {output}, so results would become inputs; choose another "
+                "output"
+            )
+        for name in directories:
+            if real.is_relative_to(place / name):
+                raise ConfigError(
+                    f"the input {source} is in {name} of the output {output}, where results are "
+                    "written and removed; choose another output"
+                )

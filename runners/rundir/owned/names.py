@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.checks import refuse_input_in
 from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import ConfigError, OutputError
 from pipeline.job import Job
 from pipeline.protocols import Aggregate, Sink
+from pipeline.sources.paths import refuse_input_in
 from pipeline.system.descriptors import names_in, open_to_read, status_of
 from pipeline.system.files import is_output_name
 from runners.rundir.ledger.ledger import NAME as LEDGER

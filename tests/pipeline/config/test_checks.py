@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from batches import job_of
 
-from pipeline.config.checks import check_parts, refuse_input_in
+from pipeline.config.checks import check_parts
 from pipeline.errors import ConfigError
+from pipeline.sources.paths import refuse_input_in
 
 OUTPUTS = ("overlay/", "sem_seg/", "coco.json")
 
