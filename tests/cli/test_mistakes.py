@@ -194,10 +194,6 @@ VALUES = [
     (["-m", "exif=true,maybe"], "exif: expected true or false, got 'maybe'"),
     (["-m", "seed=0", "batch_size=abc", "quiet=true"],
      "job 0: batch_size: expected auto or a whole number of at least 1, got 'abc'"),
-    (["model.weights=~/a (1).pth"], "weights '{tmp}/a (1).pth' is not a file; give zoo, random, a "
-     "path or an http(s) address"),
-    (["model.weights=~no_such_user/ü,b.pth"], "weights '~no_such_user/ü,b.pth' is not a file; "
-     "give zoo, random, a path or an http(s) address"),
 ]  # fmt: skip
 
 
@@ -217,6 +213,16 @@ def test_keys_words_and_choices(
 def test_values(said: Said, arguments: list[str], line: str, tmp_path: Path) -> None:
     base = [each for each in ("model=mask_rcnn", INPUT) if not arguments[0].startswith(each[:6])]
     assert said(*base, *arguments) == line.format(cwd=ROOT, tmp=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "path"),
+    [("~/a (1).pth", "{tmp}/a (1).pth"), ("~no_such_user/ü,b.pth", "~no_such_user/ü,b.pth")],
+)
+def test_weights_that_do_not_exist(said: Said, tmp_path: Path, weights: str, path: str) -> None:
+    line = said("model=mask_rcnn", INPUT, f"model.weights={weights}")
+    assert f"'{path.format(tmp=tmp_path)}'" in line
+    assert "zoo, random, a path or an http(s) address" in line
 
 
 def test_a_custom_stage_that_cannot_be_imported(
