@@ -1,7 +1,8 @@
 """Removes secrets from everything that is written: records, logs, messages, the ledger.
 
-A secret is recognized by its key (``api_token``, ``dbPassword``, ``--secret-key``), by its place in an
-address (user, password, query), or by its form (``Bearer ...``, ``AccountKey=...``, a private key).
+A secret is recognized by its key (``api_token``, ``dbPassword``, ``--secret-key``), by its place in
+an address (user, password, query), or by its form (``Bearer ...``, ``AccountKey=...``, a private
+key).
 """
 
 from __future__ import annotations
