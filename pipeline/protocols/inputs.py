@@ -1,0 +1,125 @@
+"""Assets and sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from pipeline.records import Frame
+
+
+@runtime_checkable
+class Asset(Protocol):
+    """One file or stream: the unit of success, retry and resume.
+
+    Attributes:
+        id: Path relative to the input, ``/`` separators; unique in a run.
+        is_still: Whether it has exactly one frame. Outputs of other assets are numbered by frame.
+    """
+
+    id: str
+    is_still: bool
+
+    @property
+    def path(self) -> Path:
+        """The file that it is read from."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the content, in hexadecimal digits."""
+        ...
+
+    def frames(self) -> Iterator[Frame]:
+        """Open the asset, decode frame by frame, close it.
+
+        Raises:
+            DecodeError: The content cannot be decoded.
+        """
+        ...
+
+
+@runtime_checkable
+class VersionedAsset(Asset, Protocol):
+    """An asset that knows which version of its file was decoded.
+
+    Attributes:
+        size_bytes: Size of that file; 0 before decoding, ``None`` if it could not be read.
+        mtime_ns: Its modification time; ``None`` where it is unknown.
+    """
+
+    size_bytes: int | None
+    mtime_ns: int | None
+
+
+@runtime_checkable
+class NumberedAsset(Asset, Protocol):
+    """An asset whose source assigns image ids.
+
+    Attributes:
+        image_id: The id of its first frame; ``None`` to number it in input order.
+    """
+
+    image_id: int | None
+
+
+@runtime_checkable
+class ReadableAsset(Asset, Protocol):
+    """An asset that reads its file through a replaceable function, such as a worker process.
+
+    Attributes:
+        reader: Reads and decodes the file.
+    """
+
+    reader: Any
+
+
+class SkippedEntry(Protocol):
+    """An entry of the input that no asset was made of."""
+
+    path: str
+    reason: str
+
+    @property
+    def lost(self) -> bool:
+        """Whether it may hide images, such as a directory that cannot be read."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Lists the assets of a run, in input order; can be iterated repeatedly."""
+
+    def __iter__(self) -> Iterator[Asset]:
+        """Yield the assets; decodes nothing."""
+        ...
+
+
+@runtime_checkable
+class SkippingSource(Source, Protocol):
+    """A source that reports the entries it skipped."""
+
+    def skipped(self) -> Sequence[SkippedEntry]:
+        """Return what the last iteration skipped."""
+        ...
+
+
+@runtime_checkable
+class IdentifiedSource(Source, Protocol):
+    """A source that can tell its input from any other."""
+
+    def origins(self) -> Sequence[Any]:
+        """Return the origins of the last iteration.
+
+        A run into an output that holds results of other origins is refused.
+        """
+        ...
+
+
+@runtime_checkable
+class CheckableSource(Source, Protocol):
+    """A source that can be checked before any work."""
+
+    def check(self) -> None:
+        """Raise ConfigError if there is nothing to list."""
+        ...

@@ -1,0 +1,137 @@
+"""Stages, sinks and aggregates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from pipeline.protocols.inputs import Asset
+from pipeline.records import Categories, Result
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """Changes or drops one frame's result.
+
+    A stage sees one asset's frames in order, on one thread, so it may keep state; see
+    ``BeginsAssets``.
+    """
+
+    def __call__(self, result: Result, /) -> Result | None:
+        """Return the changed result; ``None`` drops the frame."""
+        ...
+
+
+@runtime_checkable
+class BeginsAssets(Protocol):
+    """A stage with state: it is notified before the first frame of each asset.
+
+    Not called for an asset without frames, which always fails. An error fails the asset.
+    """
+
+    def begin(self, asset: Asset) -> None:
+        """Reset the state that belongs to one asset."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pushdown:
+    """What a stage drops, so that the model can skip computing it.
+
+    Attributes:
+        min_score: Instances with a lower score are dropped.
+        classes: Instances of other classes are dropped; names, ``None`` for all classes.
+        max_instances: Of the remaining instances, only those with the highest scores are kept,
+            per frame; ``None`` for all.
+    """
+
+    min_score: float | None = None
+    classes: Sequence[str] | None = None
+    max_instances: int | None = None
+
+
+@runtime_checkable
+class PushesDown(Protocol):
+    """A stage that only drops instances, by score, class or rank.
+
+    The leading stages' answers are passed to the model. The stages run all the same.
+    """
+
+    def pushdown(self) -> Pushdown:
+        """Return what the stage drops."""
+        ...
+
+
+@runtime_checkable
+class Sink(AbstractContextManager[Any], Protocol):
+    """Writes results, asset by asset. Entering opens what it needs, leaving closes it.
+
+    One thread calls ``begin``, ``write`` once per frame that no stage dropped, then ``flush`` or
+    ``discard``; the next asset follows. An asset that fails before its first frame, or has none,
+    gets no ``begin``, only ``discard``.
+
+    Attributes:
+        outputs: Names that it owns in the run directory, directories with a trailing ``/``. They
+            are cleared on restart, protected on resume and shown by ``runner=plan``.
+    """
+
+    outputs: tuple[str, ...]
+
+    def begin(self, asset: Asset) -> None:
+        """Prepare for an asset, before its first frame; an encoder can open its file here.
+
+        An error fails the asset.
+        """
+        ...
+
+    def write(self, result: Result) -> None:
+        """Write one frame's result; nothing needs to be visible yet."""
+        ...
+
+    def flush(self, asset: Asset) -> None:
+        """Move the asset's outputs to their final names; durable unless the sink is ``Durable``."""
+        ...
+
+    def discard(self, asset: Asset) -> None:
+        """Remove the outputs of a failed asset, including those of an earlier run."""
+        ...
+
+
+@runtime_checkable
+class Durable(Protocol):
+    """A sink that makes the outputs of many assets durable at once."""
+
+    def sync(self) -> None:
+        """Make durable what was flushed since the last call; only then are the assets done."""
+        ...
+
+
+@runtime_checkable
+class Aggregate(Protocol):
+    """A file over the whole run, derived from ``predictions.jsonl`` when the run ends.
+
+    Aggregates are not part of the fingerprint: one that is added to a finished run is built then.
+
+    Attributes:
+        is_aggregate: Always true; a sink that happens to have ``build`` is not an aggregate.
+        outputs: As for ``Sink``.
+    """
+
+    is_aggregate: Literal[True]
+    outputs: tuple[str, ...]
+
+    def build(self, journal: Path, categories: Categories) -> None:
+        """Read the journal, ``predictions.jsonl``, and replace the outputs atomically."""
+        ...
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A stage, sink or aggregate that can be checked against the model before any work."""
+
+    def check(self, categories: Categories) -> None:
+        """Raise ConfigError if the part does not fit the model."""
+        ...
