@@ -63,7 +63,7 @@ class Case:
             yield from _photos(*self.size)
 
     def _shapes(self) -> tuple[Any, Any, tuple[str, ...]]:
-        from pipeline.store.model import Model
+        from pipeline.store import Model
 
         model = Model("shapes", tag="shapes")
         cfg, module = model.load("cpu")

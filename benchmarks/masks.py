@@ -29,7 +29,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.masks import InstanceMasks
 from pipeline.records import Predictions
-from pipeline.runnables.steps.paste import pasted
+from pipeline.runnables.steps.paste import paste_masks
 from pipeline.sinks.drawing import Painter
 
 _SIZES = ((480, 640), (1080, 1920), (3000, 4000))
@@ -75,7 +75,7 @@ def rle(n: int, size: Size, pairs: int) -> dict[str, Any]:
     probs, boxes = heads(n, size)
 
     def ours() -> list[str]:
-        return [rle["counts"] for rle in pasted(probs, boxes, size).rle()]
+        return [rle["counts"] for rle in paste_masks(probs, boxes, size).rle()]
 
     def theirs() -> list[str]:
         bitmaps = paste_masks_in_image(probs[:, 0], boxes, size, threshold=0.5)
@@ -92,7 +92,7 @@ def overlay(n: int, size: Size, pairs: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     image = cv2.resize(rng.integers(0, 256, (27, 48, 3), np.uint8), size[::-1])
     probs, boxes = heads(n, size)
-    masks: InstanceMasks = pasted(probs, boxes, size)
+    masks: InstanceMasks = paste_masks(probs, boxes, size)
     scores, classes = rng.random(n, np.float32), rng.integers(0, len(_NAMES), n)
     predictions = Predictions(size, _NAMES, boxes.numpy(), scores, classes, masks)
     instances = Instances(

@@ -21,13 +21,13 @@ from pipeline.records import Categories, Frame, Predictions, Result, Segment
 from pipeline.system.versions import VERSION
 
 if TYPE_CHECKING:
+    from pipeline.models.model import Model
     from pipeline.predictor import Predictor, find_model
     from pipeline.stages.keep_classes import KeepClasses
     from pipeline.stages.min_area import MinArea
     from pipeline.stages.min_score import MinScore
     from pipeline.stages.nms import Nms
     from pipeline.stages.top_k import TopK
-    from pipeline.store.model import Model
 
 __version__ = VERSION
 
@@ -59,7 +59,7 @@ _LAZY = {  # imported on first use: worker processes import this package too, an
     "KeepClasses": "pipeline.stages.keep_classes",
     "MinArea": "pipeline.stages.min_area",
     "MinScore": "pipeline.stages.min_score",
-    "Model": "pipeline.store.model",
+    "Model": "pipeline.models.model",
     "Nms": "pipeline.stages.nms",
     "Predictor": "pipeline.predictor",
     "TopK": "pipeline.stages.top_k",

@@ -33,6 +33,7 @@ from pipeline.errors import (
     PipelineError,
     did_you_mean,
 )
+from pipeline.models.model import Model
 from pipeline.models.plain_yaml import load_yaml
 from pipeline.protocols import Asset, Checkable, Runnable, Stage, Warns
 from pipeline.protocols import Model as AnyModel
@@ -41,8 +42,7 @@ from pipeline.records import Frame, Predictions, Result
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.sources.asset import ImageAsset
 from pipeline.stages.min_score import MinScore
-from pipeline.store.disk.local import ModelStore
-from pipeline.store.model import Model
+from pipeline.store.api.store import ModelStore
 
 Pixels = NDArray[np.uint8]
 Image = Pixels | str | os.PathLike[str]

@@ -14,7 +14,7 @@ from pipeline.config import inputs_of
 from pipeline.errors import ConfigError, OutputError, OutputLockedError
 from pipeline.job import Job, Report
 from pipeline.protocols import Asset
-from pipeline.system.terminal import say
+from pipeline.system.terminal import print_stderr
 from pipeline.validation import check_choice, check_flag
 from runners import budget
 from runners.reporting.console import count_reasons
@@ -116,7 +116,7 @@ class Batch:
             skipped = _skipped(job)
             record.warnings += _warnings(job, total, skipped)
             for warning in record.warnings:
-                say(f"warning: {warning}")
+                print_stderr(f"warning: {warning}")
             if first is not None:
                 found = chain([first], found)
             tally = Tally(status, {"load": started.load_s})
@@ -219,7 +219,7 @@ class _Run:
                 f"{self.removed} inputs of an earlier run no longer exist; their results are kept"
             )
             self.record.warnings.append(text)
-            say(f"warning: {text}")
+            print_stderr(f"warning: {text}")
 
     def _report(self) -> Report:
         output, counts = self.job.output, self.tally.counts

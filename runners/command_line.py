@@ -1,4 +1,4 @@
-"""What a user types: flags, and options as KEY=VALUE, prepared for Hydra."""
+"""The command line: flags, and options as KEY=VALUE, prepared for Hydra."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pipeline.errors import ConfigError, did_you_mean
 
 _CFG = ("job", "hydra", "all")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-_FILES = {"input", "output"}  # whatever is typed, null and true included, is a name
-_OF_TEXTS = {"model.class_names", "model.labels", "trusted_packages"}  # whose items are text
+_FILES = {"input", "output"}  # their values are names, even null and true
+_TEXT_ITEMS = {"model.class_names", "model.labels", "trusted_packages"}  # items are strings
 
 
 class Parser(argparse.ArgumentParser):
-    """Hydra's flags, without those that would replace d2run's configuration; raises ConfigError."""
+    """Hydra's flags, except those that would replace d2run's configuration; raises ConfigError."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--info", "-i", nargs="?", const="all", help=f"Show {', '.join(_INFO)}")
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print."""
+        """Raise ConfigError with the message that argparse would print."""
         raise ConfigError(f"{message}; the flags are in --hydra-help")
 
 
@@ -62,16 +62,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             raise ConfigError(f"{flag} {value}: no such part{did_you_mean(value, known)}")
     if read.config_path is not None or read.experimental_rerun is not None:
         flag = "--config-path" if read.config_path is not None else "--experimental-rerun"
-        raise ConfigError(f"d2run has no {flag}; add a folder of your own with --config-dir")
+        raise ConfigError(f"d2run has no {flag}; add a directory of yours with --config-dir")
     if read.config_dir is not None and not Path(read.config_dir).is_dir():
-        raise ConfigError(f"--config-dir {read.config_dir}: there is no such folder")
+        raise ConfigError(f"--config-dir {read.config_dir}: no such directory")
     read.parser = parser
     actions = {"--run": read.run, "--multirun": read.multirun, "--cfg": read.cfg}
     actions |= {"--info": read.info, "--shell-completion": read.shell_completion}
-    if len(asked := [flag for flag, value in actions.items() if value]) > 1:
-        raise ConfigError(f"{' and '.join(asked)} exclude one another; choose one")
+    if len(flags := [flag for flag, value in actions.items() if value]) > 1:
+        raise ConfigError(f"{' and '.join(flags)} cannot be combined; choose one")
     if read.resolve and not (read.cfg or read.help):
-        raise ConfigError("--resolve goes with --cfg or --help")
+        raise ConfigError("--resolve needs --cfg or --help")
     if not read.shell_completion:
         for i, word in enumerate(read.overrides):
             if word.startswith("hydra.mode="):
@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _no_flag(flag: str, arguments: Sequence[str], parser: Parser) -> str:
-    """Say what to write instead of a flag that is none: an option, or the flag that was meant."""
+    """Return what to write instead of an unknown flag: an option or a similar flag."""
     name, equals, value = flag.partition("=")
     key = name.lstrip("-").replace("-", "_")
     after = arguments[list(arguments).index(flag) + 1 :] if flag in arguments else []
@@ -102,7 +102,7 @@ def _no_flag(flag: str, arguments: Sequence[str], parser: Parser) -> str:
 
 
 def _no_value(words: Sequence[str], i: int) -> str:
-    """Say what to write instead of a word without ``=``."""
+    """Return what to write instead of a word without ``=``."""
     word, after = words[i], words[i + 1 :]
     if i and _is_split(words[i - 1], word):
         end = next((j for j, each in enumerate(words[i:], i) if each[-1:] in "]}"), i)
@@ -117,7 +117,7 @@ def _no_value(words: Sequence[str], i: int) -> str:
 
 
 def _is_split(option: str, word: str) -> bool:
-    """Tell whether a shell has split an option at a space: a mapping, a list or a path."""
+    """Return whether a shell has split an option at a space: a mapping, a list or a path."""
     value = option.partition("=")[2]
     return (value[:1] in ("[", "{") and not _is_container(value)) or os.path.lexists(
         f"{value} {word}"
@@ -131,13 +131,13 @@ def _keys() -> list[str]:
 
 
 def hydra_arguments(overrides: Sequence[str], *, multirun: bool = False) -> list[str]:
-    """Quote values for Hydra's grammar, so that users need not.
+    """Quote values for Hydra's grammar, so that users do not have to.
 
-    The grammar rejects much that names hold (``, = ( ) ~ # ; & '`` and letters beyond ASCII), and
-    takes ``1e5`` for a number. Values of text options are therefore quoted, and so is every value
-    that the grammar rejects, item by item in lists and mappings. In a sweep a comma separates
-    values. ``output=`` also becomes Hydra's own run or sweep directory, or Hydra would create an
-    empty one of its own.
+    The grammar rejects characters that names contain (``, = ( ) ~ # ; & '`` and non-ASCII letters),
+    and reads ``1e5`` as a number. Values of text options are therefore quoted, and so is every
+    value that the grammar rejects, item by item in lists and mappings. In a sweep, commas separate
+    values. ``output=`` also becomes Hydra's own run or sweep directory, otherwise Hydra would
+    create another, empty one.
     """
     prepared = []
     for override in overrides:
@@ -172,7 +172,7 @@ def _value(key: str, value: str, *, multirun: bool = False) -> str:
     parsed = _parsed(value)
     if parsed is not None and (
         isinstance(parsed._value, QuotedString)
-        or parsed.value() == value  # text, and nothing is lost
+        or parsed.value() == value  # the same text
         or (multirun and parsed.is_sweep_override())
     ):
         return value
@@ -190,7 +190,7 @@ def _value(key: str, value: str, *, multirun: bool = False) -> str:
 
 
 def _is_container(value: str) -> bool:
-    """Tell a list or a mapping from text in brackets, such as ``[ab]*.[jJ]``."""
+    """Return whether a value is a list or a mapping, not text such as ``[ab]*.[jJ]``."""
     depth = 0
     for char in value[:-1]:
         depth += (char in "[{") - (char in "]}")
@@ -200,20 +200,20 @@ def _is_container(value: str) -> bool:
 
 
 def _container(key: str, value: str) -> str:
-    """Quote what needs it in a list or a mapping; all of it if it is not one."""
+    """Quote items of a list or a mapping that need it; the whole value if it is neither."""
     items = []
     for item in _items(value[1:-1]):
         name, colon, content = item.partition(":") if value[0] == "{" else ("", "", item)
         content = content.strip()
         if content:
-            content = _value("model.labels." if key in _OF_TEXTS else "", content)
+            content = _value("model.labels." if key in _TEXT_ITEMS else "", content)
         items.append(f"{name}{colon}{content}")
     quoted = f"{value[0]}{','.join(items)}{value[-1]}"
     return quoted if _parsed(quoted) is not None else _quoted(value)
 
 
 def _parsed(value: str) -> Override | None:
-    """Return what Hydra's grammar makes of a value, ``None`` if it rejects it."""
+    """Return a value as Hydra's grammar parses it, ``None`` if it is rejected."""
     try:
         return OverridesParser.create().parse_override(f"key={value}")
     except HydraException:
@@ -221,8 +221,8 @@ def _parsed(value: str) -> Override | None:
 
 
 def _items(value: str) -> list[str]:
-    """Split at the commas outside of quotes and brackets; not at all if those do not match."""
-    items, begin, depth, quote = [], 0, 0, ""
+    """Split at commas outside of quotes and brackets; not at all if those are unbalanced."""
+    items, start, depth, quote = [], 0, 0, ""
     for i, char in enumerate(value):
         if quote:
             backslashes = len(value[:i]) - len(value[:i].rstrip("\\"))
@@ -232,11 +232,11 @@ def _items(value: str) -> list[str]:
         elif char in "([{)]}":
             depth += 1 if char in "([{" else -1
         elif char == "," and depth == 0:
-            items.append(value[begin:i])
-            begin = i + 1
+            items.append(value[start:i])
+            start = i + 1
     if depth or quote:
         return [value]
-    return [*items, value[begin:]] if value.strip() else []
+    return [*items, value[start:]] if value.strip() else []
 
 
 def _quoted(value: str) -> str:

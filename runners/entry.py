@@ -28,7 +28,7 @@ from pipeline.config.loader import Loader
 from pipeline.errors import ConfigError, OutputError, PipelineError
 from pipeline.job import Job, Report
 from pipeline.system.memory import keep_pages
-from pipeline.system.terminal import say
+from pipeline.system.terminal import print_stderr
 from runners.command_line import parse, swept_keys
 from runners.reporting.resuming import describe_kept, resume_command
 from runners.reporting.sweep import SweepJob, print_sweep, varied, write_record, write_sweep
@@ -69,19 +69,19 @@ def main(started: float | None = None) -> int:
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as exc:
         if "HYDRA_FULL_ERROR" in os.environ:
             raise
-        say(f"error: {exc if isinstance(exc, ConfigError) else explain(exc)}")
+        print_stderr(f"error: {exc if isinstance(exc, ConfigError) else explain(exc)}")
         return ConfigError.exit_status
     except BrokenPipeError:  # `run.py --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (FileExistsError, NotADirectoryError) as exc:  # raised for the directory Hydra creates
-        say(f"error: output {exc.filename}: it is a file; choose another output")
+        print_stderr(f"error: output {exc.filename}: it is a file; choose another output")
         return ConfigError.exit_status
     except OSError as exc:
-        say(f"error: cannot write the output {exc.filename}: {exc.strerror}")
+        print_stderr(f"error: cannot write the output {exc.filename}: {exc.strerror}")
         return 1
     except OutputError as exc:
-        say(f"error: {exc}")
+        print_stderr(f"error: {exc}")
         return max([exc.exit_status, *jobs.statuses])
     return max(jobs.statuses, default=0)
 
@@ -111,18 +111,19 @@ class _Jobs:
         hydra, began = HydraConfig.get(), time.monotonic()
         is_sweep = hydra.mode == RunMode.MULTIRUN
         number = hydra.job.num if is_sweep else 0
-        overrides = varied(hydra.overrides.task, self.swept)
+        task: Any = OmegaConf.to_container(hydra.overrides.task)  # interpolations stay
+        overrides = varied(task, self.swept)
         output = Path(hydra.runtime.output_dir)
         self._job, self._quiet = None, cfg.get("quiet") is True
         if is_sweep:
             self._sweep = Path(hydra.sweep.dir).absolute()
             if not self._quiet:
-                say(f"job {number}: {overrides}")
+                print_stderr(f"job {number}: {overrides}")
         status, report = 130, None
         try:
             status, report, message = self._run(cfg)
             if message:
-                say(f"error: job {number}: {message}" if is_sweep else f"error: {message}")
+                print_stderr(f"error: job {number}: {message}" if is_sweep else f"error: {message}")
             self.statuses.append(status)
         except Terminated as exc:
             status = exc.exit_status
@@ -167,7 +168,7 @@ class _Jobs:
     def say_interrupted(self, what: str) -> None:
         """Say what is kept of an interrupted job, and how to resume it."""
         kept = describe_kept(self._job.output) if self._job is not None else ""
-        say(f"error: {what}; {kept or 'there are no results yet'}")
+        print_stderr(f"error: {what}; {kept or 'there are no results yet'}")
         if self._job is not None and kept:
             print("resume with: ", end="", file=sys.stderr)
             print(resume_command(sys.orig_argv, self._sweep or self._job.output), file=sys.stderr)

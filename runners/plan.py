@@ -14,9 +14,9 @@ from unicodedata import normalize
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job, Report
 from pipeline.protocols import Asset, Warns
-from pipeline.sources.decode.reading import why
 from pipeline.system.files import output_name
-from pipeline.system.terminal import say
+from pipeline.system.os_errors import describe_os_error
+from pipeline.system.terminal import print_stderr
 from runners.reporting.console import print_table
 from runners.rundir.inputs import share_of
 from runners.rundir.ledger.ledger import NAME as LEDGER
@@ -73,7 +73,7 @@ class Plan:
         if isinstance(job.model, Warns):
             warnings += job.model.warnings
         for warning in warnings:
-            say(f"warning: {warning}")
+            print_stderr(f"warning: {warning}")
         counts = {"planned": survey.kinds.total(), "skipped": len(skipped)}
         return Report(exit_status=0, counts=counts)
 
@@ -105,7 +105,7 @@ class _Survey:
         try:
             size = asset.path.stat().st_size
         except (OSError, ValueError) as exc:
-            self.not_done.append((asset.id, f"would fail: {why(exc)}"))
+            self.not_done.append((asset.id, f"would fail: {describe_os_error(exc)}"))
             return
         if not size:
             self.not_done.append((asset.id, "would fail: empty file"))

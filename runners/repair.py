@@ -14,7 +14,7 @@ from pipeline.errors import LedgerDamagedError, OutputError
 from pipeline.job import Job, Report
 from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
 from pipeline.system.files import asset_id_of
-from pipeline.system.terminal import tell
+from pipeline.system.terminal import print_stdout
 from runners.rundir.journal import Position
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Entry, Ledger
@@ -66,7 +66,7 @@ class Repair:
                     files = SourceFiles(ledger)
                     files.put(SourceFile(asset_id, asset_id, gone=True) for asset_id in entries)
                 ledger.commit(position)
-        tell(
+        print_stdout(
             f"{len(entries)} intact results kept; run the same command without runner=repair to "
             "process the rest"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
 from pipeline.protocols import SavableModel, Warns
-from pipeline.system.terminal import say, tell
+from pipeline.system.terminal import print_stderr, print_stdout
 
 
 @dataclass
@@ -23,9 +23,9 @@ class Save:
         """
         model = job.model
         for warning in model.warnings if isinstance(model, Warns) else ():
-            say(f"warning: {warning}")
+            print_stderr(f"warning: {warning}")
         if not isinstance(model, SavableModel):
             raise ConfigError(f"a {type(model).__name__} cannot be saved to the store")
         stored = model.save()
-        tell(f"saved {stored.tag} in {stored.path}")
+        print_stdout(f"saved {stored.tag} in {stored.path}")
         return Report(exit_status=0)

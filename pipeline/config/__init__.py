@@ -1,6 +1,6 @@
 """From YAML to objects: the schema of a job, and ``build_job``.
 
-With ``run.py`` and the runners the only place that knows Hydra and OmegaConf.
+Apart from the entry point, only this package imports Hydra and OmegaConf.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.arguments import misfits
+from pipeline.config.arguments import bad_arguments
 from pipeline.config.checks import (
     bad_values,
     check_parts,
-    prefixed,
     refuse_file,
     refuse_input_in,
+    with_key,
 )
 from pipeline.config.explain import explain
 from pipeline.config.inputs import build_source, inputs_of, normalize_input
@@ -32,10 +32,10 @@ from pipeline.config.schema import DecodeConfig, JobConfig, ModelConfig
 from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
+from pipeline.models.model import Model
 from pipeline.protocols import Aggregate, Stage
 from pipeline.pushdown import leading_limits
 from pipeline.sinks.label_maps import LabelMaps
-from pipeline.store.model import Model
 from pipeline.system.files import expanded
 
 __all__ = [
@@ -49,14 +49,14 @@ __all__ = [
 
 
 def build_job(cfg: DictConfig, started: float | None = None) -> Job:
-    """Build and check everything that a configuration names; loads and opens nothing.
+    """Build and check all parts of a job; loads and opens nothing.
 
     Args:
         cfg: A configuration composed from ``conf/``.
         started: When the job was started, in seconds since 1970; by default now.
 
     Raises:
-        ConfigError: Something does not fit; lists all problems that were found.
+        ConfigError: The configuration is not valid; lists all problems that were found.
         StoreError: The model is not in the store.
     """
     config = _resolved(cfg)
@@ -74,7 +74,7 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
 
     store = build("store")
     model = Model(**config["model"], store=store, seed=config["seed"])
-    model.check()  # first, for the other parts are checked against its classes
+    model.check()  # first, because the other parts are checked against its classes
     stages = {name: build(f"stage.{name}") for name in config["stage"]}
     pushed = pushdown_arguments(stages.values(), config["runnable"])
     written = {name: build(f"sink.{name}") for name in config["sink"]}
@@ -123,24 +123,22 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _build(node: Any, key: str, wiring: dict[str, Any]) -> Any:
-    """Build a part, which ``untrusted`` has found to be allowed."""
+    """Build a part whose target ``untrusted`` allows."""
     values: Any = OmegaConf.to_container(node, resolve=True)
     target = find(values["_target_"])
     arguments = {name: value for name, value in values.items() if name not in SPECIAL} | wiring
-    if problems := list(misfits(target, arguments, key)):
+    if problems := list(bad_arguments(target, arguments, key)):
         raise ConfigError(*problems)
     try:
         if is_own(values["_target_"]):
-            return target(**arguments)  # which builds nothing for the arguments
+            return target(**arguments)  # arguments are data: nothing is built for them
         return instantiate(node, _convert_="all", **wiring)
     except InstantiationException as exc:
         cause: BaseException = exc.__cause__ or exc
     except Exception as exc:
         cause = exc
     if type(cause) is ConfigError:
-        raise ConfigError(
-            *(prefixed(key, problem, arguments) for problem in cause.problems)
-        ) from cause
+        raise ConfigError(*(with_key(key, problem) for problem in cause.problems)) from cause
     if isinstance(cause, PipelineError):
         raise cause
     raise ConfigError(f"{key}: {one_line(cause)}") from cause

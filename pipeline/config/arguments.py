@@ -1,4 +1,4 @@
-"""Whether a configuration's values fit what they are given to, by its annotations."""
+"""Checks arguments against the annotations of what they are passed to."""
 
 from __future__ import annotations
 
@@ -11,54 +11,53 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import did_you_mean
 
-_SAID = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-_SAID[dict] = "a mapping"
-_SAID |= {NoneType: "null"}
+_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+_TYPE_NAMES |= {dict: "a mapping", NoneType: "null"}
 
 
-def misfits(target: Any, values: Mapping[str, Any], key: str = "") -> Iterator[str]:
-    """Say of each value why the target does not take it.
+def bad_arguments(target: Any, values: Mapping[str, Any], key: str = "") -> Iterator[str]:
+    """Yield a message for each value that the target does not accept.
 
-    What is not annotated, or with a type that YAML does not have, fits.
+    Arguments without an annotation, or with a type that YAML lacks, accept any value.
 
     Args:
         target: A class or a function.
-        values: By name of argument, as YAML has them.
-        key: Where in the configuration they are.
+        values: Plain YAML values by argument name.
+        key: Where they are in the configuration.
     """
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
         return
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    accepts_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     hints = _hints(target)
     prefix = f"{key}." if key else ""
     for name, value in values.items():
         hint = hints.get(name, Any)
-        if name not in parameters and not takes_any:
+        if name not in parameters and not accepts_any:
             known = [f"{prefix}{each}" for each in parameters]
             yield f"no option '{prefix}{name}'{did_you_mean(f'{prefix}{name}', known)}"
         elif not fits(value, hint):
-            as_text = fits("", hint) and isinstance(value, (int, float))
-            quoted = f"""; as text it is {prefix}{name}='"{value}"'""" if as_text else ""
-            yield f"{prefix}{name}: expected {said(hint)}, got {given(value)}{quoted}"
+            is_text = fits("", hint) and isinstance(value, (int, float))
+            quoted = f"""; to pass a string, write {prefix}{name}='"{value}"'""" if is_text else ""
+            yield f"{prefix}{name}: expected {type_name(hint)}, got {given(value)}{quoted}"
 
 
 def _hints(target: Any) -> dict[str, Any]:
     try:
         return get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except Exception:  # names that are there for type checkers only
+    except Exception:  # names that exist only for type checkers
         return {}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value of YAML can be given where this type is expected."""
+    """Return whether a YAML value is accepted where this type is expected."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
         return any(fits(value, each) for each in arguments)
     if kind is float:
         return type(value) in (int, float)
-    if kind in _SAID:  # bool is an int, too
+    if kind in _TYPE_NAMES:  # bool is an int, too
         return type(value) is kind
     if kind in (list, tuple, Sequence):
         items = arguments[0] if arguments else Any
@@ -68,27 +67,27 @@ def fits(value: Any, hint: Any) -> bool:
     return True
 
 
-def said(hint: Any) -> str:
-    """Return the name of a type for people who write YAML."""
+def type_name(hint: Any) -> str:
+    """Return the name of a type in the words of a YAML user."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
-        return " or ".join(said(each) for each in arguments)
+        return " or ".join(type_name(each) for each in arguments)
     if kind in (list, tuple, Sequence):
         return "a list"
     if kind is Mapping or is_dataclass(kind):
-        return _SAID[dict]
-    return _SAID.get(kind) or str(hint)
+        return _TYPE_NAMES[dict]
+    return _TYPE_NAMES.get(kind) or str(hint)
 
 
 def shown(value: Any) -> str:
-    """Return a value as YAML has it: ``true``, ``null``, ``'a text'``."""
+    """Return a value in YAML's notation: ``true``, ``null``, ``'text'``."""
     if isinstance(value, Mapping) and not value:
-        return _SAID[dict]
+        return _TYPE_NAMES[dict]
     return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def given(value: Any) -> str:
-    """Return a value as it was given; with a hint if several may be meant."""
+    """Return a value as it was given, with a hint if it looks like several."""
     several = isinstance(value, str) and "," in value and value[:1] not in ("[", "{")
     return shown(value) + ("; add -m to run a job per value" if several else "")
 

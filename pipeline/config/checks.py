@@ -1,10 +1,10 @@
-"""What can be told of a configuration before any work."""
+"""Checks of a configuration before any work."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,20 @@ from pipeline.job import Job
 from pipeline.protocols import Aggregate, Checkable, CheckableSource, Sink
 from pipeline.sources.paths import real_path
 from pipeline.system.files import expanded, is_output_name
+from pipeline.validation import check_choice, check_whole
 
 _SINK_MEMBERS = {"outputs", "begin", "write", "flush", "discard", "__enter__", "__exit__"}
 _ISOLATION = ("auto", "process", "none")
 _JPEG = ("pillow", "nvjpeg")
 _DAY_S = 86400
-_MOST_THREADS = 1024
-_LEAST_MB, _MOST_MB = 64, 1 << 30
+_MAX_THREADS = 1024
+_MIN_MB, _MAX_MB = 64, 1 << 30
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_GPU = re.compile(r"(?:gpu|cuda|nvidia|cu)[^a-z0-9]*(\d*)", re.IGNORECASE)  # what is meant by it
+_GPU = re.compile(r"(?:gpu|cuda|nvidia|cu)[^a-z0-9]*(\d*)", re.IGNORECASE)  # typed for cuda:N
 
 
 def refuse_file(output: Path) -> None:
-    """Refuse an output that is a file, or would be below one.
-
-    Raises:
-        ConfigError: It is.
-    """
+    """Raise ConfigError if the output is a file or would be below one."""
     for path in (output, *output.parents):
         if os.path.lexists(path):
             if not path.is_dir():
@@ -72,41 +69,47 @@ def refuse_input_in(
 
 
 def bad_values(config: Mapping[str, Any]) -> Iterator[str]:
-    """Name each value that no job can have."""
-    for key in sorted(text_keys() - {"input"}):  # the source speaks of the input
+    """Yield a message for each value that is valid in no job."""
+    for key in sorted(text_keys() - {"input"}):  # the source checks the input
         parent, _, name = key.rpartition(".")
         value = (config[parent] if parent else config)[name]
         if isinstance(value, str) and not value.strip():
-            yield f"{key} is empty; leave it out, or give it a value"
-    if config["device"].strip() and not _DEVICE.fullmatch(config["device"]):
-        meant = _GPU.fullmatch(config["device"])
-        hint = f"; did you mean '{':'.join(filter(None, ('cuda', meant[1])))}'?" if meant else ""
-        yield f"device '{config['device']}' is none of auto, cpu, cuda, cuda:N{hint}"
-    size = config["batch_size"]
-    if size != "auto" and not (type(size) is int and size >= 1):  # bool is an int, too
-        yield f"batch_size must be auto or a whole number of at least 1; it is {given(size)}"
-    for key in ("decode_threads", "queue_mb"):
-        if config[key] is not None and config[key] < 1:
-            yield f"{key} is {config[key]}; it must be at least 1"
-    if (config["decode_threads"] or 1) > _MOST_THREADS:
-        yield f"decode_threads is {config['decode_threads']}; it must be at most {_MOST_THREADS}"
+            yield f"{key}: expected a value, got {value!r}; remove it to use the default"
+    device, size, threads = config["device"], config["batch_size"], config["decode_threads"]
+    if device.strip() and not _DEVICE.fullmatch(device):
+        gpu = _GPU.fullmatch(device)
+        hint = f"; did you mean '{':'.join(filter(None, ('cuda', gpu[1])))}'?" if gpu else ""
+        yield f"device: expected auto, cpu, cuda or cuda:N, got {device!r}{hint}"
+    if size != "auto" and not (type(size) is int and size >= 1):  # a bool is an int, too
+        yield f"batch_size: expected auto or a whole number of at least 1, got {given(size)}"
     decode = config["decode"]
+    if threads is not None:
+        yield from _problem(check_whole, "decode_threads", threads, 1, _MAX_THREADS)
+    yield from _problem(check_whole, "queue_mb", config["queue_mb"], 1)
     for name, choices in (("isolation", _ISOLATION), ("jpeg", _JPEG)):
-        if decode[name] not in choices:
-            hint = near(decode[name], choices)
-            yield f"decode.{name} '{decode[name]}' is none of {', '.join(choices)}{hint}"
-    if decode["jpeg"] == "nvjpeg" and config["device"] == "cpu":
+        for problem in _problem(check_choice, f"decode.{name}", decode[name], choices):
+            yield problem + near(decode[name], choices)
+    if decode["jpeg"] == "nvjpeg" and device == "cpu":
         yield "decode.jpeg=nvjpeg needs a CUDA device; this job runs on cpu"
     if decode["jpeg"] == "nvjpeg" and decode["isolation"] == "process":
-        yield "decode.jpeg=nvjpeg decodes in the job's own process; leave out decode.isolation"
+        yield "decode.jpeg=nvjpeg decodes in the job's own process; remove decode.isolation=process"
     if decode["jpeg"] == "nvjpeg" and config["runnable"].get("exact"):
-        yield "runnable.exact takes Pillow's pixels; leave out decode.jpeg=nvjpeg, or exact"
-    if not 0 < decode["timeout_s"] <= _DAY_S:
-        yield f"decode.timeout_s is {decode['timeout_s']}; it must be more than 0, at most a day"
-    if not _LEAST_MB <= decode["memory_mb"] <= _MOST_MB:
-        yield f"decode.memory_mb is {decode['memory_mb']}; it must be at least {_LEAST_MB}"
+        yield "runnable.exact needs Pillow's pixels; remove decode.jpeg=nvjpeg or runnable.exact"
+    timeout_s = decode["timeout_s"]
+    if not 0 < timeout_s <= _DAY_S:
+        expected = f"a number of seconds above 0, at most {_DAY_S}"
+        yield f"decode.timeout_s: expected {expected}, got {timeout_s}"
+    yield from _problem(check_whole, "decode.memory_mb", decode["memory_mb"], _MIN_MB, _MAX_MB)
     if "predictions" in config["sink"]:
         yield "sink.predictions: predictions.jsonl is always written; choose another name"
+
+
+def _problem(check: Callable[..., None], *arguments: Any) -> Iterator[str]:
+    """Yield the message of a check that fails."""
+    try:
+        check(*arguments)
+    except ConfigError as exc:
+        yield str(exc)
 
 
 def check_parts(job: Job) -> None:
@@ -124,7 +127,7 @@ def check_parts(job: Job) -> None:
             elif isinstance(part, Checkable):
                 part.check(job.model.categories)
         except ConfigError as exc:
-            problems += [prefixed(key, problem) for problem in exc.problems]
+            problems += [with_key(key, problem) for problem in exc.problems]
         except PipelineError:
             raise
         except Exception as exc:
@@ -146,17 +149,16 @@ def _misfits(job: Job) -> Iterator[str]:
             )
 
 
-def prefixed(key: str, problem: str, names: Container[str] = ()) -> str:
-    """Put the key of a part before what it says.
+def with_key(key: str, problem: str) -> str:
+    """Return a part's message with the part's key in front.
 
     Args:
-        key: Where in the configuration the part is.
-        problem: A sentence; it may begin with an option of the part, or with the full key of one.
-        names: The options of the part.
+        key: Where the part is in the configuration.
+        problem: ``option: expected ...`` becomes ``key.option: expected ...``, unless the option
+            is written with its full key; any other sentence becomes ``key: ...``.
     """
-    said = re.match(r"([a-z][\w.]*)(:?)", problem)
-    name = said[1] if said else ""
+    option = re.match(r"([a-z][\w.]*)(:?)", problem)
+    name = option[1] if option else ""
     if name in types() or name.startswith(f"{key.partition('.')[0]}."):
         return problem
-    is_option = name in names or (said is not None and said[2])
-    return f"{key}.{problem}" if is_option else f"{key}: {problem}"
+    return f"{key}.{problem}" if option and option[2] else f"{key}: {problem}"

@@ -1,11 +1,11 @@
-"""Says in one line why a configuration does not compose."""
+"""Translates errors of Hydra, OmegaConf and the YAML reader into one line each."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
@@ -19,9 +19,9 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     ValidationError,
 )
-from yaml.reader import ReaderError  # type: ignore[import-untyped]
+from yaml.reader import ReaderError
 
-from pipeline.config.arguments import given, said, shown
+from pipeline.config.arguments import given, shown, type_name
 from pipeline.config.keys import Known, no_option
 from pipeline.config.schema import types
 from pipeline.errors import did_you_mean
@@ -36,26 +36,26 @@ def explain(
     repository: ConfigRepository | None = None,
     known: Callable[[], Known] = dict,
 ) -> str:
-    """Return a sentence for what Hydra, OmegaConf or the YAML reader raised.
+    """Return the message for an error of Hydra, OmegaConf or the YAML reader.
 
     Args:
-        exc: What was raised while composing.
-        overrides: The command line's, as far as it was parsed.
-        repository: Where the options are.
-        known: Returns the keys of options.
+        exc: The error, raised while composing.
+        overrides: Those of the command line, as far as they were parsed.
+        repository: Lists the options of groups.
+        known: Returns the keys of all options.
     """
     if isinstance(exc, OverrideParseException):
         key = exc.override.partition("=")[0]
         names = {**known(), **dict.fromkeys(types(), "")}
-        return no_option(key, names) if key not in names else f"{exc.override}: it cannot be read"
+        return no_option(key, names) if key not in names else f"{exc.override}: it cannot be parsed"
     if isinstance(exc, MissingConfigException):
         return _no_choice(exc, repository)
     causes = list(_causes(exc))
     for cause in causes:
         if isinstance(cause, yaml.YAMLError):
-            return _broken(cause)
+            return _unreadable(cause)
         if isinstance(cause, OmegaConfBaseException):
-            return _misfit(cause, overrides, known)
+            return _bad_key(cause, overrides, known)
     if len(causes) == 1 and (removed := [o.input_line for o in overrides if o.is_delete()]):
         return f"{removed[0]}: there is nothing to remove; it is not set"
     lines = [line.strip().rstrip(".") for line in str(exc).splitlines() if not _NOISE.match(line)]
@@ -69,31 +69,31 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
 
 
 def _no_choice(exc: MissingConfigException, repository: ConfigRepository | None) -> str:
-    """Say that a group has no such option."""
+    """Return the message for a group or a primary configuration without such an option."""
     group, _, name = str(exc.missing_cfg_file).rpartition("/")
     if not group:
-        return f"--config-name {name}: there is no {name}.yaml; add its folder with --config-dir"
+        return f"--config-name {name}: there is no {name}.yaml; add its directory with --config-dir"
     options = repository.get_group_options(group, ObjectType.CONFIG) if repository else []
     if "," in name and all(each in options for each in name.split(",")):
         if group in ("stage", "sink"):
-            return f"{group}={name}: a list is written in brackets, '{group}=[{name}]'"
-        return f"{group}={name}: one option only; add -m to run a job per option"
+            return f"{group}={name}: write a list in brackets: '{group}=[{name}]'"
+        return f"{group}={name}: expected one option; add -m to run a job per option"
     return f"{group}={name}: no such option{did_you_mean(name, options)}"
 
 
-def _broken(exc: yaml.YAMLError) -> str:
-    """Say where a YAML file is broken, and how."""
+def _unreadable(exc: yaml.YAMLError) -> str:
+    """Return where and why a YAML file cannot be parsed."""
     mark, problem = getattr(exc, "problem_mark", None), getattr(exc, "problem", None)
     where = f"{mark.name}, line {mark.line + 1}: " if mark is not None else ""
     if isinstance(exc, ReaderError):
-        where, problem = f"{exc.name}: ", "a character that YAML does not allow"
+        where, problem = f"{exc.name}: ", "it contains a character that YAML does not allow"
     return f"{where}{problem or ' '.join(str(exc).split())}"
 
 
-def _misfit(
+def _bad_key(
     exc: OmegaConfBaseException, overrides: Sequence[Override], known: Callable[[], Known]
 ) -> str:
-    """Say which key has a value that does not fit, or refers to something that is not there."""
+    """Return which key is unknown, has an invalid value, or refers to a missing one."""
     key = exc.full_key or ""
     prefix = f"{key}: " if key else ""
     text = (exc.msg or str(exc)).splitlines()[0]
@@ -111,7 +111,7 @@ def _misfit(
     values = [o.value() for o in overrides if o.key_or_group == key and not o.is_delete()]
     value = values[-1] if values else exc.value
     if isinstance(exc, GrammarParseError):
-        return f"{prefix}an interpolation is written ${{KEY}}, and {shown(value)} is none"
+        return f"{prefix}{shown(value)} is not a valid interpolation; write ${{KEY}}"
     if isinstance(exc, ValidationError) and key in types():
-        return f"{prefix}expected {said(types()[key])}, got {given(value)}"
+        return f"{prefix}expected {type_name(types()[key])}, got {given(value)}"
     return f"{prefix}{text}"

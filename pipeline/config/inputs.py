@@ -1,4 +1,4 @@
-"""What ``input`` may be: nothing, a text, or a list of texts."""
+"""The key ``input``: null, a string or a list of strings."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pipeline.sources import Several
 
 
 def normalize_input(config: dict[str, Any]) -> None:
-    """Make ``input`` ``None``, a text or a list of at least two; what refers to it follows.
+    """Make ``input`` ``None``, a string or a list of at least two, also where it is referred to.
 
     Args:
         config: A resolved configuration, changed in place.
 
     Raises:
-        ConfigError: ``input`` is an empty list, or holds something that is not a text.
+        ConfigError: ``input`` is an empty list or holds something that is not a string.
     """
     given = config["input"]
     if given is None:
         return
     inputs = given if isinstance(given, list) else [given]
     if not inputs:
-        raise ConfigError("input is an empty list: give a file, a folder, a glob or a list")
+        raise ConfigError("input: expected a file, directory, glob or list, got []")
     for each in inputs:
         if each is None or isinstance(each, (list, dict)):
-            raise ConfigError(f"input: expected a text or a list of texts, got {given!r}")
-    # what YAML takes for a number may be the name of a folder
-    texts = [each if isinstance(each, str) else str(each) for each in inputs]
-    config["input"] = texts[0] if len(texts) == 1 else texts
+            raise ConfigError(f"input: expected a string or a list of strings, got {given!r}")
+    # a directory may have a name that YAML reads as a number
+    strings = [each if isinstance(each, str) else str(each) for each in inputs]
+    config["input"] = strings[0] if len(strings) == 1 else strings
     if config["source"].get("input") == given:
         config["source"]["input"] = config["input"]
 
@@ -40,10 +40,10 @@ def build_source(config: dict[str, Any], build: Callable[..., Any]) -> Source | 
 
     Args:
         config: With a normalized ``input``.
-        build: Builds the configured source with these arguments.
+        build: Builds the configured source with further arguments.
 
     Raises:
-        ConfigError: There are several inputs, and the source takes none.
+        ConfigError: There are several inputs, but the source does not refer to ``input``.
     """
     given = config["input"]
     if given is None:
@@ -51,7 +51,7 @@ def build_source(config: dict[str, Any], build: Callable[..., Any]) -> Source | 
     follows = config["source"].get("input") == given
     if isinstance(given, list):
         if not follows:
-            raise ConfigError("input is a list, which this source does not take")
+            raise ConfigError("input: this source does not support a list")
         return Several([build(input=each) for each in given])
     source: Source = build(input=given) if follows else build()
     return source

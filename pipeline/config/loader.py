@@ -1,4 +1,4 @@
-"""Composes the configuration: Hydra's loader, with d2run's limits and in d2run's words."""
+"""Composes the configuration: Hydra's loader with d2run's restrictions and messages."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from pipeline.errors import ConfigError
 
 _PRIMARY = "config"
 _CODE = ("callbacks", "_target_", "class", "()")  # keys whose values Hydra and logging call
-# What only the command line may set. A file could run code with it, or allow itself to.
-_GIVEN = ("hydra", "trusted_packages", "model.trust")
-# Hydra's own mappings whose keys are the user's
+# Keys that only the command line may set: with them, a file could run code.
+_COMMAND_LINE_ONLY = ("hydra", "trusted_packages", "model.trust")
+# Hydra's own mappings with keys of the user's choice
 _OPEN = ("hydra.job.env_set.", "hydra.launcher.", "hydra.sweeper.", "hydra.job_logging.")
-_OF_EACH_JOB = ("overrides", "runtime", "searchpath", "mode")
-_OF_EACH_NAME = ("override_dirname", "config_name", "num", "id")
+_JOB_KEYS = ("overrides", "runtime", "searchpath", "mode")
+_NAME_KEYS = ("override_dirname", "config_name", "num", "id")
 
 
 class Loader(ConfigLoaderImpl):
-    """Composes ``conf/``, the user's folder and the command line.
+    """Composes ``conf/``, the user's configuration directory and the command line.
 
-    Keys are set whether a file has them or not, so that nobody needs ``+``; what no job has is
-    refused afterwards, whichever file or argument it comes from.
+    Every key can be set without ``+``; unknown keys are refused afterwards, whichever file or
+    argument they come from.
 
     Args:
-        conf: d2run's configuration.
-        folder: The user's (``--config-dir``).
+        conf: d2run's configuration directory.
+        directory: The user's (``--config-dir``).
     """
 
-    def __init__(self, conf: Path, folder: str | None = None) -> None:
+    def __init__(self, conf: Path, directory: str | None = None) -> None:
         search_path = create_config_search_path(str(conf))
-        if folder is not None:
+        if directory is not None:
             search_path.prepend(
                 provider="command-line",
-                path=f"file://{os.path.abspath(folder)}",  # noqa: PTH100 - as Hydra has it
+                path=f"file://{os.path.abspath(directory)}",  # noqa: PTH100 - as Hydra does
                 anchor=SearchPathQuery(provider="schema"),
             )
         super().__init__(search_path)
         self.repository = _Repository(search_path)
-        self._conf, self._folder = conf, folder
+        self._conf, self._directory = conf, directory
         self._parsed: list[Override] = []
 
     def load_configuration(
@@ -70,13 +70,13 @@ class Loader(ConfigLoaderImpl):
         """Compose a configuration.
 
         Raises:
-            ConfigError: It does not compose, or holds what it must not.
+            ConfigError: It does not compose, or sets keys that are unknown or not allowed.
         """
         self._parsed = []
         try:
             if config_name is not None and not self._extends_ours(config_name):
                 raise ConfigError(
-                    f"--config-name {config_name}: its defaults must begin with '- {_PRIMARY}'"
+                    f"--config-name {config_name}: its defaults must start with '- {_PRIMARY}'"
                 )
             cfg = super().load_configuration(
                 config_name, overrides, run_mode, from_shell, validate_sweep_overrides
@@ -87,7 +87,7 @@ class Loader(ConfigLoaderImpl):
             text = explain(exc, self._parsed, self.repository, self._known_by_default)
             raise ConfigError(text) from exc
         if config_name is not None:
-            self._refuse_given(cfg, config_name, run_mode)
+            self._refuse_keys_of_files(cfg, config_name, run_mode)
             config: Any = OmegaConf.to_container(cfg)
             del config["hydra"]
             if not any(o.is_sweep_override() and o.key_or_group in GROUPS for o in self._parsed):
@@ -107,7 +107,7 @@ class Loader(ConfigLoaderImpl):
                 if not key.startswith(_OPEN) and not override.is_delete():
                     override.type = OverrideType.CHANGE  # which refuses keys that Hydra lacks
                 if any(word in _CODE for word in _words(override)) or "ext://" in str(line):
-                    raise ConfigError(f"{line}: d2run runs no code that hydra.* names")
+                    raise ConfigError(f"{line}: d2run does not run code named in hydra.*")
             elif override.package is not None:
                 raise ConfigError(f"{line}: write {key}=NAME, without '@{override.package}'")
             elif override.is_delete():
@@ -117,7 +117,7 @@ class Loader(ConfigLoaderImpl):
                     raise ConfigError(f"{line}: choose an option without '+'")
                 if override.value() is None:
                     none = f"{key}=[]" if key in ("stage", "sink") else "an option"
-                    raise ConfigError(f"{line}: write {none} in place of null")
+                    raise ConfigError(f"{line}: write {none} instead of null")
             else:
                 override.type = OverrideType.FORCE_ADD
         return parsed, repo
@@ -128,18 +128,18 @@ class Loader(ConfigLoaderImpl):
         parsed_overrides: list[Override],
         repo: CachingConfigRepository,
     ) -> None:
-        """Add folders that the command line names; those of a file could import any package."""
+        """Add directories that the command line names; files could import any package by them."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             super()._process_config_searchpath(None, parsed_overrides, repo)
         for source in repo.get_sources():
             if not source.available() and source.provider.startswith("hydra.searchpath"):
-                raise ConfigError(f"hydra.searchpath: there is no folder {source.path}")
+                raise ConfigError(f"hydra.searchpath: no such directory: {source.path}")
 
     def _extends_ours(self, config_name: str, depth: int = 9) -> bool:
-        """Tell whether a primary configuration builds on d2run's own."""
+        """Return whether a primary configuration extends d2run's own."""
         if config_name.strip("/") == _PRIMARY or not self.repository.config_exists(config_name):
-            return True  # or it is said later that it does not exist
+            return True  # a missing file is reported later
         loaded = self.repository.load_config(config_name)
         defaults = (loaded.defaults_list if loaded else None) or []
         below = [each.path for each in defaults if isinstance(each, ConfigDefault)]
@@ -148,39 +148,39 @@ class Loader(ConfigLoaderImpl):
             for path in below
         )
 
-    def _refuse_given(self, cfg: DictConfig, config_name: str, run_mode: RunMode) -> None:
-        """Refuse a file that sets what only the command line may set.
+    def _refuse_keys_of_files(self, cfg: DictConfig, config_name: str, run_mode: RunMode) -> None:
+        """Refuse a file that sets keys that only the command line may set.
 
-        The outcome is compared with that of d2run's own files and the command line, so it does not
-        matter by which package, default or interpolation a file reaches a key.
+        The result is compared with that of d2run's own files and the command line, so it does not
+        matter by which package, default or interpolation a file sets a key.
         """
         added = any(o.key_or_group == "hydra.searchpath" for o in self._parsed)
-        if self._folder is None and config_name == _PRIMARY and not added:
+        if self._directory is None and config_name == _PRIMARY and not added:
             return
-        given = [str(o.input_line) for o in self._parsed if _is_given(o)]
-        own = Loader(self._conf).load_configuration(_PRIMARY, given, run_mode)
-        wanted, found = _flat(own), _flat(cfg)
-        if changed := [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]:
+        allowed = [str(o.input_line) for o in self._parsed if _is_command_line_only(o)]
+        own = Loader(self._conf).load_configuration(_PRIMARY, allowed, run_mode)
+        expected, found = _flat(own), _flat(cfg)
+        if changed := [key for key in {**found, **expected} if found.get(key) != expected.get(key)]:
             raise ConfigError(
                 f"a configuration file sets {changed[0]}; hydra.*, trusted_packages and "
-                "model.trust are taken only from the command line, so remove it from the file"
+                "model.trust can only be set on the command line, so remove it from the file"
             )
         searched = OmegaConf.to_container(cfg.hydra.searchpath)
         if searched and not added:
             raise ConfigError(
-                f"a configuration file sets hydra.searchpath to {searched}; add a folder with "
-                "--config-dir"
+                f"a configuration file sets hydra.searchpath to {searched}; add a directory "
+                "with --config-dir"
             )
 
     def _known_by_default(self) -> Known:
-        """Return the keys of all options, those of the default job as chosen."""
+        """Return the keys of all options; those of the default job count as selected."""
         own = Loader(self._conf).load_configuration(_PRIMARY, [], RunMode.RUN)
         config: Any = OmegaConf.to_container(own)
         del config["hydra"]
         return {**self._known(), **dict.fromkeys(paths(config), "")}
 
     def _known(self, chosen: Mapping[str, Any] = MappingProxyType({})) -> Known:
-        """Return the keys of options that are not chosen, by what to choose to have them."""
+        """Return the keys of options that are not selected, with the choice that selects each."""
         known: dict[str, str] = {}
         for group in GROUPS:
             for option in self.repository.get_group_options(group, ObjectType.CONFIG):
@@ -190,7 +190,7 @@ class Loader(ConfigLoaderImpl):
                     loaded = self.repository.load_config(f"{group}/{option}")
                     assert loaded is not None
                     content = OmegaConf.to_container(loaded.config)
-                except Exception:  # it is not this file that was asked for
+                except Exception:  # this file was not requested
                     continue
                 if loaded.header["package"] is None:
                     choice = f"[...,{option}]" if group in ("stage", "sink") else option
@@ -200,23 +200,23 @@ class Loader(ConfigLoaderImpl):
 
 
 class _Repository(ConfigRepository):
-    """Names the file that cannot be read."""
+    """Reports a file that cannot be read by its name."""
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         try:
             return super().load_config(config_path)
         except OSError as exc:
             raise ConfigError(f"cannot read {exc.filename}: {exc.strerror}") from exc
-        except ValueError as exc:  # not UTF-8, or a defaults list that is none
+        except ValueError as exc:  # not UTF-8, or not a valid defaults list
             why = "it is not UTF-8" if isinstance(exc, UnicodeError) else str(exc)
             text = " ".join(why.split())
             raise ConfigError(f"cannot read {config_path}.yaml: {text}") from exc
 
 
-def _is_given(override: Override) -> bool:
+def _is_command_line_only(override: Override) -> bool:
     key = override.key_or_group
     whole_model = key == "model" and isinstance(override.value(), dict)
-    return whole_model or (key.startswith(_GIVEN) and key != "hydra.searchpath")
+    return whole_model or (key.startswith(_COMMAND_LINE_ONLY) and key != "hydra.searchpath")
 
 
 def _words(override: Override) -> Sequence[str]:
@@ -235,10 +235,10 @@ def _names(value: Any) -> list[str]:
 
 
 def _flat(cfg: DictConfig) -> dict[str, Any]:
-    """Return what only the command line may set, unresolved, by full path."""
+    """Return the keys that only the command line may set, unresolved, by full path."""
     config: Any = OmegaConf.to_container(cfg)
-    hydra = {key: value for key, value in config["hydra"].items() if key not in _OF_EACH_JOB}
-    hydra["job"] = {k: v for k, v in hydra["job"].items() if k not in _OF_EACH_NAME}
+    hydra = {key: value for key, value in config["hydra"].items() if key not in _JOB_KEYS}
+    hydra["job"] = {k: v for k, v in hydra["job"].items() if k not in _NAME_KEYS}
     trust = {"trusted_packages": config.get("trusted_packages")}
     trust["model.trust"] = config.get("model", {}).get("trust")
     return {"hydra." + key: value for key, value in _leaves(hydra)} | trust

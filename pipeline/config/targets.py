@@ -1,4 +1,4 @@
-"""Which code a configuration may run: d2run's own parts, and packages that the user trusts."""
+"""Code that a configuration may run: d2run's own parts and packages that the user trusts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-# Each room says in its PARTS what a configuration may build. Nothing else in these packages can be
+# Each of these packages lists in PARTS what a configuration may build. Nothing else in them can be
 # a target, because much of it runs commands or writes files.
-_ROOMS = {
+_PACKAGES = {
     "store": "pipeline.store",
     "runnable": "pipeline.runnables",
     "source": "pipeline.sources",
@@ -20,13 +20,13 @@ _ROOMS = {
     "runner": "runners",
 }
 _OWN = {"pipeline", "runners"}
-NAMED = {"stage", "sink"}  # groups of several parts, each under its name
+NAMED = {"stage", "sink"}  # groups with several parts, each under its name
 SPECIAL = {"_target_", "_recursive_", "_convert_", "_partial_", "_args_"}  # Hydra acts on them
 
 
 def parts(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """Yield the group, the key and the content of each part of a configuration."""
-    for group in _ROOMS:
+    for group in _PACKAGES:
         node = config.get(group)
         if group not in NAMED:
             yield group, group, node
@@ -36,21 +36,21 @@ def parts(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 @cache
 def declared(group: str) -> tuple[str, ...]:
-    """Return what ``_target_`` may name in a group, without packages that the user trusts."""
-    room = _ROOMS[group]
-    return tuple(f"{room}.{name}" for name in import_module(room).PARTS)
+    """Return the targets of a group, without those of packages that the user trusts."""
+    package = _PACKAGES[group]
+    return tuple(f"{package}.{name}" for name in import_module(package).PARTS)
 
 
 def is_own(target: Any) -> bool:
-    """Tell whether a target is in d2run's own packages."""
+    """Return whether a target is in d2run's own packages."""
     return str(target).split(".")[0] in _OWN
 
 
 def untrusted(config: Mapping[str, Any]) -> Iterator[str]:
-    """Name each ``_target_`` that a configuration must not call, before anything is called.
+    """Yield a message for each ``_target_`` that must not be called, before anything is called.
 
-    Only code of packages in ``trusted_packages`` is imported to find out. Outside the parts,
-    ``_target_`` is data like any other: nothing builds it.
+    Only packages in ``trusted_packages`` are imported for the check. Outside the parts,
+    ``_target_`` is plain data: nothing is built from it.
     """
     trusted = set(config.get("trusted_packages") or ()) - _OWN
     for group, key, node in parts(config):
@@ -62,15 +62,15 @@ def untrusted(config: Mapping[str, Any]) -> Iterator[str]:
             yield from _not_data(node, key)
         else:
             for path, target in _nested(node, key):
-                if problem := _refusal(target, tuple(_ROOMS), trusted):
+                if problem := _refusal(target, tuple(_PACKAGES), trusted):
                     yield f"{path}: {problem}"
 
 
 def _refusal(target: Any, groups: tuple[str, ...], trusted: Collection[str]) -> str:
-    """Say why a target is refused; empty if it is not."""
+    """Return why a target is refused; empty if it is allowed."""
     known = [name for group in groups for name in declared(group)]
     if not isinstance(target, str):
-        return f"_target_ is {target!r}; it must be the name of a class or a function"
+        return f"_target_: expected the name of a class or a function, got {target!r}"
     package = target.split(".")[0]
     if package in _OWN:
         return "" if target in known else _undeclared(target, groups, known)
@@ -82,7 +82,7 @@ def _refusal(target: Any, groups: tuple[str, ...], trusted: Collection[str]) -> 
             return f"cannot import '{target}': {one_line(exc)}{hint}"
         module = str(getattr(found, "__module__", None) or "?")
         package = module.split(".")[0]
-        if package in _OWN:  # a trusted package imports much of d2run
+        if package in _OWN:  # a trusted package may import d2run's own code
             name = f"{module}.{getattr(found, '__qualname__', '?')}"
             return "" if name in known else _undeclared(f"{target} ({name})", groups, known)
     if package not in trusted:
@@ -95,24 +95,24 @@ def _refusal(target: Any, groups: tuple[str, ...], trusted: Collection[str]) -> 
 
 
 def _undeclared(target: str, groups: tuple[str, ...], known: list[str]) -> str:
-    what = groups[0] if len(groups) == 1 else "part"
+    kind = groups[0] if len(groups) == 1 else "part"
     near = get_close_matches(target, known, n=1, cutoff=0.85)
-    hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known)}"
-    return f"_target_ '{target}' is no {what} of d2run; {hint}"
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    return f"_target_ '{target}' is not a {kind} of d2run; {hint}"
 
 
 def _nested(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield the key and the target of everything that is to be built for the arguments."""
+    """Yield the key and the target of everything that is built for the arguments."""
     for path, name, value in _keys(node, key):
         if name == "_target_" and path != key:
             yield path, value
 
 
 def _not_data(node: Any, key: str) -> Iterator[str]:
-    """Name what Hydra would act on in the arguments of a part of d2run, which takes data only."""
+    """Yield a message for each of Hydra's keys in the arguments of d2run's own parts."""
     for path, name, _ in _keys(node, key):
         if name in SPECIAL and (name, path) != ("_target_", key):
-            yield f"{path}: '{name}' is not an option of a part of d2run; remove it"
+            yield f"{path}: '{name}' is not an option of d2run's parts; remove it"
 
 
 def _keys(node: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
@@ -127,7 +127,7 @@ def _keys(node: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def find(target: str) -> Any:
-    """Import what a dotted name means.
+    """Import the object with a dotted name.
 
     Raises:
         Exception: Whatever importing it raises; ``AttributeError`` if nothing has this name.

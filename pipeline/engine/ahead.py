@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.engine.items import Item
 from pipeline.errors import DecodeError, DeviceLostError, InferenceError, PipelineError
 from pipeline.failures import failed
-from pipeline.protocols import Asset, Closable, Sized
+from pipeline.protocols import Asset, Closable, Sized, supports
 from pipeline.records import Frame
 
 Prepare = Callable[[Frame], Any]
@@ -251,7 +251,7 @@ def _prepare(item: Item, frame: Frame, prepare: Prepare) -> None:
     started = perf_counter()
     try:
         item.prepared = prepare(frame)
-        item.nbytes += item.prepared.nbytes if isinstance(item.prepared, Sized) else 0
+        item.nbytes += item.prepared.nbytes if supports(item.prepared, Sized) else 0
     except DeviceLostError:
         raise
     except Exception as exc:

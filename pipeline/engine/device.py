@@ -14,7 +14,7 @@ from pipeline.engine.behind import Finishers, Results, check_size
 from pipeline.engine.items import Item
 from pipeline.errors import AssetError, DeviceLostError, InferenceError
 from pipeline.failures import failed
-from pipeline.protocols import PipelinedRunnable, Runnable, Sized
+from pipeline.protocols import PipelinedRunnable, Runnable, Sized, supports
 
 
 class Device:
@@ -117,7 +117,7 @@ class Device:
                 item.predictions = output
             elif item.frame is not None:
                 item.prepared = output
-                size = output.nbytes if isinstance(output, Sized) else 0
+                size = output.nbytes if supports(output, Sized) else 0
                 item.nbytes = item.frame.image.nbytes + size
         return None
 

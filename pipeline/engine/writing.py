@@ -13,7 +13,7 @@ from pipeline.engine.items import Item
 from pipeline.errors import OutputError, PipelineError, StageError
 from pipeline.failures import failed, sink_failed
 from pipeline.job import Outcome
-from pipeline.protocols import Asset, BeginsAssets, Sink, Stage
+from pipeline.protocols import Asset, BeginsAssets, Sink, Stage, supports
 from pipeline.records import Result
 from pipeline.system.spool import Spool
 
@@ -65,7 +65,10 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """Passes results through the stages to the sinks and the encoder.
+    """Passes results through the stages to the sinks and the encoder, all on one thread.
+
+    The encoder has no thread of its own because it is pure Python: it would compete with this one
+    for the interpreter, and handing a result over takes as long as encoding a few instances.
 
     Attributes:
         stages: By name, in order.
@@ -137,7 +140,7 @@ class Writing:
         with current.timed("stages"):
             for name, stage in self.stages.items():
                 try:
-                    if isinstance(stage, BeginsAssets):
+                    if supports(stage, BeginsAssets):
                         stage.begin(current.asset)
                 except Exception as exc:
                     current.error = failed(StageError, exc, current.asset, name)

@@ -1,1 +1,1 @@
-"""What ``model=`` describes: configs, architectures, weights, class names, and their checks."""
+"""Models: configs, architectures, weights and class names, checked before anything is loaded."""

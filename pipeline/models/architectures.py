@@ -1,4 +1,4 @@
-"""Which keys of a config each of Detectron2's architectures reads."""
+"""The config keys that each of Detectron2's architectures reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
-from pipeline.models.categories import named
+from pipeline.models.categories import parse_class_names
 from pipeline.models.zoo import zoo_root
 from pipeline.records import Categories
 
@@ -20,8 +20,8 @@ _log = logging.getLogger("py.warnings")
 
 DEFAULT = "GeneralizedRCNN"  # of Detectron2's defaults
 
-# Where the instances' number of classes and thresholds stand. An architecture that is not listed
-# (a user's own) is taken for an R-CNN.
+# The config node with the number of classes and the thresholds of instances. Custom architectures,
+# which are not listed, are treated as an R-CNN.
 _INSTANCES: dict[str, str | None] = {
     "RetinaNet": "MODEL.RETINANET",
     "ProposalNetwork": None,
@@ -44,47 +44,49 @@ _ROTATED = {
     "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignRotated",),
 }
 
+Configured = Callable[[str], Any]  # the value of a config key; None where the config leaves it open
+
 
 def instance_node(architecture: str) -> str | None:
-    """Return the node with the settings of instances; ``None`` where there are no instances."""
+    """Return the config node for instances; ``None`` for an architecture without instances."""
     return _INSTANCES.get(architecture, "MODEL.ROI_HEADS")
 
 
-def threshold_keys(architecture: str, score: float | None, nms: float | None) -> dict[str, float]:
-    """Return the keys to set for thresholds.
+def threshold_keys(architecture: str, score: float | None, nms: float | None) -> dict[str, Any]:
+    """Return the config keys that hold the thresholds, with their values.
 
-    The proposals' own suppression (``MODEL.RPN.NMS_THRESH``) and the score from which an instance
-    enters a panoptic map (``MODEL.PANOPTIC_FPN.COMBINE``) are other questions, and left alone.
+    The suppression of proposals (``MODEL.RPN.NMS_THRESH``) and the minimum score in panoptic maps
+    (``MODEL.PANOPTIC_FPN.COMBINE``) are separate settings and not included.
 
     Raises:
-        ConfigError: The architecture makes no instances.
+        ConfigError: The architecture has no instances.
     """
     node = instance_node(architecture)
-    wanted = {"SCORE_THRESH_TEST": score, "NMS_THRESH_TEST": nms}
-    given = {key: value for key, value in wanted.items() if value is not None}
+    thresholds = {"SCORE_THRESH_TEST": score, "NMS_THRESH_TEST": nms}
+    given = {key: value for key, value in thresholds.items() if value is not None}
     if given and node is None:
         raise ConfigError(
-            f"{architecture} makes no instances: leave out score_threshold and nms_threshold"
+            f"{architecture} has no instances; remove model.score_threshold and model.nms_threshold"
         )
     return {f"{node}.{key}": value for key, value in given.items()}
 
 
-def name_classes(class_names: Any, architecture: str, said: Callable[[str], Any]) -> Categories:
-    """Return the categories that a user names for an architecture; see ``categories.named``.
+def parse_classes(class_names: Any, architecture: str, configured: Configured) -> Categories:
+    """Return the categories for the given names; see ``categories.parse_class_names``.
 
     Args:
         class_names: The names.
         architecture: ``MODEL.META_ARCHITECTURE``.
-        said: What the config says of a key; ``None`` where it leaves the key open.
+        configured: Returns the value of a config key; ``None`` where it is open.
     """
     node = instance_node(architecture)
-    things = said(f"{node}.NUM_CLASSES") if node else None
-    stuff = said(_STUFF) if architecture in _SEMANTIC else None
-    return named(class_names, semantic=node is None, n_things=things, n_stuff=stuff)
+    things = configured(f"{node}.NUM_CLASSES") if node else None
+    stuff = configured(_STUFF) if architecture in _SEMANTIC else None
+    return parse_class_names(class_names, semantic=node is None, n_things=things, n_stuff=stuff)
 
 
-def class_counts(architecture: str, categories: Categories) -> dict[str, int]:
-    """Return the keys that hold numbers of classes, and the numbers."""
+def class_count_keys(architecture: str, categories: Categories) -> dict[str, Any]:
+    """Return the config keys that hold the numbers of classes, with their values."""
     node = instance_node(architecture)
     counts = {f"{node}.NUM_CLASSES": len(categories.thing_names)} if node else {}
     if architecture in _SEMANTIC:
@@ -93,75 +95,81 @@ def class_counts(architecture: str, categories: Categories) -> dict[str, int]:
 
 
 def class_problems(
-    architecture: str, categories: Categories, said: Callable[[str], Any], default: bool
+    architecture: str, categories: Categories, configured: Configured, default: bool
 ) -> list[str]:
-    """Compare the numbers of names with the config's.
+    """Compare the numbers of names with the config.
 
     Args:
         architecture: ``MODEL.META_ARCHITECTURE``.
         categories: The names.
-        said: What the config says of a key; ``None`` where it leaves the key open.
-        default: Whether an open key stands for Detectron2's default.
+        configured: Returns the value of a config key; ``None`` where it is open.
+        default: Whether an open key has Detectron2's default.
     """
     problems = []
     if architecture == "ProposalNetwork":
-        problems.append("a ProposalNetwork finds no classes; choose a config with ROI heads")
-    for key, names in class_counts(architecture, categories).items():
-        expected = said(key) or (_DEFAULTS[key] if default else None)
+        problems.append("a ProposalNetwork detects no classes; choose a config with ROI heads")
+    for key, names in class_count_keys(architecture, categories).items():
+        expected = configured(key) or (_DEFAULTS[key] if default else None)
         kind = "stuff classes" if key == _STUFF else "classes"
         if not names:
             problems.append(
-                f"{architecture} needs names of {kind}: give model.class_names as a COCO .json "
-                "whose categories say isthing"
+                f"{architecture} requires names of {kind}; set model.class_names to a COCO .json "
+                "whose categories have isthing"
             )
         elif expected not in (None, names):
             problems.append(
-                f"there are names for {names} {kind}, but {key} is {expected}; give as many "
-                "model.class_names as the weights know"
+                f"model.class_names has {names} {kind}, but {key} is {expected}; give as many "
+                "names as the weights have classes"
             )
-    points, expected = len(categories.keypoint_names), said(_KEYPOINTS) or _DEFAULTS[_KEYPOINTS]
-    if said("MODEL.KEYPOINT_ON") and points not in (0, expected):
+    points, expected = len(categories.keypoint_names), configured(_KEYPOINTS)
+    expected = expected or _DEFAULTS[_KEYPOINTS]
+    if configured("MODEL.KEYPOINT_ON") and points not in (0, expected):
         problems.append(
-            f"there are names for {points} keypoints, but {_KEYPOINTS} is {expected}; give the "
-            "names of those that the weights know"
+            f"model.class_names has {points} keypoints, but {_KEYPOINTS} is {expected}; give the "
+            "keypoints that the weights were trained with"
         )
     return problems
 
 
-def unsupported(name: str, said: Callable[[str], Any]) -> list[str]:
-    """Name what a config asks for that no run can do, as far as that is known without building it.
+def unsupported_settings(name: str, configured: Configured) -> list[str]:
+    """Return what a config requires that d2run cannot run, as far as the config alone shows it.
 
     Args:
-        name: Of the model.
-        said: What the config says of a key; ``None`` where it leaves the key open.
+        name: Name of the model.
+        configured: Returns the value of a config key; ``None`` where it is open.
     """
     problems = []
     for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
-        value = said(key)
+        value = configured(key)
         if isinstance(value, (list, tuple)) and len(value) != 3:
             problems.append(
-                f"{key} has {len(value)} values: the model takes images of {len(value)} channels, "
-                "and d2run gives it 3"
+                f"{key} has {len(value)} values, so the model expects images of {len(value)} "
+                "channels; d2run provides 3"
             )
         elif isinstance(value, (list, tuple)) and key.endswith("STD") and 0 in value:
-            problems.append(f"{key} is {value}: pixels cannot be divided by 0")
-    if said("INPUT.FORMAT") not in (None, "RGB", "BGR"):
-        problems.append(f"INPUT.FORMAT is {said('INPUT.FORMAT')}; it must be RGB or BGR")
+            problems.append(f"{key} is {value}; pixels cannot be divided by 0")
+    if configured("INPUT.FORMAT") not in (None, "RGB", "BGR"):
+        problems.append(f"INPUT.FORMAT: expected RGB or BGR, got {configured('INPUT.FORMAT')}")
     proposals = "MODEL.PROPOSAL_GENERATOR.NAME"
-    if said("MODEL.LOAD_PROPOSALS") is True or said(proposals) == "PrecomputedProposals":
+    if (
+        configured("MODEL.LOAD_PROPOSALS") is True
+        or configured(proposals) == "PrecomputedProposals"
+    ):
         problems.append(
-            "the model needs precomputed proposals, as Fast R-CNN does, and an image brings none; "
-            f"use a model with a {proposals} of its own, such as RPN"
+            "the model requires precomputed proposals, like Fast R-CNN, and images have none; use "
+            f"a model with its own {proposals}, such as RPN"
         )
-    rotated = (f"{key} {said(key)}" for key, names in _ROTATED.items() if said(key) in names)
+    rotated = (
+        f"{key} {configured(key)}" for key, names in _ROTATED.items() if configured(key) in names
+    )
     if found := next(rotated, None):
-        problems.append(f"the model finds rotated boxes ({found}), which are not supported")
-    if _any(said("MODEL.RESNETS.DEFORM_ON_PER_STAGE")) and not _is_compiled():
+        problems.append(f"the model detects rotated boxes ({found}), which are not supported")
+    if _any(configured("MODEL.RESNETS.DEFORM_ON_PER_STAGE")) and not _is_compiled():
         problems.append(
-            "the model has deformable convolutions (MODEL.RESNETS.DEFORM_ON_PER_STAGE), which need "
-            "a Detectron2 with compiled operators; install an official build of it"
+            "the model has deformable convolutions (MODEL.RESNETS.DEFORM_ON_PER_STAGE), which "
+            "require a Detectron2 with compiled operators; install an official build"
         )
-    if str(said("MODEL.META_ARCHITECTURE")).startswith("PanopticDeepLab"):
+    if str(configured("MODEL.META_ARCHITECTURE")).startswith("PanopticDeepLab"):
         problems.append("Panoptic-DeepLab is not supported; the panoptic model is PanopticFPN")
     return [f"model '{name}' cannot run: {problem}" for problem in problems]
 
@@ -171,21 +179,21 @@ def _any(value: Any) -> bool:
 
 
 def _is_compiled() -> bool:
-    # the package is not imported: that would import torch
+    # looks for the file, because importing the package would import torch
     return any(zoo_root().parent.parent.glob("_C*"))
 
 
-def counts_in(cfg: Any) -> tuple[int, int]:
-    """Return the numbers of things and of stuff classes that a whole ``CfgNode`` says."""
+def class_counts(cfg: Any) -> tuple[int, int]:
+    """Return the numbers of thing and stuff classes of a complete ``CfgNode``."""
     architecture = cfg.MODEL.META_ARCHITECTURE
     node = instance_node(architecture)
-    things = value(cfg, f"{node}.NUM_CLASSES") if node else 0
-    return int(things or 0), value(cfg, _STUFF) if architecture in _SEMANTIC else 0
+    things = cfg_value(cfg, f"{node}.NUM_CLASSES") if node else 0
+    return int(things or 0), cfg_value(cfg, _STUFF) if architecture in _SEMANTIC else 0
 
 
-def relevant(cfg: Any, categories: Categories) -> Categories:
-    """Leave out the kinds of names that a model of a config has no head for."""
-    things, stuff = counts_in(cfg)
+def relevant_categories(cfg: Any, categories: Categories) -> Categories:
+    """Return categories without the kinds of names that the model of a config has no head for."""
+    things, stuff = class_counts(cfg)
     keypoints = cfg.MODEL.KEYPOINT_ON
     return Categories(
         thing_names=categories.thing_names if things else (),
@@ -197,25 +205,26 @@ def relevant(cfg: Any, categories: Categories) -> Categories:
     )
 
 
-def names_for(cfg: Any, class_names: Any) -> Categories:
-    """Return the categories that a user names for a whole ``CfgNode``.
+def cfg_categories(cfg: Any, class_names: Any) -> Categories:
+    """Return the categories for the names given with a complete ``CfgNode``.
 
     Raises:
-        ConfigError: The names cannot be read, or are not as many as the config says.
+        ConfigError: The names cannot be read, or their number differs from the config's.
     """
-    found = name_classes(class_names, cfg.MODEL.META_ARCHITECTURE, lambda key: value(cfg, key))
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    found = parse_classes(class_names, architecture, lambda key: cfg_value(cfg, key))
     if problems := count_problems(cfg, found):
         raise ConfigError(*problems)
     return found
 
 
 def count_problems(cfg: Any, categories: Categories) -> list[str]:
-    """Compare the numbers of names with those of a whole ``CfgNode``."""
+    """Compare the numbers of names with those of a complete ``CfgNode``."""
     architecture = cfg.MODEL.META_ARCHITECTURE
-    return class_problems(architecture, categories, lambda key: value(cfg, key), default=False)
+    return class_problems(architecture, categories, lambda key: cfg_value(cfg, key), default=False)
 
 
-def value(cfg: Any, key: str) -> Any:
+def cfg_value(cfg: Any, key: str) -> Any:
     """Return the value of a dotted key of a ``CfgNode``; ``None`` where it has none."""
     for part in key.split("."):
         cfg = cfg.get(part) if cfg is not None else None
@@ -224,8 +233,8 @@ def value(cfg: Any, key: str) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Log, as information, what Detectron2 and torch warn their own developers of."""
-    import torch  # noqa: F401 - it sets its logger's level when it is imported
+    """Log the developer warnings of Detectron2 and torch as information."""
+    import torch  # noqa: F401 - importing it sets the level of its logger
 
     logger = logging.getLogger("torch")
     level = logger.level
@@ -242,7 +251,7 @@ def quiet() -> Iterator[None]:
 
 
 def build(cfg: Any, seed: int) -> nn.Module:
-    """Return a new module on the CPU, its weights drawn from the seed.
+    """Return a new module on the CPU, with weights drawn from the seed.
 
     Raises:
         ConfigError: Detectron2 cannot build it.
@@ -250,14 +259,14 @@ def build(cfg: Any, seed: int) -> nn.Module:
     import torch
     from detectron2.modeling import build_model
 
-    # Only the CPU's generator is used and put back: torch.manual_seed would seed every GPU as well.
+    # torch.manual_seed would also seed every GPU, so only the CPU generator is seeded and restored
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
             module: nn.Module = build_model(cfg)
-        except Exception as exc:  # asserts and KeyErrors, each of another of its modules
+        except Exception as exc:  # asserts and KeyErrors from many of its modules
             raise ConfigError(
-                f"Detectron2 cannot build the model: {type(exc).__name__}: {exc}; see model.config "
-                "and model.opts"
+                f"Detectron2 cannot build the model: {type(exc).__name__}: {exc}; check "
+                "model.config and model.opts"
             ) from exc
     return module

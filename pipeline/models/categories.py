@@ -1,4 +1,4 @@
-"""What models can tell apart: the COCO tables, and the names of a custom model."""
+"""The classes of models: built-in COCO tables, the zoo's datasets, and given class names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.models.zoo import literals
 from pipeline.records import Categories
 
 TABLES = ("coco", "coco_panoptic", "coco_person", "coco_stuff")
-_TABLE_DATASETS = {  # whose classes are in coco.json
+_TABLE_DATASETS = {  # datasets whose classes are in coco.json
     "coco_panoptic": r"coco_\w+_panoptic_separated",
     "coco_stuff": r"coco_\w+_panoptic_stuffonly",
     "coco_person": r"keypoints_coco_",
@@ -28,8 +28,8 @@ _TABLE_DATASETS = {  # whose classes are in coco.json
 def table(name: str) -> Categories:
     """Return a built-in table.
 
-    ``coco``: the 80 things. ``coco_person``: person and its 17 keypoints. ``coco_stuff``: 53 stuff
-    classes after class 0, "things". ``coco_panoptic``: things and stuff.
+    ``coco``: the 80 thing classes. ``coco_person``: person and its 17 keypoints. ``coco_stuff``:
+    class 0, "things", and 53 stuff classes. ``coco_panoptic``: things and stuff.
 
     The names, ids and skeleton are Detectron2's (``detectron2/data/datasets/builtin_meta.py``).
 
@@ -37,7 +37,7 @@ def table(name: str) -> Categories:
         ConfigError: There is no such table.
     """
     if name not in TABLES:
-        raise ConfigError(f"no table of categories '{name}'{did_you_mean(name, TABLES)}")
+        raise ConfigError(f"model.categories: no table '{name}'{did_you_mean(name, TABLES)}")
     coco = _coco()
     person = name == "coco_person"
     things = coco["things"] if name in ("coco", "coco_panoptic") else []
@@ -60,13 +60,13 @@ def _coco() -> dict[str, Any]:
     return data
 
 
-def of_dataset(name: str) -> Categories | None:
-    """Return the categories of a data set that the zoo's models are trained on.
+def dataset_categories(name: str) -> Categories | None:
+    """Return the categories of a dataset that zoo models are trained on, if it is known.
 
     The names are those of Detectron2's ``MetadataCatalog``, read without importing it.
 
     Args:
-        name: As in ``DATASETS.TRAIN``, such as ``lvis_v1_train``.
+        name: As in ``DATASETS.TRAIN``, for example ``lvis_v1_train``.
     """
     for kind, pattern in _TABLE_DATASETS.items():
         if re.match(pattern, name):
@@ -85,24 +85,24 @@ def of_dataset(name: str) -> Categories | None:
     return None
 
 
-def named(
+def parse_class_names(
     class_names: Any,
     *,
     semantic: bool = False,
     n_things: int | None = None,
     n_stuff: int | None = None,
 ) -> Categories:
-    """Return the categories that a user names.
+    """Return the categories for given class names.
 
     Args:
-        class_names: A list of names by class id; a mapping of the data set's ids to names, taken in
-            the order of the ids; or the path of a file: text with a name per line, or ``.json`` or
-            ``.yaml`` with such a list or mapping, alone or under ``names``; what
-            ``MetadataCatalog.get(...).as_dict()`` says; or a COCO file, whose ``categories`` are
-            taken in the order of their ids, as Detectron2 does.
+        class_names: A list of names by class id; a mapping from the dataset's ids to names, sorted
+            by id; or the path of a file. Files are text with one name per line; ``.json`` or
+            ``.yaml`` with such a list or mapping, at the top level or under ``names``; the output
+            of ``MetadataCatalog.get(...).as_dict()``; or a COCO file, whose ``categories`` are
+            sorted by id, as in Detectron2.
         semantic: All names are stuff, because the model has no instances.
-        n_things: Number of instance classes that the model has, if it is known.
-        n_stuff: Number of stuff classes that the model has, if it is known.
+        n_things: Number of instance classes of the model, if known.
+        n_stuff: Number of stuff classes of the model, if known.
 
     Raises:
         ConfigError: The file cannot be read, or a name is missing, not text, empty or duplicate.
@@ -112,38 +112,38 @@ def named(
         where = f"class_names: '{given}'"
         given = read_names(given)
         if isinstance(given, dict) and {"thing_classes", "stuff_classes"} & set(given):
-            return _checked(lambda: from_metadata(given), where)
+            return _build(lambda: from_metadata(given), where)
         if isinstance(given, dict) and isinstance(given.get("categories"), list):
             given = given["categories"]
         elif isinstance(given, dict) and isinstance(given.get("names"), (list, dict)):
             given = given["names"]
         if isinstance(given, list) and any(isinstance(row, dict) for row in given):
             rows = CocoRows(given, where)
-            return _checked(lambda: rows.categories(semantic, n_things, n_stuff), where)
+            return _build(lambda: rows.categories(semantic, n_things, n_stuff), where)
     ids: tuple[int, ...] = ()
     if isinstance(given, Mapping):
         by_id = sorted((category_id(key, where), value) for key, value in given.items())
         ids, given = tuple(key for key, _ in by_id), [value for _, value in by_id]
     elif isinstance(given, (str, bytes, set, frozenset)) or not isinstance(given, Iterable):
         raise ConfigError(
-            f"{where} is {given!r:.60}; give a list, [cat,dog], a mapping, {{0: cat, 1: dog}}, or "
-            "a file"
+            f"{where}: expected a list, [cat,dog], a mapping, {{0: cat, 1: dog}}, or a file, got "
+            f"{given!r:.60}"
         )
     names = class_texts(list(given), where)
     if semantic:
-        return _checked(lambda: Categories(stuff_names=names, stuff_ids=ids), where)
-    return _checked(lambda: Categories(thing_names=names, thing_ids=ids), where)
+        return _build(lambda: Categories(stuff_names=names, stuff_ids=ids), where)
+    return _build(lambda: Categories(thing_names=names, thing_ids=ids), where)
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> Categories:
-    """Return the categories that a data set's metadata in Detectron2 names.
+    """Return the categories in the metadata of a Detectron2 dataset.
 
     Args:
-        metadata: ``MetadataCatalog.get(...).as_dict()``, or the same read from JSON.
+        metadata: ``MetadataCatalog.get(...).as_dict()``, possibly read from JSON.
 
     Raises:
         ConfigError: A name is not text.
-        Exception: It is something else; any kind.
+        Exception: The metadata has another structure; any type.
     """
     fields: dict[str, Any] = {}
     for kind in ("thing", "stuff"):
@@ -151,7 +151,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> Categories:
         by_id = metadata.get(f"{kind}_dataset_id_to_contiguous_id") or {}
         ids = {int(class_id): int(id_) for id_, class_id in by_id.items()}
         fields[f"{kind}_names"] = names
-        # a data set's own ids only if every class has one
+        # the dataset's ids are used only if every class has one
         if set(range(len(names))) <= set(ids):
             fields[f"{kind}_ids"] = tuple(ids[i] for i in range(len(names)))
     points = class_texts(metadata.get("keypoint_names") or (), "keypoint_names")
@@ -163,18 +163,18 @@ def from_metadata(metadata: Mapping[str, Any]) -> Categories:
     )
 
 
-def _checked(make: Callable[[], Categories], where: str) -> Categories:
-    """Make categories of what a user gave, and refuse those that cannot be told apart."""
+def _build(build: Callable[[], Categories], where: str) -> Categories:
+    """Build categories from user input, and reject empty and duplicate names."""
     try:
-        categories = make()
+        categories = build()
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as exc:
         raise ConfigError(f"{where}: {exc}") from exc
     if not categories.thing_names and not categories.stuff_names:
-        raise ConfigError(f"{where} has no names")
+        raise ConfigError(f"{where} is empty; give at least one name")
     for names in (categories.thing_names, categories.stuff_names, categories.keypoint_names):
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
+        if duplicates := [name for name, count in Counter(names).items() if count > 1]:
             raise ConfigError(
-                f"{where} has a name twice: {', '.join(twice[:10])}; rename one, or give all names "
-                "by class id: 'model.class_names=[cat,dog]'"
+                f"{where} has duplicate names: {', '.join(duplicates[:10])}; rename one, or list "
+                "all names by class id: 'model.class_names=[cat,dog]'"
             )
     return categories

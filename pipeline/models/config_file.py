@@ -1,8 +1,8 @@
-"""Detectron2's YAML configs, read so that no file can run code or use the network.
+"""Reads Detectron2's YAML configs without running code or using the network.
 
 Detectron2's own reader falls back to ``yaml.unsafe_load`` and follows ``_BASE_`` to any address.
-This one knows plain YAML only. ``_BASE_`` is a relative path, and only in configs that the user
-names; those of stored, imported and trained models are whole.
+This reader accepts plain YAML only. ``_BASE_`` must be a relative path, and is allowed only in
+configs that the user names; configs of stored, imported and trained models must be complete.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from pipeline.errors import ConfigError, UntrustedModelError, did_you_mean
 from pipeline.models.foreign import HEAD, describe
@@ -29,12 +29,12 @@ _BASE = "_BASE_"
 _SUFFIXES = (".yaml", ".yml")
 _MAX_FILES = 64
 _EVAL = "tag:yaml.org,2002:python/object/apply:eval"
-# The one expression that the zoo has Python evaluate (Base-RetinaNet.yaml), known here by its text.
+# The only Python expression in the zoo (Base-RetinaNet.yaml), recognized by its text.
 _ANCHORS = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
 
 
 class _Loader(PlainLoader):
-    """Plain YAML, and the zoo's one expression."""
+    """Plain YAML, and the one expression of the zoo."""
 
 
 def _retinanet_anchors(loader: _Loader, node: Any) -> list[list[float]]:
@@ -49,12 +49,12 @@ _Loader.add_constructor(_EVAL, _retinanet_anchors)
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A config and its bases, merged.
+    """A config merged with its bases.
 
     Attributes:
-        name: The name in the zoo, or the file's name.
+        name: The name in the zoo, or the file name.
         data: Nested plain values.
-        in_zoo: Whether it is one of the zoo's.
+        in_zoo: Whether it is a zoo config.
     """
 
     name: str
@@ -76,11 +76,12 @@ class ConfigFile:
 
 
 def read_config(config: str) -> ConfigFile:
-    """Read a config of the zoo, by name, or a YAML file, by path.
+    """Read a zoo config by name, or a YAML file by path.
 
     Raises:
-        ConfigError: There is none, it is not YAML, or its ``_BASE_`` is not a relative path to one.
-        UntrustedModelError: It has a tag that would run code.
+        ConfigError: There is no such config, it is not YAML, or its ``_BASE_`` is not a relative
+            path of a config.
+        UntrustedModelError: The file has a tag that would run code.
     """
     name = config.removesuffix(".yaml")
     if name in zoo_names():
@@ -91,33 +92,39 @@ def read_config(config: str) -> ConfigFile:
         raise ConfigError(
             f"config '{config}' is Python code, which is never run; give a Detectron2 YAML config"
         )
-    if not os.path.isfile(path):  # noqa: PTH113 - no error for a name too long for a file's
+    if not os.path.isfile(path):  # noqa: PTH113 - raises no error if the name is too long
         hint = did_you_mean(name, zoo_names())
-        hint = hint if "did you mean" in hint else "; docs/models.md lists the usual ones"
+        hint = hint if "did you mean" in hint else "; see the list in docs/models.md"
         raise ConfigError(f"config '{config}' is neither a file nor in the model zoo{hint}")
     path = path.resolve()
     return ConfigFile(path.name, _Reading().read(path, ()), in_zoo=False)
 
 
 def read_plain(path: Path) -> dict[str, Any]:
-    """Read a whole config, as a ``CfgNode`` dumps it: it has no ``_BASE_``.
+    """Read a complete config, as dumped from a ``CfgNode``.
 
     Raises:
-        ConfigError: It cannot be read, is not YAML, or has a ``_BASE_``.
-        UntrustedModelError: It has a tag that would run code.
+        ConfigError: The file cannot be read, is not YAML, or has a ``_BASE_``.
+        UntrustedModelError: The file has a tag that would run code.
     """
     data = _Reading().parse(path)
     if _BASE in data:
-        raise ConfigError(f"{path} has a {_BASE}; a model's own config must be whole")
+        raise ConfigError(
+            f"{path} has a {_BASE}; the config of a stored or trained model must be complete"
+        )
     return data
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
-    """Return the mapping that a text of plain YAML holds.
+    """Parse a mapping of plain YAML.
+
+    Args:
+        text: The YAML.
+        where: The file, as messages show it.
 
     Raises:
-        ConfigError: It is not YAML, or no mapping with text keys.
-        UntrustedModelError: It has a Python tag.
+        ConfigError: The text is not YAML, or not a mapping with text keys.
+        UntrustedModelError: The text has a Python tag.
     """
     if text and (what := describe(text[:HEAD].encode(errors="replace"))):
         raise ConfigError(f"{where} is {what}")
@@ -140,23 +147,23 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
 
 def _text_keys(data: Any, where: str) -> None:
     if not isinstance(data, dict):
-        raise ConfigError(f"{where} holds no settings: expected 'KEY: value' lines")
+        raise ConfigError(f"{where} has no settings; expected 'KEY: value' lines")
     for key, value in data.items():
         if not isinstance(key, str):
-            raise ConfigError(f"{where}: the key {key!r} is not text")
+            raise ConfigError(f"{where}: expected text as a key, got {key!r}")
         if isinstance(value, dict) and value:
             _text_keys(value, where)
 
 
 class _Reading:
-    """Reads one config with its bases, which together must not be too many or too large."""
+    """Reads one config and its bases, with a limit on their number and total size."""
 
     def __init__(self) -> None:
         self._files = 0
         self._bytes_left = MAX_BYTES
 
     def parse(self, path: Path) -> dict[str, Any]:
-        """Return what a file says itself."""
+        """Return the content of one file."""
         self._files += 1
         if self._files > _MAX_FILES:
             raise ConfigError(f"{path}: the config has more than {_MAX_FILES} bases")
@@ -165,36 +172,36 @@ class _Reading:
             self._bytes_left -= len(text)
             return parse_yaml(text.decode(), str(path))
         except (OSError, UnicodeDecodeError) as exc:
-            reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+            reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
             raise ConfigError(f"cannot read the config '{path}': {reason}") from exc
 
     def read(self, path: Path, trail: tuple[Path, ...]) -> dict[str, Any]:
-        """Return what a file and its bases say."""
+        """Return the content of a file, merged onto its bases."""
         data = self.parse(path)
         bases = data.pop(_BASE, [])
         merged: dict[str, Any] = {}
         for base in bases if isinstance(bases, list) else [bases]:
             target = _base_path(base, path)
             if target in (*trail, path):
-                raise ConfigError(f"{path}: _BASE_ '{base}' leads back to itself")
+                raise ConfigError(f"{path}: _BASE_ '{base}' includes itself")
             _merge(self.read(target, (*trail, path)), merged, path)
         _merge(data, merged, path)
         return merged
 
 
 def _base_path(base: Any, path: Path) -> Path:
-    """Find a base: beside the config or, where it is not there, in the model zoo."""
+    """Find a base: next to the config, otherwise in the model zoo."""
     if isinstance(base, str) and base.endswith(_SUFFIXES) and not base.startswith(("/", "~")):
         target = path.parent / base
         in_zoo = re.sub(r"^((\.|\.\.|configs|detectron2|model_zoo)/)*", "", base)
         if in_zoo.removesuffix(".yaml") in zoo_names() and not target.is_file():
             target = zoo_root() / in_zoo
-        with suppress(OSError, ValueError):  # a NUL, or far too long a name
+        with suppress(OSError, ValueError):  # a NUL, or a name that is too long
             if "://" not in base and target.is_file():
                 return target.resolve()
     raise ConfigError(
-        f"{path}: _BASE_ {str(base)[:200]!r} must be the path of a .yaml file that is there, "
-        f"relative to '{path.parent}', or a config of the model zoo"
+        f"{path}: _BASE_: expected the path of a .yaml file, relative to '{path.parent}', or a "
+        f"config of the model zoo, got {str(base)[:200]!r}"
     )
 
 
@@ -204,21 +211,21 @@ def _merge(new: dict[str, Any], into: dict[str, Any], path: Path) -> None:
         if isinstance(value, dict) and isinstance(old, dict):
             _merge(value, old, path)
         elif isinstance(value, dict) and key in into:
-            raise ConfigError(f"{path}: '{key}' is a group of settings, but a value in its _BASE_")
+            raise ConfigError(f"{path}: '{key}' is a group of settings here and a value in _BASE_")
         else:
             into[key] = value
 
 
 def make_cfg(config: ConfigFile, *, strict: bool = True) -> Any:
-    """Return Detectron2's defaults, as a ``CfgNode``, with a config merged onto them.
+    """Return a config merged onto Detectron2's defaults, as a ``CfgNode``.
 
     Args:
         config: The config.
-        strict: Refuse keys that Detectron2 does not know; for what a person wrote. What a program
-            has dumped may hold the keys of a project of its own.
+        strict: Reject keys that are unknown to Detectron2. Configs written by people are read
+            strictly; a dumped config may have the keys of a custom project.
 
     Raises:
-        ConfigError: Keys that Detectron2 does not know, or values of another type; lists them all.
+        ConfigError: Keys are unknown, or values have another type; lists them all.
     """
     from detectron2.config import get_cfg
 
@@ -226,7 +233,7 @@ def make_cfg(config: ConfigFile, *, strict: bool = True) -> Any:
     version = config.data.get("VERSION", cfg.VERSION)
     if version != cfg.VERSION:
         raise ConfigError(
-            f"config '{config.name}' is of version {version}; convert it to version {cfg.VERSION} "
+            f"config '{config.name}' has version {version}; convert it to version {cfg.VERSION} "
             "with detectron2.config.upgrade_config"
         )
     leaves = dict(_leaves(config.data))
@@ -258,7 +265,7 @@ def set_keys(cfg: Any, values: Mapping[str, Any], where: str) -> None:
     """Set dotted keys of a ``CfgNode`` in place.
 
     Raises:
-        ConfigError: Keys that it does not have, or values of another type; lists them all.
+        ConfigError: Keys are unknown, or values have another type; lists them all.
     """
     problems = [problem for key, value in values.items() if (problem := _set(cfg, key, value))]
     if problems:
@@ -273,11 +280,11 @@ def _set(cfg: Any, key: str, value: Any) -> str | None:
             return f"Detectron2 has no key '{above}{part}'{did_you_mean(above + part, known)}"
         node, above = node[part], f"{above}{part}."
     if isinstance(node, Mapping):
-        return None if value == {} else f"'{key}' is a group of settings, not a value"
+        return None if value == {} else f"'{key}' is a group of settings; set a key in it"
     if isinstance(node, float) and type(value) is int:
-        value = float(value)  # yacs itself takes no 1 for 1.0
+        value = float(value)  # yacs does not accept 1 for 1.0
     try:
         cfg.merge_from_list([key, value])
     except (ValueError, TypeError, AssertionError, RecursionError, MemoryError):
-        return f"'{key}' takes a value like {node!r} ({type(node).__name__}), got {value!r}"
+        return f"'{key}': expected a value like {node!r} ({type(node).__name__}), got {value!r}"
     return None

@@ -1,4 +1,4 @@
-"""Weights from the network: fetched once, whole or not at all, and checked at each later use."""
+"""Downloads weights once, atomically, and verifies them on every later use."""
 
 from __future__ import annotations
 
@@ -23,38 +23,40 @@ from pipeline.redaction import redacted_text
 from pipeline.system.files import read_regular, replaced, sha256_file, write_whole
 
 _ATTEMPTS = 3
-_TIMEOUT_S = 30.0  # without a byte, not for the whole file
+_TIMEOUT_S = 30.0  # between two bytes, not for the whole file
 _BLOCK = 1 << 18
 
 _log = logging.getLogger(__name__)
 
 
-class _PassingError(Exception):
-    """A failure that another attempt may not meet."""
+class _TransientError(Exception):
+    """A failure that can disappear on another attempt."""
 
 
 def local_path(url: str, folder: Path) -> Path:
-    """Return where an address is kept: ``<folder>/<host>/<path>``.
+    """Return the local path for an address: ``<folder>/<host>/<path>``.
 
-    A query is part of what an address names, so its digest is put into the file's name.
+    If the address has a query, its digest becomes part of the file name.
 
     Raises:
-        ConfigError: It is no http or https address of a file.
+        ConfigError: The address is not an http or https address of a file.
     """
     try:
         parts = urlsplit(url)
         port = f"_{parts.port}" if parts.port else ""
     except ValueError as exc:
-        raise ConfigError(  # exc quotes what may be part of a password
-            f"the address of the weights, '{redacted_text(url)}', is malformed; write / ? # @ % in "
-            "a user or password as %2F %3F %23 %40 %25"
+        raise ConfigError(  # without the text of exc, which can contain part of a password
+            f"malformed address of the weights: '{redacted_text(url)}'. In a user or password, "
+            "write / ? # @ % as %2F %3F %23 %40 %25"
         ) from exc
-    # quoted again, so that "%2e%2e" and "%2f" cannot climb
+    # quoted again, so that "%2e%2e" and "%2f" cannot lead out of the directory
     names = [quote(unquote(part), safe="~ ") for part in parts.path.split("/") if part]
     if parts.scheme not in ("http", "https") or not parts.hostname or not names:
-        raise ConfigError(f"'{redacted_text(url)}' is not the http(s) address of a file")
+        raise ConfigError(f"expected an http(s) address of a file, got '{redacted_text(url)}'")
     if any(name in (".", "..") for name in names):
-        raise ConfigError(f"'{redacted_text(url)}' has '..' in its path")
+        raise ConfigError(
+            f"the path of '{redacted_text(url)}' has a '..'; give the address without it"
+        )
     last = Path(names[-1])
     if parts.query:
         mark = hashlib.sha256(parts.query.encode()).hexdigest()[:12]
@@ -63,21 +65,21 @@ def local_path(url: str, folder: Path) -> Path:
 
 
 def download(url: str, folder: Path, *, backoff_s: float = 1.0) -> Path:
-    """Return the local file of an address, downloaded if it is not there yet.
+    """Return the local file for an address, and download it if it is missing.
 
-    Its SHA-256 stands beside it (``.sha256``, as sha256sum writes it) and is verified each time. A
-    file that the user put there is accepted, and its digest recorded. Processes that want the same
-    file at once wait for the first.
+    Its SHA-256 is in a file next to it (``.sha256``, in the format of sha256sum) and verified on
+    every call. A file that the user placed there is accepted, and its digest recorded. If several
+    processes request the same file, one downloads it and the others wait.
 
     Args:
-        url: An http(s) address; a user and password in it are sent, and never shown.
-        folder: Where downloads are kept.
+        url: An http(s) address. A user and password in it are sent, and never shown.
+        folder: Directory for downloads.
         backoff_s: Pause before the second attempt; doubled before the third.
 
     Raises:
-        ConfigError: It is no address of a file.
-        StoreError: It cannot be had; says why and where to put the file.
-        ModelCorruptError: The file is not what was downloaded.
+        ConfigError: The address is not one of a file.
+        StoreError: The file is unavailable; says why and where to place it.
+        ModelCorruptError: The file differs from what was downloaded.
     """
     path = local_path(url, folder)
     try:
@@ -88,7 +90,7 @@ def download(url: str, folder: Path, *, backoff_s: float = 1.0) -> Path:
                     _with_attempts(url, path, backoff_s)
         _verify(path)
     except OSError as exc:
-        raise StoreError(f"cannot keep the download '{path}': {exc.strerror or exc}") from exc
+        raise StoreError(f"cannot write the download '{path}': {exc.strerror or exc}") from exc
     return path
 
 
@@ -118,7 +120,7 @@ def _verify(path: Path) -> None:
         return _record(path, digest)
     if recorded[:1] != [digest]:
         raise ModelCorruptError(
-            f"'{path}' is not what its .sha256 says; delete both to download it again"
+            f"'{path}' does not match its .sha256; delete both files to download it again"
         )
     return None
 
@@ -127,20 +129,20 @@ def _with_attempts(url: str, path: Path, backoff_s: float) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return _fetch(url, path)
-        except _PassingError as exc:
+        except _TransientError as exc:
             reason = str(exc)
             if attempt < _ATTEMPTS:
-                _log.warning("%s: %s; trying again", redacted_text(url), reason)
+                _log.warning("%s: %s; retrying", redacted_text(url), reason)
                 time.sleep(backoff_s * 2 ** (attempt - 1))
         except urllib.error.HTTPError as exc:
             exc.close()
-            reason = f"the server answers {exc.code} {exc.reason}"
+            reason = f"HTTP {exc.code} {exc.reason}"
             break
         except urllib.error.URLError as exc:
             reason = str(exc.reason)
             break
     raise StoreError(
-        f"cannot download {redacted_text(url)}: {reason}; without a network, put the file at "
+        f"cannot download {redacted_text(url)}: {reason}. Without a network, place the file at "
         f"'{path}' or set model.weights=PATH"
     )
 
@@ -154,13 +156,13 @@ def _fetch(url: str, path: Path) -> None:
         if exc.code < 500 and exc.code != 429:
             raise
         exc.close()
-        raise _PassingError(f"the server answers {exc.code} {exc.reason}") from exc
+        raise _TransientError(f"HTTP {exc.code} {exc.reason}") from exc
     except urllib.error.URLError as exc:
         if not isinstance(exc.reason, (ConnectionResetError, TimeoutError)):
             raise
-        raise _PassingError(str(exc.reason)) from exc
+        raise _TransientError(str(exc.reason)) from exc
     except (ConnectionError, TimeoutError, http.client.HTTPException) as exc:
-        raise _PassingError(str(exc) or type(exc).__name__) from exc
+        raise _TransientError(str(exc) or type(exc).__name__) from exc
 
 
 def _request(url: str) -> urllib.request.Request:
@@ -194,5 +196,5 @@ def _save(response: http.client.HTTPResponse, length: int | None, url: str, path
             size += len(block)
             progress.update(task, advance=len(block))
         if length is not None and size != length:
-            raise _PassingError(f"it ended after {size} of {length} bytes")
+            raise _TransientError(f"the connection ended after {size} of {length} bytes")
     _record(path, digest.hexdigest())

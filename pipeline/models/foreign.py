@@ -1,4 +1,4 @@
-"""What a file is that is no model: known by its first bytes, said in a few words."""
+"""Identifies files that are not models by their first bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from pipeline.errors import printable
 
-HEAD = 1024  # bytes that are enough to know
+HEAD = 1024  # bytes that are enough to identify a file
 
 _SIGNATURES = (
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
@@ -28,52 +28,52 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|script|title)\b|<!--", re.IGNORECASE)
 _XML = re.compile(rb"<(\?xml|[A-Za-z])")
 _MESSAGE = re.compile(rb"<Code>([^<]{1,80})</Code>")
-_AGAIN = "saved instead of the file; get the file again"
+_RETRY = "saved instead of the file; download it again"
 
 
 class ForeignFileError(Exception):
-    """The file is something else than was asked for; the text says what."""
+    """The file is of another kind; the message says which."""
 
 
 def describe(head: bytes) -> str | None:
-    """Say what a file is by its first ``HEAD`` bytes; ``None`` if it may be a model.
+    """Return what a file is, by its first ``HEAD`` bytes; ``None`` if it can be a model.
 
-    A pickle of protocol 0 is text, too, so other texts are left to ``is_text``.
+    Text is left to ``describe_text``, because a pickle of protocol 0 is text as well.
     """
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not head:
-        return "empty; get the file again"
+        return "empty; download or copy it again"
     if start.startswith(_LFS):
         return "a Git LFS pointer, not the file itself: run `git lfs pull` in its repository"
     if _HTML.match(start):
-        return f"an HTML page (a download or log-in page) {_AGAIN}"
+        return f"an HTML page (a download or login page) {_RETRY}"
     if _XML.match(start):
         code = _MESSAGE.search(head)
-        said = f" that says {printable(code[1].decode('latin1'))}" if code else ""
-        return f"an XML document{said}, {_AGAIN}"
+        error = f" with the error {printable(code[1].decode('latin1'))}" if code else ""
+        return f"an XML document{error}, {_RETRY}"
     if head[257:262] == b"ustar":
         return "a tar archive; unpack it first"
     if head[4:8] == b"TFL3":
         return "a TensorFlow Lite model; give weights of a Detectron2 model"
     if head[:1] == b"\x08" and any(word in head[:200] for word in (b"pytorch", b"onnx", b"ONNX")):
-        return "an ONNX model; give the PyTorch weights that it was exported from"
-    if b"tensorflow" in head.lower() and not is_text(head):
+        return "an ONNX model; give the PyTorch weights it was exported from"
+    if b"tensorflow" in head.lower() and not describe_text(head):
         return "a TensorFlow model; give weights of a Detectron2 model"
     return next((what for mark, what in _SIGNATURES if head.startswith(mark)), None)
 
 
-def is_text(head: bytes) -> str | None:
-    """Say so if a file that could not be read as a model begins like text."""
-    if head.startswith(b"\x80"):  # a pickle may look like it
+def describe_text(head: bytes) -> str | None:
+    """Return a description of an unreadable file that begins like text; ``None`` for others."""
+    if head.startswith(b"\x80"):  # a pickle can look like text
         return None
     text = head.decode("utf-8", "replace")
     plain = sum(c.isprintable() or c.isspace() for c in text)
     if "\0" in text or plain < 0.98 * len(text):
         return None
     kind = "JSON text" if text.lstrip().startswith(("{", "[")) else "text"
-    return f"{kind} ({_shown(head)}) {_AGAIN}"
+    return f"{kind} ({_first_line(head)}) {_RETRY}"
 
 
-def _shown(start: bytes) -> str:
+def _first_line(start: bytes) -> str:
     line = start.decode("utf-8", "replace").strip().split("\n")[0]
     return json.dumps(printable(line[:60]), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Where a model's weights come from."""
+"""The origin of a model's weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 from pipeline.models.config_file import ConfigFile
 from pipeline.models.download import download, local_path
-from pipeline.models.weights.weights import SUFFIXES, refuse_foreign
+from pipeline.models.weights.weights import SUFFIXES, reject_foreign
 from pipeline.models.zoo import zoo_url
 from pipeline.redaction import redacted_text
 from pipeline.system.files import sha256_file
@@ -18,12 +18,12 @@ from pipeline.system.files import sha256_file
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where weights come from, and where they lie or will lie.
+    """Where weights come from, and their local path.
 
     Attributes:
         kind: ``zoo``, ``url``, ``file``, ``store`` or ``random``.
-        path: The file; ``None`` for random weights. A download may not be there yet.
-        url: Its address, if it is downloaded.
+        path: The file; ``None`` for random weights. A download may not exist yet.
+        url: The address of a download.
     """
 
     kind: str
@@ -31,35 +31,37 @@ class Origin:
     url: str | None = None
 
     def check(self) -> None:
-        """Look whether the weights can be had, without the network.
+        """Check that the weights can be used, without the network.
 
         Raises:
-            ConfigError: The file is missing, or is something that is no weight file; says what.
+            ConfigError: The file is missing or not a weight file.
         """
         if self.path is None:
             return
         shown = redacted_text(self.url) if self.url else str(self.path)
         if self.path.suffix.lower() not in SUFFIXES:
-            raise ConfigError(f"weights '{shown}' must end in {', '.join(SUFFIXES)}")
+            raise ConfigError(
+                f"model.weights: expected a file ending in {', '.join(SUFFIXES)}, got '{shown}'"
+            )
         if self.kind == "file":
             try:
-                refuse_foreign(self.path)
+                reject_foreign(self.path)
             except FileNotFoundError as exc:
                 raise ConfigError(
-                    f"weights '{shown}' is not a file; give zoo, random, a path or an http(s) "
-                    "address"
+                    f"model.weights: no such file: '{shown}'. Give zoo, random, a path or an "
+                    "http(s) address"
                 ) from exc
             except (OSError, ValueError) as exc:  # a NUL in the path
                 reason = getattr(exc, "strerror", None) or exc
-                raise ConfigError(f"cannot read weights '{shown}': {reason}") from exc
+                raise ConfigError(f"model.weights: cannot read '{shown}': {reason}") from exc
 
     def fetch(self, downloads: Path) -> Path | None:
-        """Return the file, downloaded first if need be; ``None`` for random weights."""
+        """Return the file, downloaded if necessary; ``None`` for random weights."""
         return download(self.url, downloads) if self.url else self.path
 
     @property
     def sha256(self) -> str | None:
-        """SHA-256 of the file in hexadecimal digits; ``None`` where there is no file (yet)."""
+        """SHA-256 of the file in hexadecimal digits; ``None`` if the file does not exist."""
         if self.path is None or not self.path.is_file():
             return None
         stat = self.path.stat()
@@ -71,14 +73,14 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     return sha256_file(path)
 
 
-def origin(weights: str, config: ConfigFile, downloads: Path, mirror: str | None) -> Origin:
-    """Read what ``model.weights`` says.
+def parse_origin(weights: str, config: ConfigFile, downloads: Path, mirror: str | None) -> Origin:
+    """Return the origin that ``model.weights`` names.
 
     Args:
         weights: ``zoo``, ``random``, a path or an http(s) address.
         config: The model's config.
-        downloads: Where downloads are kept.
-        mirror: What to put in place of the zoo's own address.
+        downloads: Directory for downloads.
+        mirror: Address of a mirror of the zoo.
 
     Raises:
         ConfigError: The zoo has no weights for the config, or the address is malformed.
@@ -90,9 +92,9 @@ def origin(weights: str, config: ConfigFile, downloads: Path, mirror: str | None
         if url is None:
             raise ConfigError(
                 f"the model zoo has no weights for the config '{config.name}'; set model.weights "
-                "to a file, an address or 'random'"
+                "to a file, an http(s) address or random"
             )
         return Origin("zoo", local_path(url, downloads), url)
     if "://" in weights:
         return Origin("url", local_path(weights, downloads), weights)
-    return Origin("file", Path(os.path.expanduser(weights)))  # noqa: PTH111 - that of Path raises
+    return Origin("file", Path(os.path.expanduser(weights)))  # noqa: PTH111 - Path.expanduser raises

@@ -1,7 +1,7 @@
-"""Detectron2's model zoo, read from the installed package without importing it.
+"""Reads Detectron2's model zoo from the installed package without importing it.
 
-Importing ``detectron2.model_zoo`` imports torch, which takes seconds, and needs ``pkg_resources``,
-which newer releases of setuptools lack. So its table of weights is read as text.
+Importing ``detectron2.model_zoo`` imports torch, which takes seconds, and requires
+``pkg_resources``, which newer releases of setuptools lack. So its table of weights is parsed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 
 @cache
 def zoo_root() -> Path:
-    """Return the folder of the zoo's configs in the installed Detectron2.
+    """Return the directory of zoo configs in the installed Detectron2.
 
     Raises:
         ConfigError: Detectron2 is not installed.
@@ -31,7 +31,7 @@ def zoo_root() -> Path:
 
 @cache
 def zoo_names() -> tuple[str, ...]:
-    """Return the names of the zoo's YAML configs, sorted, without ``.yaml``."""
+    """Return the sorted names of the zoo's YAML configs, without ``.yaml``."""
     root = zoo_root()
     return tuple(
         sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
@@ -39,11 +39,11 @@ def zoo_names() -> tuple[str, ...]:
 
 
 def zoo_url(name: str, mirror: str | None = None) -> str | None:
-    """Return the address of the weights trained with a config; ``None`` if the zoo has none.
+    """Return the address of the weights for a config; ``None`` if the zoo has none.
 
     Args:
         name: The config's name, without ``.yaml``.
-        mirror: What to put in place of Detectron2's own prefix.
+        mirror: Address to use instead of Detectron2's own prefix.
     """
     table = literals("model_zoo/model_zoo.py", "S3_PREFIX", "CONFIG_PATH_TO_URL_SUFFIX")
     suffix = table["CONFIG_PATH_TO_URL_SUFFIX"].get(name)
@@ -53,11 +53,11 @@ def zoo_url(name: str, mirror: str | None = None) -> str | None:
 
 @cache
 def literals(module: str, *names: str) -> dict[str, Any]:
-    """Return the literals that a source file of the installed Detectron2 assigns to names.
+    """Return the literals that a source file of Detectron2 assigns to the given names.
 
     Args:
         module: The file, relative to the package.
-        names: The names.
+        names: The variables.
     """
     source = zoo_root().parents[1] / module
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Sources list the assets of a run: images in files, folders, globs and lists."""
+"""Sources list the assets of a run: image files, directories, globs and lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A still image on disk, and the note on an entry that was left out."""
+"""An image file as an asset, skipped entries, and the checks that all sources share."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from pipeline.errors import ConfigError, DecodeError
 from pipeline.records import Frame
 from pipeline.sources.decode.image import MAX_PIXELS
 from pipeline.sources.decode.reading import Reader, Version, read_image, read_version
+from pipeline.validation import check_whole
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An entry of the input that is not an asset.
+    """An entry of the input that was skipped.
 
     Attributes:
-        path: Like an asset's id; a folder that was left out stands for all that is in it.
+        path: In the form of an asset's id. A skipped directory stands for everything in it.
         reason: In words: ``video``, ``hidden``, ``dangling link``, ``no permission``, ...
-        lost: A folder that could not be read: a person must be told.
+        lost: Whether it is a directory that could not be read, and so may contain images.
     """
 
     path: str
@@ -37,13 +38,14 @@ class ImageAsset:
 
     Attributes:
         id: Path relative to the input, ``/`` separators; unique in a run.
-        location: Where it lies; becomes ``path`` when somebody asks, for there may be a million.
+        location: Path of the file. It becomes a ``Path`` only in ``path``, because a run may list
+            a million assets.
         is_still: True: it has exactly one frame.
-        exif: Whether to turn it upright as its EXIF orientation says.
-        max_pixels: Larger pictures are refused.
-        reader: Reads and decodes it; by default in this process.
-        size_bytes: Size of the file as it was last read; ``None`` before that.
-        mtime_ns: When that file was written, in nanoseconds since 1970; ``None`` before that.
+        exif: Whether to apply the EXIF orientation.
+        max_pixels: Larger images are refused.
+        reader: Reads and decodes the file; by default in this process.
+        size_bytes: Size of the file when it was last read; ``None`` before that.
+        mtime_ns: Modification time of that file in nanoseconds since 1970; ``None`` before that.
     """
 
     id: str
@@ -58,7 +60,7 @@ class ImageAsset:
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """The file that it is read from."""
         return Path(self.location)
 
     def __fspath__(self) -> str:
@@ -67,7 +69,7 @@ class ImageAsset:
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file's content, in hexadecimal digits.
 
-        After ``frames()`` it is that of exactly the bytes that were decoded.
+        After ``frames()``, it is the digest of exactly the bytes that were decoded.
 
         Raises:
             DecodeError: The file cannot be read.
@@ -82,13 +84,13 @@ class ImageAsset:
         return self._sha256
 
     def frames(self) -> Iterator[Frame]:
-        """Read the file once, decode it, yield its one frame.
+        """Read the file once, decode it and yield its only frame.
 
         Raises:
-            DecodeError: The file cannot be read, or is not a sound image; carries the asset's id.
+            DecodeError: The file cannot be read, or is not an intact image; has the asset's id.
         """
         try:
-            # nothing is bound here, so the pixels do not outlive what the caller does with them
+            # without a local variable, which would keep the pixels alive after the caller is done
             yield Frame(self._read(), self.id)
         except DecodeError as exc:
             exc.asset_id = self.id
@@ -109,22 +111,21 @@ class ImageAsset:
 
 
 def check_options(input: str, max_pixels: int) -> str:
-    """Return ``input`` as a string; what every source requires of its arguments.
+    """Check the arguments that all sources share, and return ``input`` as a string.
 
     Raises:
         ConfigError: ``input`` is missing, or ``max_pixels`` is not a positive whole number.
     """
     if not isinstance(input, (str, os.PathLike)) or not os.fspath(input):
-        raise ConfigError("input is missing: give a file, a folder, a glob or a list (input=dir/)")
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
-        raise ConfigError(f"source.max_pixels: expected a positive number, got {max_pixels!r}")
+        raise ConfigError("input is missing: set it to a file, a directory, a glob or a list")
+    check_whole("max_pixels", max_pixels, 1)
     return os.fspath(input)
 
 
 def user_path(text: str) -> Path:
-    """Return the path that a user wrote, with a leading ``~`` expanded as a shell would."""
+    """Return a path that a user wrote, with a leading ``~`` expanded as in a shell."""
     path = Path(text)
     try:
         return path if path.is_symlink() or path.exists() else path.expanduser()
-    except (OSError, RuntimeError):  # too long a name; no such user
+    except (OSError, RuntimeError):  # a name that is too long; no such user
         return path

@@ -1,4 +1,4 @@
-"""The default source: looks at ``input`` and picks the source for it."""
+"""The default source: picks the source that reads ``input``."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 def auto(
     input: str, exif: bool = True, max_pixels: int = MAX_PIXELS, recursive: bool = True
 ) -> Images | Manifest:
-    """Return the source that reads this input; its ``check()`` says whether it is there.
+    """Return the source that reads an input. Whether the input exists is checked by ``check()``.
 
     Args:
-        input: A file, a folder, a glob, a list (``.txt``, ``.csv``), or ``-`` for standard input.
-        exif: Turn pictures upright as their EXIF orientation says.
-        max_pixels: Refuse larger pictures.
-        recursive: Go into sub-folders.
+        input: A file, a directory, a glob, a list (``.txt``, ``.csv``), or ``-`` for standard
+            input.
+        exif: Apply the EXIF orientation.
+        max_pixels: Refuse larger images.
+        recursive: Include subdirectories.
 
     Raises:
-        ConfigError: No source reads such an input: a URL, a video, a COCO ``.json``.
+        ConfigError: No source reads this kind of input: a URL, a video, a COCO ``.json``.
     """
     text = check_options(input, max_pixels)
-    if url := _URL.match(text):  # the rest of it may hold a password
-        raise ConfigError(f"input: {url[1]}:// is not read; give files on this machine")
+    if url := _URL.match(text):  # the rest of it may contain a password
+        raise ConfigError(f"input: {url[1]}:// is not supported; use files on this machine")
     path = user_path(text)
     suffix = "" if _is_folder(path) else path.suffix.lower()
     if text == "-" or suffix in (".txt", ".csv"):
         return Manifest(text, exif=exif, max_pixels=max_pixels)
     if suffix == ".json":
         raise ConfigError(
-            f"input: '{text}': this version does not read COCO .json yet; list its images in a "
-            ".txt, a path a line"
+            f"input: '{text}': COCO .json is not supported; list its images in a .txt, one path "
+            "per line"
         )
     if suffix in VIDEOS:
         raise ConfigError(
-            f"input: '{text}': this version does not read videos yet; extract its frames into a "
-            "folder"
+            f"input: '{text}': videos are not supported; extract the frames into a directory"
         )
     return Images(text, exif=exif, max_pixels=max_pixels, recursive=recursive)
 
@@ -52,5 +52,5 @@ def auto(
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # too long a name: the source's check() says so
+    except OSError:  # a name that is too long: the source's check() reports it
         return False

@@ -1,4 +1,4 @@
-"""The source for images on disk: one file, a folder, or a glob."""
+"""The source for images on disk: one file, a directory, or a glob."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path
 from pipeline.sources.decode.image import MAX_PIXELS
-from pipeline.sources.decode.reading import why
 from pipeline.sources.paths import Origin, real_path
 from pipeline.sources.scan import Scan, scan
+from pipeline.system.os_errors import describe_os_error
 
 _MAGIC = re.compile(r"[*?[]")
 
 
 class Images:
-    """Images on disk, in natural order of their ids.
+    """Lists images on disk, in natural order of their ids.
 
-    Hidden and temporary files are left out, and so are other kinds of file, told by their
-    extension; ``skipped()`` names them all. A file that is named itself is always taken.
+    Hidden and temporary files are skipped, and so are files that are not images according to
+    their extension; ``skipped()`` lists them. A single file is accepted whatever its name.
 
     Args:
-        input: A file, a folder, or a glob, where ``**`` stands for any number of folders.
-            Something that exists under this very name is never a glob.
-        exif: Turn pictures upright as their EXIF orientation says.
-        max_pixels: Refuse larger pictures.
-        recursive: Go into the sub-folders of a folder; a glob says so itself.
+        input: A file, a directory, or a glob, where ``**`` stands for any number of directories.
+            A name that exists is never a glob.
+        exif: Apply the EXIF orientation.
+        max_pixels: Refuse larger images.
+        recursive: Include the subdirectories of a directory; does not apply to globs.
 
     Raises:
-        ConfigError: An argument is not of its kind. That ``input`` exists is for ``check()``.
+        ConfigError: An argument is invalid. Whether ``input`` exists is checked by ``check()``.
     """
 
     def __init__(
@@ -46,43 +46,43 @@ class Images:
         self.exif = exif
         self.max_pixels = max_pixels
         self.recursive = recursive
-        self._count: int | None = None  # the ids are not kept: they may be a million
+        self._count: int | None = None  # without the ids, because there may be a million
         self._skipped: list[Skipped] = []
 
     def check(self) -> None:
-        """Look whether the input is there.
+        """Check that the input exists.
 
         Raises:
-            ConfigError: It is not, or cannot be looked at; names the absolute path.
+            ConfigError: It does not exist or cannot be accessed; names the absolute path.
         """
         self._resolve()
 
     def __iter__(self) -> Iterator[ImageAsset]:
-        """Look through the input anew, and return its assets.
+        """Scan the input and return its assets.
 
-        Ids are relative to the folder, or to the part of a glob before its first wildcard; the
+        Ids are relative to the directory, or to the part of a glob before its first wildcard. The
         id of a single file is its name.
 
         Raises:
             ConfigError: As ``check()``.
         """
-        # The look is now, not at the first asset: list() asks for the length in between.
+        # scans now, not at the first asset, because list() asks for the length in between
         return self._assets(self._scan())
 
     def __len__(self) -> int:
-        """Return how many images the last look through the input found."""
+        """Return how many images the last scan found."""
         if self._count is None:
             self._scan()
         return self._count or 0
 
     def skipped(self) -> list[Skipped]:
-        """Return what the last look through the input left out, and why."""
+        """Return what the last scan skipped, and why."""
         if self._count is None:
             self._scan()
         return self._skipped
 
     def origins(self) -> list[Origin]:
-        """Return what tells this input from any other."""
+        """Return what distinguishes this input from any other."""
         base, pattern = self._resolve()
         if pattern or base.is_dir():
             return [Origin(real_path(base), "/".join(pattern))]
@@ -98,18 +98,22 @@ class Images:
         try:
             if pattern:
                 depth = None if "**" in pattern else len(pattern)
-                found = scan(base, depth=depth, wanted=lambda id: _matches(id.split("/"), pattern))
+                found = scan(
+                    base, depth=depth, includes=lambda id: _matches(id.split("/"), pattern)
+                )
             elif base.is_dir():
                 found = scan(base, depth=None if self.recursive else 1)
             else:
                 found = Scan(base.parent, [base.name])
         except OSError as exc:
-            raise ConfigError(f"input: cannot list '{base.absolute()}': {why(exc)}") from exc
+            raise ConfigError(
+                f"input: cannot list '{base.absolute()}': {describe_os_error(exc)}"
+            ) from exc
         self._count, self._skipped = len(found.images), found.skipped
         return found
 
     def _resolve(self) -> tuple[Path, Sequence[str]]:
-        """Return the existing file or folder, and what a glob says below it."""
+        """Return the existing file or directory, and the part of a glob below it."""
         path = user_path(self.input)
         if _exists(path):
             return path, ()
@@ -117,11 +121,11 @@ class Images:
         while names and (not _MAGIC.search(names[0]) or _exists(base / names[0])):
             base /= names.pop(0)
         if not names:
-            raise ConfigError(f"input: no file or folder '{path.absolute()}'")
+            raise ConfigError(f"input: no file or directory '{path.absolute()}'")
         if not (_exists(base) and base.is_dir()):
-            raise ConfigError(f"input: no folder '{base.absolute()}' to look for '{path}' in")
+            raise ConfigError(f"input: no directory '{base.absolute()}', which '{path}' searches")
         if ".." in names:
-            raise ConfigError(f"input: '..' cannot follow a wildcard, as it does in '{path}'")
+            raise ConfigError(f"input: '{path}': '..' cannot follow a wildcard")
         return base, names
 
 
@@ -137,4 +141,6 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError as exc:
-        raise ConfigError(f"input: cannot look at '{path.absolute()}': {why(exc)}") from exc
+        raise ConfigError(
+            f"input: cannot access '{path.absolute()}': {describe_os_error(exc)}"
+        ) from exc

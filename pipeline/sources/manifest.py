@@ -14,8 +14,8 @@ from typing import BinaryIO
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path
 from pipeline.sources.decode.image import MAX_PIXELS
-from pipeline.sources.decode.reading import why
 from pipeline.sources.paths import UNRESOLVED, Origin, plain_path, real_path
+from pipeline.system.os_errors import describe_os_error
 
 _NUL = "\ud800"
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -23,65 +23,65 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Manifest:
-    """The images of a list, in its order. Each entry is an asset, whether its file exists or not.
+    """Lists the images in a list, in its order. Every entry is an asset, even if it is missing.
 
     Args:
-        input: ``.csv``: a table with a column ``path``. ``-``: standard input, a path a line, or
-            paths ended by NUL if there is one. Any other file: a path a line, where empty lines
-            and those that begin with ``#`` do not count (``./#1.jpg`` is a file). UTF-8; other
-            bytes in names are kept as they are. A relative path is relative to the working
-            directory or, if nothing is there, to the list's folder.
-        exif: Turn pictures upright as their EXIF orientation says.
-        max_pixels: Refuse larger pictures.
+        input: ``.csv``: a table with a column ``path``. ``-``: standard input, one path per line,
+            or paths that end with NUL if there is one. Any other file: one path per line; empty
+            lines and lines that begin with ``#`` are ignored (``./#1.jpg`` is a file). UTF-8;
+            other bytes in names are kept as they are. A relative path is relative to the working
+            directory or, if it does not exist there, to the list's directory.
+        exif: Apply the EXIF orientation.
+        max_pixels: Refuse larger images.
 
     Raises:
-        ConfigError: An argument is not of its kind. That the list is there is for ``check()``.
+        ConfigError: An argument is invalid. Whether the list exists is checked by ``check()``.
     """
 
     def __init__(self, input: str, exif: bool = True, max_pixels: int = MAX_PIXELS) -> None:
         self.input = check_options(input, max_pixels)
         self.exif = exif
         self.max_pixels = max_pixels
-        self._count: int | None = None  # the entries are not kept: they may be a million
+        self._count: int | None = None  # without the entries, because there may be a million
         self._skipped: list[Skipped] = []
         self._cwd: str | None = None
 
     def check(self) -> None:
-        """Read the list; standard input is read once and kept.
+        """Check that the list can be read. Standard input is read once and kept in memory.
 
         Raises:
-            ConfigError: It cannot be read, is not UTF-8 text, or has no column ``path``.
+            ConfigError: It cannot be read, is UTF-16, or has no column ``path``.
         """
         self._entries()
 
     def __iter__(self) -> Iterator[ImageAsset]:
-        """Read the list anew, and return its assets.
+        """Read the list and return its assets.
 
-        The id is the path as written, made plain (``a//./b`` is ``a/b``); that of an absolute
-        path, or of one that leads out of the working directory, is the absolute path without its
-        first ``/``. A path that is listed again, however it is spelled, is not a second asset;
-        another name of the same file, such as a link, is.
+        The id is the normalized path (``a/b`` for ``a//./b``). For an absolute path, or one that
+        leads out of the working directory, it is the absolute path without its first ``/``. A path
+        that occurs again, however it is spelled, is skipped. Another name of the same file, such
+        as a link, is another asset.
 
         Raises:
             ConfigError: As ``check()``.
         """
-        # The look is now, not at the first asset: list() asks for the length in between.
+        # reads now, not at the first asset, because list() asks for the length in between
         return self._assets(self._paths())
 
     def __len__(self) -> int:
-        """Return how many images the last reading of the list found."""
+        """Return how many images the list had when it was last read."""
         if self._count is None:
             self._paths()
         return self._count or 0
 
     def skipped(self) -> list[Skipped]:
-        """Return the entries that the last reading left out, and why."""
+        """Return the entries that were skipped when the list was last read, and why."""
         if self._count is None:
             self._paths()
         return self._skipped
 
     def origins(self) -> list[Origin]:
-        """Return what tells this input from any other."""
+        """Return what distinguishes this input from any other."""
         if self._count is None:
             self._paths()
         if self.input == "-":
@@ -95,12 +95,10 @@ class Manifest:
             yield ImageAsset(asset_id, whole, exif=self.exif, max_pixels=self.max_pixels)
 
     def _paths(self) -> dict[str, str]:
-        """Return the assets' paths, relative ones to the working directory, by the assets' ids."""
+        """Return the paths of the assets by id; relative paths are to the working directory."""
         paths: dict[str, str] = {}
         skipped: list[Skipped] = []
-        ids: dict[
-            str, str
-        ] = {}  # by plain path; relative to the working directory for what is in it
+        ids: dict[str, str] = {}  # by plain path, relative if it is in the working directory
         self._cwd = None
         here = os.path.join(Path.cwd(), "")  # noqa: PTH118
         beside = os.path.join(user_path(self.input).absolute().parent, "")  # noqa: PTH118
@@ -109,7 +107,7 @@ class Manifest:
             base = self._base(entry, here, beside)
             plain = plain_path(base + entry)
             key = plain.removeprefix(here)
-            key = entry if key == entry else key  # the same string: there may be a million
+            key = entry if key == entry else key  # one string, not two: there may be a million
             if key in ids:
                 skipped.append(Skipped(ids[key], "listed twice"))
                 continue
@@ -123,7 +121,7 @@ class Manifest:
         return paths
 
     def _base(self, entry: str, here: str, beside: str) -> str:
-        """Return what a relative entry is relative to, ``""`` for an absolute one."""
+        """Return the directory that an entry is relative to, ``""`` if it is absolute."""
         if entry.startswith("/"):
             return ""
         if self._cwd and self.input == "-":
@@ -137,8 +135,8 @@ class Manifest:
     def _entries(self) -> list[str]:
         data = self._read()
         if data.startswith(_UTF16_MARKS):
-            raise ConfigError(f"input: the list {self._name} is UTF-16; save it as UTF-8")
-        # as names of files are decoded, which is not UTF-8 everywhere
+            raise ConfigError(f"input: the list {self._name} is UTF-16: save it as UTF-8")
+        # decoded like file names, which are not UTF-8 everywhere
         text = os.fsdecode(data.removeprefix(_UTF8_MARK))
         if self.input == "-" and "\0" in text:
             return [entry for entry in text.split("\0") if entry]
@@ -149,7 +147,7 @@ class Manifest:
         return [line for line in lines if line.strip() and not line.startswith(comment)]
 
     def _column(self, text: str) -> list[str]:
-        # Python 3.10 refuses the whole table for one NUL; the stand-in cannot come from decoding
+        # Python 3.10 refuses a table that contains a NUL; decoding never yields the replacement
         text = text.replace("\0", _NUL)
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
@@ -164,8 +162,8 @@ class Manifest:
             for row in rows:
                 if len(row) > at and row[at].strip():
                     entries.append(row[at].replace(_NUL, "\0"))
-                elif any(row):  # lines of empty cells are what spreadsheets leave at the end
-                    raise csv.Error("its path is empty")
+                elif any(row):  # spreadsheets write lines of empty cells at the end
+                    raise csv.Error("the path is empty")
             return entries
         except csv.Error as exc:
             raise ConfigError(
@@ -177,9 +175,11 @@ class Manifest:
             try:
                 return user_path(self.input).read_bytes()
             except (OSError, ValueError) as exc:
-                raise ConfigError(f"input: cannot read the list {self._name}: {why(exc)}") from exc
+                raise ConfigError(
+                    f"input: cannot read the list {self._name}: {describe_os_error(exc)}"
+                ) from exc
         if sys.stdin is None:
-            raise ConfigError("input=-: there is no standard input")
+            raise ConfigError("input=-: standard input is closed")
         return _all_of(sys.stdin.buffer)
 
     @property
@@ -188,9 +188,9 @@ class Manifest:
 
 
 def _id(plain: str, base: str) -> str:
-    """Return the id of a path: without the folder that it is relative to, or without its ``/``.
+    """Return the id of a path: without the directory that it is relative to, or without its ``/``.
 
-    Nothing in it harms an output: a ``..`` that remains becomes ``__``, and NUL is escaped.
+    The id is safe as an output name: a ``..`` that remains becomes ``__``, and NUL is escaped.
     """
     inside = base and plain.startswith(base.rstrip("/") + "/")
     asset_id = plain[len(base.rstrip("/")) + 1 :] if inside else plain.lstrip("/")
@@ -203,6 +203,6 @@ def _id(plain: str, base: str) -> str:
     return asset_id
 
 
-@lru_cache(maxsize=1)  # every job of a sweep, and every look at the list, gets the same
+@lru_cache(maxsize=1)  # for every job of a sweep, and every time the list is read
 def _all_of(stream: BinaryIO) -> bytes:
     return stream.read()

@@ -1,4 +1,4 @@
-"""Paths that are compared: one spelling per file name, and what tells one input from another."""
+"""Comparing paths: one spelling per file, and the origin that identifies an input."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 _ODD = re.compile(r"/\.{0,2}(?=/|\Z)")  # an empty part, `.` or `..`
-UNRESOLVED = "/.."  # remains where the operating system cannot follow a path
+UNRESOLVED = "/.."  # what remains of a path that the operating system cannot follow
 
 
 def plain_path(path: str) -> str:
-    """Return the one spelling of an absolute path: without ``//``, ``.`` and ``..``.
+    """Normalize an absolute path: remove ``//``, ``.`` and ``..``.
 
-    ``..`` leads up from the folder that the path has really reached, as in the operating system:
-    of ``link/../a.jpg`` the text alone would give another file. Links are not resolved otherwise,
-    so two names of a file stay two. Where a path leads through something that is not a folder it
-    keeps a ``..``, and so it equals no path of an existing file.
+    ``..`` leads up from the directory that the path really reaches, as in the operating system.
+    From the text alone, ``link/../a.jpg`` would become another file. Other links are not resolved,
+    so two names of a file stay distinct. A path through something that is not a directory keeps
+    ``..``, so it never equals the path of an existing file.
     """
     if not _ODD.search(path):
         return path
@@ -45,21 +45,21 @@ def _parent(path: str) -> str:
 
 
 def real_path(path: str | Path) -> str:
-    """Return a path with all links resolved; of what does not exist, as far as it does."""
+    """Return a path with links resolved, as far as it exists."""
     try:
         return os.path.realpath(path)
-    except (OSError, ValueError):  # a NUL in it
+    except (OSError, ValueError):  # it contains a NUL
         return os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What an input is, however it was spelled.
+    """Identifies an input, however it is spelled.
 
     Attributes:
-        path: The file, folder or list, or the folder of a glob, links resolved; ``-`` for
-            standard input.
-        pattern: What a glob says below that folder.
+        path: The file, directory or list, or the directory of a glob, with links resolved; ``-``
+            for standard input.
+        pattern: The part of a glob below that directory.
         cwd: The working directory, if entries of a list are relative to it.
     """
 
@@ -72,20 +72,20 @@ class Origin:
         return f"{text} (with paths relative to {self.cwd})" if self.cwd else text
 
     def matches(self, other: Origin) -> bool:
-        """Return whether both are one input; a list may gain its first relative path."""
+        """Return whether both are the same input; a list may gain its first relative path."""
         same = (self.path, self.pattern) == (other.path, other.pattern)
         return same and (None in (self.cwd, other.cwd) or self.cwd == other.cwd)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return the origin as plain values."""
         return asdict(self)
 
 
 def distinct_tails(paths: Iterable[str]) -> dict[str, str]:
-    """Return the shortest ends of these paths of which none equals or contains another.
+    """Shorten paths to their last parts, so that no result equals or contains another.
 
-    ``/a/day`` and ``/b/day`` give ``a/day`` and ``b/day``; ``/a/x`` and ``/b/y`` give ``x`` and
-    ``y``. What one path has does not depend on the order of the others.
+    ``/a/day`` and ``/b/day`` become ``a/day`` and ``b/day``; ``/a/x`` and ``/b/y`` become ``x`` and
+    ``y``. The order of the paths does not matter.
     """
     parts = {path: [part for part in path.split("/") if part] or ["_"] for path in paths}
     length = dict.fromkeys(parts, 1)

@@ -1,4 +1,4 @@
-"""Walk a folder: which files are images, which entries are left out and why, in what order."""
+"""Scan a directory: which files are images, in which order, and what is skipped and why."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipeline.sources.asset import Skipped
-from pipeline.sources.decode.reading import why
 from pipeline.system.files import file_identity
+from pipeline.system.os_errors import describe_os_error
 
 # fmt: off
 IMAGES = frozenset((
@@ -39,18 +39,18 @@ _OF_AN_EDITOR = re.compile(r"~\$|#.*#\Z", re.DOTALL)
 _NOWHERE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 _DIGITS = re.compile(r"[0-9]+")
 
-# an output below the input: its overlays must not become inputs of the next run
+# files of a run directory: an output inside the input must not become input of the next run
 OF_A_RUN = (".lock", "run.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a walk found.
+    """The result of a scan.
 
     Attributes:
-        root: The folder that the ids are relative to.
+        root: The directory that the ids are relative to.
         images: Id of each image, in natural order.
-        skipped: What was left out, in natural order.
+        skipped: Skipped entries, in natural order.
     """
 
     root: Path
@@ -59,13 +59,13 @@ class Scan:
 
 
 def natural_key(asset_id: str) -> str:
-    """Return a sort key: ``img2`` before ``img10``, folder by folder, case aside.
+    """Return a sort key: ``img2`` before ``img10``, directory by directory, ignoring case.
 
-    The order is total: names that differ only by case or zero padding are told apart by their
+    The order is total: names that differ only in case or zero padding are ordered by their
     characters.
     """
-    # One str, for there may be a million. NUL, which no name holds, goes before every other
-    # character: it ends the text in front of a number, the text as a whole, and the name.
+    # One str per id, because there may be a million. NUL, which no name contains, sorts before
+    # every other character. It ends the text before a number, the whole text, and the name.
     return "\0".join(map(_name_key, asset_id.split("/")))
 
 
@@ -75,11 +75,11 @@ def _name_key(name: str) -> str:
 
 def _number(match: re.Match[str]) -> str:
     digits = match[0].lstrip("0")
-    return f"\0{chr(len(digits) + 1)}{digits}"  # the longer number is the larger
+    return f"\0{chr(len(digits) + 1)}{digits}"  # the number with more digits is larger
 
 
 def left_out(name: str) -> str | None:
-    """Return why a file or folder of this name is never looked at; ``None`` if it is."""
+    """Return why a file or directory of this name is always skipped; ``None`` if it is not."""
     if name.startswith("."):
         return "hidden"
     lower = name.lower()
@@ -91,12 +91,12 @@ def left_out(name: str) -> str | None:
 
 
 def not_an_image(name: str) -> str | None:
-    """Return why a file of this name is not taken for an image; ``None`` if it is."""
+    """Return why a file of this name is not an image; ``None`` if it is one."""
     stem, _, extension = name.rpartition(".")
     return _no_image_has(f".{extension}".lower() if stem and extension else "")
 
 
-@lru_cache  # a million files have few extensions, and one reason each is enough
+@lru_cache  # so that a million files share a few strings
 def _no_image_has(suffix: str) -> str | None:
     if suffix in IMAGES:
         return None
@@ -108,40 +108,40 @@ def _no_image_has(suffix: str) -> str | None:
 
 
 def scan(
-    root: Path, *, depth: int | None = None, wanted: Callable[[str], bool] = lambda _: True
+    root: Path, *, depth: int | None = None, includes: Callable[[str], bool] = lambda _: True
 ) -> Scan:
-    """List the images below a folder; nothing is opened.
+    """List the images in a directory, without opening any.
 
-    Links to files are followed. Each real folder is visited once, and a folder above ``root``
-    never, so loops of links end; where a folder can be reached both ways, the one that is not a
-    link counts.
+    Links to files are followed. Each real directory is visited once, and directories above
+    ``root`` never, so loops of links end. If a directory is reachable with and without a link, the
+    path without the link is used.
 
     Args:
-        root: An existing folder.
-        depth: How many levels to go down; 1 is ``root`` alone, ``None`` all.
-        wanted: Whether an id is asked for; entries that are not go unmentioned.
+        root: An existing directory.
+        depth: How many levels to visit; 1 is ``root`` alone, ``None`` all.
+        includes: Whether an id is part of the input; other entries are not even skipped.
 
     Raises:
-        OSError: ``root`` itself cannot be listed. A sub-folder that cannot is in ``skipped``.
+        OSError: ``root`` itself cannot be listed. A subdirectory that cannot is in ``skipped``.
     """
-    return _Walk(root, depth, wanted).run()
+    return _Walk(root, depth, includes).run()
 
 
 class _Walk:
-    def __init__(self, root: Path, depth: int | None, wanted: Callable[[str], bool]) -> None:
+    def __init__(self, root: Path, depth: int | None, includes: Callable[[str], bool]) -> None:
         self.found = Scan(root)
         self.depth = depth
-        self.wanted = wanted
-        # by folder: names, those of its folders end with "/"; and what is skipped
+        self.includes = includes
+        # by directory: names, with a trailing "/" for directories, and skipped entries
         self.names: dict[str, list[str | Skipped]] = {}
         self.folders = [""]
-        self.links: list[str] = []  # folders reached by a link, for the end
+        self.links: list[str] = []  # links to directories, visited last
         self.seen = {file_identity(parent.stat()) for parent in root.resolve().parents}
 
     def run(self) -> Scan:
         while self.folders or self.links:
             if not self.folders:
-                # which link wins must not hang on the order in which the disk lists them
+                # sorted, so that the result does not depend on the order of the disk
                 self.links.sort(key=natural_key, reverse=True)
                 self.folders.append(self.links.pop())
             folder_id = self.folders.pop()
@@ -150,7 +150,7 @@ class _Walk:
             except OSError as exc:
                 if not folder_id:
                     raise
-                self.skip(folder_id, why(exc), lost=True)
+                self.skip(folder_id, describe_os_error(exc), lost=True)
         for entry in self.in_order():
             if isinstance(entry, str):
                 self.found.images.append(entry)
@@ -159,11 +159,11 @@ class _Walk:
         return self.found
 
     def folder(self, folder_id: str) -> None:
-        """Look through a folder; its id, ``""`` or one that ends with ``/``, begins those in it."""
+        """Scan one directory; its id is ``""`` or ends with ``/``."""
         path = os.path.join(self.found.root, folder_id)  # noqa: PTH118
-        identity = file_identity(os.stat(path))  # noqa: PTH116
+        identity = file_identity(os.stat(path))  # noqa: PTH116 - a str
         if identity in self.seen:
-            self.skip(folder_id, "link to a folder that is already included")
+            self.skip(folder_id, "link to a directory that is already included")
             return
         self.seen.add(identity)
         if folder_id and all(os.path.exists(path + name) for name in OF_A_RUN):  # noqa: PTH110
@@ -175,30 +175,30 @@ class _Walk:
                 reason = left_out(entry.name)
                 if reason is None and entry.is_file(follow_symlinks=False):  # nearly all are
                     reason = not_an_image(entry.name)
-                    if reason is None and self.wanted(folder_id + entry.name):
+                    if reason is None and self.includes(folder_id + entry.name):
                         names.append(entry.name)
                 elif reason is None:
                     reason = self.entry(folder_id, entry)
-                if reason and self.wanted(folder_id + entry.name):
+                if reason and self.includes(folder_id + entry.name):
                     self.skip(folder_id + entry.name, reason)
 
     def entry(self, folder_id: str, entry: os.DirEntry[str]) -> str | None:
-        """Take an entry that is no plain file, or return why not."""
+        """Handle an entry that is not a regular file; return why it is skipped, if it is."""
         link = entry.is_symlink()
         try:
             mode = entry.stat().st_mode if link else 0
         except OSError as exc:
-            return "dangling link" if exc.errno in _NOWHERE else why(exc)
+            return "dangling link" if exc.errno in _NOWHERE else describe_os_error(exc)
         if stat.S_ISDIR(mode) or entry.is_dir(follow_symlinks=False):
             if self.depth is not None and folder_id.count("/") + 1 >= self.depth:
-                return "folder that is not searched"
+                return "directory that is not searched"
             self.names[folder_id].append(f"{entry.name}/")
             (self.links if link else self.folders).append(f"{folder_id}{entry.name}/")
             return None
         if not stat.S_ISREG(mode):
             return "not a regular file"
         reason = not_an_image(entry.name)
-        if reason is None and self.wanted(folder_id + entry.name):
+        if reason is None and self.includes(folder_id + entry.name):
             self.names[folder_id].append(entry.name)
         return reason
 
@@ -208,9 +208,9 @@ class _Walk:
         self.names[parent].append(Skipped(path, reason, lost))
 
     def in_order(self) -> Iterator[str | Skipped]:
-        """Yield the images' ids and what is skipped.
+        """Yield the ids of images, and skipped entries.
 
-        Done folder by folder, so that there are few sort keys at once.
+        Sorts directory by directory, to hold few sort keys in memory.
         """
         ahead: list[str | Skipped] = [""]
         while ahead:

@@ -5,30 +5,29 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from pipeline.errors import ConfigError
-from pipeline.protocols import Asset
+from pipeline.protocols import Asset, CheckableSource, IdentifiedSource, SkippingSource, Source
 from pipeline.sources.asset import Skipped
 from pipeline.sources.paths import Origin, distinct_tails, plain_path, real_path
 
 
 class Several:
-    """Several inputs, one after the other.
+    """Lists the assets of several inputs, one input after the other.
 
-    Ids begin with the name of their input: ``monday/a.jpg`` for ``a.jpg`` in the folder or glob
-    ``photos/monday``, ``list.txt/a.jpg`` for an entry of a list; the id of a single file is its
-    name. Where inputs have the same name, their parent folders come first: ``photos/monday``,
-    ``backup/monday``. So ids depend on which inputs there are, not on what is in them. A file that
-    two inputs hold is taken once, from the first.
+    Ids begin with the name of their input: ``monday/a.jpg`` for ``a.jpg`` in the directory or glob
+    ``photos/monday``, ``list.txt/a.jpg`` for an entry of a list. The id of a single file is its
+    name. If inputs have the same name, parent directories are added: ``photos/monday``,
+    ``backup/monday``. So ids depend on which inputs there are, not on their content. A file that
+    is in two inputs is listed once, for the first.
 
     Args:
         sources: One per input, at least two.
     """
 
-    def __init__(self, sources: Sequence[Any]) -> None:
+    def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = sources
         self._assets: list[Asset] | None = None
         self._skipped: list[Skipped] = []
@@ -37,43 +36,44 @@ class Several:
         """Check every input.
 
         Raises:
-            ConfigError: Names all inputs that do not fit.
+            ConfigError: Lists the problems of all inputs.
         """
         problems: list[str] = []
         for source in self.sources:
             try:
-                getattr(source, "check", lambda: None)()
+                if isinstance(source, CheckableSource):
+                    source.check()
             except ConfigError as exc:
                 problems += exc.problems
         if problems:
             raise ConfigError(*problems)
 
     def __iter__(self) -> Iterator[Asset]:
-        """Look through all inputs again, and return their assets."""
-        return iter(self._look())
+        """List all inputs and return their assets."""
+        return iter(self._list())
 
     def __len__(self) -> int:
-        """Return how many assets the last look found."""
-        return len(self._look() if self._assets is None else self._assets)
+        """Return how many assets the last iteration found."""
+        return len(self._list() if self._assets is None else self._assets)
 
     def skipped(self) -> list[Skipped]:
-        """Return what the last look skipped, and why."""
+        """Return what the last iteration skipped, and why."""
         if self._assets is None:
-            self._look()
+            self._list()
         return self._skipped
 
     def origins(self) -> list[Origin]:
-        """Return what tells these inputs from any others."""
+        """Return what distinguishes these inputs from any others."""
         return [origin for source in self.sources for origin in origins(source)]
 
-    def _look(self) -> list[Asset]:
-        # All at once: how many there are is known only when the files taken twice are.
+    def _list(self) -> list[Asset]:
+        # all at once, because the number of assets depends on which files are listed twice
         assets: list[Asset] = []
         skipped: list[Skipped] = []
         places = [origins(source)[0] for source in self.sources]
         tails = distinct_tails(place.path for place in places)
-        taken: defaultdict[str, dict[str, int]] = defaultdict(dict)  # by folder and name: of which
-        folders: dict[str, str] = {}  # links resolved
+        first: defaultdict[str, dict[str, int]] = defaultdict(dict)  # input by directory and name
+        folders: dict[str, str] = {}  # with links resolved
         here = os.path.join(Path.cwd(), "")  # noqa: PTH118
         for i, (source, place) in enumerate(zip(self.sources, places, strict=True)):
             prefix = tails[place.path]
@@ -84,18 +84,24 @@ class Several:
                     folders[folder] = real_path(folder or "/")
                 is_input = f"{folders[folder]}/{name}" == place.path
                 asset.id = prefix if is_input else f"{prefix}/{asset.id}"
-                if taken[folders[folder]].setdefault(name, i) != i:
+                if first[folders[folder]].setdefault(name, i) != i:
                     skipped.append(Skipped(asset.id, "listed twice"))
                 else:
                     assets.append(asset)
-            for entry in getattr(source, "skipped", list)():
-                skipped.append(replace(entry, path=f"{prefix}/{entry.path}"))
+            for entry in source.skipped() if isinstance(source, SkippingSource) else ():
+                skipped.append(Skipped(f"{prefix}/{entry.path}", entry.reason, entry.lost))
         self._assets, self._skipped = assets, skipped
         return assets
 
 
-def origins(source: Any) -> list[Origin]:
-    """Return what tells the input of any source from others; a custom one may not say."""
-    if hasattr(source, "origins"):
+@runtime_checkable
+class _WithInput(Protocol):
+    input: str
+
+
+def origins(source: Source) -> list[Origin]:
+    """Return what distinguishes the input of a source from others, custom sources included."""
+    if isinstance(source, IdentifiedSource):
         return list(source.origins())
-    return [Origin(real_path(str(getattr(source, "input", type(source).__name__))))]
+    name = source.input if isinstance(source, _WithInput) else type(source).__name__
+    return [Origin(real_path(str(name)))]

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the names that outputs get."""
+"""Atomic replacement of files, reading of regular files, and the names of outputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEMPORARY = ".part"
 
 
 def expanded(path: str) -> Path:
-    """Return a path absolute, its ``~`` as a shell expands it: left where there is no such user."""
+    """Return an absolute path; a leading ``~`` is expanded unless there is no such user."""
     return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - that of Path raises
 
 
@@ -35,13 +35,16 @@ def expanded(path: str) -> Path:
 def replaced(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary sibling of ``path`` and rename it into place when the block ends.
 
-    An error in the block leaves ``path`` as it was and no temporary file behind. Unless it is
-    ``durable``, the content need not outlive a power cut: the disk is not waited for.
+    An error in the block leaves ``path`` as it was and removes the temporary file.
+
+    Args:
+        path: The file.
+        durable: Wait for the disk, so that the content survives a power cut.
 
     Raises:
         OutputError: In an output, a directory on the way is a symbolic link, or was deleted.
     """
-    # the process's number comes last: the store looks there whether the writer is still alive
+    # the process id comes last: the store reads it to see whether the writer is still alive
     mark = f"-{get_ident()}.{os.getpid()}"
     with (
         parent_of(path, make=True) as (directory, name),
@@ -66,7 +69,7 @@ def replaced_in(
     temporary = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{mark}{TEMPORARY}"
     try:
         with open(create_file(path, directory, temporary), "wb") as file:  # noqa: PTH123
-            # some libraries write to a file that they open by name
+            # some libraries open files by name
             file.raw.name = str(path.with_name(temporary))  # type: ignore[attr-defined]
             yield file
             file.flush()
@@ -77,12 +80,12 @@ def replaced_in(
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
         if isinstance(exc, OSError) and exc.filename == temporary:
-            exc.filename, exc.filename2 = str(path), None  # a person knows this one
+            exc.filename, exc.filename2 = str(path), None  # the name that users know
         raise
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Remove what a killed process has left of ``replaced`` in a directory of the run's own.
+    """Remove the temporary files that a killed process left in a directory of the run.
 
     Raises:
         OutputError: The directory is a symbolic link.
@@ -93,7 +96,7 @@ def remove_temporaries(directory: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes | str, *, durable: bool = True) -> None:
-    """Write ``path`` so that a reader sees the old content or the new, never a part."""
+    """Write ``path`` atomically: a reader sees the old content or the new."""
     with replaced(path, durable=durable) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
@@ -122,15 +125,15 @@ def file_identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def output_name(asset_id: str, suffix: str, frame: int | None = None) -> str:
-    """Return an output's path below its sink's folder, as unique as the asset id.
+    """Return the path of an asset's output in its sink's directory, as unique as the asset id.
 
-    The whole id is kept, extension included, so ``x.jpg`` and ``x.png`` never share a name; the
-    result never leads out of the folder, and no part of it is longer than a file name may be.
+    The whole id is kept, extension included, so ``x.jpg`` and ``x.png`` never share a name. The
+    path never leads out of the directory, and no part of it is longer than a file name can be.
 
     Args:
         asset_id: Path relative to the input, ``/`` separators.
         suffix: Appended to the id, such as ``.jpg``.
-        frame: Position in an asset of several frames; each gets a file in a folder of the asset.
+        frame: Index of a frame, to give each frame a file in a directory of the asset.
     """
     parts = [part for part in asset_id.split("/") if part not in ("", ".")]
     parts = [_harmless(part) for part in parts] or ["_"]
@@ -142,7 +145,7 @@ def output_name(asset_id: str, suffix: str, frame: int | None = None) -> str:
 
 
 def _harmless(part: str) -> str:
-    """Turn ``..`` into ``__``, and what is really called ``__``, ``___`` ... into one more."""
+    """Replace ``..`` by ``__``; names of underscores only get one more, to stay unique."""
     if part == "..":
         return "__"
     return f"{part}_" if len(part) > 1 and not part.strip("_") else part
@@ -154,7 +157,7 @@ def _shortened(name: str, suffix: str) -> str:
         return name
     mark = f"~{hashlib.sha256(raw).hexdigest()[:12]}{suffix}"
     kept = raw[: _MAX_NAME_BYTES - len(os.fsencode(mark))]
-    # never cut a character in two: what does not decode at the end is left out
+    # an incomplete character at the end is dropped
     return kept.decode(errors="ignore" if _is_utf8(raw) else "surrogateescape") + mark
 
 
@@ -175,7 +178,7 @@ def is_output_name(name: object) -> bool:
 def asset_keys(asset_id: str, key: str = "asset") -> dict[str, str]:
     """Return an asset's keys in a JSON record: ``asset``, or another ``key``.
 
-    A name that is not UTF-8 is escaped under ``asset``, and its bytes are under ``asset_b64``.
+    A name that is not UTF-8 is escaped in ``asset``, and ``asset_b64`` holds its bytes.
     """
     raw = os.fsencode(asset_id)
     shown = raw.decode(errors="backslashreplace")
@@ -185,10 +188,10 @@ def asset_keys(asset_id: str, key: str = "asset") -> dict[str, str]:
 
 
 def asset_id_of(record: Mapping[str, Any]) -> str:
-    """Return the asset id that ``asset_keys`` put into a JSON record.
+    """Return the asset id of a JSON record that was written with ``asset_keys``.
 
     Raises:
-        KeyError: There is none.
+        KeyError: The record has no asset id.
         ValueError: It is not text, or its bytes are not Base64.
     """
     if "asset_b64" in record:
@@ -199,16 +202,16 @@ def asset_id_of(record: Mapping[str, Any]) -> str:
 
 
 class RegularFile(io.BufferedReader):
-    """A regular file, open for reading, that is as long as it was when it was opened.
+    """A regular file, open for reading; data appended after opening is not read.
 
-    Opening never waits, as it would for a pipe that nobody writes to, and reading allocates no
-    more than there is, whatever length a header in the file says.
+    Opening never blocks, as it would for a pipe without a writer. ``read`` allocates no more than
+    the size of the file, even if a damaged header asks for more.
 
     Args:
-        path: The file; a link to one will do.
+        path: The file, or a link to it.
 
     Raises:
-        OSError: There is none, it cannot be read, or it is a folder, a pipe or a device.
+        OSError: It does not exist, cannot be read, or is a directory, a pipe or a device.
     """
 
     def __init__(self, path: Path) -> None:
@@ -226,7 +229,7 @@ class RegularFile(io.BufferedReader):
         self.size = found.st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return up to so many bytes, all that is left by default."""
+        """Return up to ``size`` bytes, by default all that are left."""
         left = max(0, self.size - self.tell())
         return super().read(left if size is None or size < 0 else min(size, left))
 

@@ -23,8 +23,8 @@ class Spool:
     ``close`` removes the file, and so does garbage collection. A process that is killed leaves it
     behind; its name is that of a temporary file, so the next run removes it.
 
-    A pickled spool names its file instead of holding its content: the receiver needs the same file
-    system, and whoever calls ``close`` first removes the file for all.
+    A pickled spool is complete. It names its file instead of holding its content: the receiver
+    needs the same file system, and whoever calls ``close`` first removes the file for all.
 
     Attributes:
         n_lines: Number of lines.
@@ -78,12 +78,9 @@ class Spool:
     def close(self) -> None:
         """Free the memory and remove the file; can be repeated."""
         self._lines = []
-        if self._file is not None:
-            with suppress(OSError):  # what is still in its buffer is not needed any more
-                self._file.close()
         if self._removal is not None:
-            self._removal.detach()
-        if self._path is not None:
+            self._removal()
+        elif self._path is not None:  # a copy
             _remove(self._path)
 
     def _create(self) -> BinaryIO:
@@ -91,18 +88,22 @@ class Spool:
         self._path = (self._directory or Path(gettempdir())) / name
         with parent_of(self._path) as (directory, _):
             file = open(create_file(self._path, directory, name), "wb")  # noqa: PTH123, SIM115
-        self._removal = finalize(self, _remove, self._path)
+        self._removal = finalize(self, _remove, self._path, file)
         self._removal.atexit = False  # it would run in forks too
         return file
 
     def __getstate__(self) -> dict[str, Any]:
         if self._file is not None:
-            self._file.flush()
+            self._file.close()
         if self._removal is not None:
             self._removal.detach()  # the file is the receiver's now
-        return self.__dict__ | {"_file": None, "_removal": None}
+        self._file = self._removal = None
+        return self.__dict__
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, file: BinaryIO | None = None) -> None:
+    if file is not None:
+        with suppress(OSError):  # what is still in its buffer is not needed any more
+            file.close()
     with suppress(OSError, OutputError):
         remove(path)

@@ -16,7 +16,7 @@ _RESET = "\x1b[0m"
 _SPACE = "\0"  # in place of a space that no line may break at; safe_text leaves no NUL
 
 
-def say(text: str, *, unbroken: Sequence[str] = ()) -> None:
+def print_stderr(text: str, *, unbroken: Sequence[str] = ()) -> None:
     """Print a message on standard error.
 
     Args:
@@ -26,8 +26,8 @@ def say(text: str, *, unbroken: Sequence[str] = ()) -> None:
     _print(text, sys.stderr, unbroken)
 
 
-def tell(text: str, *, unbroken: Sequence[str] = ()) -> None:
-    """Print a message on standard output; arguments as for ``say``."""
+def print_stdout(text: str, *, unbroken: Sequence[str] = ()) -> None:
+    """Print a message on standard output; arguments as for ``print_stderr``."""
     _print(text, sys.stdout, unbroken)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import PipelineError
 from pipeline.job import Job
 from pipeline.redaction import safe_text
-from pipeline.system.terminal import is_terminal, say, width_of, wrapped
+from pipeline.system.terminal import is_terminal, print_stderr, width_of, wrapped
 from runners.reporting.console import describe_error
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def announce_loading(job: Job) -> None:
         return
     identity, device = job.model.identity(), job.config["device"]
     where = "the default device" if device == "auto" else device
-    say(f"loading {identity.get('tag') or identity.get('name')} on {where}")
+    print_stderr(f"loading {identity.get('tag') or identity.get('name')} on {where}")
 
 
 @dataclass
@@ -108,12 +108,12 @@ class Progress:
             self._last_line = now
             left_s = (total - self.finished) / rate
             counts = ", ".join(filter(None, (f"{self.finished}/{total} images", failed)))
-            say(f"{counts}, {text}, {left_s:.0f} s left")
+            print_stderr(f"{counts}, {text}, {left_s:.0f} s left")
 
     def _say(self, text: str, asset_id: str) -> None:
         """Print a message, above the bar if there is one."""
         if self._bar is None or self._console is None:
-            say(text, unbroken=[asset_id])
+            print_stderr(text, unbroken=[asset_id])
             return
         from rich.text import Text
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from pipeline.job import Report
 from pipeline.redaction import safe_text
-from pipeline.system.terminal import tell, width_of
-from pipeline.system.versions import library_versions
+from pipeline.system.terminal import print_stdout, width_of
+from pipeline.system.versions import detectron2_origin, library_versions
 from runners.reporting.console import count_reasons, print_table
 
 _STEPS = ("load", "decode", "prepare", "forward", "finish", "stages", "sinks", "waiting")
@@ -47,35 +47,36 @@ def print_summary(
     Args:
         report: The end of the run.
         device: What the runnable says of the device it ran on.
-        verbose: Whether to print where the time went.
+        verbose: Whether to print the speed-ups and where the time went.
         elapsed_s: How long the run took, in seconds, if it waited for input most of that time.
     """
     counts = ", ".join(f"{n} {_OUTCOMES.get(name, name)}" for name, n in report.counts.items() if n)
     idle = report.counts and not (report.counts["done"] or report.counts["failed"])
     if idle:
         none = "no new input" if any(report.totals.values()) else "no input"
-        tell(f"nothing to do: {counts or none}")
+        print_stdout(f"nothing to do: {counts or none}")
     else:
         if report.detections:
             _print_detections(report.detections)
         if verbose:
+            _print_speedups(device.get("speedups", ()))
             _print_times(report)
     for group in report.failures:
         more = ", ..." if group.count > len(group.examples) else ""
         examples = f"{', '.join(group.examples)}{more}"
-        tell(f"{group.count} x {group.reason}: {examples}", unbroken=group.examples)
+        print_stdout(f"{group.count} x {group.reason}: {examples}", unbroken=group.examples)
     if report.skipped:
-        tell(f"skipped: {count_reasons(report.skipped)}")
+        print_stdout(f"skipped: {count_reasons(report.skipped)}")
     has_more = any(n != report.counts.get(name, 0) for name, n in report.totals.items())
     if not idle:
         this_run = f"this run: {counts}" if has_more else counts
         _tell_parts([_speed(report, this_run, device), *_machine(device)])
     if elapsed_s is not None and not idle:
-        tell(f"processed images for {report.wall_s:.1f} s of {_duration(elapsed_s)}")
+        print_stdout(f"processed images for {report.wall_s:.1f} s of {_duration(elapsed_s)}")
     if has_more:
         total = ", ".join(f"{n} {outcome}" for outcome, n in report.totals.items() if n)
-        tell(f"in the output: {total or 'no result'}")
-    tell(f"results in {report.output}", unbroken=[str(report.output)])
+        print_stdout(f"in the output: {total or 'no result'}")
+    print_stdout(f"results in {report.output}", unbroken=[str(report.output)])
 
 
 def _print_detections(detections: Mapping[str, int]) -> None:
@@ -84,6 +85,15 @@ def _print_detections(detections: Mapping[str, int]) -> None:
     if rest := by_count[_MAX_CLASSES:]:
         rows.append((f"{len(rest)} other classes", sum(n for _, n in rest)))
     print_table("Detections", ("class", "count"), [*rows, ("all", sum(detections.values()))])
+
+
+def _print_speedups(speedups: Iterable[Mapping[str, Any]]) -> None:
+    rows = [
+        (each["name"], each["numerics"], "yes" if each["applied"] else f"no: {each['reason']}")
+        for each in speedups
+    ]
+    if rows:
+        print_table("Speed-ups", ("name", "digits", "applied"), rows)
 
 
 def _print_times(report: Report) -> None:
@@ -118,7 +128,7 @@ def _machine(device: Mapping[str, Any]) -> Iterator[str]:
     yield " ".join(str(device[key]) for key in ("device", "name") if device.get(key))
     versions = library_versions()
     yield f"torch {versions['torch']}"
-    yield f"Detectron2 {versions['detectron2']}"
+    yield f"Detectron2 {detectron2_origin()}"
 
 
 def _tell_parts(parts: list[str]) -> None:
@@ -132,7 +142,7 @@ def _tell_parts(parts: list[str]) -> None:
         else:
             lines[-1] = longer
     for line in lines:
-        tell(line)
+        print_stdout(line)
 
 
 def _duration(seconds: float) -> str:

@@ -9,12 +9,12 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from pipeline.job import Report
 from pipeline.redaction import redacted
 from pipeline.system.files import write_whole
-from pipeline.system.terminal import tell
+from pipeline.system.terminal import print_stdout
 from runners.reporting.console import print_table
 
 NAME = "sweep.csv"
@@ -86,7 +86,7 @@ def print_sweep(directory: Path, jobs: Sequence[SweepJob]) -> None:
         job = replace(job, directory=str(output.relative_to(directory) if within else output))
         rows.append(["" if cell is None else cell for cell in astuple(job)])
     print_table("Sweep", _COLUMNS, rows)
-    tell(f"results of the sweep in {directory}", unbroken=[str(directory)])
+    print_stdout(f"results of the sweep in {directory}", unbroken=[str(directory)])
 
 
 def write_sweep(directory: Path, jobs: Sequence[SweepJob]) -> None:

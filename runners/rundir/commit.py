@@ -28,6 +28,7 @@ from pipeline.protocols import (
     NumberedAsset,
     ReadableAsset,
     VersionedAsset,
+    supports,
 )
 from pipeline.redaction import redacted_text
 from pipeline.sources.decode.workers import DecodeWorkers
@@ -193,7 +194,7 @@ class Session:
             self._places[asset.id] = place
             self._in_flight.begin(asset.id)
             reader = self._isolated if asset.id in self._in_flight.suspects else self._reader
-            if reader is not None and isinstance(asset, ReadableAsset):
+            if reader is not None and supports(asset, ReadableAsset):
                 asset.reader = reader
             yield asset
 
@@ -227,16 +228,16 @@ class Session:
             asset.id,
             self._places.pop(asset.id),
             "failed" if error else "done",
-            image_id=asset.image_id if isinstance(asset, NumberedAsset) else None,
+            image_id=asset.image_id if supports(asset, NumberedAsset) else None,
             frames=outcome.n_frames,
             dropped=outcome.n_dropped,
         )
         with suppress(OSError, ValueError, PipelineError):  # the error says why
-            size = asset.size_bytes if isinstance(asset, VersionedAsset) else 0
+            size = asset.size_bytes if supports(asset, VersionedAsset) else 0
             entry.size = size or asset.path.stat().st_size
             if size is not None:  # not for what was never read
                 entry.sha256 = asset.fingerprint()
-        mtime_ns = asset.mtime_ns if isinstance(asset, VersionedAsset) else None
+        mtime_ns = asset.mtime_ns if supports(asset, VersionedAsset) else None
         entry.mtime_ns = trusted_mtime(mtime_ns, self._started_ns)
         if error is not None:
             entry.step = error.step if isinstance(error, AssetError) else ""
@@ -271,7 +272,7 @@ def is_finished(job: Job, ledger: Ledger) -> bool:
 
 @contextmanager
 def _appending(path: Path) -> Iterator[BinaryIO]:
-    """Open a list of lines to append to; a last line that is not whole is ended."""
+    """Open a file of lines for appending; an incomplete last line is terminated."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
     with open(open_file(path, flags), "rb+", buffering=0) as file:  # noqa: PTH123
         if file.seek(0, os.SEEK_END):

@@ -98,7 +98,7 @@ def share_of(job: Job, ledger: Ledger | None, on_change: str, *, can_extend: boo
     Raises:
         ConfigError: The results are of another input; names both.
     """
-    own = tuple(origins(job.source))
+    own = tuple(origins(job.source)) if job.source is not None else ()
     recorded = _recorded(ledger) if ledger is not None and ledger.counts().total() else []
     for index, known in enumerate(recorded):
         if len(known) == len(own) and all(a.matches(b) for a, b in zip(known, own, strict=True)):

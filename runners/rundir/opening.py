@@ -14,9 +14,9 @@ from pipeline.errors import ConfigError, LedgerDamagedError, OutputError
 from pipeline.job import Job
 from pipeline.protocols import DescribedRunnable, Warns
 from pipeline.redaction import redacted
-from pipeline.sources.decode.reading import why
 from pipeline.system.descriptors import check_regular, remove
 from pipeline.system.files import remove_temporaries
+from pipeline.system.os_errors import describe_os_error
 from runners.rundir import order
 from runners.rundir.inputs import Share, share_of
 from runners.rundir.ledger.ledger import NAME as LEDGER
@@ -184,7 +184,9 @@ def _clear(job: Job, recorded: Outputs) -> None:
         clear(job.output, job.sinks, recorded)
     except OSError as exc:
         where = exc.filename or job.output
-        raise OutputError(f"cannot remove earlier results {where}: {why(exc)}") from exc
+        raise OutputError(
+            f"cannot remove earlier results {where}: {describe_os_error(exc)}"
+        ) from exc
 
 
 def check_settings(job: Job, ledger: Ledger, *, loaded: bool) -> None:

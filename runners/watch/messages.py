@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.system.terminal import say
+from pipeline.system.terminal import print_stderr
 from runners.reporting.console import describe_error
 from runners.reporting.resuming import resume_command, short
 
@@ -50,11 +50,11 @@ class Messages:
 
     def error(self, text: str) -> None:
         """Print an error."""
-        say(f"error: {text}")
+        print_stderr(f"error: {text}")
 
     def resolved(self, text: str) -> None:
         """Report that an error no longer occurs."""
-        say(f"resolved: {text}")
+        print_stderr(f"resolved: {text}")
 
     def waiting_for_files(self, folder: str, poll_s: float) -> None:
         """Report, once per run, that all files are processed and the watch waits for others."""
@@ -106,7 +106,7 @@ class Messages:
 
     def _say(self, text: str, unbroken: str = "") -> None:
         if not self._quiet:
-            say(text, unbroken=[unbroken] if unbroken else [])
+            print_stderr(text, unbroken=[unbroken] if unbroken else [])
 
 
 def kept_results(n_results: int, output: Path) -> str:

@@ -116,7 +116,7 @@ def test_an_empty_folder_is_no_failure(d2run: Run, tmp_path: Path) -> None:
     ("arguments", "status", "says"),
     [
         pytest.param([], 2, "error: no input: add input=PATH", id="no input"),
-        pytest.param(["input=gone"], 2, "no file or folder", id="a path that is not there"),
+        pytest.param(["input=gone"], 2, "no file or directory", id="a path that is not there"),
         pytest.param(
             ["input=.", "model=mask_rcn"], 2, "did you mean 'mask_rcnn'", id="unknown model"
         ),

@@ -56,4 +56,4 @@ def test_a_failing_job_does_not_stop_a_sweep(d2run: Run, photos: Path, tmp_path:
     assert done.returncode == 3
     finished = sorted(path.parent.name for path in (tmp_path / "cwd/sweep").glob("*/run.json"))
     assert finished == ["0", "2", "3", "5"]
-    assert done.stderr.count("no file or folder") == 2
+    assert done.stderr.count("no file or directory") == 2

@@ -46,7 +46,7 @@ def said(
 
 KNOWN = (
     "input, output, device, batch_size, decode_threads, decode, queue_mb, seed, exif, quiet, "
-    "trusted_packages, model, store, runnable, source, stage, sink, runner"
+    "verbose, trusted_packages, model, store, runnable, source, stage, sink, runner"
 )
 DECODE = "decode.jpeg, decode.isolation, decode.timeout_s, decode.memory_mb"
 BATCH = (
@@ -74,25 +74,25 @@ KEYS = [
      "no option 'stage.min_scor.threshold'; did you mean 'stage.min_score.threshold'?"),
     (["runner.foo=1"], f"no option 'runner.foo'; known: {BATCH}"),
     (["runner.settle_s=3"],
-     "no option 'runner.settle_s' in this job; it is one of runner=watch"),
+     "no option 'runner.settle_s' in this job; it belongs to runner=watch"),
     (["runnable.n_instances=3"],
-     "no option 'runnable.n_instances' in this job; it is one of runnable=fake"),
+     "no option 'runnable.n_instances' in this job; it belongs to runnable=fake"),
     (["stage.nms.threshold=0.5"],
-     "stage.nms.threshold: the stage nms is not chosen; add it: 'stage=[min_score,nms]'"),
+     "stage.nms.threshold: the stage nms is not selected; add it: 'stage=[min_score,nms]'"),
     (["stage=[]", "stage.top_k.k=0.5"],
-     "stage.top_k.k: the stage top_k is not chosen; add it: 'stage=[top_k]'"),
+     "stage.top_k.k: the stage top_k is not selected; add it: 'stage=[top_k]'"),
     (["sink=[coco]", "sink.overlay.boxes=false"],
-     "sink.overlay.boxes: the sink overlay is not chosen; add it: 'sink=[coco,overlay]'"),
+     "sink.overlay.boxes: the sink overlay is not selected; add it: 'sink=[coco,overlay]'"),
     (["iou_threshold=0.5"],
      "no option 'iou_threshold'; did you mean 'stage.nms.iou_threshold' (stage=[...,nms])?"),
     (["stage.min_score=0.7"],
      "stage.min_score=0.7 replaces the whole stage; did you mean stage.min_score.threshold=0.7?"),
     (["stage.min_score=null"],
-     "stage.min_score is null; to remove a stage write '~stage.min_score'"),
+     "stage.min_score is null; to remove the stage, write '~stage.min_score'"),
     (["hydra.foo=1"], "no option 'hydra.foo'"),
     (["+hydra.foo=1"], "no option 'hydra.foo'"),
     (["++hydra.run.foo=1"], "no option 'hydra.run.foo'"),
-    (["~decode"], "decode was removed, and every job needs it"),
+    (["~decode"], "decode cannot be removed: every job needs it"),
     (["~stage.nms"], "~stage.nms: there is nothing to remove; it is not set"),
     (["=x"], "'=x' has no key; options are written KEY=VALUE"),
 ]  # fmt: skip
@@ -108,8 +108,8 @@ WORDS = [
      "with spaces needs quotes: 'stage.mine={_target_: a.B, k: 1}'"),
     (["stage=[nms,", "top_k]"], "'top_k]' is not KEY=VALUE; a value with spaces needs quotes: "
      "'stage=[nms, top_k]'"),
-    (["--resolve"], "--resolve goes with --cfg or --help"),
-    (["-m", "--cfg", "job"], "--multirun and --cfg exclude one another; choose one"),
+    (["--resolve"], "--resolve needs --cfg or --help"),
+    (["-m", "--cfg", "job"], "--multirun and --cfg cannot be combined; choose one"),
     (["--device", "cpu"], "d2run has no flag --device; write device=cpu"),
     (["--batch-size=4"], "d2run has no flag --batch-size; write batch_size=4"),
     (["--input=x"], "d2run has no flag --input; write input=x"),
@@ -126,11 +126,11 @@ WORDS = [
     (["hydra.mode=MULTIRUN"], "hydra.mode=MULTIRUN: write -m to run a job per value"),
     (["--info", "nope"], "--info nope: no such part; known: all, config, defaults, defaults-tree, "
      "plugins, searchpath"),
-    (["--config-dir", "nope", INPUT], "--config-dir nope: there is no such folder"),
+    (["--config-dir", "nope", INPUT], "--config-dir nope: no such directory"),
     (["--config-name", "nope"],
-     "--config-name nope: there is no nope.yaml; add its folder with --config-dir"),
+     "--config-name nope: there is no nope.yaml; add its directory with --config-dir"),
     (["--config-path", "conf"],
-     "d2run has no --config-path; add a folder of your own with --config-dir"),
+     "d2run has no --config-path; add a directory of yours with --config-dir"),
 ]  # fmt: skip
 
 CHOICES = [
@@ -142,16 +142,16 @@ CHOICES = [
     (["model=größe"], "model=größe: no such option; known: cascade_mask_rcnn, custom, faster_rcnn, "
      "keypoint_rcnn, mask_rcnn, panoptic_fpn, retinanet, semantic_fpn, shapes, stored"),
     (["stage=min_score,nms"],
-     "stage=min_score,nms: a list is written in brackets, 'stage=[min_score,nms]'"),
+     "stage=min_score,nms: write a list in brackets: 'stage=[min_score,nms]'"),
     (["model=mask_rcnn,shapes"],
-     "model=mask_rcnn,shapes: one option only; add -m to run a job per option"),
+     "model=mask_rcnn,shapes: expected one option; add -m to run a job per option"),
     (["model@x=shapes"], "model@x=shapes: write model=NAME, without '@x'"),
     (["+model=shapes"], "+model=shapes: choose an option without '+'"),
-    (["model=null"], "model=null: write an option in place of null"),
-    (["sink=null"], "sink=null: write sink=[] in place of null"),
+    (["model=null"], "model=null: write an option instead of null"),
+    (["sink=null"], "sink=null: write sink=[] instead of null"),
     (["~model"], "model.name has no value; choose an option: model=NAME"),
     (["~runner"],
-     "runner has no _target_, which names what to build; choose an option: runner=NAME"),
+     "runner has no _target_, the class to build; choose an option: runner=NAME"),
     (["-m", "model=shapes,shaps", INPUT], "model=shaps: no such option; did you mean 'shapes'?"),
     (["model=stored", "model.tag=shape", INPUT], "no model 'shape' in {home}/models; did you mean "
      "'shapes'?"),
@@ -162,38 +162,38 @@ VALUES = [
     (["seed=1.5"], "seed: expected a whole number, got 1.5"),
     (["seed=1,2"], "seed: expected a whole number, got '1,2'; add -m to run a job per value"),
     (["decode=5"], "decode: expected a mapping, got 5"),
-    (["device.x=5"], "device: expected a text, got a mapping"),
+    (["device.x=5"], "device: expected a string, got a mapping"),
     (["batch_size=abc"],
-     "batch_size must be auto or a whole number of at least 1; it is 'abc'"),
+     "batch_size: expected auto or a whole number of at least 1, got 'abc'"),
     (["stage.min_score.threshold=0.3,0.5"],
      "stage.min_score.threshold: expected a number, got '0.3,0.5'; add -m to run a job per value"),
     (["stage.min_score.threshold=abc"], "stage.min_score.threshold: expected a number, got 'abc'"),
     (["stage.min_score.threshold=2"],
      "stage.min_score.threshold: expected a number in [0, 1], got 2"),
-    (["runnable.cache=2024"], "runnable.cache: expected a text or null, got 2024; as text it is "
-     "runnable.cache='\"2024\"'"),
-    (["runnable.precision=fp8"], "runnable.precision 'fp8' is none of fp32, bf16, fp16"),
-    (["device=gpu"], "device 'gpu' is none of auto, cpu, cuda, cuda:N; did you mean 'cuda'?"),
-    (["device=cuda0"], "device 'cuda0' is none of auto, cpu, cuda, cuda:N; did you mean 'cuda:0'?"),
-    (["device=null"], "device: expected a text, got null"),
-    (["device="], "device is empty; leave it out, or give it a value"),
-    (["model.name="], "model.name is empty; leave it out, or give it a value"),
-    (["model.tag="], "model.tag is empty; leave it out, or give it a value"),
-    (["output="], "output is empty; leave it out, or give it a value"),
-    (["input="], "input is missing: give a file, a folder, a glob or a list (input=dir/)"),
+    (["runnable.cache=2024"], "runnable.cache: expected a string or null, got 2024; to pass a "
+     "string, write runnable.cache='\"2024\"'"),
+    (["device=gpu"], "device: expected auto, cpu, cuda or cuda:N, got 'gpu'; did you mean 'cuda'?"),
+    (["device=cuda0"],
+     "device: expected auto, cpu, cuda or cuda:N, got 'cuda0'; did you mean 'cuda:0'?"),
+    (["device=null"], "device: expected a string, got null"),
+    (["device="], "device: expected a value, got ''; remove it to use the default"),
+    (["model.name="], "model.name: expected a value, got ''; remove it to use the default"),
+    (["model.tag="], "model.tag: expected a value, got ''; remove it to use the default"),
+    (["output="], "output: expected a value, got ''; remove it to use the default"),
+    (["input="], "input is missing: set it to a file, a directory, a glob or a list"),
     (["decode.jpeg=pilow"],
-     "decode.jpeg 'pilow' is none of pillow, nvjpeg; did you mean 'pillow'?"),
-    (["output=README.md"], "output README.md: a file is in its place; choose another output"),
+     "decode.jpeg: expected pillow or nvjpeg, got 'pilow'; did you mean 'pillow'?"),
+    (["output=README.md"], "output README.md: it is a file; choose another output"),
     (["output=README.md/x"],
-     "output README.md/x: a file is in its place; choose another output"),
-    (["device=${seed"], "device: an interpolation is written ${{KEY}}, and '${{seed' is none"),
+     "output README.md/x: it is a file; choose another output"),
+    (["device=${seed"], "device: '${{seed' is not a valid interpolation; write ${{KEY}}"),
     (["input=${nope}"], "input: interpolation key 'nope' not found"),
     (["device=${oc.env:D2RUN_NOPE}"], "device: the environment variable D2RUN_NOPE is not set"),
     (["device=${model.name}", "model.name=${device}"],
      "device: recursive interpolation detected"),
     (["-m", "exif=true,maybe"], "exif: expected true or false, got 'maybe'"),
-    (["-m", "seed=0", "batch_size=abc"],
-     "job 0: batch_size must be auto or a whole number of at least 1; it is 'abc'"),
+    (["-m", "seed=0", "batch_size=abc", "quiet=true"],
+     "job 0: batch_size: expected auto or a whole number of at least 1, got 'abc'"),
     (["model.weights=~/a (1).pth"], "weights '{tmp}/a (1).pth' is not a file; give zoo, random, a "
      "path or an http(s) address"),
     (["model.weights=~no_such_user/ü,b.pth"], "weights '~no_such_user/ü,b.pth' is not a file; "
@@ -238,7 +238,7 @@ def test_code_that_is_not_a_part(said: Said, tmp_path: Path) -> None:
     target = "{_target_: pipeline.sources.decode.worker.Worker, command: [sh, -c, 'touch %s/ran']}"
     line = said(*JOB, f"stage.mine={target % tmp_path}")
     assert line.startswith(
-        "stage.mine: _target_ 'pipeline.sources.decode.worker.Worker' is no stage of d2run; it has "
+        "stage.mine: _target_ 'pipeline.sources.decode.worker.Worker' is not a stage of d2run; "
     )
     assert not (tmp_path / "ran").exists()
 

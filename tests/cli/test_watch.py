@@ -173,7 +173,7 @@ def test_wrong_starts(d2run: Run, inbox: Path, out: Path, tmp_path: Path) -> Non
         return result.stderr
 
     here = (f"input={inbox}", f"output={out}")
-    assert "no file or folder" in refused(f"input={tmp_path}/gone", f"output={out}")
+    assert "no file or directory" in refused(f"input={tmp_path}/gone", f"output={out}")
     (tmp_path / "x.png").write_bytes(image_bytes())
     assert "watches a folder" in refused(f"input={tmp_path}/x.png", f"output={out}")
     assert "output is the input" in refused(f"input={inbox}", f"output={inbox}")

@@ -19,7 +19,7 @@ from pipeline.records import Frame, Predictions
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.runnables.nvjpeg import DeviceJpeg
 from pipeline.runnables.steps.preprocess import resize
-from pipeline.store.model import Model
+from pipeline.store import Model
 from pipeline.system.devices import resolve_device
 
 torch = pytest.importorskip("torch")

@@ -11,9 +11,8 @@ from tiny_model import CLASS_NAMES, picture, tiny_cfg
 from pipeline.errors import ConfigError
 from pipeline.records import Categories, Frame
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.store import ModelStore, save_model
+from pipeline.store import Model, ModelStore, save_model
 from pipeline.store.api import checks
-from pipeline.store.model import Model
 
 pytestmark = pytest.mark.detectron2
 
@@ -216,11 +215,11 @@ def test_the_store_verifies_that_it_runs(
     monkeypatch.setattr(selftest, "record", lambda _: None)  # as an earlier version may have done
     cfg = tiny_cfg()
     saved = save_model("mine", build_model(cfg), cfg, class_names=CLASS_NAMES, store=store)
-    assert checks.verified(store, saved).endswith("it has no self-test, but runs")
+    assert checks.verify_model(store.root, saved).endswith("it has no self-test, but runs")
 
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(GeneralizedRCNN, "inference", fails)
     with pytest.raises(ConfigError, match=r"'mine:.*' cannot run: .*no such operator"):
-        checks.verified(store, saved)
+        checks.verify_model(store.root, saved)

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.records import Frame, Predictions
 from pipeline.runnables.detectron2 import Detectron2
-from pipeline.store.model import Model
+from pipeline.store import Model
 
 pytestmark = pytest.mark.detectron2
 

@@ -20,18 +20,18 @@ _MEMORY = 768 << 20  # beside what the interpreter and torch have already
 
 
 def readers() -> dict[str, Any]:
-    from pipeline.models.categories import named
+    from pipeline.models.categories import parse_class_names
     from pipeline.models.config_file import read_config, read_plain
     from pipeline.models.weights.unpickle import load_config
     from pipeline.models.weights.weights import read_weights
+    from pipeline.store import ModelStore
     from pipeline.store.api.selftest import _arrays
-    from pipeline.store.disk.entry import read_entry
-    from pipeline.store.disk.local import ModelStore
-    from pipeline.store.exchange.bento import read_bento
+    from pipeline.store.disk.version import read_version
+    from pipeline.store.exchange.bento_reading import read_bento
     from pipeline.store.exchange.incoming import import_model
 
     def whole_entry(path: Path) -> None:
-        entry = read_entry(path)
+        entry = read_version(path)
         dict(entry.info)
         entry.categories  # noqa: B018 - it is parsed when it is asked for
 
@@ -39,7 +39,7 @@ def readers() -> dict[str, Any]:
         "weights": read_weights,
         "config": lambda path: read_config(str(path)),
         "plain": read_plain,
-        "names": lambda path: named(str(path)),
+        "names": lambda path: parse_class_names(str(path)),
         "objects": load_config,
         "bento": read_bento,
         "selftest": _arrays,

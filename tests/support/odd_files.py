@@ -195,7 +195,7 @@ def _bombs() -> Iterator[OddFile]:
     ):
         yield OddFile(name, data, refused=TOO_LARGE)
     huge = animated[:canvas] + b"\xfe\x3f\0" * 2 + animated[canvas + 6 :]
-    yield OddFile("huge.webp", huge, refused="image of .* is over the limit|WEBP over the size")
+    yield OddFile("huge.webp", huge, refused="image of .* is over the limit|WEBP is larger")
     text = (b"zTXt", b"k\0\0" + zlib.compress(bytes(100 << 20)))
     yield OddFile("text-bomb.png", png(8, 8, text), refused=r"broken PNG \(")
 

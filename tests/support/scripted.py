@@ -1,4 +1,4 @@
-"""Parts to drive the engine with: they do what the test's script says, and remember it."""
+"""Scripted assets, models and sinks for tests of the engine; they record their calls."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ClosableStream(Stream):
 
 @dataclass
 class Scripted:
-    """Fails when a frame of ``guilty`` is in the batch; remembers the batches."""
+    """A model that fails if a frame of ``guilty`` is in the batch; records the batches."""
 
     guilty: tuple[str, ...] = ()
     batch_size: int | str | None = None
@@ -110,7 +110,7 @@ class Halved:
 
 @dataclass
 class Stepped(Scripted):
-    """Does the same in steps; what it predicts tells with whom a frame shared its forward."""
+    """The same as a pipelined runnable; scores depend on the frames that share a forward."""
 
     finished_on: set[str] = field(default_factory=set)
 
@@ -131,7 +131,7 @@ class Stepped(Scripted):
 
 @dataclass
 class Recording:
-    """A sink that keeps what it is told; raises where the script says so."""
+    """A sink that records its calls and raises the errors in ``fail``."""
 
     fail: dict[tuple[str, str], Exception] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()

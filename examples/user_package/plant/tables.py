@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.system.output_folder import OutputFolder
-
 from pipeline.protocols import Asset
 from pipeline.records import Result
 from pipeline.system.files import output_name
+from pipeline.system.output_folder import OutputFolder
 
 
 class Tables:

@@ -1,1 +1,1 @@
-"""Weight files: read without running code, and loaded into a model."""
+"""Weight files: formats, safe unpickling, and loading into a module."""

@@ -1,8 +1,8 @@
-"""Reads what ``torch.save`` writes, within the limits of ``opcodes``.
+"""Reads the files of ``torch.save``, within the limits of ``opcodes``.
 
-``torch.load(weights_only=True)`` calls no foreign code, but a few bytes can make it hash or
-allocate without end, in C code that no signal interrupts. Both of torch's formats are simple: a
-pickle that describes the tensors, and their bytes, read here only when a tensor is asked for.
+``torch.load(weights_only=True)`` runs no foreign code, but a few bytes can make it hash or allocate
+endlessly, in C code that no signal interrupts. Both formats of torch are simple: a pickle that
+describes the tensors, and their bytes, which are read when a tensor is loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import printable
 from pipeline.models.foreign import ForeignFileError
-from pipeline.models.weights.opcodes import RefusedError, Stand, interpret
+from pipeline.models.weights.opcodes import Placeholder, RefusedError, interpret
 from pipeline.models.weights.unpickle import ArrayNames, plain_copy
 from pipeline.system.files import RegularFile
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 ZIP = b"PK\x03\x04"
 _MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle in files before torch 1.6
 _PROTOCOL = 1001
-_MAX_PICKLE = 256 << 20  # bytes; tensors are not in it
-_LOCAL = struct.Struct("<4s5H3I2H")  # header of a member of a zip
+_MAX_PICKLE = 256 << 20  # bytes, without the tensors
+_LOCAL = struct.Struct("<4s5H3I2H")  # header of a zip member
 
 _TYPES = {  # names of storages before torch 2.1
     "Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16",
@@ -43,14 +43,14 @@ _UNTYPED = "uint8"
 
 @dataclass(frozen=True, slots=True)
 class _Type:
-    """Stands for a dtype, or for the class of a storage of that dtype."""
+    """Placeholder of a dtype, or of the storage class for that dtype."""
 
     dtype: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """The bytes of tensors: which, and how many of what type."""
+    """The bytes of one or more tensors: their key, dtype and number of elements."""
 
     key: str
     dtype: str
@@ -59,7 +59,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
-    """A tensor in a file that is still open."""
+    """A tensor that is read from an open file on request."""
 
     _file: _File
     _storage: _Storage
@@ -69,10 +69,10 @@ class LazyTensor:
     _stride: tuple[int, ...]
 
     def load(self) -> Tensor:
-        """Read it.
+        """Read the tensor.
 
         Raises:
-            Exception: It reaches beyond its bytes, or the file does not have them.
+            Exception: The tensor extends beyond its storage or the file.
         """
         import torch
 
@@ -83,11 +83,11 @@ class LazyTensor:
 
 
 class _File:
-    """A file of ``torch.save``: where each storage's bytes are, and those read so far."""
+    """A file of ``torch.save``: the offsets of its storages, and the bytes read so far."""
 
     def __init__(self, file: RegularFile) -> None:
         self.file = file
-        self.places: dict[str, tuple[int, int]] = {}  # by key: offset and length in bytes
+        self.places: dict[str, tuple[int, int]] = {}  # offset and length in bytes, by key
         self._read: dict[str, bytearray] = {}
         self._left = file.size
 
@@ -107,23 +107,23 @@ class _File:
     def persistent(self, pid: Any) -> _Storage:
         kind, type_, key, _, numel, *views = pid
         if kind != "storage" or not isinstance(type_, _Type) or any(views):
-            raise RefusedError(f"a persistent id of the kind {str(kind)[:80]!r}")
+            raise RefusedError(f"a persistent id of type {str(kind)[:80]!r}")
         return _Storage(str(key), type_.dtype, int(numel))
 
     def names(self) -> Callable[[str], Any]:
-        """Return what stands for the names that ``torch.save`` writes."""
+        """Return the function that maps the names in the pickle to placeholders."""
         arrays = ArrayNames(self.file.size)
         known: dict[str, Any] = {
-            "torch._utils._rebuild_tensor": Stand(self._tensor),
-            "torch._utils._rebuild_tensor_v2": Stand(self._tensor),
-            "torch._utils._rebuild_tensor_v3": Stand(self._tensor_of_type),
-            "torch._utils._rebuild_parameter": Stand(lambda data, *_: data),
-            "torch._utils._rebuild_parameter_with_state": Stand(lambda data, *_: data),
-            "torch._tensor._rebuild_from_type_v2": Stand(_of_type),
-            "torch.nn.parameter.Parameter": Stand(lambda data, *_: data),
-            "torch.Tensor": Stand(lambda data, *_: data),
-            "torch.Size": Stand(lambda sizes=(): tuple(sizes)),
-            "torch.device": Stand(lambda *parts: ":".join(map(str, parts))),
+            "torch._utils._rebuild_tensor": Placeholder(self._tensor),
+            "torch._utils._rebuild_tensor_v2": Placeholder(self._tensor),
+            "torch._utils._rebuild_tensor_v3": Placeholder(self._tensor_of_type),
+            "torch._utils._rebuild_parameter": Placeholder(lambda data, *_: data),
+            "torch._utils._rebuild_parameter_with_state": Placeholder(lambda data, *_: data),
+            "torch._tensor._rebuild_from_type_v2": Placeholder(_of_type),
+            "torch.nn.parameter.Parameter": Placeholder(lambda data, *_: data),
+            "torch.Tensor": Placeholder(lambda data, *_: data),
+            "torch.Size": Placeholder(lambda sizes=(): tuple(sizes)),
+            "torch.device": Placeholder(lambda *parts: ":".join(map(str, parts))),
             "torch.storage.UntypedStorage": _Type(_UNTYPED),
             **{f"torch.{kind}Storage": _Type(dtype) for kind, dtype in _TYPES.items()},
             **{f"torch.{dtype}": _Type(dtype) for dtype in _DTYPES},
@@ -135,7 +135,7 @@ class _File:
     ) -> LazyTensor:
         sizes, strides = (tuple(int(n) for n in numbers) for numbers in (size, stride))
         if not isinstance(storage, _Storage) or len(sizes) != len(strides):
-            raise RefusedError("a tensor without bytes of its own")
+            raise RefusedError("a tensor without a storage")
         return LazyTensor(self, storage, dtype or storage.dtype, int(offset), sizes, strides)
 
     def _tensor_of_type(
@@ -145,28 +145,29 @@ class _File:
 
 
 def _of_type(function: Any, _: Any, args: Any, *__: Any) -> Any:
-    if not isinstance(function, Stand):
-        raise RefusedError("the making of an object")
+    if not isinstance(function, Placeholder):
+        raise RefusedError("construction of an object")
     return function(*args)
 
 
 def is_legacy(head: bytes) -> bool:
-    """Tell whether a file that begins so is one of torch before 1.6."""
+    """Return whether a file with these first bytes is in the format of torch before 1.6."""
     return head.startswith(b"\x80") and _MAGIC in head[:32]
 
 
 def load_zip(file: RegularFile) -> Any:
-    """Return what a file of torch 1.6 or later holds; its tensors are LazyTensor.
+    """Return the content of a file of torch 1.6 or later; tensors are LazyTensor.
 
     Raises:
-        RefusedError: It asks for code, or is another kind of archive; says what.
-        Exception: It is broken; any kind.
+        ForeignFileError: The file is another kind of archive; says which.
+        RefusedError: The file requires code; says which.
+        Exception: The file is damaged; any type.
     """
     opened = _File(file)
     with zipfile.ZipFile(file) as archive:
         members = {member.filename: member for member in archive.infolist()}
         if len(members) != len(archive.infolist()):
-            raise ValueError("two members of one name")
+            raise ValueError("two members with the same name")
     pickles = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
     if any(name.rpartition("/")[2] == "constants.pkl" for name in members):
         raise ForeignFileError(
@@ -174,7 +175,7 @@ def load_zip(file: RegularFile) -> Any:
         )
     if len(pickles) != 1:
         shown = printable(", ".join(list(members)[:3])[:120])
-        raise ForeignFileError(f"a ZIP archive without weights of PyTorch ({shown}); unpack it")
+        raise ForeignFileError(f"a ZIP archive without PyTorch weights ({shown}); unpack it")
     root = pickles[0].removesuffix("data.pkl")
     for name, member in members.items():
         opened.places[name] = _place(file, member)
@@ -182,7 +183,7 @@ def load_zip(file: RegularFile) -> Any:
         if name.startswith(f"{root}data/"):
             opened.places[name.removeprefix(f"{root}data/")] = opened.places[name]
     if _content(file, opened.places.get(f"{root}byteorder", (0, 0))) not in (b"", b"little"):
-        raise ValueError("numbers in another order of bytes than this machine's")
+        raise ValueError("numbers in big-endian byte order")
     data = _content(file, opened.places[pickles[0]])
     value = interpret(io.BytesIO(data), opened.names(), calls=True, persistent=opened.persistent)
     return plain_copy(value)
@@ -201,17 +202,17 @@ def _place(file: RegularFile, member: zipfile.ZipInfo) -> tuple[int, int]:
 def _content(file: RegularFile, place: tuple[int, int]) -> bytes:
     offset, length = place
     if length > _MAX_PICKLE:
-        raise ValueError(f"a description of the tensors of {length} bytes")
+        raise ValueError(f"a pickle of {length} bytes")
     file.seek(offset)
     return file.read(length)
 
 
 def load_legacy(file: RegularFile) -> Any:
-    """Return what a file of torch before 1.6 holds; its tensors are LazyTensor.
+    """Return the content of a file of torch before 1.6; tensors are LazyTensor.
 
     Raises:
-        RefusedError: It asks for code; says what.
-        Exception: It is broken; any kind.
+        RefusedError: The file requires code; says which.
+        Exception: The file is damaged; any type.
     """
     opened = _File(file)
     storages: dict[str, _Storage] = {}
@@ -223,12 +224,12 @@ def load_legacy(file: RegularFile) -> Any:
     names = opened.names()
     _, protocol, system = (interpret(file, names) for _ in range(3))
     if protocol != _PROTOCOL or not system.get("little_endian", True):
-        raise ValueError(f"protocol {protocol!r:.20}, or numbers of another order of bytes")
+        raise ValueError(f"protocol {protocol!r:.20}, or numbers in big-endian byte order")
     value = interpret(file, names, calls=True, persistent=persistent)
     for key in interpret(file, names, calls=True):
         (numel,) = struct.unpack("<q", file.read(8))
         if numel != storages[str(key)].numel:
-            raise ValueError("a storage of another length than its tensors'")
+            raise ValueError("a storage whose length differs from its tensors'")
         length = numel * _itemsize(storages[str(key)].dtype)
         opened.places[str(key)] = (file.tell(), length)
         file.seek(length, io.SEEK_CUR)

@@ -1,8 +1,8 @@
-"""A small interpreter of pickles that knows plain values and calls only what its caller names.
+"""A small pickle interpreter for plain values, which calls only the functions its caller allows.
 
-``pickle`` itself can be made to hang or to take all memory by a few bytes: a key whose hash takes
-an hour, a length of gigabytes, a place in a table that reaches that far. Here nothing is hashed but
-texts and numbers, nothing is allocated that the file does not hold, and steps are counted.
+A few bytes can make ``pickle`` hang or use all memory: a key whose hash takes an hour, a length of
+gigabytes, a huge memo index. This interpreter hashes only text and numbers, allocates no more than
+the file contains, and counts the steps.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import pickletools
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
-MAX_VALUES = 1_000_000  # a few bytes can say "twice that" thirty times over
-_MAX_BITS = 4096  # of a number; Python prints no more than 4,300 digits
+MAX_VALUES = 1_000_000  # a few bytes can double a value thirty times
+_MAX_BITS = 4096  # per number; Python prints at most 4,300 digits
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"}
 _TEXTS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
-# What plain values of protocol 2 and later never need.
+# Opcodes that plain values of protocol 2 and later do not need.
 _OLD_NUMBERS = {"INT", "LONG", "FLOAT"}
 _OLD_TEXTS = {"STRING", "UNICODE", "BINSTRING", "SHORT_BINSTRING"}
 _BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
@@ -26,11 +26,11 @@ _ONLY_WITH_CALLS = _OLD_NUMBERS | _OLD_TEXTS | _BYTES | _CALLING
 
 
 class RefusedError(Exception):
-    """The pickle asks for something that is not on the list."""
+    """The pickle requires something that is not allowed."""
 
 
-class Stand:
-    """A callable that stands for what a pickle names, and that a pickle cannot change."""
+class Placeholder:
+    """A callable in place of an object that a pickle names; the pickle cannot change it."""
 
     __slots__ = ("_call",)
 
@@ -38,12 +38,12 @@ class Stand:
         self._call = call
 
     def __call__(self, *args: Any) -> Any:
-        """Return what stands for the object that the pickle makes."""
+        """Return the placeholder of the object that the pickle constructs."""
         return self._call(*args)
 
 
-class SetOf(list[Any]):
-    """Stands for a set, whose items are not hashed."""
+class SetPlaceholder(list[Any]):
+    """In place of a set; its items are not hashed."""
 
 
 def interpret(
@@ -53,17 +53,17 @@ def interpret(
     calls: bool = False,
     persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Follow a pickle's opcodes as ``pickle`` does, up to its end.
+    """Interpret the opcodes of a pickle like ``pickle`` does, up to its end.
 
     Args:
-        stream: The pickle; what follows it is not read.
-        names: Returns what stands for ``module.name``, or raises RefusedError.
-        calls: Whether stands may be called with arguments, and values of every protocol are read.
-        persistent: Returns what stands for a persistent id.
+        stream: The pickle; bytes after its end are not read.
+        names: Returns the placeholder for ``module.name``, or raises RefusedError.
+        calls: Whether placeholders can be called with arguments and every protocol is read.
+        persistent: Returns the placeholder for a persistent id.
 
     Raises:
-        RefusedError: It asks for something else.
-        Exception: It is not a whole pickle; any kind.
+        RefusedError: The pickle requires something else.
+        Exception: The pickle is damaged; any type.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -115,7 +115,7 @@ def interpret(
             case "LIST":
                 stack.append(above_mark())
             case "EMPTY_SET":
-                stack.append(SetOf())
+                stack.append(SetPlaceholder())
             case "APPEND":
                 item = stack.pop()
                 stack[-1].append(item)
@@ -142,10 +142,10 @@ def interpret(
                 stack.append(names(f"{module}.{attribute}"))
             case "REDUCE" | "NEWOBJ":
                 function, args = stack.pop(-2), stack.pop()
-                if not isinstance(function, Stand) or not isinstance(args, tuple):
-                    raise RefusedError("the making of an object")
+                if not isinstance(function, Placeholder) or not isinstance(args, tuple):
+                    raise RefusedError("construction of an object")
                 if args and not calls:
-                    raise RefusedError("the making of an object with arguments")
+                    raise RefusedError("construction of an object with arguments")
                 stack.append(function(*args))
             case "BUILD":
                 state = stack.pop()
@@ -160,9 +160,9 @@ def interpret(
 
 
 def set_items(into: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
-    """Put keys and values, one after the other, into a dict."""
+    """Set alternating keys and values in a dict."""
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # a tuple of shared tuples takes forever to hash
+        # hashing a tuple of shared tuples can take forever
         if key is not None and not isinstance(key, (str, int, float)):
             raise RefusedError("a key that is neither text nor a number")
         into[key] = value
@@ -177,7 +177,7 @@ def _limited(steps: Iterable[tuple[Any, Any, Any]]) -> Iterator[tuple[Any, Any, 
 
 
 def _build(value: Any, state: Any) -> None:
-    if isinstance(value, Stand):
-        raise RefusedError("changing a function's state")
+    if isinstance(value, Placeholder):
+        raise RefusedError("a change of a function's state")
     if hasattr(value, "build"):
-        value.build(state)  # of a dict, it is whether a CfgNode is frozen, and the like
+        value.build(state)  # the state of a dict, such as a frozen CfgNode, is ignored

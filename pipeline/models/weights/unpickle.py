@@ -1,9 +1,9 @@
-"""Reads pickles of arrays and of configs, and runs none of the code a pickle can name.
+"""Reads pickles of arrays and of configs without running code.
 
-The model zoo's weights are pickles, and a pickle may call any function by its name. Here the names
-that NumPy writes stand for the small stand-ins below, and every other name is refused. Not even
-NumPy's own functions are called, as crafted states of a ``dtype`` can corrupt memory. BentoML keeps
-a model's config in a pickle, which needs no more than plain values and the making of a ``CfgNode``.
+The model zoo's weights are pickles, and a pickle can call any function by name. Here the names that
+NumPy writes map to the placeholders below, and all other names are rejected. NumPy's functions are
+not called either, because a crafted ``dtype`` state can corrupt memory. BentoML stores a model's
+config as a pickle, which needs only plain values and the construction of a ``CfgNode``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 from pipeline.errors import ModelCorruptError, UntrustedModelError
 from pipeline.models.weights.opcodes import (
     MAX_VALUES,
+    Placeholder,
     RefusedError,
-    SetOf,
-    Stand,
+    SetPlaceholder,
     interpret,
     set_items,
 )
@@ -29,7 +29,7 @@ from pipeline.system.files import RegularFile
 
 _KINDS = "biufcSU"  # booleans, numbers and text; never objects
 _MAX_DEPTH = 32
-_MAX_CONFIG_BYTES = 4 << 20  # a thousand times a usual config
+_MAX_CONFIG_BYTES = 4 << 20  # a thousand times the size of a usual config
 
 _CFG_NODES = {
     "detectron2.config.config.CfgNode",
@@ -37,11 +37,11 @@ _CFG_NODES = {
     "fvcore.common.config.CfgNode",
     "yacs.config.CfgNode",
 }
-_CFG_NODE = Stand(dict)
+_CFG_NODE = Placeholder(dict)
 
 
 class _Dtype:
-    """Stands for a ``numpy.dtype`` while it is being put together."""
+    """Placeholder of a ``numpy.dtype`` during its construction."""
 
     __slots__ = ("dtype",)
 
@@ -59,43 +59,43 @@ class _Dtype:
 
 
 class ArrayNames:
-    """What stands for the names in a pickle of arrays.
+    """Maps the names in a pickle of arrays to placeholders.
 
     Args:
-        limit: Bytes that all arrays together may take.
+        limit: Maximum size of all arrays together, in bytes.
     """
 
     def __init__(self, limit: int) -> None:
         self._left = limit
         self._known: dict[str, Any] = {
-            "collections.OrderedDict": Stand(_dict),
-            "collections.Counter": Stand(_dict),
-            "_codecs.encode": Stand(_encode),
-            "numpy.ndarray": Stand(lambda *_: _Array(self)),
-            "numpy.dtype": Stand(lambda code, *_: _Dtype(str(code))),
+            "collections.OrderedDict": Placeholder(_dict),
+            "collections.Counter": Placeholder(_dict),
+            "_codecs.encode": Placeholder(_encode),
+            "numpy.ndarray": Placeholder(lambda *_: _Array(self)),
+            "numpy.dtype": Placeholder(lambda code, *_: _Dtype(str(code))),
         }
         for core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
             self._known |= {
-                f"{core}.multiarray._reconstruct": Stand(lambda *_: _Array(self)),
-                f"{core}.multiarray.scalar": Stand(self._scalar),
-                f"{core}.numeric._frombuffer": Stand(self._frombuffer),
+                f"{core}.multiarray._reconstruct": Placeholder(lambda *_: _Array(self)),
+                f"{core}.multiarray.scalar": Placeholder(self._scalar),
+                f"{core}.numeric._frombuffer": Placeholder(self._frombuffer),
             }
 
     def __call__(self, name: str) -> Any:
-        """Return what stands for a name."""
+        """Return the placeholder of a name."""
         try:
             return self._known[name]
         except KeyError:
             raise RefusedError(name[:200]) from None
 
     def array(self, data: Any, dtype: Any, shape: Any, order: Any) -> Any:
-        """Return an array of bytes that a pickle holds; they may be read again and again."""
+        """Return an array over bytes of a pickle, and count them; they can be shared."""
         if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray, str)):
             raise RefusedError("an array of Python objects")
         self._left -= len(data)
         if self._left < 0:
             raise ValueError("more arrays than the file has bytes")
-        # Python 2 wrote text
+        # pickles of Python 2 have text here
         raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
         return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
 
@@ -109,7 +109,7 @@ class ArrayNames:
 
 
 class _Array:
-    """Stands for a ``numpy.ndarray`` until its bytes are known."""
+    """Placeholder of a ``numpy.ndarray`` until its bytes are known."""
 
     __slots__ = ("_names", "value")
 
@@ -135,24 +135,24 @@ def _encode(text: str, encoding: str = "") -> bytes:
 
 
 def load_arrays(file: RegularFile) -> Any:
-    """Return what a pickle holds: arrays, numbers and text in dicts, lists and tuples.
+    """Return the content of a pickle: arrays, numbers and text in dicts, lists and tuples.
 
     Raises:
-        RefusedError: It names anything else; says what.
-        Exception: It is not a whole pickle; any kind.
+        RefusedError: The pickle names anything else; says what.
+        Exception: The pickle is damaged; any type.
     """
     return plain_copy(interpret(file, ArrayNames(file.size), calls=True))
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Return the mapping that a pickle holds: texts, numbers, lists, tuples and ``CfgNode`` trees.
+    """Return the mapping in a pickle: text, numbers, lists, tuples and ``CfgNode`` trees.
 
-    Every ``CfgNode`` is a plain dict in it.
+    Every ``CfgNode`` is returned as a plain dict.
 
     Raises:
-        UntrustedModelError: It asks for anything else; says what.
-        ModelCorruptError: It is not a whole pickle of a mapping.
-        OSError: It cannot be read.
+        UntrustedModelError: The pickle requires anything else; says what.
+        ModelCorruptError: The file is not a complete pickle of a mapping.
+        OSError: The file cannot be read.
     """
     with RegularFile(path) as file:
         data = file.read(_MAX_CONFIG_BYTES + 1)
@@ -161,25 +161,25 @@ def load_config(path: Path) -> dict[str, Any]:
             raise RefusedError(f"more than {_MAX_CONFIG_BYTES >> 20} MiB of objects")
         config = plain_copy(interpret(_stream(data), _config_name))
         if not isinstance(config, dict):
-            raise ValueError(f"a {type(config).__name__} in place of a mapping")
+            raise ValueError(f"a {type(config).__name__} instead of a mapping")
     except RefusedError as exc:
         raise UntrustedModelError(
-            f"'{path}' asks for {exc}, which could run code, so it is not loaded; where you trust "
-            "who made it, use --trust (trust=True)"
+            f"'{path}' is not loaded, because it requires {exc}, which could run code. If you "
+            "trust its author, use --trust (trust=True)"
         ) from None
-    except Exception as exc:  # a broken pickle raises whatever its stray opcodes raise
+    except Exception as exc:  # a damaged pickle can raise anything
         raise ModelCorruptError(
-            f"'{path}' is not a whole pickle of a config ({type(exc).__name__}: {exc}); "
-            "get the file again"
+            f"'{path}' is not a complete pickle of a config ({type(exc).__name__}: {exc}); export "
+            "the model again"
         ) from exc
     return config
 
 
 def plain_copy(value: Any) -> Any:
-    """Return a copy of nested values in which no two places share a dict, a list or a tuple.
+    """Return a deep copy of nested values that shares no dict, list or tuple.
 
     Raises:
-        ValueError: It is nested too deeply, or has too many values.
+        ValueError: The values are nested too deeply, or there are too many.
     """
     return _plain(value, itertools.count())
 
@@ -188,7 +188,7 @@ def _stream(data: bytes) -> IO[bytes]:
     return io.BytesIO(data)
 
 
-def _config_name(name: str) -> Stand:
+def _config_name(name: str) -> Placeholder:
     if name not in _CFG_NODES:
         raise RefusedError(name[:200])
     return _CFG_NODE
@@ -205,7 +205,7 @@ def _plain(value: Any, count: Iterator[int], depth: int = 0) -> Any:
         return value.value
     if isinstance(value, dict):
         return {key: _plain(item, count, depth + 1) for key, item in value.items()}
-    if isinstance(value, (Stand, _Dtype, SetOf)):
+    if isinstance(value, (Placeholder, _Dtype, SetPlaceholder)):
         raise RefusedError("a function, a type or a set as a value")
     if isinstance(value, (list, tuple)):
         items = [_plain(item, count, depth + 1) for item in value]

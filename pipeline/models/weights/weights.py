@@ -1,7 +1,7 @@
-"""Weight files: read without running code, and fitted to a model without exception.
+"""Reads weight files without running code, and loads them into a module strictly.
 
-Detectron2's checkpointer unpickles freely and only warns where keys or shapes differ. It is never
-used here: whatever does not fit is an error that names the keys.
+Detectron2's checkpointer unpickles anything and only warns about different keys or shapes. It is
+not used here: every mismatch is an error that names the keys.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pipeline.errors import (
     UntrustedModelError,
     printable,
 )
-from pipeline.models.foreign import HEAD, ForeignFileError, describe, is_text
+from pipeline.models.foreign import HEAD, ForeignFileError, describe, describe_text
 from pipeline.models.weights.checkpoint import ZIP, LazyTensor, is_legacy, load_legacy, load_zip
-from pipeline.models.weights.misfits import form, misfit, short, some
+from pipeline.models.weights.mismatch import describe_mismatch, join_names, shape_of, shorten
 from pipeline.models.weights.opcodes import RefusedError
 from pipeline.models.weights.unpickle import load_arrays
 from pipeline.system.files import RegularFile
@@ -30,41 +30,41 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl")
 
-# Beside the weights in a training checkpoint, or left over from older Detectron2 or from training
-# with other normalisation layers; none of them changes what the model computes.
+# Other contents of a training checkpoint, and remains of older versions of Detectron2 or of
+# training with other normalization layers. None of them changes what the model computes.
 _BOOKKEEPING = {
     "__author__", "optimizer", "scheduler", "iteration", "epoch", "trainer", "matching_heuristics"
 }  # fmt: skip
 _UNUSED = re.compile(r"^pixel_(mean|std)$|anchor_generator\.cell_anchors|\.num_batches_tracked$")
 _WRAPPERS = ("module.", "model.", "_orig_mod.")
-_MAX_HEADER = 16 << 20  # bytes of a safetensors header; a thousand tensors take a hundredth
-_WHOSE = {  # packages whose classes are in checkpoints of other tools
-    "ultralytics.": " (it is a YOLO model of Ultralytics, which Detectron2 cannot run)",
-    "models.": " (it is a YOLOv5 or YOLOv7 model, which Detectron2 cannot run)",
-    "mmengine.": " (it is a checkpoint of MMDetection, which Detectron2 cannot run)",
-    "detectron2.": " (it is a whole pickled model)",
-    "torch.nn.": " (it is a whole pickled model)",
+_MAX_HEADER = 16 << 20  # bytes of a safetensors header; a thousand tensors take 1 % of that
+_OTHER_TOOLS = {  # checkpoints of other tools, by the packages of the classes in them
+    "ultralytics.": " (an Ultralytics YOLO model, which Detectron2 cannot run)",
+    "models.": " (a YOLOv5 or YOLOv7 model, which Detectron2 cannot run)",
+    "mmengine.": " (an MMDetection checkpoint, which Detectron2 cannot run)",
+    "detectron2.": " (a complete pickled model)",
+    "torch.nn.": " (a complete pickled model)",
 }
 
 
 def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a weight file, by name, on the CPU.
 
-    Takes what ``torch.save`` and safetensors write, and the zoo's pickles; the content says
-    which it is. What is under ``model`` or ``state_dict`` is found.
+    Reads the formats of ``torch.save`` and safetensors, and the zoo's pickles; the format is
+    detected from the content. Weights under ``model`` or ``state_dict`` are found.
 
     Args:
         path: The file.
-        ema: Take the exponential moving averages (``ema_state``) that training kept beside the
-            weights; what has no average, as buffers have none, is the model's own.
+        ema: Use the exponential moving averages (``ema_state``) of a training checkpoint. Tensors
+            without an average, such as buffers, are those of the model.
 
     Raises:
-        UntrustedModelError: Reading it would run code; names what it asks for.
-        ModelCorruptError: It is broken, or holds something other than weights; says what it is.
-        StoreError: It cannot be read, or is of another kind.
+        UntrustedModelError: Reading the file would run code; names the code.
+        ModelCorruptError: The file is damaged or contains something other than weights.
+        StoreError: The file cannot be read, or has another suffix.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise StoreError(f"'{path}': weights are read from {', '.join(SUFFIXES)}")
+        raise StoreError(f"weights: expected a file ending in {', '.join(SUFFIXES)}, got '{path}'")
     try:
         with RegularFile(path) as file:
             data = _read(file, path)
@@ -74,16 +74,16 @@ def read_weights(path: Path, *, ema: bool = False) -> dict[str, Tensor]:
         raise StoreError(f"cannot read the weights '{path}': {exc.strerror or exc}") from exc
 
 
-def refuse_foreign(path: Path) -> None:
-    """Look at a file's first bytes only.
+def reject_foreign(path: Path) -> None:
+    """Check the first bytes of a file.
 
     Raises:
-        ConfigError: They are those of something that is no weight file; says what it is.
+        ConfigError: It is not a weight file; says what it is.
         OSError: It cannot be read.
     """
     with RegularFile(path) as file:
         if what := describe(file.read(HEAD)):
-            raise ConfigError(f"weights '{path}' is {what}")
+            raise ConfigError(f"model.weights: '{path}' is {what}")
 
 
 def _read(file: RegularFile, path: Path) -> Any:
@@ -102,17 +102,17 @@ def _read(file: RegularFile, path: Path) -> Any:
     except OSError as exc:
         if exc.errno:
             raise
-        raise _broken(path, head, exc) from exc
+        raise _damaged(path, head, exc) from exc
     except ForeignFileError as exc:
         raise ModelCorruptError(f"'{path}' is {exc}") from None
     except RefusedError as exc:
-        whose = next((text for name, text in _WHOSE.items() if str(exc).startswith(name)), "")
+        tool = next((text for name, text in _OTHER_TOOLS.items() if str(exc).startswith(name)), "")
         raise UntrustedModelError(
-            f"'{path}' asks for {exc}{whose}, which could run code, so it is not loaded; where you "
-            "trust it, save its weights alone: torch.save(model.state_dict(), PATH)"
+            f"'{path}' is not loaded, because it requires {exc}{tool}, which could run code. If "
+            "you trust it, save only its weights: torch.save(model.state_dict(), PATH)"
         ) from None
-    except Exception as exc:  # a broken file raises whatever its stray bytes raise
-        raise _broken(path, head, exc) from exc
+    except Exception as exc:  # a damaged file can raise anything
+        raise _damaged(path, head, exc) from exc
 
 
 def _safetensors(path: Path, header: int, size: int) -> Any:
@@ -123,28 +123,31 @@ def _safetensors(path: Path, header: int, size: int) -> Any:
     return load_file(path)
 
 
-def _broken(path: Path, head: bytes, exc: Exception) -> ModelCorruptError:
-    if what := is_text(head):
+def _damaged(path: Path, head: bytes, exc: Exception) -> ModelCorruptError:
+    if what := describe_text(head):
         return ModelCorruptError(f"'{path}' is {what}")
     reason = printable(str(exc))[:120]
     return ModelCorruptError(
-        f"'{path}' is not a whole weight file ({type(exc).__name__}: {reason}); get the file again"
+        f"'{path}' is not a complete weight file ({type(exc).__name__}: {reason}); download or "
+        "copy it again"
     )
 
 
 def _averaged(data: Any, path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     averages = data.get("ema_state") if isinstance(data, Mapping) else None
-    for key in ("state", "shadow", "module"):  # as different trainers nest them
+    for key in ("state", "shadow", "module"):  # where different trainers nest them
         if isinstance(averages, Mapping) and isinstance(averages.get(key), Mapping):
             averages = averages[key]
     if not isinstance(averages, Mapping) or not averages:
-        raise ModelCorruptError(f"'{path}' has no averaged weights (ema_state); leave out ema")
-    found = fitted(_tensors(averages, path), set(tensors))
-    if not set(found) <= set(tensors):  # the weights have the prefix, the averages do not
-        tensors = fitted(tensors, set(found))
-    if strange := [name for name in found if name not in tensors]:
         raise ModelCorruptError(
-            f"'{path}': the averaged weights name what the model lacks: {some(strange, 3)}"
+            f"'{path}' has no averaged weights (ema_state); remove the option ema"
+        )
+    found = strip_wrappers(_tensors(averages, path), set(tensors))
+    if not set(found) <= set(tensors):  # the weights have the prefix, the averages do not
+        tensors = strip_wrappers(tensors, set(found))
+    if unknown := [name for name in found if name not in tensors]:
+        raise ModelCorruptError(
+            f"'{path}' has averages of unknown weights: {join_names(unknown, 3)}; load without ema"
         )
     return tensors | found
 
@@ -154,12 +157,12 @@ def _weights_in(data: Any, path: Path) -> Mapping[str, Any]:
         if isinstance(data, Mapping):
             if data.get("matching_heuristics") or "blobs" in data:
                 raise ModelCorruptError(
-                    f"'{path}' has Caffe2's names for its weights, which only training can start "
-                    "from; give the weights of a whole Detectron2 model"
+                    f"'{path}' has Caffe2 names, as in weights that training starts from; give the "
+                    "weights of a complete Detectron2 model"
                 )
             data = data[key] if isinstance(data.get(key), Mapping) else data
     if not isinstance(data, Mapping) or not data:
-        raise ModelCorruptError(f"'{path}' holds no weights: expected tensors by name")
+        raise ModelCorruptError(f"'{path}' has no weights; expected tensors by name")
     return data
 
 
@@ -168,7 +171,7 @@ def _tensors(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     import torch
 
     tensors: dict[str, Tensor] = {}
-    shared: dict[int, Tensor] = {}  # one array may have many names
+    shared: dict[int, Tensor] = {}  # one array can have many names
     for name, value in data.items():
         if isinstance(value, LazyTensor):
             value = _loaded(value, name, path)
@@ -181,7 +184,7 @@ def _tensors(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
             tensors[name] = value
         elif name not in _BOOKKEEPING:
             raise ModelCorruptError(
-                f"'{path}' holds a {type(value).__name__} under '{short(name)}': expected tensors "
+                f"'{path}' has a {type(value).__name__} under '{shorten(name)}'; expected tensors "
                 "by name"
             )
     return tensors
@@ -190,19 +193,19 @@ def _tensors(data: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 def _loaded(value: LazyTensor, name: Any, path: Path) -> Tensor:
     try:
         return value.load()
-    except Exception as exc:  # each of torch's own kinds
+    except Exception as exc:  # torch has many types
         reason = printable(str(exc).split("\n")[0])[:120]
         raise ModelCorruptError(
-            f"'{path}' is not a whole weight file: '{short(name)}' cannot be read ({reason}); get "
-            "the file again"
+            f"'{path}' is not a complete weight file: cannot read '{shorten(name)}' ({reason}); "
+            "download or copy it again"
         ) from exc
 
 
-def fitted(tensors: Mapping[str, Tensor], expected: Set[str]) -> dict[str, Tensor]:
-    """Drop what wrappers put into names, where without it they are what a model expects.
+def strip_wrappers(tensors: Mapping[str, Tensor], expected: Set[str]) -> dict[str, Tensor]:
+    """Remove the prefixes of wrappers if the names then match what a model expects.
 
     ``module.`` comes from training on several devices, ``model.`` from Lightning, ``_orig_mod.``
-    from ``torch.compile``; they may be nested, and the last is found in the middle of names too.
+    from ``torch.compile``. They can be nested, and ``_orig_mod.`` also occurs within names.
     """
     if any(name in expected for name in tensors):
         return dict(tensors)
@@ -222,18 +225,23 @@ def _prefix(name: str, expected: Set[str]) -> str:
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Put tensors into a module, in place.
+    """Load tensors into a module, in place.
+
+    Args:
+        module: The module.
+        tensors: The tensors by name.
+        where: The file, as messages show it.
 
     Raises:
-        ModelCorruptError: A key is missing, unexpected or of another shape or kind, or a value is
+        ModelCorruptError: A key is missing or unexpected, has another shape or dtype, or a value is
             not a number; names the first of each kind.
     """
     expected = module.state_dict()
-    tensors = fitted(tensors, expected.keys())
+    tensors = strip_wrappers(tensors, expected.keys())
     known = [name for name in tensors if name in expected]
-    unlike = [name for name in known if form(tensors[name]) != form(expected[name])]
-    if not unlike:
-        # its modules' own hooks complete what older Detectron2 wrote, so it tells what is missing
+    different = [name for name in known if shape_of(tensors[name]) != shape_of(expected[name])]
+    if not different:
+        # hooks of the modules convert older checkpoints, so only this call knows what is missing
         found = module.load_state_dict(dict(tensors), strict=False)
         missing, unexpected = list(found.missing_keys), list(found.unexpected_keys)
     else:
@@ -241,22 +249,23 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
         unexpected = [name for name in tensors if name not in expected]
     missing = [name for name in missing if not _UNUSED.search(name)]
     unexpected = [name for name in unexpected if not _UNUSED.search(name)]
-    if unlike or missing or unexpected:
-        text = misfit(tensors, expected, unlike, missing, unexpected)
+    if different or missing or unexpected:
+        text = describe_mismatch(tensors, expected, different, missing, unexpected)
         raise ModelCorruptError(f"{where} do not fit the model: {text}")
-    _finite(module, where)
+    _check_finite(module, where)
 
 
-def _finite(module: nn.Module, where: str) -> None:
+def _check_finite(module: nn.Module, where: str) -> None:
     parameters = {name for name, _ in module.named_parameters()}
     bad = [
         name
         for name, value in module.state_dict().items()
         if value.is_floating_point()
-        # a buffer may hold -inf on purpose, as attention masks do
+        # buffers can contain -inf on purpose, for example attention masks
         and bool((~value.isfinite() if name in parameters else value.isnan()).any())
     ]
     if bad:
         raise ModelCorruptError(
-            f"{where} hold values that are not numbers: {some(bad, 3)}; was the training stable?"
+            f"{where} contain NaN or infinity: {join_names(bad, 3)}; check that the training "
+            "converged"
         )

@@ -1,6 +1,7 @@
-"""Damage that the decoders of Pillow do not notice: what an interrupted copy leaves.
+"""Detects damage that Pillow's decoders do not notice, such as that of an interrupted copy.
 
-A part of a file that was never written is zeros. Only formats with checksums show other damage.
+Parts of a file that were never written are zeros. Other damage is visible only in formats with
+checksums.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pipeline.errors import DecodeError
 
 ADVICE = "copy the file again from its origin"
-SECTOR = bytes(512)  # compressed data never has so many zeros in a row, not even of a black image
+SECTOR = bytes(512)  # compressed data never has this many zeros in a row, even if all is black
 
 
 def check(kind: str, data: bytes) -> None:
-    """Make sure that the compressed data of a file is what was once written.
+    """Check that the compressed data of a file is intact.
 
     Args:
-        kind: Pillow's name of the format; JPEG and TIFF are checked where they are decoded.
+        kind: Pillow's name of the format. JPEG and TIFF are checked when they are decoded.
         data: The whole file.
 
     Raises:
-        DecodeError: It is not.
+        DecodeError: It is damaged.
     """
     if kind == "PNG":
         _check_sums(data)
@@ -32,7 +33,7 @@ def check(kind: str, data: bytes) -> None:
 
 
 def _check_sums(data: bytes) -> None:
-    """Compare the checksums of the chunks that make the image; Pillow skips those of the pixels."""
+    """Compare the checksums of palette and pixels; Pillow does not check those of the pixels."""
     position, view = 8, memoryview(data)
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
@@ -57,7 +58,7 @@ def _riff(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _boxes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where pixels are in the boxes of AVIF and JPEG 2000, of which a codestream has none."""
+    """Yield where the pixels of AVIF and JPEG 2000 are; a codestream has no boxes around them."""
     position = 0
     if data[:4] == b"\xff\x4f\xff\x51":
         yield 0, len(data)

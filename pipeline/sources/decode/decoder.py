@@ -1,6 +1,6 @@
-"""A process that does nothing but decode images, for ``DecodeWorkers``, which starts and ends it.
+"""The worker process of ``DecodeWorkers``: decodes images and does nothing else.
 
-A decoder that crashes, hangs or grows takes this process with it and no other.
+A decoder that crashes, hangs or runs out of memory affects only this process.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def main(descriptor: int, memory_mb: int, parent: int) -> None:
     """Answer requests on a socket until its other end is closed.
 
     Args:
-        descriptor: Of the socket.
-        memory_mb: How much address space decoding may take, beyond what there is now.
-        parent: Process id of who asks.
+        descriptor: File descriptor of the socket.
+        memory_mb: Address space that decoding may use, in addition to the current size, in MiB.
+        parent: Process id of the parent.
     """
-    # Ctrl-C, and a service's stop, are for the parent, which then ends this process.
+    # Ctrl-C and a service's stop are for the parent, which then stops this process
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":  # a decoder that hangs does not see its socket closed
@@ -43,11 +43,11 @@ def main(descriptor: int, memory_mb: int, parent: int) -> None:
         if os.getppid() != parent:
             return
     keep_pages()
-    cv2.setNumThreads(1)  # there is a process for each picture that is decoded at the same time
+    cv2.setNumThreads(1)  # one process per image that is decoded at the same time
     _limit(memory_mb)
     with socket.socket(fileno=descriptor) as connection, suppress(EOFError, ConnectionError):
         wire.send(connection, {"ready": True})
-        os.dup2(1, 2)  # to nowhere: what a decoder says is made of what the file says
+        os.dup2(1, 2)  # to /dev/null: messages of a decoder may contain text from the file
         while True:
             _answer(connection, wire.receive(connection))
 

@@ -1,7 +1,7 @@
-"""Bytes to pixels: one image file, whole and sound, or a DecodeError that says why not.
+"""Decodes an image file, or raises a DecodeError that says why it cannot.
 
-Decoders fill what a damaged file lacks with something plausible and say nothing, so each format is
-checked for that. For 8-bit images the pixels are those of Detectron2's ``read_image``.
+Decoders fill missing parts of a damaged file with plausible pixels, silently, so each format is
+checked for damage. For 8-bit images, the pixels are those of Detectron2's ``read_image``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ DecodeJpeg = Callable[[bytes], NDArray[np.uint8]]
 MAX_PIXELS = 64_000_000
 NO_MEMORY = "not enough memory to decode"
 
-# What is read. Nothing else is tried: EPS would start Ghostscript, TGA and DIB have no signature,
-# and the rest of Pillow's formats are not photographs. MPO is found by its first JPEG.
+# The supported formats. Others are not tried: EPS would start Ghostscript, TGA and DIB have no
+# signature, and Pillow's other formats are not photographs. MPO is recognized by its first JPEG.
 _READ = (
     JpegImageFile,
     PngImageFile,
@@ -49,7 +49,7 @@ _READ = (
 )
 FORMATS = tuple(str(reader.format) for reader in _READ)
 
-_TRANSPOSE = {  # EXIF 2.32, tag 274: how the stored picture must be turned to stand upright
+_TRANSPOSE = {  # EXIF 2.32, tag 274: how to turn the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -59,13 +59,13 @@ _TRANSPOSE = {  # EXIF 2.32, tag 274: how the stored picture must be turned to s
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 274
-_END_OF_JPEG = b"\xff\xd9"  # which cannot occur inside a scan
+_END_OF_JPEG = b"\xff\xd9"  # cannot occur inside a scan
 _CUT_SHORT = re.compile(r"truncated|unexpected end|not enough|buffer of \d+ bytes", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(r"out of memory|insufficient memory", re.IGNORECASE)
 _MAX_DETAIL = 200
 _IGNORED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
-# Of a broken file Pillow speaks on its logger before it raises; the error says enough.
+# Pillow also logs a broken file before it raises; the error is enough.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
@@ -76,25 +76,24 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     decode_jpeg: DecodeJpeg | None = None,
 ) -> NDArray[np.uint8]:
-    """Return the first picture in an image file. Safe to call on several threads at once.
+    """Return the first image in an image file. Can be called on several threads at once.
 
-    Alpha is dropped and the colour under it kept; palettes are looked up; CMYK becomes RGB without
-    its ICC profile; grey is repeated three times; 16-bit values keep their high byte.
+    Alpha is dropped and the color under it kept; palettes are resolved; CMYK becomes RGB without
+    its ICC profile; gray is repeated three times; 16-bit values keep their high byte.
 
     Args:
         data: The whole file.
-        exif: Turn the picture upright as its EXIF orientation says. A TIFF's own orientation tag
-            says how its rows lie and is always obeyed.
-        max_pixels: Refuse a larger picture, by its header, before memory is taken for it.
-        decode_jpeg: Converts sound JPEGs of the usual colors to RGB, as they are stored; where it
-            raises a RuntimeError, they are decoded here.
+        exif: Apply the EXIF orientation. A TIFF's own orientation tag is always applied.
+        max_pixels: Refuse a larger image according to its header, before allocating memory.
+        decode_jpeg: Decodes intact JPEGs with the usual color spaces to RGB, without applying the
+            orientation. If it raises a RuntimeError, the image is decoded here.
 
     Returns:
         uint8 ``(H, W, 3)``, BGR, contiguous and writable.
 
     Raises:
-        DecodeError: The data is not an image that is read here, is truncated, broken or damaged,
-            is too large, or has values whose range is not known; the message says which.
+        DecodeError: The data is not a supported image, is truncated, broken or damaged, is too
+            large, or has values of unknown range; the message says which.
     """
     if not data:
         raise DecodeError("empty file")
@@ -119,16 +118,16 @@ def decode_image(
 def _jpeg(
     image: ImageFile, data: bytes, decode_jpeg: DecodeJpeg | None
 ) -> NDArray[np.uint8] | None:
-    """Return the pixels of a JPEG, or ``None`` if Pillow has to say what they are."""
+    """Return the pixels of a JPEG, or ``None`` if Pillow must decode it."""
     if image.mode == "CMYK":
         values = jpeg.decode(data, *image.size, colors="CMYK")
         if values is None:
             return None
         inverted = Image.frombuffer("CMYK", image.size, values, "raw", "CMYK;I", 0, 1)
         return _bgr(np.asarray(inverted.convert("RGB")))
-    # not of an MPO, nor RGB that is stored as such
+    # not for an MPO, or for RGB stored without conversion
     if decode_jpeg and image.format == "JPEG" and image.info.get("adobe_transform", 1) == 1:
-        with contextlib.suppress(RuntimeError):  # of torch: a kind that it does not read
+        with contextlib.suppress(RuntimeError):  # a kind that torch does not decode
             if jpeg.check(data, max_pixels=image.width * image.height):
                 return _bgr(decode_jpeg(data))
     return jpeg.decode(data, *image.size)
@@ -143,13 +142,13 @@ def _pixels(image: ImageFile, data: bytes, kind: str) -> NDArray[np.uint8]:
         image.load()
         damage.check(kind, data)
     if kind == "JPEG" and data.find(_END_OF_JPEG, scan) < 0:
-        # half a file, filled up with zeros: libjpeg takes them for more of the image
+        # half a file filled with zeros, which libjpeg decodes as more of the image
         raise DecodeError("truncated JPEG (its end is missing)")
     return _bgr(np.asarray(_to_rgb(image)))
 
 
 def _bgr(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    import cv2  # a tenth of a second that most commands do not need
+    import cv2  # takes 0.1 s, and most commands do not need it
 
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
 
@@ -157,14 +156,14 @@ def _bgr(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _kind(prefix: bytes) -> str | None:
     for name in FORMATS:
         accepts = Image.OPEN[name][1]
-        if accepts is not None and accepts(prefix) is True:  # a str says that support is missing
+        if accepts is not None and accepts(prefix) is True:  # a str if support is missing
             return name
     return None
 
 
 def _open(kind: str, data: bytes) -> ImageFile:
-    # Image.open would do the same and then apply Image.MAX_IMAGE_PIXELS, a limit of the process;
-    # ours is an option, and must be able to be higher.
+    # Image.open would do the same and then apply Image.MAX_IMAGE_PIXELS, a limit for the whole
+    # process; max_pixels is an option and can be higher.
     return Image.OPEN[kind][0](BytesIO(data), "")
 
 
@@ -180,17 +179,17 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Asked after load(), which turns a TIFF upright itself and forgets the tag.
+    # read after load(), which applies a TIFF's orientation itself and drops the tag
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # broken metadata does not make the picture unsound
+    except Exception:  # broken metadata does not make the pixels invalid
         return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise DecodeError(
-            "floating-point image: what is black and what is white is not stated in it "
+            "floating-point image: the file does not state which values are black and white "
             "(convert it to 8 or 16 bit)"
         )
     if image.mode.startswith("I"):  # I;16 and its byte orders; I, which holds 16-bit PGM
@@ -205,19 +204,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _reason(kind: str, exc: Exception) -> str:
-    # Pillow quotes what it finds in a file, and a file may hold anything, of any length.
+    # Pillow quotes the content of the file, which can be anything, of any length
     detail = printable(" ".join(str(exc)[:_MAX_DETAIL].split())) or type(exc).__name__
     if isinstance(exc, MemoryError) or _OUT_OF_MEMORY.search(detail):
         return f"{NO_MEMORY} this {kind}"
     if isinstance(exc, Image.DecompressionBombError):
-        return f"{kind} over the size that Pillow decodes ({detail})"
+        return f"{kind} is larger than Pillow decodes ({detail})"
     if isinstance(exc, EOFError) or _CUT_SHORT.search(detail):
         return f"truncated {kind} ({detail})"
     return f"broken {kind} ({detail})"
 
 
 def _silence_pillow() -> None:
-    # catch_warnings would swap the filters of all threads back and forth. One filter for Pillow's
-    # own modules, put in front once, is the same for everybody and leaves other warnings alone.
+    # catch_warnings is not safe with several threads. A single filter for Pillow's own modules,
+    # inserted once, affects no other warnings.
     if list(warnings.filters[:1]) != [_IGNORED]:
         warnings.filterwarnings("ignore", module=r"PIL\.")

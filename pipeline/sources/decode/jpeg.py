@@ -1,7 +1,7 @@
-"""JPEG: its pixels, and whether they are all there.
+"""Decodes JPEG and detects damage.
 
-Where data is missing or overwritten, libjpeg makes something up and only warns, and Pillow does not
-pass the warning on. simplejpeg decodes with the same libjpeg-turbo, to the same pixels, and raises.
+If data is missing or overwritten, libjpeg invents pixels and only warns, and Pillow ignores the
+warning. simplejpeg uses the same libjpeg-turbo, returns the same pixels, and raises instead.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def decode(data: bytes, width: int, height: int, colors: str = "BGR") -> NDArray
 
     Args:
         data: The whole file.
-        width: As its header says.
-        height: As its header says.
-        colors: ``BGR`` or, of an image that is stored so, ``CMYK``.
+        width: Width according to the header.
+        height: Height according to the header.
+        colors: ``BGR``, or ``CMYK`` for an image stored as CMYK.
 
     Returns:
-        ``None`` if it is cut short, or a kind that libjpeg-turbo's own interface does not take.
+        ``None`` if it is truncated, or a kind that libjpeg-turbo's own interface does not support.
 
     Raises:
         DecodeError: It is damaged.
@@ -48,15 +48,15 @@ def decode(data: bytes, width: int, height: int, colors: str = "BGR") -> NDArray
 
 
 def check(data: bytes, max_pixels: int) -> int:
-    """Make sure that a JPEG that something else decodes is sound, in an eighth of its size.
+    """Check a JPEG that something else decodes, by decoding it at an eighth of its size.
 
     Args:
         data: The whole file.
-        max_pixels: What is larger is not looked at.
+        max_pixels: Larger images are not checked.
 
     Returns:
-        How many pixels it has, or 0 if it is too large, is cut short or is a kind that
-        libjpeg-turbo's own interface does not take.
+        The number of pixels; 0 if it is too large, is truncated, or is a kind that
+        libjpeg-turbo's own interface does not support.
 
     Raises:
         DecodeError: It is damaged.
@@ -94,7 +94,7 @@ def _decoded(data: bytes, options: Mapping[str, Any]) -> tuple[NDArray[np.uint8]
 
 
 class _Scans:
-    """Where the header and the scans of the first image in a file are.
+    """Locates the header and the scans of the first image in a file.
 
     Args:
         data: The whole file.
@@ -106,15 +106,15 @@ class _Scans:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._header: list[bytes] = []  # segments before the first scan
-        self._start = self._end = len(data)  # of the scans; the end of image follows
+        self._start = self._end = len(data)  # of the scans; the end marker follows
         self._kind = 0
-        self._missing: dict[int, set[int]] = {}  # coefficients of a component, without all bits
-        self._zeros_mean: dict[int, int] = {}  # Huffman table: the symbol that its first code means
-        self._odd: list[tuple[int, int]] = []  # scans in which zeros would be odd
+        self._missing: dict[int, set[int]] = {}  # by component: coefficients that lack bits
+        self._zeros_mean: dict[int, int] = {}  # by Huffman table: the symbol of its first code
+        self._odd: list[tuple[int, int]] = []  # scans in which many zeros indicate damage
         self.are_ended = self._walk()
 
     def check(self) -> None:
-        """Look for damage that libjpeg does not even warn of.
+        """Check for damage that libjpeg does not report.
 
         Raises:
             DecodeError: Scans are missing, or a sector of the data is zero.
@@ -125,13 +125,13 @@ class _Scans:
             raise DecodeError(f"damaged JPEG (a part of its data is zeros): {ADVICE}")
 
     def without_oddities(self) -> Iterator[bytes]:
-        """Yield the image without what a header may have besides, and without zeros at the end."""
+        """Yield the image without optional segments, then also without zeros at the end."""
         scans = self._data[self._start : self._end]
         for each in (scans, scans.rstrip(b"\0")):
             yield b"".join((b"\xff\xd8", *self._header, each, b"\xff\xd9"))
 
     def _walk(self) -> bool:
-        """Go through the image; return whether its end was found."""
+        """Read through the image; return whether its end was found."""
         data, position, pattern, is_odd = self._data, 2, _SEGMENT, False
         while found := pattern.search(data, position):
             start, marker = found.start(), data[found.start() + 1]
@@ -163,13 +163,13 @@ class _Scans:
             body = body[17 + sum(body[1:17]) :]
 
     def _note_scan(self, body: bytes) -> bool:
-        """Note what a scan holds; return whether a long row of zero bits would be odd in it.
+        """Record the content of a scan; return whether many zero bits in it indicate damage.
 
-        It is not where zeros mean "the same color, and no detail", as in an even area. Otherwise
-        it would be the same block of noise again and again. The scans of progressive images are
-        plain bits in part, which may be anything.
+        They do not if zeros mean "the same color, no detail", as in a uniform area; otherwise they
+        would decode to the same block of noise repeatedly. The scans of progressive images contain
+        plain bits, which can have any value.
         """
-        tables = dict(zip(body[1:-3:2], body[2:-3:2], strict=True))  # of each component
+        tables = dict(zip(body[1:-3:2], body[2:-3:2], strict=True))  # by component
         first, last, bits = body[-3:]
         for each in tables:
             if self._kind not in _PROGRESSIVE:

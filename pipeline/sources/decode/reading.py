@@ -1,4 +1,4 @@
-"""Reading an image file: whole, unchanged meanwhile, and known by the digest of what was read."""
+"""Reads image files: completely, checked for concurrent changes, with the digest of the bytes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError
 from pipeline.sources.decode.image import MAX_PIXELS, DecodeJpeg, decode_image
+from pipeline.system.os_errors import describe_os_error
 
-# More than the largest uncompressed form (16-bit RGBA) of the largest picture, twice over: a film
-# or an archive with an image's name must not be read into memory.
+# Twice the size of the largest uncompressed image (16-bit RGBA): a video or an archive with the
+# name of an image must not be read into memory.
 _MAX_BYTES_PER_PIXEL = 16
 _HEADERS = 64 << 20
 
-# What the same file may not say a moment later: a line or a server that was away, memory or
-# descriptors that were short. Not what is true until a person acts: no such file, no permission.
+# Errors that can pass within moments: an unreachable server, a lack of memory or descriptors. Not
+# those that last until a person acts, such as a missing file or permission.
 # fmt: off
-_PASSING = {getattr(errno, name, None) for name in (  # EREMOTEIO is Linux's own
+_PASSING = {getattr(errno, name, None) for name in (  # EREMOTEIO exists only on Linux
     "EAGAIN", "EBUSY", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH",
     "EINTR", "EIO", "EMFILE", "ENETDOWN", "ENETRESET", "ENETUNREACH", "ENFILE", "ENOBUFS", "ENOMEM",
     "ENOTCONN", "EREMOTEIO", "ESTALE", "ETIMEDOUT",
@@ -43,13 +44,12 @@ Version = tuple[int, int, str]  # size in bytes, mtime in ns, SHA-256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """A picture, and of which bytes exactly it was decoded.
+    """A decoded image, and the version of the file that it was decoded from.
 
     Attributes:
         image: uint8 ``(H, W, 3)``, BGR, contiguous and writable.
         size_bytes: Size of the file.
-        mtime_ns: When it was last written, in nanoseconds since 1970; the same before and after
-            it was read.
+        mtime_ns: Its modification time in nanoseconds since 1970, unchanged while it was read.
         sha256: SHA-256 of its content, in hexadecimal digits.
     """
 
@@ -60,14 +60,14 @@ class Reading:
 
 
 class Reader(Protocol):
-    """Reads and decodes one image file, wherever it does so; called on several threads at once."""
+    """Reads and decodes an image file, here or in another process. Called on several threads."""
 
     def __call__(self, path: Path, *, exif: bool, max_pixels: int) -> Reading:
-        """Return the picture.
+        """Return the image.
 
         Raises:
-            DecodeError: It cannot be read, or is not a sound image; carries the ``version`` of
-                what was read, and after how many ``attempts``.
+            DecodeError: The file cannot be read, or is not an intact image. Has the ``version``
+                that was read and the number of ``attempts``.
         """
         ...
 
@@ -80,14 +80,14 @@ def read_image(
     decode_jpeg: DecodeJpeg | None = None,
     sleep: Sleep = time.sleep,
 ) -> Reading:
-    """Read a file once and decode it, in this process: the default ``Reader``.
+    """Read and decode a file in this process: the default ``Reader``.
 
     Args:
         path: A regular file, or a link to one.
-        exif: Turn the picture upright as its EXIF orientation says.
-        max_pixels: Refuse a larger picture.
-        decode_jpeg: As ``decode_image`` takes it.
-        sleep: Called with the seconds to wait before another try.
+        exif: Apply the EXIF orientation.
+        max_pixels: Refuse a larger image.
+        decode_jpeg: See ``decode_image``.
+        sleep: Called with the seconds to wait before another attempt.
 
     Raises:
         DecodeError: See ``read_bytes`` and ``decode_image``.
@@ -104,10 +104,10 @@ def read_image(
 def read_bytes(
     path: Path, *, max_pixels: int = MAX_PIXELS, sleep: Sleep = time.sleep
 ) -> tuple[bytes, Version]:
-    """Return the content of a file that no image of ``max_pixels`` pixels could exceed.
+    """Return the content of a file that can be an image of at most ``max_pixels`` pixels.
 
-    What may pass is tried three times: a fault of a disk or a network, or a file that was written
-    to meanwhile.
+    Makes up to three attempts if the disk or network fails temporarily, or if the file changes
+    while it is read.
 
     Raises:
         DecodeError: It cannot be read, is not a regular file, or is too large.
@@ -121,7 +121,7 @@ def read_bytes(
                     f"file of {size / 1e6:.0f} MB is too large for an image of at most "
                     f"{max_pixels / 1e6:.9g} megapixels (raise source.max_pixels)"
                 )
-            data = file.read(size + 1)  # to see its end, and yet not follow one that grows
+            data = file.read(size + 1)  # one more than expected, to notice a file that grows
             _check_unchanged(file, before, len(data))
         return data, (size, before.st_mtime_ns, hashlib.sha256(data).hexdigest())
 
@@ -129,7 +129,7 @@ def read_bytes(
 
 
 def read_version(path: Path, *, sleep: Sleep = time.sleep) -> Version:
-    """Return size, mtime and SHA-256 of a file of any size, without decoding it.
+    """Return size, modification time and SHA-256 of a file of any size, without decoding it.
 
     Raises:
         DecodeError: It cannot be read, or is not a regular file.
@@ -147,31 +147,21 @@ def read_version(path: Path, *, sleep: Sleep = time.sleep) -> Version:
     return _tried(once, sleep)
 
 
-def why(exc: OSError | ValueError) -> str:
-    """Return what an error of the file system means, in words without the path."""
-    if isinstance(exc, PermissionError):
-        return "no permission"
-    if isinstance(exc, FileNotFoundError):
-        return "no such file"
-    text = exc.strerror if isinstance(exc, OSError) else None
-    return (text or str(exc) or type(exc).__name__).lower()
-
-
 def _tried(once: Callable[[], T], sleep: Sleep) -> T:
     for attempt in count(1):
         try:
             return once()
-        except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+        except (OSError, ValueError) as exc:  # ValueError: the path contains a NUL
             passing = isinstance(exc, OSError) and exc.errno in _PASSING
             if not passing or attempt > len(_PAUSES_S):
-                raise DecodeError(why(exc), attempts=attempt) from exc
+                raise DecodeError(describe_os_error(exc), attempts=attempt) from exc
         sleep(_PAUSES_S[attempt - 1])
-    raise AssertionError  # count() has no end
+    raise AssertionError  # unreachable: count() is endless
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
-    # Before opening: to open a FIFO or a device is to do something to it.
+    # checked before opening, because opening a FIFO or a device has side effects
     _check_regular(path.stat())
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
@@ -182,7 +172,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
 
 def _check_regular(status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise DecodeError("is a folder, not an image")
+        raise DecodeError("is a directory, not an image")
     if not stat.S_ISREG(status.st_mode):
         raise DecodeError("not a regular file")
 

@@ -1,4 +1,4 @@
-"""TIFF: damage that libtiff reports without failing, or does not look for."""
+"""Detects damage in TIFF that libtiff reports without failing, or does not check for."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _reported = threading.local()
 
 
 def _report(module: bytes | None, text: bytes | None, arguments: int | None) -> None:
-    """Note what libtiff would print: where a fax is broken, it makes up the rows and continues."""
-    if _DECODER.search(module or b""):  # not what it says of metadata
+    """Record what libtiff would print: it invents the rows of a broken fax and continues."""
+    if _DECODER.search(module or b""):  # not about metadata
         _reported.any = True
 
 
 _REPORT = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)(_report)
-# OpenCV has a libtiff of its own, which is left alone.
-with contextlib.suppress(AttributeError, OSError):  # a Pillow that is linked in another way
+# OpenCV has its own libtiff, which is not affected.
+with contextlib.suppress(AttributeError, OSError):  # Pillow was linked differently
     _libtiff = ctypes.CDLL(_imaging.__file__)
     _libtiff.TIFFSetErrorHandler(_REPORT)
     _libtiff.TIFFSetWarningHandler(None)
 
 
 def load(image: TiffImageFile) -> None:
-    """Decode an image, as ``image.load()`` does, and make sure that it is sound.
+    """Decode an image, as ``image.load()`` does, and check that libtiff reports no damage.
 
     Raises:
         DecodeError: It is damaged.
@@ -52,10 +52,10 @@ def load(image: TiffImageFile) -> None:
 
 
 def check(image: TiffImageFile, data: bytes) -> None:
-    """Look for zeros where compressed data has none, and decode JPEGs with a stricter decoder.
+    """Check for zeros in compressed data, and decode JPEGs with a stricter decoder.
 
     Args:
-        image: As it was opened; it may have been loaded.
+        image: An open image, loaded or not.
         data: The whole file.
 
     Raises:
@@ -65,19 +65,19 @@ def check(image: TiffImageFile, data: bytes) -> None:
     if compression in _NEVER_ZEROS | _DEFLATE:
         suspects = (part for part in _parts(image, data) if data.find(SECTOR, *part) >= 0)
         for start, end in suspects:
-            # Deflated black may be zeros; to decompress every strip twice would take too long.
+            # Deflated black can be zeros, and decompressing every strip twice would take too long
             if compression in _NEVER_ZEROS or not _is_sound(data[start:end]):
                 raise DecodeError(f"damaged TIFF (a part of its data is zeros): {ADVICE}")
     if compression == _JPEG:
         tables = bytes(image.tag_v2.get(_JPEG_TABLES, b""))
-        left = 2 * image.width * image.height + _BLOCK  # tiles may reach out of the image
+        left = 2 * image.width * image.height + _BLOCK  # tiles may extend beyond the image
         for start, end in _parts(image, data):
             whole = tables[:-2] + data[start + 2 : end] if tables else data[start:end]
             left -= jpeg.check(whole, max_pixels=left)
 
 
 def _parts(image: TiffImageFile, data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where strips or tiles are; not again and again the same, as a hostile file may ask."""
+    """Yield where strips or tiles are, up to twice the file: a hostile file repeats them."""
     left = 2 * len(data)
     for offsets, sizes in zip(_OFFSETS, _SIZES, strict=True):
         pairs = zip(image.tag_v2.get(offsets, ()), image.tag_v2.get(sizes, ()), strict=False)
@@ -93,6 +93,6 @@ def _is_sound(part: bytes) -> bool:
         while part and not stream.eof:
             stream.decompress(part, _BLOCK)
             part = stream.unconsumed_tail
-    except zlib.error as exc:  # libtiff finds the others, but not this one
+    except zlib.error as exc:  # libtiff detects other errors, but not this one
         return "incorrect data check" not in str(exc)
     return True

@@ -1,6 +1,6 @@
-"""What d2run and its decoder processes say to one another: lines of JSON, and raw pixels.
+"""The protocol between d2run and its decoder processes: JSON messages and raw pixels.
 
-Nothing here can make a reader run code or take more memory than it agreed to.
+A message cannot make its receiver run code or allocate more memory than agreed.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ def send(connection: socket.socket, message: dict[str, Any], deadline: float | N
 
     Args:
         connection: A stream socket.
-        message: What JSON can say.
-        deadline: When to give up, on the clock of ``time.monotonic``.
+        message: Values that JSON supports.
+        deadline: When to give up, as a value of ``time.monotonic()``.
 
     Raises:
-        TimeoutError: It is past the deadline.
-        OSError: Nobody is at the other end.
+        TimeoutError: The deadline has passed.
+        OSError: The other end is closed.
         ValueError: The message is too long.
     """
-    data = json.dumps(message).encode()  # ASCII, whatever bytes a path is made of
+    data = json.dumps(message).encode()  # ASCII, whatever bytes a path contains
     if len(data) > _MAX_BYTES:
         raise ValueError(f"message of {len(data)} bytes")
     _wait(connection, deadline)
@@ -39,9 +39,9 @@ def receive(connection: socket.socket, deadline: float | None = None) -> dict[st
     """Return the next message.
 
     Raises:
-        TimeoutError: It is past the deadline.
+        TimeoutError: The deadline has passed.
         EOFError: The other end has closed.
-        ValueError: What came is no message.
+        ValueError: The data is not a message.
     """
     head = bytearray(_LENGTH.size)
     fill(connection, memoryview(head), deadline)
@@ -53,9 +53,9 @@ def receive(connection: socket.socket, deadline: float | None = None) -> dict[st
     try:
         message = json.loads(data)
     except RecursionError as exc:
-        raise ValueError("message of too many levels") from exc
+        raise ValueError("message with too many levels") from exc
     if not isinstance(message, dict):
-        raise ValueError("message that is no object")
+        raise ValueError("message that is not an object")
     return message
 
 
@@ -63,7 +63,7 @@ def fill(connection: socket.socket, view: memoryview, deadline: float | None = N
     """Receive bytes straight into ``view`` until it is full.
 
     Raises:
-        TimeoutError: It is past the deadline.
+        TimeoutError: The deadline has passed.
         EOFError: The other end has closed.
     """
     while view:

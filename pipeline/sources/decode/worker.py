@@ -1,4 +1,4 @@
-"""One worker process that decodes, as it looks from the run: started, asked, ended, collected."""
+"""A worker process that decodes, seen from the run: starts it, sends requests, stops it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pipeline.sources.decode import wire
 from pipeline.sources.decode.reading import Reading, Version
 
 _START_S = 60.0  # to import NumPy, OpenCV and Pillow from a slow disk
-_EXIT_S = 1.0  # from the end of its socket to its own
-_END_S = 5.0  # from SIGKILL to the end; a process that waits for a dead NFS server has none
+_EXIT_S = 1.0  # from the end of its socket to its exit
+_END_S = 5.0  # from SIGKILL to its exit; a process that waits for a dead NFS server never exits
 _MAX_TEXT = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Lost(Exception):
-    """A worker is of no more use.
+    """A worker can no longer be used.
 
     Attributes:
         by_file: Whether it was working on the file.
-        version: What it had read by then.
+        version: The version of the file that it had read, if any.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Worker:
     """A worker process and the socket to it.
 
     Args:
-        command: Starts it; the socket's descriptor, ``memory_mb`` and the id of this process are
-            appended.
-        memory_mb: Memory that decoding one file may take, in MiB.
+        command: The command that starts it. The socket's descriptor, ``memory_mb`` and the id of
+            this process are appended.
+        memory_mb: Memory that decoding one file may use, in MiB.
 
     Raises:
-        OSError: No process can be started.
+        OSError: The process cannot be started.
     """
 
     def __init__(self, command: Sequence[str], memory_mb: int) -> None:
@@ -63,7 +63,7 @@ class Worker:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[descriptor],
-                    # whatever BLAS there is would take address space for each core
+                    # BLAS would reserve address space for each core
                     env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
                     start_new_session=True,  # out of reach of the terminal's Ctrl-C
                 )
@@ -72,10 +72,10 @@ class Worker:
             raise
 
     def wait_until_ready(self) -> None:
-        """Wait until it has imported what it needs.
+        """Wait until it has imported its modules.
 
         Raises:
-            Lost: It does not come to that.
+            Lost: It ended, or takes too long.
         """
         try:
             wire.receive(self.connection, time.monotonic() + _START_S)
@@ -85,15 +85,16 @@ class Worker:
             raise Lost(f"it {self._ended()}", by_file=False) from exc
 
     def read(self, request: dict[str, Any], timeout_s: float) -> Reading:
-        """Have it read and decode a file.
+        """Let it read and decode a file.
 
         Args:
             request: ``path``, ``exif`` and ``max_pixels``.
-            timeout_s: Seconds until the last pixel must be here.
+            timeout_s: Seconds until the last pixel must have arrived.
 
         Raises:
-            DecodeError: What it says of the file; it can be asked again.
-            Lost: It died, is late, ran out of memory or made no sense; it must be killed.
+            DecodeError: The file cannot be decoded; the worker can be used again.
+            Lost: The worker died, is late, ran out of memory or sent an invalid answer; it must be
+                killed.
         """
         deadline = time.monotonic() + timeout_s
         version: Version | None = None
@@ -109,7 +110,7 @@ class Worker:
             if "error" in answer:
                 raise _error(answer, version)
             if version is None:
-                raise ValueError("pixels of an unknown file")
+                raise ValueError("pixels without a version")
             image = _blank(answer["size"], request["max_pixels"])
             wire.fill(self.connection, image.data.cast("B"), deadline)
             return Reading(image, *version)
@@ -119,16 +120,16 @@ class Worker:
         except (EOFError, OSError) as exc:
             raise Lost(f"its decoder {self._ended()}", version=version) from exc
         except (KeyError, TypeError, ValueError) as exc:
-            raise Lost("its decoder's answer made no sense", version=version) from exc
+            raise Lost("its decoder sent an invalid answer", version=version) from exc
 
     def is_alive(self) -> bool:
-        """Return whether it runs, and collect it if it does not."""
+        """Return whether it is running; reap it if not."""
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """End the process and collect it; harmless when it has ended, and on any thread."""
+        """Kill and reap the process. Can be repeated, and called on any thread."""
         self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # collected when the next one is started
+        with suppress(subprocess.TimeoutExpired):  # reaped when the next one is started
             self._process.wait(_END_S)
 
     def _ended(self) -> str:
@@ -137,22 +138,22 @@ class Worker:
             if status < 0:
                 return f"was killed by signal {-status}"
             return f"ended with status {status}"
-        return "closed its end"
+        return "closed its connection"
 
 
 def _version(answer: Any) -> Version:
     size, mtime_ns, sha256 = answer
     if not (type(size) is int and type(mtime_ns) is int and 0 <= size < 1 << 63):
-        raise ValueError("size or time of a file that cannot be")
+        raise ValueError("impossible size or time of a file")
     if not (isinstance(sha256, str) and _SHA256.fullmatch(sha256) and abs(mtime_ns) < 1 << 63):
-        raise ValueError("digest or time of a file that cannot be")
+        raise ValueError("impossible digest or time of a file")
     return size, mtime_ns, sha256
 
 
 def _error(answer: dict[str, Any], version: Version | None) -> DecodeError:
     text, attempts = answer["error"], answer["attempts"]
     if not (isinstance(text, str) and type(attempts) is int and 1 <= attempts <= 100):
-        raise ValueError("error that cannot be")
+        raise ValueError("impossible error")
     error = DecodeError(text[:_MAX_TEXT], attempts=attempts)
     error.version = version
     return error
@@ -161,7 +162,7 @@ def _error(answer: dict[str, Any], version: Version | None) -> DecodeError:
 def _blank(size: Any, max_pixels: int) -> NDArray[np.uint8]:
     height, width = size
     if not (type(height) is int and type(width) is int and height > 0 and width > 0):
-        raise ValueError("picture without pixels")
+        raise ValueError("image without pixels")
     if height * width > max_pixels:
-        raise ValueError("picture over the limit")
+        raise ValueError("image over the limit")
     return np.empty((height, width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Decoding in processes of its own, so that no file can end, stop or fill the run's process."""
+"""Decodes in worker processes, so that no file can crash, hang or fill the run's process."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from pipeline.errors import DecodeError, PipelineError, PoisonError
 from pipeline.sources.decode.reading import Reading, Version
 from pipeline.sources.decode.worker import Lost, Worker
 from pipeline.system.children import python_command
+from pipeline.system.os_errors import describe_os_error
 
-_MAX_PATH = 8192  # twice what Linux takes
+_MAX_PATH = 8192  # twice the limit of Linux
 _PAUSE_S = 0.2
 
 
 class DecodingStopped(BaseException):
-    """``close()`` was called while a file was decoded: the run ends, the file has not failed."""
+    """``close()`` was called while a file was decoded: the run stops, the file has not failed."""
 
 
 class DecodeWorkers:
-    """A ``Reader`` that has each file read and decoded by one of several worker processes.
+    """A ``Reader`` that lets one of several worker processes read and decode each file.
 
-    A file whose worker dies, takes too long or wants too much memory is tried again with a new
-    one. Workers are started when they are first needed, the first one on entering; leaving ends
-    them all. A worker can say what is not so of a picture, but cannot make this process run code:
-    what it sends is JSON and pixels, and checked. Safe to call on several threads at once.
+    If a worker dies, takes too long or needs too much memory, its file is tried again with a new
+    worker. Workers are started when they are first needed, the first one on entering; leaving
+    stops all. A compromised worker can return wrong pixels, but cannot make this process run code:
+    it sends JSON and pixels, which are checked. Can be called on several threads at once.
 
     Args:
-        n: Worker processes, and so files that are decoded at the same time.
-        memory_mb: Memory that decoding one file may take, in MiB, beside the interpreter's own.
-        timeout_s: Seconds that one try may take.
-        tries: How often a file is tried that its worker does not survive.
-        command: Starts a worker; the socket's descriptor, ``memory_mb`` and the id of this
-            process are appended. By default this interpreter runs
+        n: Number of worker processes: files that are decoded at the same time.
+        memory_mb: Memory that decoding one file may use, in MiB, in addition to the interpreter's.
+        timeout_s: Seconds that one attempt may take.
+        tries: Number of attempts for a file that its worker does not survive.
+        command: The command that starts a worker. The socket's descriptor, ``memory_mb`` and the
+            id of this process are appended. By default, this interpreter runs
             ``pipeline.sources.decode.decoder``.
     """
 
@@ -57,7 +58,7 @@ class DecodeWorkers:
         self._workers: set[Worker] = set()
         self._lock = Lock()
         self._closed = Event()
-        # Linux ends a worker with the thread that started it, so that must be one that stays.
+        # one thread starts all workers, because Linux kills a worker when its thread ends
         self._starter = ThreadPoolExecutor(1, "start-decoder")
 
     def __enter__(self) -> DecodeWorkers:
@@ -72,7 +73,7 @@ class DecodeWorkers:
         except Lost as exc:
             self.close()
             raise PipelineError(
-                f"cannot start a process to decode in: {exc} (decode.isolation=none does without)"
+                f"cannot start a process to decode in: {exc} (or set decode.isolation=none)"
             ) from exc
         except BaseException:
             self.close()
@@ -80,11 +81,11 @@ class DecodeWorkers:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """End all workers."""
+        """Stop all workers."""
         self.close()
 
     def close(self) -> None:
-        """End all workers at once, from any thread; whoever waits for one gets DecodingStopped."""
+        """Stop all workers immediately. Calls on other threads get DecodingStopped."""
         self._closed.set()
         with self._lock:
             workers = list(self._workers)
@@ -95,17 +96,17 @@ class DecodeWorkers:
             while True:
                 if (idle := self._idle.get_nowait()) is not None:
                     self._end(idle)
-        self._idle.put(None)  # for one that still waits, and puts it back for the next
+        self._idle.put(None)  # for a thread that still waits, which returns it for the next
 
     def __call__(self, path: Path, *, exif: bool, max_pixels: int) -> Reading:
-        """Return the picture.
+        """Return the image.
 
         Raises:
-            DecodeError: What the worker says of the file, as if it were decoded here.
-            PoisonError: Its worker was lost at each try; the message says how at the last.
-            DecodingStopped: The workers were ended meanwhile.
+            DecodeError: The file cannot be decoded; the same error as without workers.
+            PoisonError: The worker was lost at each attempt; the message is about the last.
+            DecodingStopped: The workers were stopped.
         """
-        # What is cut off is too long for a file's name, and stays so.
+        # a path that is cut off here is still too long for a file
         name = str(path.absolute())[:_MAX_PATH]
         request = {"path": name, "exif": exif, "max_pixels": max_pixels}
         version: Version | None = None
@@ -127,10 +128,10 @@ class DecodeWorkers:
 
     @contextmanager
     def _worker(self) -> Iterator[Worker]:
-        """Lend an idle worker, or a new one; it is kept if it still does what it is told."""
+        """Lend an idle worker, or a new one; keeps it if it can still be used."""
         worker = self._idle.get()
         try:
-            if worker is not None and not worker.is_alive():  # ended by somebody else
+            if worker is not None and not worker.is_alive():  # killed from outside
                 self._end(worker)
                 worker = None
             if worker is None:
@@ -152,10 +153,10 @@ class DecodeWorkers:
     def _started(self) -> Worker:
         try:
             worker = self._starter.submit(self._start).result()
-        except RuntimeError as exc:  # it is shut down
-            raise Lost("the run is over", by_file=False) from exc
+        except RuntimeError as exc:  # the executor is shut down
+            raise Lost("the run has ended", by_file=False) from exc
         except OSError as exc:
-            raise Lost((exc.strerror or str(exc)).lower(), by_file=False) from exc
+            raise Lost(describe_os_error(exc), by_file=False) from exc
         try:
             worker.wait_until_ready()
         except BaseException:
@@ -168,7 +169,7 @@ class DecodeWorkers:
         worker = Worker(command, self._memory_mb)
         with self._lock:
             self._workers = {w for w in self._workers if w.is_alive()} | {worker}
-        if self._closed.is_set():  # and may not have seen it
+        if self._closed.is_set():  # close() may have missed it
             worker.kill()
         return worker
 

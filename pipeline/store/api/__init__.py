@@ -1,1 +1,1 @@
-"""Saving, loading, checking and running stored models from Python."""
+"""Saves, loads, verifies and runs stored models from Python."""

@@ -1,4 +1,4 @@
-"""Class names in and out of Detectron2's ``MetadataCatalog``."""
+"""Converts class names from and to Detectron2's ``MetadataCatalog``."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING, Any
 from pipeline.models import architectures
 from pipeline.models.categories import from_metadata
 from pipeline.records import Categories
-from pipeline.store.disk.entry import StoredModel
+from pipeline.store.disk.version import ModelVersion
 
 if TYPE_CHECKING:
     from detectron2.data.catalog import Metadata
 
 
 def categories_of(cfg: Any, predictor: Any = None) -> tuple[Categories, str | None]:
-    """Return what a model of this config can tell apart, and what to warn of.
+    """Return the classes of a model with this config, and a warning or ``None``.
 
-    The names are the predictor's, or those that ``MetadataCatalog`` has for the config's data sets,
-    if they are as many as the config says; otherwise ``class_0``, ``class_1`` ...
+    The names are the predictor's, or those in ``MetadataCatalog`` for the config's datasets, if
+    their number is the config's; otherwise ``class_0``, ``class_1``, ...
     """
     from detectron2.data import MetadataCatalog
 
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     known = [getattr(predictor, "metadata", None)]
     known += [MetadataCatalog.get(name) for name in datasets if name in MetadataCatalog.list()]
-    counts = architectures.counts_in(cfg)
+    counts = architectures.class_counts(cfg)
     for metadata in known:
         if metadata is not None:
-            found = architectures.relevant(cfg, from_metadata(metadata.as_dict()))
+            found = architectures.relevant_categories(cfg, from_metadata(metadata.as_dict()))
             if (len(found.thing_names), len(found.stuff_names)) == counts:
                 return found, None
     things, stuff = counts
@@ -36,19 +36,19 @@ def categories_of(cfg: Any, predictor: Any = None) -> tuple[Categories, str | No
         stuff_names=tuple(f"stuff_{i}" for i in range(stuff)),
     )
     return generic, (
-        "without class names, so that results will say 'class_0', 'class_1' ...; give class_names"
+        "without class names, so results will have 'class_0', 'class_1', ...; set class_names"
     )
 
 
-def metadata_of(entry: StoredModel) -> Metadata:
-    """Return a stored model's class names as ``DefaultPredictor.metadata`` has them.
+def metadata_of(model: ModelVersion) -> Metadata:
+    """Return a stored model's class names as ``DefaultPredictor.metadata``.
 
-    It is not registered in the catalog, which belongs to the process and takes a name only once.
+    They are not registered in the catalog, which is global and accepts each name only once.
     """
     from detectron2.data.catalog import Metadata
 
-    names = entry.categories
-    fields: dict[str, Any] = {"name": entry.tag}
+    names = model.categories
+    fields: dict[str, Any] = {"name": model.tag}
     for kind, classes, ids in (
         ("thing", names.thing_names, names.thing_ids),
         ("stuff", names.stuff_names, names.stuff_ids),

@@ -1,4 +1,4 @@
-"""Whether a stored model is what was saved, and still computes what it did then."""
+"""Verifies that a stored model is intact and still computes the same results."""
 
 from __future__ import annotations
 
@@ -10,102 +10,101 @@ from pathlib import Path
 
 from pipeline.errors import StoreError
 from pipeline.models import architectures
-from pipeline.models.weights.weights import load_weights, read_weights
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.store.api import selftest
+from pipeline.store.api.building import load_module, stored_cfg
 from pipeline.store.api.custom import import_modules
-from pipeline.store.api.predictor import build_stored, stored_cfg
-from pipeline.store.disk.entry import SELFTEST, WEIGHTS, StoredModel
-from pipeline.store.disk.local import ModelStore
+from pipeline.store.disk.version import SELFTEST, ModelVersion
 from pipeline.system.devices import device_name, resolve_device
 from pipeline.system.files import write_whole
 
 
-def verified(
-    store: ModelStore, entry: StoredModel, *, device: str | None = None, force: bool = False
+def verify_model(
+    root: Path, model: ModelVersion, *, device: str | None = None, force: bool = False
 ) -> str:
-    """Compare the files with their digests, and the model's results with its self-test.
+    """Compare a model's files with their digests, and its results with its self-test.
 
-    The self-test is repeated where it has not passed yet: with another torch, Detectron2, NumPy,
-    driver or CPU than it was recorded with. So the second ``verify`` takes what the digests take.
+    The self-test is repeated once per environment: for each torch, Detectron2, NumPy, driver and
+    CPU other than those it was recorded with. Otherwise, verifying only reads the files.
 
     Args:
-        store: Keeps where the self-test has passed.
-        entry: The model.
+        root: The store directory, which records the environments where the self-test passed.
+        model: The model.
         device: Repeat the self-test on this device.
-        force: Repeat it in any case.
+        force: Always repeat the self-test.
 
     Returns:
-        What was found, for people.
+        The result, for people.
 
     Raises:
-        ConfigError: No run could run the model.
-        ModelCorruptError: A file is not what was saved.
-        UntrustedModelError: The model needs its own modules, and was not got with ``trust``.
-        StoreError: The model computes something else than when it was saved.
+        ConfigError: d2run cannot run the model.
+        ModelCorruptError: A file differs from what was saved.
+        UntrustedModelError: The model requires its own modules, and was opened without ``trust``.
+        StoreError: The model computes different results.
     """
-    entry.verify()
-    whole = f"{len(entry.info['files'])} files as saved (digest {entry.digest[:12]})"
-    if SELFTEST not in entry.info["files"]:
-        with loaded(entry, device or "cpu"):
-            return f"{whole}; it has no self-test, but runs"
+    model.verify()
+    intact = f"{len(model.info['files'])} files intact (digest {model.digest[:12]})"
+    if SELFTEST not in model.info["files"]:
+        with load_runnable(model, device or "cpu"):
+            return f"{intact}; no self-test, but it runs"
     here = selftest.environment()
-    note = _note(store, entry, here)
-    if here == entry.info.get("selftest") and not force and device is None:
-        return f"{whole}; self-test recorded in this very environment"
+    note = _note(root, model, here)
+    if here == model.info.get("selftest") and not force and device is None:
+        return f"{intact}; self-test recorded in this environment"
     if note.exists() and not force and device is None:
-        return f"{whole}; self-test passed in this environment before"
-    found = repeated(entry, device or "cpu")
+        return f"{intact}; self-test passed earlier in this environment"
+    found = repeat_selftest(model, device or "cpu")
     if device is None:
-        with suppress(OSError):  # a store that is read-only is verified all the same
+        with suppress(OSError):  # a read-only store can be verified too
             write_whole(note, json.dumps(here))
     how = (
-        "identical to the bit"
+        "bit-identical"
         if found.identical
-        else f"largest differences {found.box_px:.2g} px, {found.score:.1g} in score"
+        else f"largest difference {found.box_px:.2g} px, {found.score:.1g} in score"
     )
-    return f"{whole}; self-test passed on {device_name(resolve_device(device or 'cpu'))}: {how}"
+    return f"{intact}; self-test passed on {device_name(resolve_device(device or 'cpu'))}: {how}"
 
 
-def repeated(entry: StoredModel, device_id: str) -> selftest.Comparison:
+def repeat_selftest(model: ModelVersion, device_id: str) -> selftest.Comparison:
     """Run a stored model's self-test on a device.
 
     Raises:
-        StoreError: The model computes something else than when it was saved; says what.
+        StoreError: The model computes different results; says which.
     """
-    with loaded(entry, device_id) as runnable:
-        found = selftest.repeat(runnable, entry.path / SELFTEST)
+    with load_runnable(model, device_id) as runnable:
+        found = selftest.repeat(runnable, model.path / SELFTEST)
     if found.problems:
-        then = entry.info.get("selftest") or {}
+        then = model.info.get("selftest") or {}
         now = selftest.environment()
         changed = [f"{k} {then.get(k)} -> {now[k]}" for k in now if now[k] != then.get(k)]
         raise StoreError(
-            f"'{entry.tag}' computes something else on {runnable.device} than when it was saved: "
-            f"{'; '.join(found.problems)} (changed since: {', '.join(changed) or 'nothing known'})"
+            f"'{model.tag}' computes different results on {runnable.device} than when it was "
+            f"saved: {'; '.join(found.problems)} (changes since then: "
+            f"{', '.join(changed) or 'none known'})"
         )
     return found
 
 
 @contextmanager
-def loaded(entry: StoredModel, device_id: str) -> Iterator[Detectron2]:
-    """Load a stored model as for its self-test, and see that it runs.
+def load_runnable(model: ModelVersion, device_id: str) -> Iterator[Detectron2]:
+    """Load a stored model as for its self-test, and check that it runs.
 
     Raises:
-        ConfigError: No run could run it.
+        ConfigError: d2run cannot run it.
         StoreError: Its weights do not fit.
     """
     device = resolve_device(device_id)
     with architectures.quiet():
-        if entry.trust:
-            import_modules(entry)
-        cfg = selftest.lenient_cfg(stored_cfg(entry))
-        module = build_stored(entry, cfg)
-        load_weights(module, read_weights(entry.path / WEIGHTS), f"the weights of '{entry.tag}'")
-        module = module.eval().to(device)
-        with selftest.runnable_of(str(entry.tag), cfg, module, entry.categories, device) as found:
-            yield found
+        if model.trust:
+            import_modules(model)
+        cfg = selftest.lenient_cfg(stored_cfg(model))
+        module = load_module(model, cfg).eval().to(device)
+        with selftest.open_runnable(
+            str(model.tag), cfg, module, model.categories, device
+        ) as runnable:
+            yield runnable
 
 
-def _note(store: ModelStore, entry: StoredModel, here: dict[str, str | None]) -> Path:
-    text = json.dumps([entry.digest, here], sort_keys=True)
-    return store.root / ".selftests" / hashlib.sha256(text.encode()).hexdigest()[:32]
+def _note(root: Path, model: ModelVersion, here: dict[str, str | None]) -> Path:
+    text = json.dumps([model.digest, here], sort_keys=True)
+    return root / ".selftests" / hashlib.sha256(text.encode()).hexdigest()[:32]

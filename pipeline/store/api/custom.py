@@ -1,7 +1,7 @@
 """Custom objects and external modules: the only parts of a stored model that run code.
 
-The objects are a pickle, which may call anything; the modules are Python. Neither is touched unless
-the model is got with ``trust=True``, and the refusal says what would run.
+The objects are a pickle, which can call anything; the modules are Python. Neither is loaded unless
+the model was opened with ``trust=True``, and the error message says what code would run.
 """
 
 from __future__ import annotations
@@ -21,84 +21,86 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.errors import ConfigError, StoreError, UntrustedModelError
-from pipeline.store.disk.entry import CUSTOM_OBJECTS, EXTERNAL_MODULES, StoredModel
+from pipeline.store.disk.version import CUSTOM_OBJECTS, EXTERNAL_MODULES, ModelVersion
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip has, so that same content is same bytes
-_SHOWN = 8
-_MAX_STEPS = 1_000_000  # of a pickle that is not loaded, only looked at
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest in zip; the same content gives the same bytes
+_SHOWN = 8  # names in a message
+_MAX_STEPS = 1_000_000  # of a pickle that is inspected
 
 
 def pack_custom(
     objects: Mapping[str, Any] | None, modules: Iterable[ModuleType] | None
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return the files that hold a user's objects and modules, and what ``model.yaml`` says.
+    """Return the files with custom objects and modules, and their keys in ``model.yaml``.
 
     Args:
-        objects: Anything that cloudpickle takes, by name.
-        modules: Modules whose source is to travel with the model, whole packages included.
+        objects: Objects that cloudpickle supports, by name.
+        modules: Modules whose source is saved with the model; of a package, all modules.
 
     Raises:
         ConfigError: An object cannot be pickled, or a module has no source.
     """
     files: dict[str, bytes] = {}
-    said: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     if objects:
         files[CUSTOM_OBJECTS] = _pickled(dict(objects))
-        said["custom_objects"] = [str(name) for name in objects]
+        keys["custom_objects"] = [str(name) for name in objects]
     packages = {_package(module).__name__: _package(module) for module in modules or ()}
     if packages:
         files[EXTERNAL_MODULES] = _zipped([_sources(module) for module in packages.values()])
-        said["external_modules"] = sorted(packages)
-    return files, said
+        keys["external_modules"] = sorted(packages)
+    return files, keys
 
 
-def load_custom_objects(entry: StoredModel) -> dict[str, Any]:
+def load_custom_objects(model: ModelVersion) -> dict[str, Any]:
     """Return the objects that were saved with a model; see ``StoredModel.custom_objects``."""
-    if CUSTOM_OBJECTS not in entry.info["files"]:
+    if CUSTOM_OBJECTS not in model.info["files"]:
         return {}
-    data = entry.file(CUSTOM_OBJECTS).read_bytes()
-    if not entry.trust:
+    data = model.file(CUSTOM_OBJECTS).read_bytes()
+    if not model.trust:
         raise UntrustedModelError(
-            f"the custom objects of '{entry.tag}' ({', '.join(entry.info['custom_objects'])}) are "
-            f"a pickle, and loading it would run {_named(data)}; if you trust whoever saved it, "
-            "get the model with trust=True"
+            f"the custom objects of '{model.tag}' ({', '.join(model.info['custom_objects'])}) are "
+            f"a pickle that would run {_globals(data)}. If you trust its author, open the model "
+            "with trust=True"
         )
-    import_modules(entry)
+    import_modules(model)
     try:
         objects = pickle.loads(data)
     except Exception as exc:
         raise StoreError(
-            f"the custom objects of '{entry.tag}' cannot be loaded here ({type(exc).__name__}: "
-            f"{exc}); install what they were made with: {entry.info['context']['versions']}"
+            f"the custom objects of '{model.tag}' cannot be loaded here ({type(exc).__name__}: "
+            f"{exc}); install what they were saved with: {model.info['context']['versions']}"
         ) from exc
     return dict(objects)
 
 
-def import_modules(entry: StoredModel) -> None:
-    """Make the modules that were saved with a model importable, and import them.
+def import_modules(model: ModelVersion) -> None:
+    """Import the Python modules that were saved with a model.
 
     Raises:
-        UntrustedModelError: The model was not got with ``trust=True``.
-        StoreError: Another module of that name has been imported, or one fails.
+        UntrustedModelError: The model was opened without ``trust=True``.
+        StoreError: Another module of that name is imported, or a module fails.
     """
-    names = list(entry.info.get("external_modules", []))
+    names = list(model.info.get("external_modules", []))
     if not names:
         return
-    if not entry.trust:
+    if not model.trust:
         raise UntrustedModelError(
-            f"'{entry.tag}' brings Python modules of its own ({', '.join(names)}), whose code "
-            "would run; if you trust whoever saved it, load it with trust=True (model.trust=true)"
+            f"'{model.tag}' requires its own Python modules ({', '.join(names)}), whose code would "
+            "run. If you trust its author, load it with trust=True (model.trust=true)"
         )
-    archive = entry.file(EXTERNAL_MODULES)
+    archive = model.file(EXTERNAL_MODULES)
     importer = zipimport.zipimporter(str(archive))
-    importer.invalidate_caches()  # another model may have lain there
+    importer.invalidate_caches()  # the path may have had another model before
     for name in names:
         if name in sys.modules:
-            _compare(sys.modules[name], archive, entry)
+            _compare(sys.modules[name], archive, model)
             continue
         spec = importer.find_spec(name)
         if spec is None or spec.loader is None:
-            raise StoreError(f"'{entry.tag}' lacks the module '{name}'; save it again")
+            raise StoreError(
+                f"the module '{name}' is missing in '{model.tag}'; save the model again"
+            )
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
@@ -108,13 +110,13 @@ def import_modules(entry: StoredModel) -> None:
             if not isinstance(exc, Exception):
                 raise
             raise StoreError(
-                f"the module '{name}' of '{entry.tag}' cannot be imported here: "
+                f"the module '{name}' of '{model.tag}' cannot be imported here: "
                 f"{type(exc).__name__}: {exc}"
             ) from exc
 
 
 def _pickled(objects: dict[str, Any]) -> bytes:
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle
 
     try:
         data: bytes = cloudpickle.dumps(objects)
@@ -123,13 +125,13 @@ def _pickled(objects: dict[str, Any]) -> bytes:
     return data
 
 
-def _named(data: bytes) -> str:
-    """List what a pickle names, without running it."""
+def _globals(data: bytes) -> str:
+    """Return the names that a pickle would import, without loading it."""
     names: dict[str, None] = {}
     texts: list[str] = []
     memo: dict[Any, str] = {}
     count = 0
-    latest = ""  # the text that was pushed last, if nothing else was
+    latest = ""  # the last value, if it was text
     try:
         for opcode, argument, _ in islice(pickletools.genops(data), _MAX_STEPS):
             if opcode.name == "STACK_GLOBAL":
@@ -145,24 +147,24 @@ def _named(data: bytes) -> str:
                 latest = memo.get(int(argument or 0), "")
             texts += [latest] * bool(latest)
     except Exception:
-        names["something that is no whole pickle"] = None
+        names["unknown code, because it is damaged"] = None
     shown = list(names)[:_SHOWN]
-    return ", ".join(shown) + (" and more" if len(names) > _SHOWN else "") or "nothing but values"
+    return ", ".join(shown) + (" and more" if len(names) > _SHOWN else "") or "no code"
 
 
 def _package(module: ModuleType) -> ModuleType:
     if not isinstance(module, ModuleType):
         raise ConfigError(
-            f"external_modules must hold modules, as after 'import my_heads'; got {module!r:.80}"
+            f"external_modules: expected modules, as after 'import my_heads', got {module!r:.80}"
         )
     return importlib.import_module(module.__name__.partition(".")[0])
 
 
 def _sources(module: ModuleType) -> dict[str, bytes]:
-    """Return the sources of a module or of a whole package, by path in the archive."""
+    """Return the sources of a module, or of all modules of a package, by path in the archive."""
     name = module.__name__
     loader = getattr(module, "__loader__", None)
-    if isinstance(loader, zipimport.zipimporter):  # it came out of a stored model
+    if isinstance(loader, zipimport.zipimporter):  # it was imported from a stored model
         with zipfile.ZipFile(loader.archive) as archive:
             mine = [n for n in archive.namelist() if n == f"{name}.py" or n.startswith(f"{name}/")]
             return {path: archive.read(path) for path in mine}
@@ -177,8 +179,8 @@ def _sources(module: ModuleType) -> dict[str, bytes]:
         found[f"{name}.py"] = Path(file).read_bytes()
     if not found:
         raise ConfigError(
-            f"external_modules: '{name}' has no Python source that could travel with the model; "
-            "move what the model needs into a .py file and import that"
+            f"external_modules: '{name}' has no Python source; move the code that the model "
+            "requires to a .py file and import that"
         )
     return found
 
@@ -193,13 +195,12 @@ def _zipped(modules: list[dict[str, bytes]]) -> bytes:
     return buffer.getvalue()
 
 
-def _compare(module: ModuleType, archive: Path, entry: StoredModel) -> None:
+def _compare(module: ModuleType, archive: Path, model: ModelVersion) -> None:
     name = module.__name__
     with zipfile.ZipFile(archive) as stored:
         paths = [p for p in stored.namelist() if p == f"{name}.py" or p.startswith(f"{name}/")]
         if {path: stored.read(path) for path in paths} != _sources(module):
             raise StoreError(
-                f"'{entry.tag}' brings its own module '{name}', but another of that name has been "
-                f"imported from {getattr(module, '__file__', '?')}; load the model in a process "
-                "that has not imported it"
+                f"'{model.tag}' has its own module '{name}', but another of that name is imported "
+                f"from {getattr(module, '__file__', '?')}; load the model in another process"
             )

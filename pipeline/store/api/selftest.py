@@ -1,8 +1,8 @@
-"""The self-test: a small picture and what the model made of it when it was saved.
+"""The self-test: a small image, and the model's results for it when it was saved.
 
-Whoever loads the model later, with another torch, driver or device, can see whether it still gives
-the same results. The score threshold is 0 for the test, so that even a model that finds nothing in
-a made-up picture has instances to compare.
+It shows whether the model computes the same results later, with another torch, driver or device.
+The score threshold of the test is 0, so that even a model that detects nothing in a synthetic image
+has instances to compare.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from pipeline.models.config_file import set_keys
 from pipeline.records import Categories, Frame
 from pipeline.runnables.detectron2 import Detectron2
 from pipeline.runnables.steps.preprocess import prepare_unresized
+from pipeline.system.devices import device_name
 from pipeline.system.files import RegularFile
+from pipeline.system.versions import library_versions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,27 +34,27 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 
 _SIDE_PX = 128
-_MAX_SIDE_PX = 1024  # of an image in a file
-_MAX_BYTES = 64 << 20  # of its arrays; a mask takes 16 kB
-_KEPT = 20  # the best instances: below them, equal scores change places
-# benchmarks/README.md: what another order of the same arithmetic may change in float32
+_MAX_SIDE_PX = 1024  # of the image in a file
+_MAX_BYTES = 64 << 20  # of the arrays in a file; a mask has 16 kB
+_MAX_INSTANCES = 20  # those with the highest scores; equal scores below them can swap
+# tolerances for another order of the same float32 arithmetic; see benchmarks/README.md
 _BOX_PX = 0.05
 _SCORE = 1e-3
-_PIXELS = 1e-3  # share of a mask's or map's pixels
+_PIXELS = 1e-3  # share of the pixels of a mask or map
 _IMAGE = "image"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # so that same arrays are same bytes
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # so that the same arrays give the same bytes
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How a repeated self-test compares.
+    """The result of a repeated self-test.
 
     Attributes:
-        problems: What differs by more than float32 arithmetic may; empty if it passed.
-        identical: Whether every value is the same to the bit.
-        box_px: Largest difference of a box coordinate.
+        problems: Differences beyond the tolerances; empty if the test passed.
+        identical: Whether all values are bit-identical.
+        box_px: Largest difference of a box coordinate, in pixels.
         score: Largest difference of a score.
     """
 
@@ -69,14 +71,14 @@ def lenient_cfg(cfg: Any) -> Any:
         keys = architectures.threshold_keys(cfg.MODEL.META_ARCHITECTURE, 0.0, None)
         try:
             set_keys(cfg, dict(keys), "self-test")
-        except ConfigError:  # an architecture of the user's own, with other keys
+        except ConfigError:  # a custom architecture with other keys
             _log.info("the self-test keeps the score threshold of %s", cfg.MODEL.META_ARCHITECTURE)
     return cfg
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """What a runnable takes for a model."""
+    """A loaded module as the model of a runnable."""
 
     name: str
     cfg: Any
@@ -90,43 +92,47 @@ class _Loaded:
         return self.cfg, self.module
 
 
-def runnable_of(
+def open_runnable(
     name: str, cfg: Any, module: nn.Module, categories: Categories, device: str = "cpu"
 ) -> Detectron2:
-    """Return a module as a runnable that computes plainly; entering it sees that it runs.
+    """Return a module as a runnable with exact arithmetic; entering it checks that it runs.
 
     Raises:
-        ConfigError: The config asks for what no run can do.
+        ConfigError: d2run cannot run the config.
     """
-    if problems := architectures.unsupported(name, lambda key: architectures.value(cfg, key)):
+    if problems := architectures.unsupported_settings(
+        name, lambda key: architectures.cfg_value(cfg, key)
+    ):
         raise ConfigError(*problems)
     return Detectron2(_Loaded(name, cfg, module, categories), device, exact=True)
 
 
 def record(runnable: Detectron2) -> bytes | None:
-    """Return the self-test of a model, as ``.npz``; ``None`` if it cannot take the image."""
-    image = _picture()
+    """Return the self-test of a model, as ``.npz``; ``None`` if it fails on the image."""
+    image = _test_image()
     try:
         arrays = _outputs(runnable, image)
-    except Exception as exc:  # whatever a model of any architecture raises
+    except Exception as exc:  # a model of any architecture can raise anything
         _log.warning(
-            "stored without a self-test: the model fails on a small picture (%s: %s)",
+            "saved without a self-test: the model fails on a small image (%s: %s)",
             type(exc).__name__,
             exc,
         )
         return None
     kept = {
-        key: value[:_KEPT] if key in ("boxes", "scores", "classes", "masks", "keypoints") else value
+        key: value[:_MAX_INSTANCES]
+        if key in ("boxes", "scores", "classes", "masks", "keypoints")
+        else value
         for key, value in arrays.items()
     }
     return _npz({_IMAGE: image} | kept)
 
 
 def repeat(runnable: Detectron2, path: Path) -> Comparison:
-    """Run a model on the image of a self-test and compare.
+    """Run a model on the image of a self-test and compare the results.
 
     Raises:
-        ModelCorruptError: The file is no self-test.
+        ModelCorruptError: The file is not a self-test.
     """
     stored = _arrays(path)
     image = stored.pop(_IMAGE)
@@ -135,48 +141,48 @@ def repeat(runnable: Detectron2, path: Path) -> Comparison:
     except PipelineError:
         raise
     except Exception as exc:
-        return Comparison((f"the model fails on it with {type(exc).__name__}: {exc}",), False)
+        return Comparison((f"the model fails with {type(exc).__name__}: {exc}",), False)
 
 
 def compare(stored: Arrays, now: Arrays) -> Comparison:
-    """Compare outputs: instances after pairing, for near scores may change places."""
+    """Compare outputs. Instances are paired first, because similar scores can swap places."""
     if missing := set(stored) - set(now):
-        return Comparison((f"it gives no {', '.join(sorted(missing))} any more",), False)
+        return Comparison((f"missing outputs: {', '.join(sorted(missing))}",), False)
     problems: list[str] = []
     same = {key: _same(value, now[key]) for key, value in stored.items()}
     box_px = score = 0.0
     if "boxes" in stored and len(stored["boxes"]):
         n = len(stored["boxes"])
-        order = _paired(stored, now)
+        order = _match(stored, now)
         if order is None:
-            problems.append(f"of its {n} best instances some are gone or moved")
+            problems.append(f"some of the {n} best instances are missing or moved")
         else:
             box_px = float(np.abs(stored["boxes"] - now["boxes"][order]).max())
             score = float(np.abs(stored["scores"] - now["scores"][order]).max())
             if "masks" in stored:
                 share = _unequal(stored["masks"], now["masks"][order])
                 if share > _PIXELS:
-                    problems.append(f"{share:.2%} of its masks' pixels differ")
+                    problems.append(f"{share:.2%} of the mask pixels differ")
     for key in ("sem_seg", "panoptic_seg"):
         if key in stored and (share := _unequal(stored[key], now[key])) > _PIXELS:
             problems.append(f"{share:.2%} of the pixels of {key} differ")
     return Comparison(tuple(problems), all(same.values()), box_px, score)
 
 
-def _paired(stored: Arrays, now: Arrays) -> NDArray[np.int64] | None:
-    """Find each stored instance among today's; ``None`` if one has no pair."""
-    taken: list[int] = []
+def _match(stored: Arrays, now: Arrays) -> NDArray[np.int64] | None:
+    """Return the index of each stored instance among the new ones; ``None`` if one is missing."""
+    matched: list[int] = []
     for box, score, label in zip(stored["boxes"], stored["scores"], stored["classes"], strict=True):
         near = (
             (now["classes"] == label)
             & (np.abs(now["scores"] - score) <= _SCORE)
             & (np.abs(now["boxes"] - box).max(axis=1, initial=0) <= _BOX_PX)
         )
-        near[taken] = False
+        near[matched] = False
         if not near.any():
             return None
-        taken.append(int(near.argmax()))
-    return np.array(taken)
+        matched.append(int(near.argmax()))
+    return np.array(matched)
 
 
 def _same(stored: NDArray[Any], now: NDArray[Any]) -> bool:
@@ -188,7 +194,7 @@ def _unequal(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def _outputs(runnable: Detectron2, image: NDArray[np.uint8]) -> Arrays:
-    """Return what a model makes of an image of the size that it computes on."""
+    """Return the results of a model for an image that is not resized."""
     frame = Frame(image, "self-test")
     (output,) = runnable.forward([prepare_unresized(frame)])
     found = runnable.finish(frame, output)
@@ -205,8 +211,8 @@ def _outputs(runnable: Detectron2, image: NDArray[np.uint8]) -> Arrays:
     return arrays
 
 
-def _picture() -> NDArray[np.uint8]:
-    """Make a picture with edges, blobs and texture at several scales."""
+def _test_image() -> NDArray[np.uint8]:
+    """Return an image with edges, blobs and texture at several scales."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:_SIDE_PX, :_SIDE_PX].astype(np.float32)
     image = np.stack([x, y, _SIDE_PX - x], axis=2) * (160 / _SIDE_PX)
@@ -238,32 +244,27 @@ def _arrays(path: Path) -> Arrays:
         with RegularFile(path) as file:
             with zipfile.ZipFile(file) as archive:
                 if sum(member.file_size for member in archive.infolist()) > _MAX_BYTES:
-                    raise ValueError(f"it unpacks to over {_MAX_BYTES} bytes")
+                    raise ValueError(f"more than {_MAX_BYTES} bytes unpacked")
             file.seek(0)
             with np.load(file, allow_pickle=False) as data:
                 arrays = {name: data[name] for name in data.files}
         image = arrays[_IMAGE]
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError("its image is not an image")
+            raise ValueError("no valid image")
         if max(image.shape) > _MAX_SIDE_PX:
-            raise ValueError(f"its image has {image.shape[1]} x {image.shape[0]} pixels")
-    except Exception as exc:  # zipfile, NumPy and zlib raise a dozen kinds for broken files
-        raise ModelCorruptError(f"'{path}' is no self-test ({exc}); save the model again") from exc
+            raise ValueError(f"an image of {image.shape[1]} x {image.shape[0]} pixels")
+    except Exception as exc:  # zipfile, NumPy and zlib raise a dozen types for damaged files
+        raise ModelCorruptError(
+            f"'{path}' is not a valid self-test ({exc}); save the model again"
+        ) from exc
     return arrays
 
 
 def environment() -> dict[str, str | None]:
-    """Return what results may depend on, as far as it is known without importing torch."""
-    from importlib import metadata
-
-    from pipeline.system.devices import device_name
-
+    """Return what results can depend on, as far as it is known without importing torch."""
     found: dict[str, str | None] = {"machine": platform.machine(), "cpu": device_name("cpu")}
-    for package in ("torch", "torchvision", "detectron2", "numpy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
+    installed = library_versions()
+    found |= {name: installed[name] for name in ("torch", "torchvision", "detectron2", "numpy")}
     try:
         found["driver"] = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
     except (OSError, IndexError):

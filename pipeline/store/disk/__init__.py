@@ -1,1 +1,1 @@
-"""Stored models on disk: layout, atomic staging, pointers, tags."""
+"""Stored models on disk: layout, atomic writes, pointers and tags."""

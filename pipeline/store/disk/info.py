@@ -1,7 +1,7 @@
-"""The content of ``model.yaml``, sealed by its own last line and read only as far as it is needed.
+"""The content of ``model.yaml``: sealed by its last line, and parsed lazily.
 
-A store of a thousand models is listed by their first lines; reading all of each would take longer
-than a person waits. So the file is cut at its top-level keys, and a key is parsed when asked for.
+Listing a store of a thousand models needs only the first lines of each file, and parsing all of
+them would take too long. So the file is split at its top-level keys, and each is parsed on access.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from pipeline.errors import ConfigError, ModelCorruptError
 from pipeline.models.config_file import parse_yaml
@@ -22,25 +22,25 @@ from pipeline.store.disk.tags import Tag
 
 _SEALED = re.compile(rb"(?P<body>.*\n)digest: (?P<digest>[0-9a-f]{64})\n", re.DOTALL)
 _LARGE = 50_000  # bytes
-_SMALL = 4096  # libyaml is 8 times faster, but deep nesting, some 20,000 levels, ends the process
-_KEY = re.compile(r"^([a-z_]+):", re.MULTILINE)  # what is below a key is indented
+_SMALL = 4096  # libyaml is 8 times faster, but 20,000 levels of nesting crash the process
+_KEY = re.compile(r"^([a-z_]+):", re.MULTILINE)  # lines that belong to a key are indented
 
 
 class ModelInfo(Mapping[str, Any]):
-    """What ``model.yaml`` says, as a mapping and, as in BentoML, as attributes.
+    """The content of ``model.yaml``, as a mapping and, as in BentoML, as attributes.
 
     Args:
-        text: The whole file.
-        where: Names the file in messages.
+        text: The file's content.
+        where: The file, as messages show it.
 
     Raises:
-        ModelCorruptError: It differs from what was sealed.
+        ModelCorruptError: The content differs from what was sealed.
     """
 
     def __init__(self, text: bytes, where: str) -> None:
         sealed = _SEALED.fullmatch(text)
         if not sealed or hashlib.sha256(sealed["body"]).hexdigest().encode() != sealed["digest"]:
-            raise ModelCorruptError(f"{where} is damaged")
+            raise ModelCorruptError(f"{where} is damaged; save or import the model again")
         self._where = where
         try:
             decoded = sealed[0].decode()
@@ -57,7 +57,7 @@ class ModelInfo(Mapping[str, Any]):
         if key not in self._values:
             section = _parsed(self._sections[key], self._where)
             if set(section) != {key}:
-                raise ModelCorruptError(f"{self._where}: '{key}' is not what d2run writes")
+                raise ModelCorruptError(f"{self._where}: '{key}' is not in the format of d2run")
             self._values[key] = section[key]
         return self._values[key]
 
@@ -68,7 +68,7 @@ class ModelInfo(Mapping[str, Any]):
         return len(self._sections)
 
     def __getattr__(self, key: str) -> Any:
-        if "_sections" not in self.__dict__:  # while it is being copied
+        if "_sections" not in self.__dict__:  # during copying
             raise AttributeError(key)
         if key not in self._sections:
             raise AttributeError(f"{self._where} has no '{key}'; it has {', '.join(self)}")
@@ -81,25 +81,25 @@ class ModelInfo(Mapping[str, Any]):
 
     @property
     def creation_time(self) -> datetime:
-        """When it was saved, with its time zone."""
+        """Time of saving, with its time zone."""
         return datetime.fromisoformat(self["created"])
 
 
 def _parsed(section: str, where: str) -> dict[str, Any]:
     if yaml.__with_libyaml__ and len(section) <= _SMALL:
-        with suppress(yaml.YAMLError, ValueError):  # whose message the other reader gives better
+        with suppress(yaml.YAMLError, ValueError):  # parse_yaml has better messages
             if isinstance(data := load_yaml(section, yaml.CSafeLoader), dict):
                 return data
     return parse_yaml(section, where)
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
-        return True  # a reference would tie one key to another
+        return True  # a reference would connect one key to another
 
 
 def _text(dumper: _Dumper, text: str) -> Any:
-    # in any other style PyYAML reads them back as a line's end
+    # in other styles, PyYAML reads these characters as line breaks
     style = '"' if re.search("[\x85\u2028\u2029]", text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
@@ -108,18 +108,18 @@ _Dumper.add_representer(str, _text)
 
 
 def sealed(info: Mapping[str, Any]) -> bytes:
-    """Return the text of ``model.yaml``, its last line the SHA-256 of all before it.
+    """Return the content of ``model.yaml``, whose last line is the SHA-256 of everything above.
 
     Raises:
-        ConfigError: A value is none that plain YAML has.
+        ConfigError: A value is not plain YAML, or there are too many.
     """
     try:
         body = yaml.dump(dict(info), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        if len(body) > _LARGE:  # only then may it be more than is read
+        if len(body) > _LARGE:  # smaller ones cannot exceed the limits of reading
             load_yaml(body)
     except (yaml.YAMLError, RecursionError, ValueError) as exc:
         raise ConfigError(
-            f"labels, metadata and signatures must be plain values, and not too many: {exc}; put "
-            "large data into custom_objects"
+            f"labels, metadata and signatures must be plain values: {exc}. Save other and large "
+            "data as custom_objects"
         ) from exc
     return f"{body}digest: {hashlib.sha256(body.encode()).hexdigest()}\n".encode()

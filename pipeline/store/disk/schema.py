@@ -1,4 +1,4 @@
-"""What ``model.yaml`` must hold, for those that come from elsewhere."""
+"""Validates the ``model.yaml`` of imported models."""
 
 from __future__ import annotations
 
@@ -8,46 +8,51 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.errors import ConfigError, ModelCorruptError
-from pipeline.store.disk.entry import CONFIG, FILE_NAME, INFO, WEIGHTS, read_categories
 from pipeline.store.disk.info import ModelInfo
-from pipeline.store.disk.plain import plain_labels, plain_metadata, plain_signatures
+from pipeline.store.disk.plain import (
+    parse_categories,
+    plain_labels,
+    plain_metadata,
+    plain_signatures,
+)
 from pipeline.store.disk.tags import check_name, check_version
+from pipeline.store.disk.version import CONFIG, FILE_NAME, INFO, WEIGHTS
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def check_info(info: ModelInfo) -> None:
-    """Look whether a sealed ``model.yaml`` is one that d2run could have written.
+    """Check that d2run could have written a sealed ``model.yaml``.
 
     Raises:
-        ModelCorruptError: It is not; says where.
+        ModelCorruptError: A key is missing or not valid; says which.
     """
     for key, check in _CHECKS.items():
         try:
             check(info[key])
         except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as exc:
-            problem = f"lacks '{key}'" if key not in info else f"has a bad '{key}' ({exc})"
-            raise ModelCorruptError(f"the model is refused: its {INFO} {problem}") from exc
+            problem = f"'{key}' is missing" if key not in info else f"'{key}' is not valid: {exc}"
+            raise ModelCorruptError(f"cannot import the model: in its {INFO}, {problem}") from exc
 
 
 def _files(files: Mapping[str, Mapping[str, Any]]) -> None:
     if not {CONFIG, WEIGHTS} <= set(files):
-        raise ValueError(f"{CONFIG} and {WEIGHTS} must be there")
+        raise ValueError(f"{CONFIG} and {WEIGHTS} are required")
     for name, file in files.items():
         if not FILE_NAME.fullmatch(name) or name == INFO:
-            raise ValueError(f"it names a file {name!r}")
+            raise ValueError(f"a file is called {name!r}")
         if not isinstance(file["size"], int) or not _SHA256.fullmatch(file["sha256"]):
             raise ValueError(f"{name} has no size and SHA-256")
 
 
 def _created(text: str) -> None:
     if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("it has no time zone")
+        raise ValueError("a time zone is required")
 
 
 def _kind(kind: str) -> None:
     if kind not in ("predictor", "module"):
-        raise ValueError(f"{kind!r} is neither predictor nor module")
+        raise ValueError(f"expected predictor or module, got {kind!r}")
 
 
 _CHECKS: dict[str, Any] = {
@@ -59,6 +64,6 @@ _CHECKS: dict[str, Any] = {
     "metadata": lambda metadata: plain_metadata(dict(metadata.items())),
     "signatures": lambda signatures: plain_signatures(dict(signatures.items())),
     "context": lambda context: dict(context.items()),
-    "categories": read_categories,
+    "categories": parse_categories,
     "files": _files,
 }

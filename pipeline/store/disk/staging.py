@@ -1,7 +1,7 @@
-"""Folders that appear in the store whole or not at all, whoever else writes and whenever one dies.
+"""Directories that appear in the store atomically, despite concurrent writers and crashes.
 
-What is being written or removed has a name that no model can have, and its writer holds a lock on
-it; so what has no lock is left over from a process that is gone.
+A directory that is being written or removed has a name that no model can have, and its writer holds
+a lock on it. So directories without a lock are leftovers of a process that ended.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _PARTS = "*.part"  # of pipeline.system.files.replaced
 
 @contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[int]:
-    """Hold a folder's lock while the block runs; gives its descriptor.
+    """Hold a directory's lock while the block runs; yields its descriptor.
 
     Raises:
-        BlockingIOError: Another process holds it, and ``wait`` is false.
+        BlockingIOError: Another process holds the lock, and ``wait`` is false.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -36,10 +36,10 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[int]:
 
 @contextmanager
 def staged(parent: Path) -> Iterator[Path]:
-    """Make a folder in ``parent``; it is removed when the block ends, unless it was renamed."""
+    """Create a directory in ``parent``; it is removed when the block ends, unless renamed."""
     parent.mkdir(parents=True, exist_ok=True)
     folder = parent / f"{_STAGING}{secrets.token_hex(8)}"
-    with locked(parent):  # so that none sees it without its lock
+    with locked(parent):  # so that no process sees it without its lock
         folder.mkdir()
         descriptor = os.open(folder, os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -50,27 +50,27 @@ def staged(parent: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def removed(folder: Path) -> Path:
-    """Take a folder out of sight in one step; the caller deletes what is returned."""
+def hide(folder: Path) -> Path:
+    """Rename a directory atomically so that it is no model; returns the new path, to be deleted."""
     hidden = folder.with_name(f"{_REMOVED}{secrets.token_hex(8)}")
     folder.rename(hidden)
     return hidden
 
 
-def left_over(root: Path) -> list[Path]:
-    """Delete what processes that are gone have left in a store, and return what it was."""
+def remove_leftovers(root: Path) -> list[Path]:
+    """Delete and return the leftovers of processes that ended."""
     found: list[Path] = []
     links = [path for path in root.glob("*/") if path.is_symlink()]  # a model on another disk
     for parent in (Path(place) for top in (root, *links) for place, _, _ in os.walk(top)):
         try:
             with locked(parent, wait=False):
-                found += _swept(parent)
+                found += _remove_in(parent)
         except (BlockingIOError, FileNotFoundError):
-            continue  # in use, or swept with its parent
+            continue  # in use, or removed with its parent
     return found
 
 
-def _swept(parent: Path) -> Iterator[Path]:
+def _remove_in(parent: Path) -> Iterator[Path]:
     for pattern in (f"{_STAGING}*", f"{_REMOVED}*"):
         for folder in sorted(parent.glob(pattern)):
             try:
@@ -86,7 +86,7 @@ def _swept(parent: Path) -> Iterator[Path]:
 
 
 def _is_alive(suffixes: list[str]) -> bool:
-    """Tell whether the process lives whose number is in a file's name, ``.<mark>.<pid>.part``."""
+    """Return whether the process in a file name, ``.<mark>.<pid>.part``, is running."""
     try:
         os.kill(int(suffixes[0][1:]), 0)
     except (IndexError, ValueError, ProcessLookupError):

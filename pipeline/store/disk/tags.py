@@ -8,35 +8,35 @@ from pipeline.errors import ConfigError
 
 LATEST = "latest"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_ALLOWED = "use a-z, 0-9, '.', '_', '-', at most 63, beginning with a letter or digit"
+_ALLOWED = "1 to 63 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
 
 
 class Tag(str):
-    """``name:version``: a text and, as in BentoML, an object with its two parts."""
+    """``name:version``: a string with its two parts as attributes, as in BentoML."""
 
     __slots__ = ()
 
     @property
     def name(self) -> str:
-        """What is before the colon."""
+        """The part before the colon."""
         return self.partition(":")[0]
 
     @property
     def version(self) -> str:
-        """What is after it."""
+        """The part after the colon."""
         return self.partition(":")[2]
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a text can name a model or a version."""
+    """Return whether a text is a valid name of a model or a version."""
     return _NAME.fullmatch(text) is not None
 
 
 def parse_tag(tag: object) -> tuple[str, str]:
-    """Return the name and the version of a tag; ``""`` where it has no version.
+    """Return the name and the version of a tag; ``""`` for a tag without a version.
 
     Raises:
-        ConfigError: It is not a tag.
+        ConfigError: The value is not a tag.
     """
     name, colon, version = str(tag).partition(":")
     check_name(name)
@@ -46,12 +46,12 @@ def parse_tag(tag: object) -> tuple[str, str]:
 
 
 def check_name(name: str) -> None:
-    """Raise a ``ConfigError`` unless it can name a model."""
+    """Raise ConfigError unless the name is valid for a model."""
     if not is_name(name):
-        raise ConfigError(f"{name!r} cannot name a stored model: {_ALLOWED}")
+        raise ConfigError(f"expected the name of a stored model, {_ALLOWED}, got {name!r}")
 
 
 def check_version(version: str) -> None:
-    """Raise a ``ConfigError`` unless it can be a version or an alias."""
+    """Raise ConfigError unless the name is valid for a version or an alias."""
     if not is_name(version) or version == LATEST:
-        raise ConfigError(f"{version!r} cannot be a version: {_ALLOWED}, and not 'latest'")
+        raise ConfigError(f"expected a version, {_ALLOWED}, not 'latest', got {version!r}")

@@ -1,1 +1,1 @@
-"""Models out of the store and into it: archives, folders, addresses, BentoML, trainings."""
+"""Imports and exports models: archives, directories, addresses, BentoML, training outputs."""

@@ -1,45 +1,27 @@
-"""Models out of the store and into it: archives, folders, addresses, BentoML, training outputs."""
+"""Imports models: archives, directories, addresses, BentoML models and training outputs."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, ModelExistsError, StoreError
 from pipeline.models.weights.weights import SUFFIXES, read_weights
-from pipeline.store.disk.entry import CONFIG, INFO, StoredModel, read_entry, sync
-from pipeline.store.disk.local import ModelStore
-from pipeline.store.disk.pointers import content
+from pipeline.store.api.store import ModelStore
+from pipeline.store.api.stored_model import StoredModel
+from pipeline.store.disk.pointers import read_pointer
 from pipeline.store.disk.schema import check_info
 from pipeline.store.disk.staging import staged
 from pipeline.store.disk.tags import LATEST, check_version
-from pipeline.store.exchange import archive, bento, training
+from pipeline.store.disk.version import CONFIG, INFO, read_version, sync_files
+from pipeline.store.exchange import archive, training
+from pipeline.store.exchange.bento_reading import is_bento, read_bento
+from pipeline.store.exchange.options import ImportOptions
 from pipeline.store.exchange.remote import fetch, shown
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the user wants of a model that has not been in a store of d2run.
-
-    Attributes:
-        name: Its name here; by default the one it has.
-        class_names: Names by class id, or a file of names.
-        labels: Words to find it by, beside those it has.
-        metadata: Plain values, beside those it has.
-        ema: Take the averaged weights of a training checkpoint.
-        trust: Load the pickle of custom objects, which may run any code.
-    """
-
-    name: str | None = None
-    class_names: Sequence[str] | Mapping[int, str] | str | None = None
-    labels: Mapping[str, str] | None = None
-    metadata: Mapping[str, Any] | None = None
-    ema: bool = False
-    trust: bool = False
 
 
 def import_model(
@@ -53,83 +35,84 @@ def import_model(
     trust: bool = False,
     store: ModelStore | None = None,
 ) -> StoredModel:
-    """Take a model into the store; one that is there already is left as it is.
+    """Import a model into the store; if the store already has it, nothing changes.
 
     Args:
-        path: An archive or a folder of ``export_model``; a ``.bentomodel`` or a folder of BentoML's
-            store made by ``bentoml.detectron``; an output folder of Detectron2's training; or an
-            address that fsspec knows.
-        name: For BentoML and training: its name here.
+        path: An archive or directory of ``export_model``; a ``.bentomodel`` or a directory of
+            BentoML's store from ``bentoml.detectron``; the output directory of a Detectron2
+            training; or an address that fsspec supports.
+        name: For BentoML and training: its name in the store.
         class_names: For BentoML and training: names by class id, or a file of names.
-        labels: For BentoML and training: words to find it by.
+        labels: For BentoML and training: labels to find it by.
         metadata: For BentoML and training: plain values.
-        ema: For training: take the averaged weights (``ema_state``).
-        trust: For BentoML: load its custom objects, which may run any code.
-        store: By default the one in ``$D2RUN_HOME``.
+        ema: For training: use the averaged weights (``ema_state``).
+        trust: For BentoML: load its custom objects, which can run any code.
+        store: By default the store in ``$D2RUN_HOME``.
 
     Raises:
-        ConfigError: Something in the path or the options does not fit.
+        ConfigError: The path or an option does not fit.
         ModelExistsError: Another model has its name and version.
-        ModelCorruptError: It is not what was exported.
+        ModelCorruptError: A file differs from what was exported.
         UntrustedModelError: It has custom objects, and ``trust`` is false.
-        StoreError: It cannot be read, is no model, or an archive that is refused.
+        StoreError: The path cannot be read, has no model, or is an archive that is refused.
     """
-    wanted = Wanted(name, class_names, labels, metadata, ema, trust)
-    return take(store or ModelStore(), str(path), wanted)[0]
+    options = ImportOptions(name, class_names, labels, metadata, ema, trust)
+    return import_path(store or ModelStore(), str(path), options)[0]
 
 
-def take(store: ModelStore, path: str, wanted: Wanted) -> tuple[StoredModel, bool]:
-    """Import a model; tell whether it was new."""
+def import_path(store: ModelStore, path: str, options: ImportOptions) -> tuple[StoredModel, bool]:
+    """Import a model; also return whether it was new."""
     try:
         with staged(store.root) as scratch:
-            folder = _model_folder(_opened(path, scratch), path)
+            folder = _find_model(_open(path, scratch), path)
             if not (folder / INFO).is_file():
-                return training.take(store, folder, wanted)
-            if bento.is_bento(folder):
-                return _take_bento(store, folder, wanted)
-            if (asked := asdict(wanted)) != asdict(Wanted(trust=wanted.trust)):
-                options = [key for key, value in asked.items() if value and key != "trust"]
+                return training.import_training(store, folder, options)
+            if is_bento(folder):
+                return _import_bento(store, folder, options)
+            if options != ImportOptions(trust=options.trust):
+                given = [key for key, value in asdict(options).items() if value and key != "trust"]
                 raise ConfigError(
-                    f"'{shown(path)}' is a whole model of d2run, which keeps its "
-                    f"{', '.join(options)}; leave the option out"
+                    f"'{shown(path)}' was exported by d2run and keeps its {', '.join(given)}; "
+                    "remove the option"
                 )
-            return _take_own(store, folder, scratch)
+            return _import_own(store, folder, scratch)
     except OSError as exc:
         raise StoreError(f"cannot import '{shown(path)}': {exc.strerror or exc}") from exc
 
 
-def _take_own(store: ModelStore, folder: Path, scratch: Path) -> tuple[StoredModel, bool]:
-    entry = read_entry(folder)
-    check_info(entry.info)
-    name, version = entry.info["name"], entry.info["version"]
-    entry.verify()
+def _import_own(store: ModelStore, folder: Path, scratch: Path) -> tuple[StoredModel, bool]:
+    model = read_version(folder)
+    check_info(model.info)
+    name, version = model.info["name"], model.info["version"]
+    model.verify()
     for there in store.list(name):
-        if there.tag == entry.tag:
-            if there.digest != entry.digest:
+        if there.tag == model.tag:
+            if there.digest != model.digest:
                 raise ModelExistsError(
-                    f"the store has another '{entry.tag}' ({there.path}); delete that first, or "
-                    "keep it"
+                    f"the store has another model '{model.tag}' ({there.path}); delete that first"
                 )
-            there.verify()  # or the user would take a damaged copy for a repaired one
+            there.verify()  # otherwise a damaged copy would seem to be repaired
             return there, False
     place = scratch / "model"
     place.mkdir()
-    for file in (INFO, *entry.info["files"]):
+    for file in (INFO, *model.info["files"]):
         shutil.copyfile(folder / file, place / file)
-    read_entry(place).verify()  # the disk may have changed under the copy
-    sync(place)
+    read_version(place).verify()  # the source can change during the copy
+    sync_files(place)
     return store.publish(place, name, version), True
 
 
-def _take_bento(store: ModelStore, folder: Path, wanted: Wanted) -> tuple[StoredModel, bool]:
-    model = bento.read_bento(folder, trust=wanted.trust)
+def _import_bento(
+    store: ModelStore, folder: Path, options: ImportOptions
+) -> tuple[StoredModel, bool]:
+    model = read_bento(folder, trust=options.trust)
     created = datetime.fromisoformat(model.created)
-    return training.store_foreign(
+    return training.save_foreign(
         store,
-        f"{wanted.name or model.name}:{model.version}",
+        f"{options.name or model.name}:{model.version}",
         model.config,
         read_weights(model.weights),
-        wanted,
+        options,
         origin={"format": "bentoml", "sha256": model.sha256},
         known=model.class_info,
         kind=model.kind,
@@ -141,8 +124,8 @@ def _take_bento(store: ModelStore, folder: Path, wanted: Wanted) -> tuple[Stored
     )
 
 
-def _opened(path: str, scratch: Path) -> Path:
-    """Return the folder that a path names: itself, or an archive's content."""
+def _open(path: str, scratch: Path) -> Path:
+    """Return a directory: the path itself, or the unpacked archive."""
     source = Path(path).expanduser()
     if "://" in path:
         source = scratch / "fetched"
@@ -150,10 +133,10 @@ def _opened(path: str, scratch: Path) -> Path:
     elif source.is_dir():
         return source
     elif not source.exists():
-        raise ConfigError(f"'{path}' is neither a file nor a folder nor an address")
+        raise ConfigError(f"no such file, directory or address: '{path}'")
     elif source.suffix in SUFFIXES:
         raise ConfigError(
-            f"'{path}' has weights alone; a model is also its config and class names: "
+            f"'{path}' has only weights; save them with their config and class names: "
             "python -m pipeline.store save NAME --config CONFIG --class-names FILE --weights "
             f"'{path}'"
         )
@@ -163,22 +146,22 @@ def _opened(path: str, scratch: Path) -> Path:
     return unpacked
 
 
-def _model_folder(folder: Path, path: str) -> Path:
-    """Find the model in a folder: there, in its only folder, or where BentoML's ``latest`` says."""
+def _find_model(folder: Path, path: str) -> Path:
+    """Return the model's directory: this one, its only one, or that of BentoML's ``latest``."""
     for _ in range(3):
         if (folder / INFO).is_file() or training.is_output(folder):
             return folder
         latest = folder / LATEST
         if latest.is_file():
-            version = content(latest).strip()
+            version = read_pointer(latest).strip()
             check_version(version)
             folder = folder / version
             continue
-        below = [entry for entry in folder.iterdir() if entry.is_dir()]
+        below = [inner for inner in folder.iterdir() if inner.is_dir()]
         if len(below) != 1:
             break
         folder = below[0]
     raise StoreError(
-        f"'{shown(path)}' holds no model: expected {INFO}, as d2run and BentoML write it, or "
-        f"{CONFIG} beside a checkpoint, as Detectron2's training writes them"
+        f"'{shown(path)}' has no model; expected the {INFO} of d2run or BentoML, or the {CONFIG} "
+        "and checkpoint of a Detectron2 training"
     )

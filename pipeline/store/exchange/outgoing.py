@@ -1,4 +1,4 @@
-"""Models out of the store: to files, folders and addresses, for d2run and for BentoML."""
+"""Exports models to files, directories and addresses, for d2run and for BentoML."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.models.weights.weights import read_weights
-from pipeline.store.api.predictor import stored_cfg
-from pipeline.store.disk.entry import INFO, WEIGHTS, StoredModel, plain, sync
-from pipeline.store.disk.local import ModelStore
+from pipeline.store.api.building import stored_cfg
+from pipeline.store.api.store import ModelStore
+from pipeline.store.api.stored_model import StoredModel
+from pipeline.store.disk.plain import plain_categories
 from pipeline.store.disk.staging import staged
-from pipeline.store.exchange import archive, bento
+from pipeline.store.disk.version import INFO, WEIGHTS, sync_files
+from pipeline.store.exchange import archive
+from pipeline.store.exchange.bento_writing import write_bento
 from pipeline.store.exchange.remote import send, shown
 
 FORMATS = (*archive.FORMATS, "dir", "bentoml")
@@ -28,44 +31,45 @@ def export_model(
     trust: bool = False,
     store: ModelStore | None = None,
 ) -> str:
-    """Write a stored model to a file, a folder or an address.
+    """Write a stored model to a file, a directory or an address.
 
     Args:
-        tag: A tag, or what ``get`` returned.
-        path: A file; an existing folder, or a path that ends in ``/``, to get
-            ``<name>-<version>`` there; or an address that fsspec knows, as ``s3://bucket/``.
+        tag: A tag, or the result of ``get``.
+        path: A file; an existing directory, or a path with a trailing ``/``, for a file
+            ``<name>-<version>`` in it; or an address that fsspec supports, such as
+            ``s3://bucket/``.
         format: ``tar.xz``, ``tar.gz``, ``zip``, ``dir`` (a plain copy) or ``bentoml``; by default
-            what the path's suffix says, else ``tar.xz``.
-        overwrite: Replace what is there.
-        trust: For ``bentoml``: load the custom objects, to write them anew.
-        store: By default the one in ``$D2RUN_HOME``.
+            the format of the path's suffix, otherwise ``tar.xz``.
+        overwrite: Replace an existing target.
+        trust: For ``bentoml``: load the custom objects, which must be pickled again.
+        store: By default the store in ``$D2RUN_HOME``.
 
     Returns:
-        Where it was written.
+        The path or address that was written.
 
     Raises:
         ConfigError: The format is unknown.
         ModelNotFoundError: There is no such model.
-        ModelCorruptError: It is not what was saved.
-        StoreError: The target exists, or cannot be written.
+        ModelCorruptError: A file differs from what was saved.
+        StoreError: The target exists or cannot be written.
     """
-    entry = tag if isinstance(tag, StoredModel) else (store or ModelStore()).get(tag, trust=trust)
-    entry.verify()
+    model = tag if isinstance(tag, StoredModel) else (store or ModelStore()).get(tag, trust=trust)
+    model.verify()
     target = str(path)
     format = format or _format_of(target)
     if format not in FORMATS:
-        raise ConfigError(f"format '{format}' is none of {', '.join(FORMATS)}")
-    target = _named(target, format, entry)
+        raise ConfigError(f"format: expected one of {', '.join(FORMATS)}, got '{format}'")
+    target = _target_path(target, format, model)
     is_address = "://" in target
     if not is_address and not overwrite and Path(target).expanduser().exists():
-        raise StoreError(f"'{target}' exists; choose another path, or --force to replace it")
+        raise StoreError(f"'{target}' already exists; choose another path or add --force")
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            folder = entry.path
+            folder = model.path
             if format == "bentoml":
-                folder = _as_bento(entry, Path(scratch, "bento"))
+                folder = _as_bento(model, Path(scratch, "bento"))
             if format == "dir":
-                _copied(folder, target, overwrite)
+                _copy(folder, target, overwrite)
             elif is_address:
                 packed = Path(scratch, "packed")
                 archive.pack(folder, packed, _packing(format))
@@ -74,25 +78,25 @@ def export_model(
                 archive.pack(folder, Path(target).expanduser(), _packing(format))
     except OSError as exc:
         reason = exc.strerror or exc
-        raise StoreError(f"cannot export '{entry.tag}' to '{shown(target)}': {reason}") from exc
+        raise StoreError(f"cannot export '{model.tag}' to '{shown(target)}': {reason}") from exc
     return target
 
 
-def _as_bento(entry: StoredModel, folder: Path) -> Path:
+def _as_bento(model: StoredModel, folder: Path) -> Path:
     folder.mkdir()
-    bento.write_bento(
+    write_bento(
         folder,
-        name=entry.info["name"],
-        version=entry.info["version"],
-        created=entry.info["created"],
-        kind=entry.info["kind"],
-        labels=entry.info["labels"],
-        metadata=entry.info["metadata"],
-        signatures=entry.info["signatures"],
-        cfg=stored_cfg(entry),
-        weights=read_weights(entry.path / WEIGHTS),
-        custom_objects=entry.custom_objects,
-        d2run={"kind": entry.info["kind"], "categories": plain(entry.categories)},
+        name=model.info["name"],
+        version=model.info["version"],
+        created=model.info["created"],
+        kind=model.info["kind"],
+        labels=model.info["labels"],
+        metadata=model.info["metadata"],
+        signatures=model.info["signatures"],
+        cfg=stored_cfg(model),
+        weights=read_weights(model.path / WEIGHTS),
+        custom_objects=model.custom_objects,
+        d2run={"kind": model.info["kind"], "categories": plain_categories(model.categories)},
     )
     return folder
 
@@ -107,27 +111,29 @@ def _packing(format: str) -> str:
     return archive.FORMATS[0] if format == "bentoml" else format
 
 
-def _named(target: str, format: str, entry: StoredModel) -> str:
-    """Complete a path: with the model's name in a folder, with the format's suffix elsewhere."""
+def _target_path(target: str, format: str, model: StoredModel) -> str:
+    """Append the model's name to a directory, and the format's suffix to a file."""
     suffix = _SUFFIX.get(format, f".{format}")
     place = Path(target).expanduser()
     in_folder = "://" not in target and place.is_dir() and not (place / INFO).is_file()
     if target.endswith("/") or in_folder:
-        return f"{target.rstrip('/')}/{entry.tag.replace(':', '-')}{suffix}"
+        return f"{target.rstrip('/')}/{model.tag.replace(':', '-')}{suffix}"
     return target if archive.format_of(target) or not suffix else target + suffix
 
 
-def _copied(folder: Path, target: str, overwrite: bool) -> None:
+def _copy(folder: Path, target: str, overwrite: bool) -> None:
     if "://" in target:
-        raise ConfigError("format=dir writes to this machine's disks; choose an archive to send")
+        raise ConfigError(
+            f"format=dir cannot write to an address: '{shown(target)}'. Use an archive"
+        )
     place = Path(target).expanduser()
     place.parent.mkdir(parents=True, exist_ok=True)
     with staged(place.parent) as copy:
         for file in folder.iterdir():
             shutil.copyfile(file, copy / file.name)
-        sync(copy)
+        sync_files(copy)
         if overwrite and place.exists():
             if not (place / INFO).is_file():
-                raise StoreError(f"'{place}' is no exported model, so it is not replaced")
+                raise StoreError(f"'{place}' is not an exported model; choose another path")
             shutil.rmtree(place)
         copy.rename(place)

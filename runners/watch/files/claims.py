@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import OutputError
-from pipeline.sources.decode.reading import why
+from pipeline.system.os_errors import describe_os_error
 from runners.watch.files.directories import (
     NotAFolderError,
     digest,
@@ -89,7 +89,7 @@ class Claims:
                 raise OutputError(f"cannot move {file.arrival.path}: {exc}") from exc
             return False  # a parent folder has become a link, so the path names another file
         except OSError as exc:
-            raise OutputError(f"cannot move {file.arrival.path}: {why(exc)}") from exc
+            raise OutputError(f"cannot move {file.arrival.path}: {describe_os_error(exc)}") from exc
 
     def is_unchanged(self, file: ProcessedFile, writers: WriterCheck) -> bool:
         """Return whether a file is byte for byte what was decoded, and not open for writing.

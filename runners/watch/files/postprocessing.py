@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import OutputError
-from pipeline.sources.decode.reading import why
 from pipeline.system.files import sync_open_folder
+from pipeline.system.os_errors import describe_os_error
 from runners.watch.files.claims import Claims, ProcessedFile
 from runners.watch.files.directories import NotAFolderError, exists, numbered, opened
 from runners.watch.files.transfer import content_digest, is_same_file, move_file, remove_file
@@ -169,7 +169,7 @@ class PostProcessing:
             except OSError as exc:
                 self._unsynced.add(folder_path)
                 path = base.joinpath(*parts)
-                raise OutputError(f"cannot write {path} to disk: {why(exc)}") from exc
+                raise OutputError(f"cannot write {path} to disk: {describe_os_error(exc)}") from exc
 
     def _destination(self, file: ProcessedFile) -> Destination | None:
         """Return where a file is moved to; ``None`` if it is deleted."""
@@ -187,7 +187,7 @@ class PostProcessing:
         return opened(destination.base, parents, make=True)
 
     def _error(self, file: ProcessedFile, exc: OSError) -> OutputError:
-        text = str(exc) if isinstance(exc, NotAFolderError) else why(exc)
+        text = str(exc) if isinstance(exc, NotAFolderError) else describe_os_error(exc)
         if (destination := self._destination(file)) is None:
             return OutputError(f"cannot delete {file.arrival.path}: {text}")
         return OutputError(f"cannot move {file.arrival.path} to {destination.path}: {text}")

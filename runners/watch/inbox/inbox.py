@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import RootGoneError
-from pipeline.sources.decode.reading import why
 from pipeline.sources.scan import natural_key
+from pipeline.system.os_errors import describe_os_error
 from runners.watch.inbox.skipped import SkippedFilesReport
 from runners.watch.inbox.tree import NOT_FOUND, Tree
 from runners.watch.inbox.versions import Arrival, Candidate, Versions
@@ -126,8 +126,8 @@ class Inbox:
         except OSError as exc:
             self._was_gone = True
             raise RootGoneError(
-                f"cannot read the watched folder {self.root}: {why(exc)}. Its files are processed "
-                "when it is back"
+                f"cannot read the watched folder {self.root}: {describe_os_error(exc)}. "
+                "Its files are processed when it is back"
             ) from exc
         self._was_gone = False
         for asset_id, candidate in list(self._candidates.items()):
@@ -223,7 +223,7 @@ class Inbox:
             status = os.stat(path)  # noqa: PTH116
         except OSError as exc:
             if exc.errno not in NOT_FOUND:
-                self._skip(asset_id, candidate, why(exc))
+                self._skip(asset_id, candidate, describe_os_error(exc))
             elif candidate.version is not None or not os.path.lexists(path):
                 # if it reappears, as it does with the root, its folder may look unchanged
                 self._tree.invalidate(asset_id)

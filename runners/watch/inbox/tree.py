@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from pathlib import Path
 
-from pipeline.sources.decode.reading import why
 from pipeline.sources.scan import OF_A_RUN, left_out, natural_key, not_an_image
 from pipeline.system.files import file_identity
+from pipeline.system.os_errors import describe_os_error
 from runners.watch.files.claims import FOLDER as CLAIMS
 from runners.watch.inbox.skipped import SkippedFilesReport
 
@@ -148,7 +148,7 @@ class Tree:
                 continue
             identity = file_identity(status)
             if identity in excluded or identity in seen:
-                reason = "link to a folder that is already included"
+                reason = "link to a directory that is already included"
                 self._skip(folder_id, reason if identity in seen else "not part of the input")
                 continue
             seen.add(identity)
@@ -193,7 +193,7 @@ class Tree:
             try:
                 reason, file = self._entry(entry_id, entry, folder, names)
             except OSError as exc:  # it has disappeared since it was listed, or may not be read
-                reason, file = why(exc), None
+                reason, file = describe_os_error(exc), None
                 if exc.errno not in NOT_FOUND:
                     folder.settled = False  # the folder would not change when it can be read
             if file is not None:
@@ -229,9 +229,9 @@ class Tree:
             return "not a regular file", None
         if status is not None and stat.S_ISDIR(status.st_mode):
             if not self.recursive:
-                return "folder that is not searched", None
+                return "directory that is not searched", None
             if entry.is_symlink() and not self.follow:
-                return "linked folder (followed only with runner.after=keep)", None
+                return "linked directory (followed only with runner.after=keep)", None
             (folder.links if entry.is_symlink() else folder.folders).append(name)
             return None, None
         if status is not None and not stat.S_ISREG(status.st_mode):
@@ -255,7 +255,7 @@ class Tree:
         if exc.errno in NOT_FOUND:
             return  # it has disappeared since its parent was listed
         before = self._folders.get(folder_id)
-        reason = f"folder that cannot be read ({why(exc)})"
+        reason = f"directory that cannot be read ({describe_os_error(exc)})"
         self._visited[folder_id] = _Folder(None, 0.0, skipped=Counter([reason]))
         if before is None or not before.skipped[reason]:
             self._skipped_report.add(reason, folder_id)

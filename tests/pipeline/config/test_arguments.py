@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from pipeline.config import build_job
-from pipeline.config.arguments import misfits
+from pipeline.config.arguments import bad_arguments
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,7 +51,7 @@ class Unreadable:
     ],
 )
 def test_what_fits(values: dict[str, Any]) -> None:
-    assert list(misfits(Takes, values)) == []
+    assert list(bad_arguments(Takes, values)) == []
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_what_fits(values: dict[str, Any]) -> None:
         ({"number": 1.5}, "number: expected a whole number, got 1.5"),
         ({"share": "x"}, "share: expected a number, got 'x'"),
         ({"share": False}, "share: expected a number, got false"),
-        ({"name": 5}, """name: expected a text, got 5; as text it is name='"5"'"""),
-        ({"size": None}, "size: expected a whole number or a text, got null"),
+        ({"name": 5}, """name: expected a string, got 5; to pass a string, write name='"5"'"""),
+        ({"size": None}, "size: expected a whole number or a string, got null"),
         ({"limit": "x"}, "limit: expected a whole number or null, got 'x'"),
         ({"names": "person"}, "names: expected a list or null, got 'person'"),
         ({"names": [None]}, "names: expected a list or null, got [None]"),
@@ -73,17 +73,19 @@ def test_what_fits(values: dict[str, Any]) -> None:
     ],
 )
 def test_what_does_not(values: dict[str, Any], told: str) -> None:
-    assert list(misfits(Takes, values)) == [told]
+    assert list(bad_arguments(Takes, values)) == [told]
 
 
 def test_of_a_function() -> None:
-    assert list(misfits(function, {"bare": object(), "else": "x"})) == []
-    assert list(misfits(function, {"number": "x"})) == ["number: expected a whole number, got 'x'"]
+    assert list(bad_arguments(function, {"bare": object(), "else": "x"})) == []
+    assert list(bad_arguments(function, {"number": "x"})) == [
+        "number: expected a whole number, got 'x'"
+    ]
 
 
 @pytest.mark.parametrize("target", [Unreadable, dict, 3])
 def test_what_cannot_be_told_is_left_alone(target: Any) -> None:
-    assert list(misfits(target, {"x": 1})) == []
+    assert list(bad_arguments(target, {"x": 1})) == []
 
 
 @pytest.mark.parametrize(
@@ -98,11 +100,14 @@ def test_what_cannot_be_told_is_left_alone(target: Any) -> None:
         (["+runnable.nonsense=1"], "no option 'runnable.nonsense'; known: runnable.exact, "),
         (["+threshold=0.9"], "no option 'threshold'; did you mean 'stage.min_score.threshold'?"),
         (["+decode.foo=1"], "no option 'decode.foo'; known: decode.jpeg, "),
-        (["+stage.top_k.k=1"], "stage.top_k has no _target_: it names no class to build"),
+        (["+stage.top_k.k=1"], "stage.top_k has no _target_, the class to build"),
         (["+runner.foo={a:1}"], "no option 'runner.foo'; known: runner.on_error, "),
-        (["~decode"], "decode was removed, and every job needs it"),
+        (["~decode"], "decode cannot be removed: every job needs it"),
         (["runnable=fake", "runnable.masks=3"], "runnable.masks: expected true or false, got 3"),
-        (["decode_threads=100000"], "decode_threads is 100000; it must be at most 1024"),
+        (
+            ["decode_threads=100000"],
+            "decode_threads: expected a whole number from 1 to 1024, got 100000",
+        ),
     ],
 )
 def test_of_a_job(

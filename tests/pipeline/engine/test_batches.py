@@ -30,8 +30,8 @@ def batches_of(runnable: Scripted, assets: Sequence[ListedAsset]) -> list[str]:
 @pytest.mark.parametrize(
     ("by_shape", "sizes", "batches"),
     [
-        pytest.param(False, [A] * 5, ["0 1", "2 3", "4"], id="neighbours"),
-        pytest.param(False, [A, B, A, A], ["0", "1", "2 3"], id="only neighbours of one shape"),
+        pytest.param(False, [A] * 5, ["0 1", "2 3", "4"], id="neighbors"),
+        pytest.param(False, [A, B, A, A], ["0", "1", "2 3"], id="only neighbors of one shape"),
         pytest.param(True, [A] * 5, ["0 1", "2 3", "4"], id="one shape"),
         pytest.param(True, [A, B, A, B], ["0 2", "1 3"], id="two shapes"),
         pytest.param(True, [A, B, C, A, B], ["0 3", "1 4", "2"], id="the rest in order"),
@@ -44,13 +44,13 @@ def test_batches_of_two(by_shape: bool, sizes: list[tuple[int, int]], batches: l
     assert batches_of(runnable, stills(*sizes)) == batches
 
 
-def test_large_pictures_end_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_end_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.engine.batches._WINDOW_BYTES", 3 * 8 * 8 * 3)
     runnable = Stepped(batch_size=4, batch_by_shape=True)
     assert batches_of(runnable, stills(*[A] * 7)) == ["0 1 2", "3 4 5", "6"]
 
 
-def test_a_runnable_without_steps_takes_neighbours_of_any_shape() -> None:
+def test_a_runnable_without_steps_batches_neighbors_of_any_shape() -> None:
     assert batches_of(Scripted(batch_size=2), stills(A, B, C)) == ["0 1", "2"]
     assert batches_of(Scripted(batch_size=2, batch_by_shape=True), stills(A, B, A)) == ["0 2", "1"]
 
@@ -67,7 +67,7 @@ def test_the_runnable_says_how_many(
     assert [" ".join(batch) for batch in runnable.batches] == batches
 
 
-def test_the_size_is_asked_for_once_the_runnable_is_entered() -> None:
+def test_the_batch_size_is_read_once_the_runnable_is_entered() -> None:
     class Auto(Stepped):
         def __enter__(self) -> Auto:
             self.batch_size = 3
@@ -80,13 +80,13 @@ def test_the_size_is_asked_for_once_the_runnable_is_entered() -> None:
 def test_assets_without_frames_fill_the_window() -> None:
     broken = [ListedAsset(f"b{i}", n_frames=0, error=DecodeError("bad")) for i in range(8)]
     runnable = Stepped(batch_size=2, batch_by_shape=True)
-    # the first does not wait for its like behind any number of broken ones
+    # the first must not wait for the next of its shape behind any number of broken ones
     assets = [*stills(A), *broken, ListedAsset("last", size=A)]
     assert batches_of(runnable, assets) == ["0", "last"]
 
 
 class Unsteady(Stepped):
-    """Takes its time, now here, now there."""
+    """A model with random delays."""
 
     def prepare(self, frame: Frame) -> Halved:
         time.sleep(random.random() * 0.003)
@@ -100,7 +100,7 @@ class Unsteady(Stepped):
 def predicted(
     directory: Path, threads: int, queue_mb: float, by_shape: bool, forwards: int = 1
 ) -> tuple[list[list[str]], bytes]:
-    """Return which frames shared a forward, and predictions.jsonl."""
+    """Return the batches and the content of predictions.jsonl."""
     sizes = random.Random(0).choices([A, B, C], [5, 2, 1], k=40)
     assets = [
         ListedAsset(f"{i}", n_frames=i % 3, size=size, error=None if i % 7 else DecodeError("bad"))
@@ -123,6 +123,6 @@ def test_threads_and_queues_change_nothing(tmp_path: Path, by_shape: bool) -> No
                 assert predicted(tmp_path, threads, queue_mb, by_shape, forwards) == first
 
 
-def test_what_shares_a_forward_shows_in_the_results(tmp_path: Path) -> None:
-    # or the test above would prove nothing
+def test_the_composition_of_batches_shows_in_the_results(tmp_path: Path) -> None:
+    # otherwise the test above would prove nothing
     assert predicted(tmp_path, 1, 256, True)[1] != predicted(tmp_path, 1, 256, False)[1]

@@ -1,4 +1,4 @@
-"""What is in memory at one time does not grow with the input, and keeps to its bounds."""
+"""Memory does not grow with the input and stays within its bounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDE = 128  # 49,152 bytes a frame
 
 
 class Alive:
-    """Counts the pictures that are alive."""
+    """Counts the images in memory."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -69,8 +69,8 @@ class SlowModel(Scripted):
 @pytest.mark.parametrize(
     ("queue_mb", "most"),
     [
-        # before and behind the device one that always fits, and in the hands of: two decoders,
-        # the device (a window of four, and one that does not fit behind), the writer
+        # before and after the device one that always fits; held by two decoders, by the device (a
+        # window of four, and one that does not fit into the next queue), and by the writer
         pytest.param(0.001, 2 + 2 + 5 + 1, id="smaller than a frame"),
         # half of it is 2 frames
         pytest.param(0.2, 4 + 2 + 5 + 1, id="of four frames"),
@@ -147,25 +147,25 @@ def test_a_window_is_all_that_batches_hold_back(alive: Alive) -> None:
 def test_nothing_is_kept_when_the_run_is_over(alive: Alive) -> None:
     outcomes = run([Counted(f"{i}") for i in range(50)], runnable=Stepped(guilty=("7",)))
     assert [bool(outcome.error) for outcome in outcomes].count(True) == 1
-    for outcome in outcomes:  # an error's traceback shows what was in work
+    for outcome in outcomes:  # an error's traceback refers to the frame
         if outcome.error is not None and outcome.error.__cause__ is not None:
             outcome.error.__cause__.__traceback__ = None
     del outcomes, outcome
     assert alive.now == 0
 
 
-def test_only_so_many_assets_are_begun() -> None:
-    begun = 0
+def test_the_number_of_open_assets_is_bounded() -> None:
+    n_opened = 0
 
     def listing() -> Iterator[ListedAsset]:
-        nonlocal begun
+        nonlocal n_opened
         for i in range(500):
-            begun += 1
+            n_opened += 1
             yield ListedAsset(f"{i}", n_frames=0)  # holds nothing that could fill a queue
 
     outcomes = Pipeline(Scripted(), {}, {}, decode_threads=2).run(listing())
     for done, _ in enumerate(outcomes, start=1):
-        assert begun <= done + 2 * 8 + 4 + 2 + 1
+        assert n_opened <= done + 2 * 8 + 4 + 2 + 1
 
 
 def test_half_the_cores_decode(monkeypatch: pytest.MonkeyPatch) -> None:

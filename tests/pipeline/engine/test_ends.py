@@ -1,4 +1,4 @@
-"""However a run ends, with queues that are full: it ends at once, and leaves no thread behind."""
+"""However a run ends, even with full queues, it ends promptly and leaves no thread behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(20, method="thread")
 
 
 class Trap:
-    """Raises from its ``at``-th call on, once all the queues that lead there had time to fill."""
+    """Raises from its ``at``-th call on, after a pause in which the queues before it fill."""
 
     def __init__(self, place: str, exc: BaseException, at: int) -> None:
         self.place, self.exc, self.at = place, exc, at
@@ -151,8 +151,8 @@ def test_a_lost_device_ends_the_run(place: str, forwards: int) -> None:
 
 
 @pytest.mark.parametrize("place", ["decode", "prepare", "forward", "predict", "finish", "sink"])
-def test_a_failed_frame_is_let_go_of(place: str) -> None:
-    """Without waiting for Python to look for cycles: each may be hundreds of megabytes."""
+def test_a_failed_frame_is_freed(place: str) -> None:
+    """Without a run of the garbage collector: each frame may be hundreds of megabytes."""
     pictures: list[weakref.ref[Any]] = []
 
     class Listed(Trapped):
@@ -166,12 +166,12 @@ def test_a_failed_frame_is_let_go_of(place: str) -> None:
         def write(self, result: Result) -> None:
             trap.step("sink")
 
-    class Anew(Trap):
+    class EveryTime(Trap):
         def step(self, place: str) -> None:
             if place == self.place:
                 raise OSError("gone")
 
-    trap = Anew(place, OSError(), 0)
+    trap = EveryTime(place, OSError(), 0)
     assets = [Listed(f"{i}") for i in range(6)]
     for asset in assets:
         asset.trap = trap
@@ -192,7 +192,7 @@ def test_an_interrupt_at_any_line_of_the_callers_thread() -> None:
     engine = str(Path(inspect.getfile(Pipeline)).parent)
 
     def interrupted(at: int) -> bool:
-        """Raise KeyboardInterrupt at the engine's ``at``-th line: whether it came to that."""
+        """Raise KeyboardInterrupt at the engine's ``at``-th line; return whether it was reached."""
         left = at
 
         def trace(frame: FrameType, event: str, _: Any) -> Any:

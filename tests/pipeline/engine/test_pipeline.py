@@ -216,7 +216,7 @@ def test_a_lost_output_ends_the_run(code: int, when: str) -> None:
         ),
     ],
 )
-def test_a_runnable_with_other_results_is_told_so(results: list[Any], says: str) -> None:
+def test_wrong_results_of_a_runnable_are_reported(results: list[Any], says: str) -> None:
     class Wrong(Scripted):
         def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
             return results
@@ -244,7 +244,7 @@ def test_a_failed_batch_does_not_outlive_its_retry() -> None:
     assert [outcome.error for outcome in outcomes] == [None, None]
 
 
-def test_what_is_in_work_when_the_run_ends_is_discarded() -> None:
+def test_an_in_flight_asset_is_discarded_when_the_run_ends() -> None:
     sink = Recording()
     outcomes = Pipeline(Scripted(), {"s": raising(KeyboardInterrupt(), "1")}, {"s": sink}).run(
         [ListedAsset("0"), ListedAsset("1")]
@@ -254,13 +254,13 @@ def test_what_is_in_work_when_the_run_ends_is_discarded() -> None:
     assert (list(sink.flushed), sink.discarded) == (["0"], ["1"])
 
 
-def test_timings_are_told() -> None:
+def test_timings() -> None:
     outcome = run([ListedAsset("0")])[0]
     assert set(outcome.timings) == {"decode", "forward", "stages", "sinks", "waiting"}
     assert all(seconds >= 0 for seconds in outcome.timings.values())
 
 
-def test_timings_of_steps_are_told() -> None:
+def test_timings_of_a_pipelined_runnable() -> None:
     outcome = run([ListedAsset("0")], runnable=Stepped())[0]
     steps = {"decode", "prepare", "forward", "finish", "stages", "sinks", "waiting"}
     assert set(outcome.timings) == steps

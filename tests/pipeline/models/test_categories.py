@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.models.categories import TABLES, named, of_dataset, table
+from pipeline.models.categories import TABLES, dataset_categories, parse_class_names, table
 from pipeline.models.config_file import read_config
 from pipeline.models.zoo import zoo_names
 
@@ -69,13 +69,13 @@ def test_unknown_table():
 def test_named_from_file(tmp_path, name, content, names, ids):
     path = tmp_path / name
     path.write_bytes(content)
-    found = named(str(path))
+    found = parse_class_names(str(path))
     assert (found.thing_names, found.thing_ids) == (names, ids)
 
 
 def test_named_list():
-    assert named(["a", "b"]).thing_names == ("a", "b")
-    assert named(["a", "b"], semantic=True).stuff_names == ("a", "b")
+    assert parse_class_names(["a", "b"]).thing_names == ("a", "b")
+    assert parse_class_names(["a", "b"], semantic=True).stuff_names == ("a", "b")
 
 
 def test_coco_with_stuff_and_keypoints(tmp_path):
@@ -83,7 +83,7 @@ def test_coco_with_stuff_and_keypoints(tmp_path):
     rows = [{"id": 1, "name": "p", "keypoints": ["x", "y"], "skeleton": [[1, 2]], "isthing": 1}]
     rows += [{"id": 2, "name": "sky", "isthing": 0}]
     path.write_text(json.dumps({"categories": rows}))
-    found = named(str(path))
+    found = parse_class_names(str(path))
     assert (found.stuff_names, found.stuff_ids) == (("things", "sky"), (0, 2))
     assert (found.keypoint_names, found.skeleton) == (("x", "y"), ((0, 1),))
 
@@ -101,7 +101,7 @@ def test_coco_with_stuff_and_keypoints(tmp_path):
     ],
 )
 def test_as_written(given, names, ids):
-    found = named(given)
+    found = parse_class_names(given)
     assert (found.thing_names, found.thing_ids) == (names or tuple(given), ids)
 
 
@@ -129,7 +129,7 @@ def test_as_written(given, names, ids):
 )
 def test_refused_names(given, message):
     with pytest.raises(ConfigError, match=message):
-        named(given)
+        parse_class_names(given)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_stuff_of_a_coco_file(tmp_path, rows, semantic, n, names, ids):
     path = tmp_path / "a.json"
     categories = [{"id": i, "name": name, "isthing": thing} for i, name, thing in rows]
     path.write_text(json.dumps({"categories": categories}))
-    found = named(str(path), semantic=semantic, n_stuff=n)
+    found = parse_class_names(str(path), semantic=semantic, n_stuff=n)
     assert (found.stuff_names, found.stuff_ids) == (tuple(names.split()), ids)
     assert semantic is (found.thing_names == ())
 
@@ -180,7 +180,7 @@ def test_roboflows_root(tmp_path, root, n, names):
     rows = [{"id": 0, "name": root, "supercategory": "none"}]
     rows += [{"id": 1, "name": "crack", "supercategory": root}]
     path.write_text(json.dumps({"categories": rows}))
-    assert named(str(path), n_things=n).thing_names == names
+    assert parse_class_names(str(path), n_things=n).thing_names == names
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_roboflows_root(tmp_path, root, n, names):
 )
 def test_other_files(tmp_path, name, content, names):
     (tmp_path / name).write_text(content)
-    assert named(str(tmp_path / name)).thing_names == names
+    assert parse_class_names(str(tmp_path / name)).thing_names == names
 
 
 def test_keypoints_of_several_classes(tmp_path):
@@ -207,7 +207,7 @@ def test_keypoints_of_several_classes(tmp_path):
     posed = {"keypoints": ["x", "y"], "skeleton": [[0, 1]]}
     rows = [{"id": 0, "name": "r"}, {"id": 1, "name": "p"} | posed, {"id": 2, "name": "q"} | posed]
     path.write_text(json.dumps(rows))
-    found = named(str(path))
+    found = parse_class_names(str(path))
     assert (found.keypoint_names, found.skeleton) == (("x", "y"), ((0, 1),))
 
 
@@ -217,7 +217,7 @@ def test_classes_of_the_zoo_are_detectron2s(name):
     from detectron2.data import MetadataCatalog
 
     dataset = re.search(r"[\w.-]+", str(read_config(name).get("DATASETS.TRAIN")))
-    found = of_dataset(dataset[0]) if dataset else None
+    found = dataset_categories(dataset[0]) if dataset else None
     if found is None:  # an abstract base
         assert dataset is None
         return
@@ -231,14 +231,14 @@ def test_metadata_of_cityscapes(tmp_path):
     """Things are stuff, too."""
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"thing_classes": ["car"], "stuff_classes": ["road", "car"]}))
-    found = named(str(path))
+    found = parse_class_names(str(path))
     assert (found.thing_names, found.stuff_names) == (("car",), ("road", "car"))
 
 
 def test_a_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "names.txt")
     with pytest.raises(ConfigError, match="a pipe or a device"):
-        named(str(tmp_path / "names.txt"))
+        parse_class_names(str(tmp_path / "names.txt"))
 
 
 def test_metadata_of_a_data_set(tmp_path):
@@ -253,7 +253,7 @@ def test_metadata_of_a_data_set(tmp_path):
         "keypoint_connection_rules": [["x", "y", [1, 2, 3]]],
     }
     path.write_text(json.dumps(metadata))
-    found = named(str(path))
+    found = parse_class_names(str(path))
     assert (found.thing_names, found.thing_ids) == (("p", "q"), (3, 7))
     assert (found.stuff_names, found.stuff_ids) == (("sky",), (1,))
     assert (found.keypoint_names, found.skeleton) == (("x", "y"), ((0, 1),))
@@ -314,4 +314,4 @@ def test_refused(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        named(str(tmp_path / name))
+        parse_class_names(str(tmp_path / name))

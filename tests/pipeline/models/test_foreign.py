@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import ConfigError, ModelCorruptError
 from pipeline.models.config_file import read_config
-from pipeline.models.foreign import HEAD, describe, is_text
+from pipeline.models.foreign import HEAD, describe, describe_text
 from pipeline.models.weights.weights import read_weights
 from pipeline.store import Model, ModelStore
 from pipeline.store.exchange.incoming import import_model
@@ -117,7 +117,7 @@ def test_what_is_yaml(content):
 
 
 def test_a_pickle_may_look_like_text():
-    assert is_text(b"\x80\x04" + b"]" * HEAD) is None
+    assert describe_text(b"\x80\x04" + b"]" * HEAD) is None
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,9 @@ def test_class_names(arguments, class_names):
 
 def test_says_that_no_model_ran():
     assert isinstance(FakeRunnable(), DescribedRunnable)
-    assert FakeRunnable(device="cuda:0").describe()["name"] == "no model (fake)"
+    said = FakeRunnable(device="cuda:0").describe()
+    assert said["fake"]
+    assert said["name"] == "no model (fake)"
 
 
 def test_all_classes_occur():

@@ -133,7 +133,7 @@ def link_to_itself(path: Path) -> None:
         pytest.param(lambda path: None, "^no such file$", id="missing"),
         pytest.param(lambda path: path.symlink_to("gone"), "^no such file$", id="dangling"),
         pytest.param(link_to_itself, "^too many levels of symbolic links$", id="link-loop"),
-        pytest.param(Path.mkdir, "^is a folder, not an image$", id="folder"),
+        pytest.param(Path.mkdir, "^is a directory, not an image$", id="folder"),
         pytest.param(fifo, "^not a regular file$", id="fifo"),
         pytest.param(bound_socket, "^not a regular file$", id="socket"),
         pytest.param(lambda path: path.symlink_to("/dev/null"), "^not a regular", id="device"),

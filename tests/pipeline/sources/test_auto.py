@@ -51,11 +51,11 @@ def test_recursive_reaches_the_folder() -> None:
 @pytest.mark.parametrize(
     ("input", "message"),
     [
-        pytest.param("x.mp4", "'x.mp4': this version does not read videos yet", id="video"),
-        pytest.param("dir/*.MOV", "does not read videos yet", id="videos"),
-        pytest.param("coco.json", "this version does not read COCO .json yet", id="coco"),
-        pytest.param("s3://bucket/x", "^input: s3:// is not read", id="s3"),
-        pytest.param("https://host/x.jpg", "^input: https:// is not read", id="https"),
+        pytest.param("x.mp4", "'x.mp4': videos are not supported", id="video"),
+        pytest.param("dir/*.MOV", "videos are not supported", id="videos"),
+        pytest.param("coco.json", "COCO .json is not supported", id="coco"),
+        pytest.param("s3://bucket/x", "^input: s3:// is not supported", id="s3"),
+        pytest.param("https://host/x.jpg", "^input: https:// is not supported", id="https"),
         pytest.param("", "input is missing", id="empty"),
     ],
 )

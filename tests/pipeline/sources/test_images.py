@@ -176,7 +176,7 @@ def test_each_iterator_keeps_its_own_look(tmp_path: Path) -> None:
 def test_not_recursive(tmp_path: Path) -> None:
     source = Images(str(tree(tmp_path, *NAMES)), recursive=False)
     assert ids(source) == ["1.jpg", "2.png", "10.jpg"]
-    assert reasons(source)["a"] == "folder that is not searched"
+    assert reasons(source)["a"] == "directory that is not searched"
 
 
 @pytest.mark.parametrize("name", ["[x].jpg", "*.jpg", "a?.png", "[1]/x.jpg"])
@@ -208,13 +208,13 @@ def test_assets_carry_the_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("input", "message"),
     [
-        pytest.param("gone", r"^input: no file or folder '/.*/gone'$", id="missing"),
-        pytest.param("dangling", r"^input: no file or folder '/.*/dangling'$", id="dangling"),
-        pytest.param("gone/*.jpg", r"^input: no folder '/.*/gone' to look", id="glob-in-nothing"),
-        pytest.param("1.jpg/*.jpg", r"^input: no folder '/.*/1.jpg' to look", id="glob-in-a-file"),
+        pytest.param("gone", r"^input: no file or directory '/.*/gone'$", id="missing"),
+        pytest.param("dangling", r"^input: no file or directory '/.*/dangling'$", id="dangling"),
+        pytest.param("gone/*.jpg", r"^input: no directory '/.*/gone', which", id="glob-in-nothing"),
+        pytest.param("1.jpg/*.jpg", r"^input: no directory '/.*/1.jpg', w", id="glob-in-a-file"),
         pytest.param("*/../x.jpg", r"'\.\.' cannot follow a wildcard", id="dots-after-a-wildcard"),
-        pytest.param("a" * 300, r"^input: cannot look at '/.*a': file name too long$", id="long"),
-        pytest.param("a\0b", "no file or folder", id="nul"),
+        pytest.param("a" * 300, r"^input: cannot access '/.*a': file name too long$", id="long"),
+        pytest.param("a\0b", "no file or directory", id="nul"),
     ],
 )
 def test_input_that_is_not_there(
@@ -235,7 +235,11 @@ def test_input_that_is_not_there(
         pytest.param({"input": ""}, "input is missing", id="empty"),
         pytest.param({"input": None}, "input is missing", id="none"),
         pytest.param({"input": 7}, "input is missing", id="number"),
-        pytest.param({"input": "x", "max_pixels": 0}, "max_pixels: expected a positive", id="zero"),
+        pytest.param(
+            {"input": "x", "max_pixels": 0},
+            "max_pixels: expected a whole number of at least 1",
+            id="zero",
+        ),
         pytest.param({"input": "x", "max_pixels": True}, "got True", id="bool"),
         pytest.param({"input": "x", "max_pixels": 1.5}, "got 1.5", id="float"),
     ],
@@ -282,7 +286,7 @@ def test_left_out(tmp_path: Path, name: str, reason: str) -> None:
 def test_a_glob_mentions_only_what_it_asks_for(tmp_path: Path) -> None:
     tree(tmp_path, "a.jpg", "a.txt", "b.txt", "a/x.txt", ".a.jpg", ".git/a.jpg")
     assert reasons(Images(f"{tmp_path}/a*")) == {
-        "a": "folder that is not searched",
+        "a": "directory that is not searched",
         "a.txt": "not an image (.txt)",
     }
 
@@ -325,7 +329,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "in/a").symlink_to("../out/deep")
     source = Images(f"{tmp_path}/in")
     assert ids(source) == ["1.jpg", "a/3.jpg", "x2/2.jpg"]
-    taken = "link to a folder that is already included"
+    taken = "link to a directory that is already included"
     assert reasons(source) == {"x2/deep": taken, "x10": taken}
 
 

@@ -132,7 +132,11 @@ def test_what_is_not_there_fails_when_it_is_decoded(here: Path) -> None:
     gone, folder, good, url = Manifest("x.txt", exif=False, max_pixels=9)
     assert (good.exif, good.max_pixels) == (False, 9)
     assert next(good.frames()).size == (2, 3)
-    for asset, message in [(gone, "no such file"), (folder, "is a folder"), (url, "no such file")]:
+    for asset, message in [
+        (gone, "no such file"),
+        (folder, "is a directory"),
+        (url, "no such file"),
+    ]:
         with pytest.raises(DecodeError, match=message) as caught:
             next(asset.frames())
         assert caught.value.asset_id == asset.id
@@ -258,7 +262,7 @@ def test_identity(here: Path, first: str, second: str, which: str, order: int) -
         ("loop/x.png", "symbolic links"),
         ("good.png/x.png", "not a directory"),
         ("gone.png", "no such file"),
-        (".", "is a folder"),
+        (".", "is a directory"),
     ],
 )
 def test_what_the_system_refuses_fails_alone(
@@ -288,9 +292,9 @@ def test_what_the_system_refuses_fails_alone(
         pytest.param("x.csv", b"id,file\n", "no column 'path'; known: id, file$", id="csv-column"),
         pytest.param("x.csv", b"id,Path\n", "did you mean 'Path'?", id="csv-case"),
         pytest.param("x.csv", b"path;id\na;1\n", "did you mean 'path;id'?", id="csv-semicolon"),
-        pytest.param("x.csv", b"path,n\na,1\n,2\n", "at line 3: its path is empty", id="csv-hole"),
+        pytest.param("x.csv", b"path,n\na,1\n,2\n", "at line 3: the path is empty", id="csv-hole"),
         pytest.param("x.csv", b'path\n"a"b\n', "cannot be read at line 2: ", id="csv-quotes"),
-        pytest.param("x.txt", "a.jpg".encode("utf-16"), "is UTF-16; save it as UTF-8", id="utf-16"),
+        pytest.param("x.txt", "a.jpg".encode("utf-16"), "is UTF-16: save it as UTF-8", id="utf-16"),
     ],
 )
 def test_a_list_that_cannot_be_read(
@@ -335,7 +339,7 @@ def test_a_folder_is_no_list(here: Path) -> None:
 
 def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(ConfigError, match="there is no standard input"):
+    with pytest.raises(ConfigError, match="standard input is closed"):
         Manifest("-").check()
 
 

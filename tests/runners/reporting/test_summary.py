@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.job import FailureGroup, Report
 from pipeline.system import terminal
+from pipeline.system.versions import detectron2_origin
 from runners.reporting.console import count_reasons
 from runners.reporting.summary import print_summary
 
@@ -47,7 +48,7 @@ def test_one_line_and_the_detections(shown: Callable[..., list[str]]) -> None:
     *table, summary, results = shown(report)
     assert summary.startswith("8 done, 2 failed, 2.0 images/s, model 92 % of the time · cpu AMD")
     assert " · torch " in summary
-    assert summary.split(" · ")[-1].startswith("Detectron2 ")
+    assert summary.split(" · ")[-1] == f"Detectron2 {detectron2_origin()}"
     assert results == "results in out"
     assert any("crack" in line and "7" in line for line in table)
     assert not any("finish" in line for line in table)
@@ -62,6 +63,17 @@ def test_verbose_adds_the_steps_there_were(shown: Callable[..., list[str]]) -> N
     assert "finish" in text
     assert "prepare" not in text
     assert "300" not in text, "loading is no share of the wall time"
+
+
+def test_verbose_lists_the_speedups(shown: Callable[..., list[str]]) -> None:
+    fold = {"name": "fold_norms", "numerics": "rounding", "applied": True}
+    compiled = {"name": "compile", "numerics": "rounding", "applied": False, "reason": "slow"}
+    report = Report(0, Path("out"), {"done": 1, "failed": 0}, wall_s=1.0)
+    device = CPU | {"speedups": [fold, compiled]}
+    lines = shown(report, device, verbose=True)
+    assert any("fold_norms" in line and "rounding" in line and "yes" in line for line in lines)
+    assert any("compile" in line and "no: slow" in line for line in lines)
+    assert "fold_norms" not in "\n".join(shown(report, device))
 
 
 def test_no_model(shown: Callable[..., list[str]]) -> None:

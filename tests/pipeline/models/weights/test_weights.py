@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import ModelCorruptError, StoreError, UntrustedModelError
-from pipeline.models.weights.weights import fitted, load_weights, read_weights
+from pipeline.models.weights.weights import load_weights, read_weights, strip_wrappers
 
 
 class Call:
@@ -292,7 +292,7 @@ def test_a_compiled_part(tmp_path):
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     weights = {name.replace("0.", "0._orig_mod."): v for name, v in net.state_dict().items()}
     target = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-    load_weights(target, fitted(weights, {"0.weight"}), "w")
+    load_weights(target, strip_wrappers(weights, {"0.weight"}), "w")
     assert torch.equal(target[0].weight, net[0].weight)
 
 

@@ -358,7 +358,7 @@ def test_the_limit_is_ours_and_not_of_the_process(monkeypatch: pytest.MonkeyPatc
 def test_pillows_own_limit_has_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(photo(), "WEBP")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(DecodeError, match=r"^WEBP over the size that Pillow decodes"):
+    with pytest.raises(DecodeError, match=r"^WEBP is larger than Pillow decodes"):
         decode_image(data)
 
 

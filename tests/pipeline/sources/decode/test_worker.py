@@ -81,7 +81,7 @@ def test_what_an_honest_answer_is() -> None:
 def test_an_answer_that_cannot_be(messages: list[Any]) -> None:
     with (
         liar(*messages) as workers,
-        pytest.raises(PoisonError, match=r"^its decoder's answer made no sense$"),
+        pytest.raises(PoisonError, match=r"^its decoder sent an invalid answer$"),
     ):
         read(workers)
 

@@ -111,7 +111,7 @@ def test_keys_of_a_project_of_ones_own(store):
     cfg.EXTRA = 0.5
     saved = save(store, build_model(cfg), config=cfg)
     loaded = store_module.get(saved.tag, store=store)
-    from pipeline.store.api.predictor import stored_cfg
+    from pipeline.store.api.building import stored_cfg
 
     again = stored_cfg(loaded)
     assert again.EXTRA == 0.5

@@ -42,7 +42,7 @@ def saved(store, predictor):
 def runnable(cfg, module):
     names = [f"thing_{i}" for i in range(80)], [f"stuff_{i}" for i in range(54)]
     categories = Categories(thing_names=tuple(names[0]), stuff_names=tuple(names[1]))
-    return selftest.runnable_of("tiny", cfg, module, categories)
+    return selftest.open_runnable("tiny", cfg, module, categories)
 
 
 def test_what_was_recorded_by_the_module_itself_still_compares(saved, predictor):
@@ -159,23 +159,23 @@ def test_a_model_that_cannot_take_its_size_is_stored_without(store, predictor, m
     assert "without a self-test" in said[0]
     assert "too small" in said[0]
     assert "selftest" not in saved.info
-    assert checks.verified(store, saved).endswith("it has no self-test, but runs")
+    assert checks.verify_model(store.root, saved).endswith("it has no self-test, but runs")
 
 
 def test_verified(store, saved, monkeypatch):
     repeats = []
-    original = checks.repeated
-    monkeypatch.setattr(checks, "repeated", lambda *a: repeats.append(a) or original(*a))
-    assert "recorded in this very environment" in checks.verified(store, saved)
+    original = checks.repeat_selftest
+    monkeypatch.setattr(checks, "repeat_selftest", lambda *a: repeats.append(a) or original(*a))
+    assert "recorded in this very environment" in checks.verify_model(store.root, saved)
     assert not repeats
-    assert "identical to the bit" in checks.verified(store, saved, force=True)
-    assert "identical to the bit" in checks.verified(store, saved, device="cpu")
+    assert "identical to the bit" in checks.verify_model(store.root, saved, force=True)
+    assert "identical to the bit" in checks.verify_model(store.root, saved, device="cpu")
     assert len(repeats) == 2
     here = selftest.environment()
     monkeypatch.setattr(selftest, "environment", lambda: here | {"torch": "9.9"})
-    assert "self-test passed on" in checks.verified(store, saved)
+    assert "self-test passed on" in checks.verify_model(store.root, saved)
     assert len(repeats) == 3
-    assert "passed in this environment before" in checks.verified(store, saved)
+    assert "passed in this environment before" in checks.verify_model(store.root, saved)
     assert len(repeats) == 3
 
 
@@ -191,4 +191,4 @@ def test_other_results_are_an_error_that_says_what_changed(store, saved, monkeyp
     monkeypatch.setattr(selftest, "_outputs", drifted)
     for _ in range(2):  # it is not remembered as passed
         with pytest.raises(StoreError, match=r"something else on cpu.*torch .* -> 9\.9"):
-            checks.verified(store, saved)
+            checks.verify_model(store.root, saved)

@@ -16,14 +16,15 @@ import torch
 import yaml
 from tiny_model import CLASS_NAMES, tiny_cfg
 
+from pipeline.errors import ModelExistsError
 from pipeline.models import architectures
 from pipeline.models.weights.weights import read_weights
 from pipeline.records import Categories
+from pipeline.store import ModelStore
 from pipeline.store.api import checks
 from pipeline.store.command.cli import main
-from pipeline.store.disk import local
+from pipeline.store.disk import lookup
 from pipeline.store.disk.info import sealed
-from pipeline.store.disk.local import ModelStore
 from pipeline.system.files import sha256_file
 
 ROOT = Path(__file__).parents[4]
@@ -42,7 +43,7 @@ class Said:
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(lookup, "BUNDLED", tmp_path / "bundled")
     return ModelStore(tmp_path / "root")
 
 
@@ -66,7 +67,7 @@ def cli(store, capsys):
 @pytest.fixture
 def put(store, monkeypatch):
     # what these tests store is no model, so it cannot be tried
-    monkeypatch.setattr(checks, "loaded", lambda *_: nullcontext())
+    monkeypatch.setattr(checks, "load_runnable", lambda *_: nullcontext())
 
     def put(tag, **more):
         given = {"config_yaml": "A: 1", "categories": Categories(thing_names=("x",))}
@@ -288,7 +289,7 @@ def test_what_may_not_be_read(cli, put, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return sha256_file(path)
 
-    monkeypatch.setattr("pipeline.store.disk.entry.sha256_file", refuse)
+    monkeypatch.setattr("pipeline.store.disk.version.sha256_file", refuse)
     said = cli("verify")
     assert said.status == 1
     assert "Permission denied" in said.err
@@ -366,7 +367,7 @@ def test_label_filters(cli, put, labels, tags):
 
 
 def test_user_and_bundled_models_of_a_name(cli, put, store):
-    bundled = ModelStore(local.BUNDLED)
+    bundled = ModelStore(lookup.BUNDLED)
     bundled.save("shapes:v1", config_yaml="A: 1", weights={}, categories=Categories(("x",)))
     assert cli("get", "shapes", "-o", "json").rows["version"] == "v1"
     put("shapes:v2")
@@ -621,7 +622,7 @@ def test_wrong_alias(cli, put, store, arguments, message):
 def test_no_version_is_called_as_an_alias(cli, put, store):
     put("crack:v1")
     store.alias("crack:v1", "production")
-    with pytest.raises(local.ModelExistsError, match="an alias 'crack:production'"):
+    with pytest.raises(ModelExistsError, match="an alias 'crack:production'"):
         put("crack:production")
 
 
@@ -1113,7 +1114,7 @@ def test_a_full_disk_for_the_output(put, store):
 
 @pytest.mark.parametrize("place", ["before", "after", "last", "both"])
 def test_root_before_and_after_the_command(tmp_path, capsys, monkeypatch, place):
-    monkeypatch.setattr(local, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(lookup, "BUNDLED", tmp_path / "bundled")
     root = ["--root", str(tmp_path / "root")]
     arguments = {
         "before": [*root, "list", "crack"],

@@ -16,9 +16,10 @@ import pytest
 
 from pipeline.errors import ModelExistsError, ModelNotFoundError
 from pipeline.records import Categories
-from pipeline.store.disk import local
-from pipeline.store.disk.local import ModelStore
-from pipeline.store.exchange.incoming import Wanted, take
+from pipeline.store import ModelStore
+from pipeline.store.disk import lookup, writing
+from pipeline.store.exchange.incoming import import_path
+from pipeline.store.exchange.options import ImportOptions
 from pipeline.store.exchange.outgoing import export_model
 
 ROOT = Path(__file__).parents[4]
@@ -46,9 +47,12 @@ def beside(store, name):
 OPERATIONS = {
     "save": (lambda store: save(store, "crack:v2"), BEFORE | {"crack:v2"}),
     "save a new name": (lambda store: save(store, "fresh:v1"), BEFORE | {"fresh:v1"}),
-    "import": (lambda store: take(store, beside(store, "dir"), Wanted()), BEFORE | {"crack:v9"}),
+    "import": (
+        lambda store: import_path(store, beside(store, "dir"), ImportOptions()),
+        BEFORE | {"crack:v9"},
+    ),
     "import an archive": (
-        lambda store: take(store, beside(store, "a.tar.xz"), Wanted()),
+        lambda store: import_path(store, beside(store, "a.tar.xz"), ImportOptions()),
         BEFORE | {"crack:v9"},
     ),
     "delete": (lambda store: store.delete("crack:v1"), BEFORE - {"crack:v1"}),
@@ -230,11 +234,11 @@ def interrupted(folder, number):
     config.write_text(yaml.safe_dump({"_BASE_": "Base-RCNN-FPN.yaml", "MODEL": small}))
     points = {
         "build": architectures,
-        "write_weights": local,
-        "seal": local,
+        "write_weights": writing,
+        "seal": writing,
         "rename": Path,
-        "open_entry": local,
-        "write_whole": local,
+        "open_version": writing,
+        "write_whole": writing,
     }
     for name, owner in points.items():
 
@@ -270,7 +274,7 @@ def script(folder, parts):
         import detectron2.modeling  # noqa: F401 - once, before all forks
     import safetensors.torch  # noqa: F401
 
-    local.BUNDLED = folder / "bundled"
+    lookup.BUNDLED = folder / "bundled"
     for part in parts:
         place = folder / part
         place.mkdir()
@@ -316,7 +320,7 @@ def signalled(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_bundled(monkeypatch, tmp_path):
-    monkeypatch.setattr(local, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(lookup, "BUNDLED", tmp_path / "bundled")
 
 
 def said_by(folder, part, key):

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.errors import ConfigError, ModelCorruptError, PipelineError
 from pipeline.store.disk import info as info_module
-from pipeline.store.disk.entry import open_entry
 from pipeline.store.disk.info import ModelInfo, sealed
+from pipeline.store.disk.version import open_version
 
 BASE = {
     "name": "crack",
@@ -199,7 +199,7 @@ def test_sealed_by_someone_else(tmp_path, body):
     folder.mkdir(parents=True)
     (folder / "model.yaml").write_bytes(resealed(body))
     with pytest.raises(PipelineError):
-        dict(open_entry(folder).info)
+        dict(open_version(folder).info)
 
 
 @pytest.mark.parametrize("value", [object(), 1j, {1j}, range(3), lambda: 0])

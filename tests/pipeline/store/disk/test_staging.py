@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.disk.staging import left_over, locked, removed, staged
+from pipeline.store.disk.staging import hide, locked, remove_leftovers, staged
 
 
 class BrokenError(Exception):
@@ -101,7 +101,7 @@ def test_no_descriptor_is_left_open(tmp_path):
     for error in (None, BrokenError):
         with pytest.raises(BrokenError), staged(tmp_path), locked(tmp_path):
             raise error or BrokenError
-        left_over(tmp_path)
+        remove_leftovers(tmp_path)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
@@ -130,7 +130,7 @@ def test_locked_is_free_after_an_error(tmp_path):
 
 
 def test_removed_is_out_of_sight_but_whole(model):
-    hidden = removed(model)
+    hidden = hide(model)
     assert not model.exists()
     assert tree(hidden) == ["model.yaml"]
     assert hidden.parent == model.parent
@@ -160,9 +160,9 @@ def test_left_over_removes_what_is_dead_and_nothing_else(model, place):
     (root / place).parent.mkdir(parents=True, exist_ok=True)
     before = tree(root)
     path = dead(root / place)
-    assert left_over(root) == [path]
+    assert remove_leftovers(root) == [path]
     assert tree(root) == before
-    assert left_over(root) == []
+    assert remove_leftovers(root) == []
 
 
 def test_left_over_removes_all_at_once(model):
@@ -176,7 +176,7 @@ def test_left_over_removes_all_at_once(model):
         "crack/.a.part",
     )
     places = [dead(root / name) for name in names]
-    assert sorted(left_over(root)) == sorted(places)
+    assert sorted(remove_leftovers(root)) == sorted(places)
     assert tree(root) == before
 
 
@@ -185,23 +185,23 @@ def test_left_over_leaves_what_is_in_use(model, name):
     root = model.parents[1]
     used, other = dead(root / name), dead(root / f"{name}0")
     with held(used):
-        assert left_over(root) == [other]
+        assert remove_leftovers(root) == [other]
         assert (used / "sub" / "weights.safetensors").exists()
-    assert left_over(root) == [used]
+    assert remove_leftovers(root) == [used]
 
 
 def test_left_over_leaves_the_parts_of_a_locked_folder(model):
     part = dead(model.parent / ".0.99999999.part")
     with held(model.parent):
-        assert left_over(model.parents[1]) == []
+        assert remove_leftovers(model.parents[1]) == []
         assert part.exists()
-    assert left_over(model.parents[1]) == [part]
+    assert remove_leftovers(model.parents[1]) == [part]
 
 
 def test_left_over_leaves_what_lies_in_a_staged_folder(model):
     with staged(model.parents[1]) as folder:
         part = dead(folder / ".0.99999999.part")
-        assert left_over(model.parents[1]) == []
+        assert remove_leftovers(model.parents[1]) == []
         assert part.exists()
 
 
@@ -224,25 +224,25 @@ with staged(pathlib.Path({str(model.parent)!r})) as folder:
         stdout=subprocess.PIPE,
     ) as process:
         folder = process.stdout.readline().strip()
-        assert left_over(root) == []
+        assert remove_leftovers(root) == []
         assert Path(folder).exists()
         process.kill()
         process.wait()
-    assert [str(path) for path in left_over(root)] == [folder]
+    assert [str(path) for path in remove_leftovers(root)] == [folder]
     assert model.exists()
 
 
 @pytest.mark.parametrize("make", [lambda p: p.mkdir(), lambda p: None], ids=["empty", "missing"])
 def test_left_over_without_a_store(tmp_path, make):
     make(tmp_path / "root")
-    assert left_over(tmp_path / "root") == []
+    assert remove_leftovers(tmp_path / "root") == []
 
 
 def test_left_over_where_a_name_is_linked(model, tmp_path):
     home = model.parent.rename(tmp_path / "other disk")
     model.parent.symlink_to(home)
     place = dead(home / ".staging-1")
-    assert left_over(model.parents[1]) == [model.parent / place.name]
+    assert remove_leftovers(model.parents[1]) == [model.parent / place.name]
     assert (model / "model.yaml").exists()
 
 
@@ -258,7 +258,7 @@ def test_left_over_while_folders_come_and_go(model):
     thread.start()
     try:
         for _ in range(300):
-            assert left_over(model.parents[1]) == []
+            assert remove_leftovers(model.parents[1]) == []
     finally:
         stop.set()
         thread.join()

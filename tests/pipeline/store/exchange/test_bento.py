@@ -16,7 +16,8 @@ from detectron2.modeling import build_model
 
 from pipeline.errors import ConfigError, ModelCorruptError, StoreError, UntrustedModelError
 from pipeline.models.weights.weights import read_weights
-from pipeline.store.exchange.bento import is_bento, read_bento, write_bento
+from pipeline.store.exchange.bento_reading import is_bento, read_bento
+from pipeline.store.exchange.bento_writing import write_bento
 
 ROOT = Path(__file__).parents[4]
 OPTS = {

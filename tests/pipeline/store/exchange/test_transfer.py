@@ -20,7 +20,8 @@ from pipeline.store import (
     load_model,
     save_model,
 )
-from pipeline.store.exchange.incoming import Wanted, take
+from pipeline.store.exchange.incoming import import_path
+from pipeline.store.exchange.options import ImportOptions
 
 pytestmark = pytest.mark.detectron2
 ROOT = Path(__file__).parents[4]
@@ -94,8 +95,8 @@ def test_address(here, there):
 
 def test_twice_is_once(here, there, tmp_path):
     place = export_model("crack", tmp_path, store=here)
-    first, new = take(there, place, Wanted())
-    again, new_again = take(there, place, Wanted())
+    first, new = import_path(there, place, ImportOptions())
+    again, new_again = import_path(there, place, ImportOptions())
     assert (first, new, new_again) == (again, True, False)
 
 
@@ -218,7 +219,7 @@ def test_training_output(there, training, predictor):
     assert taken.info.labels == {"by": "me"}
     assert taken.info.origin["checkpoint"] == "model_final.pth"
     assert_same(load_model(taken, store=there)(picture()), predictor(picture()))
-    assert take(there, str(training), Wanted()) == (taken, False)
+    assert import_path(there, str(training), ImportOptions()) == (taken, False)
 
 
 def test_the_last_checkpoint_counts(there, training):
@@ -241,7 +242,7 @@ def test_averaged_weights(there, training, predictor):
     name = "roi_heads.box_predictor.cls_score.weight"
     got, want = load_model(taken, store=there).model, predictor.model
     assert torch.equal(got.state_dict()[name], want.state_dict()[name] + 1)
-    plain, new = take(there, str(training), Wanted(name=taken.info.name))
+    plain, new = import_path(there, str(training), ImportOptions(name=taken.info.name))
     assert new
     assert plain.tag != taken.tag
 
@@ -355,9 +356,9 @@ def test_we_load_what_bentoml_saves(bentoml, there, predictor):
         assert taken.info.labels == {"team": "vision"}
         assert taken.info.kind == "predictor"
         assert_same(load_model(taken, store=store)(picture()), predictor(picture()))
-        assert take(store, bentoml[place], Wanted()) == (taken, False)
+        assert import_path(store, bentoml[place], ImportOptions()) == (taken, False)
     by_name = Path(bentoml["theirs"]).parent  # has BentoML's ``latest``
-    assert take(store, str(by_name), Wanted()) == (taken, False)
+    assert import_path(store, str(by_name), ImportOptions()) == (taken, False)
 
 
 def test_a_module_of_bentoml(bentoml, there, predictor):

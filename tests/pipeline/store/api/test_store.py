@@ -15,9 +15,9 @@ from pipeline.errors import (
 )
 from pipeline.models.weights.weights import read_weights
 from pipeline.records import Categories
+from pipeline.store import ModelStore
 from pipeline.store.disk import info as info_module
-from pipeline.store.disk import local
-from pipeline.store.disk.local import ModelStore
+from pipeline.store.disk import lookup, writing
 
 CATEGORIES = Categories(
     thing_names=("yes", "1", "ü"),
@@ -29,7 +29,7 @@ CATEGORIES = Categories(
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(lookup, "BUNDLED", tmp_path / "bundled")
     return ModelStore(tmp_path / "root")
 
 
@@ -145,7 +145,7 @@ def test_one_of_many_wins(store):
     assert sorted(path.name for path in (store.root / "crack").iterdir()) == ["latest", "v1"]
 
 
-@pytest.mark.parametrize("step", ["write_weights", "seal", "write_whole", "open_entry"])
+@pytest.mark.parametrize("step", ["write_weights", "seal", "write_whole", "open_version"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
 def test_failed_save_leaves_nothing_half(store, monkeypatch, step, error):
     old = save(store, version="v1")
@@ -153,14 +153,14 @@ def test_failed_save_leaves_nothing_half(store, monkeypatch, step, error):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(local, step, fail)
+    monkeypatch.setattr(writing, step, fail)
     with pytest.raises((StoreError, KeyboardInterrupt)):
         save(store, version="v2")
     monkeypatch.undo()
     assert not list((store.root / "crack").glob(".*"))
     for entry in ModelStore(store.root).list("crack"):
         entry.verify()
-    if step != "open_entry":  # by then the new version is in place
+    if step != "open_version":  # by then the new version is in place
         assert ModelStore(store.root).get("crack") == old
 
 
@@ -168,7 +168,7 @@ def test_failed_save_leaves_nothing_half(store, monkeypatch, step, error):
 def test_killed_save(tmp_path, step):
     code = f"""
 import os, pathlib, torch
-from pipeline.store.disk.local import ModelStore
+from pipeline.store import ModelStore
 from pipeline.records import Categories
 store = ModelStore({str(tmp_path)!r})
 def save(version): store.save(f"crack:{{version}}", config_yaml="A: 1",
@@ -179,7 +179,7 @@ if {step!r} == "fsync": os.fsync = die
 else: pathlib.Path.rename = die
 save("v2")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=local.BUNDLED.parents[2], check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=lookup.BUNDLED.parents[2], check=False)
     assert done.returncode == 9
     store = ModelStore(tmp_path)
     assert [entry.tag for entry in store.list("crack")] == ["crack:v1"]

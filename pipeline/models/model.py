@@ -1,4 +1,4 @@
-"""What ``model=`` describes: checked without torch, loaded on request."""
+"""The model that ``model=`` describes: checked without torch, loaded on request."""
 
 from __future__ import annotations
 
@@ -13,60 +13,53 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
 from pipeline.models import architectures
-from pipeline.models.categories import of_dataset, table
-from pipeline.models.config_file import ConfigFile, make_cfg, read_config, read_plain, set_keys
-from pipeline.models.origin import Origin, origin
+from pipeline.models.categories import dataset_categories, table
+from pipeline.models.config_file import ConfigFile, make_cfg, read_config, set_keys
+from pipeline.models.options import option_problems
+from pipeline.models.origin import Origin, parse_origin
+from pipeline.models.storage import Store, StoredModel
 from pipeline.models.weights.weights import load_weights, read_weights
 from pipeline.models.zoo import zoo_names
 from pipeline.records import Categories
-from pipeline.store.api.custom import import_modules
-from pipeline.store.api.predictor import build_stored
-from pipeline.store.api.saving import put
-from pipeline.store.disk.entry import CONFIG, WEIGHTS, StoredModel
-from pipeline.store.disk.local import ModelStore
 
 if TYPE_CHECKING:
     from torch import nn
 
-_ELSEWHERE = {  # keys of Detectron2 that have a place of their own here
-    "MODEL.WEIGHTS": "model.weights",
-    "MODEL.DEVICE": "device",
-}
-
 
 class Model:
-    """A Detectron2 model: a config, weights and classes, or the tag of a stored one.
+    """A Detectron2 model: a config, weights and classes, or the tag of a stored model.
 
     Args:
-        name: For people, and for the store when it is saved.
-        config: A config of the model zoo, by name, or a YAML file.
+        name: Shown to people, and the name in the store when it is saved.
+        store: Finds stored models and keeps downloads.
+        config: Name of a model zoo config, or path of a YAML file.
         weights: ``zoo``, a path, an http(s) address, or ``random``.
-        variant: What the YAML of ``model=`` puts into ``config``; not used here.
-        categories: A built-in table, for configs that are not the zoo's: ``coco``, ``coco_person``,
-            ``coco_panoptic``, ``coco_stuff``.
-        class_names: Names by class id, ids and names, or a file (see ``categories.named``); set the
-            number of classes where the config leaves it open. A config of the zoo has the names of
-            its data set by default.
-        score_threshold: Least score of an instance; by default the config's.
-        nms_threshold: Largest overlap of two instances of a class; by default the config's.
-        opts: Detectron2's own ``[KEY, VALUE, ...]``; the last word on any key.
-        tag: A stored model, which brings its config, weights and classes.
-        trust: Import the Python modules that a stored model brings; they may run any code.
+        variant: Used by the YAML of ``model=`` to compose ``config``; not used here.
+        categories: A built-in table for configs outside the zoo: ``coco``, ``coco_person``,
+            ``coco_panoptic`` or ``coco_stuff``.
+        class_names: Names by class id, ids and names, or a file (see
+            ``categories.parse_class_names``). They set the number of classes where the config
+            leaves it open. By default, a zoo config has the names of its dataset.
+        score_threshold: Minimum score of an instance; by default the config's.
+        nms_threshold: Maximum overlap (IoU) of two instances of a class; by default the config's.
+        opts: Detectron2's ``[KEY, VALUE, ...]`` list; overrides every other setting.
+        tag: A stored model, which has its own config, weights and classes.
+        trust: Import the Python modules saved with a stored model; they can run any code.
         verify: Compare the files of a stored model with their SHA-256 before loading it.
-        ema: Take the averaged weights (``ema_state``) of a training checkpoint.
-        labels: Words to find it by, when it is saved.
-        metadata: Plain values to keep with it, when it is saved.
-        store: Where stored models and downloads lie.
-        seed: Of random weights.
+        ema: Use the averaged weights (``ema_state``) of a training checkpoint.
+        labels: Labels to save it with.
+        metadata: Plain values to save with it.
+        seed: Seed of random weights.
 
     Attributes:
-        warnings: Sentences for people that belong to the results.
+        warnings: Sentences for people about the results.
     """
 
     def __init__(
         self,
         name: str,
         *,
+        store: Store,
         config: str | None = None,
         weights: str | None = None,
         variant: str | None = None,
@@ -81,7 +74,6 @@ class Model:
         ema: bool = False,
         labels: Mapping[str, str] | None = None,
         metadata: Mapping[str, Any] | None = None,
-        store: ModelStore | None = None,
         seed: int = 0,
     ) -> None:
         self.name = name
@@ -99,31 +91,33 @@ class Model:
         self.ema = ema
         self.labels = dict(labels or {})
         self.metadata = dict(metadata or {})
-        self.store = store or ModelStore()
+        self.store = store
         self.seed = seed
         self.warnings: list[str] = []
         if weights == "random":
             self.warnings.append(
-                f"model '{name}' has random weights (seed {seed}): its results mean nothing"
+                f"model '{name}' has random weights (seed {seed}): its results are meaningless"
             )
 
     @cached_property
     def categories(self) -> Categories:
-        """What it can tell apart.
+        """The classes that it distinguishes.
 
         Raises:
-            ConfigError: Something is missing, or the names cannot be read.
+            ConfigError: An option is missing, or the names cannot be read.
         """
         if problems := list(self._missing()):
             raise ConfigError(*problems)
         if self._stored:
             return self._stored.categories
         if self.class_names is not None:
-            return architectures.name_classes(self.class_names, self._architecture, self._said)
-        return self._trained_on or table(self.table or "")
+            return architectures.parse_classes(
+                self.class_names, self._architecture, self._configured
+            )
+        return self._zoo_categories or table(self.table or "")
 
     def check(self) -> None:
-        """Find what is wrong without torch and without the network.
+        """Check the description without torch and without the network.
 
         Raises:
             ConfigError: Lists every problem.
@@ -132,12 +126,13 @@ class Model:
         """
         problems = list(self._missing())
         if not problems:
-            for part in (lambda: self._config, lambda: self._origin.check(), self._check_classes):
+            for check in (lambda: self._config, lambda: self._origin.check(), self._check_classes):
                 try:
-                    part()
+                    check()
                 except ConfigError as exc:
                     problems += [text for text in exc.problems if text not in problems]
-        problems += self._bad_values()
+        thresholds = {"score": self.score_threshold, "nms": self.nms_threshold}
+        problems += option_problems(thresholds, self.opts, self.ema and self.weights == "random")
         if problems:
             raise ConfigError(*problems)
 
@@ -145,18 +140,18 @@ class Model:
         """Return the weight file, downloaded or verified first; ``None`` for random weights.
 
         Raises:
-            StoreError: It cannot be had.
-            ModelCorruptError: It is not what was saved or downloaded.
+            StoreError: The weights are unavailable.
+            ModelCorruptError: They differ from what was saved or downloaded.
         """
         if self._stored and self.verify:
             self._stored.verify()
         return self._origin.fetch(self.store.downloads)
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this model from any other, for the record and the fingerprint.
+        """Return what distinguishes this model from any other, for the record and fingerprint.
 
-        It never uses the network: ``weights_sha256`` is ``None`` for random weights, and for the
-        zoo's or an address's until ``fetch()`` has brought them.
+        The network is never used. ``weights_sha256`` is ``None`` for random weights, and for
+        weights of the zoo or an address until ``fetch()`` has downloaded them.
         """
         return {
             "name": self.name,
@@ -177,20 +172,20 @@ class Model:
     def load(self, device: str) -> tuple[Any, nn.Module]:
         """Return Detectron2's ``CfgNode`` and the module in eval mode on ``device``.
 
-        The module is built on the CPU from the seed, so that random weights are the same on every
-        device; the random state of the process stays as it was.
+        The module is built on the CPU from the seed, so random weights are the same on every
+        device. The random state of the process does not change.
 
         Raises:
-            ConfigError: The config does not describe a model that Detectron2 can build.
-            StoreError: The weights cannot be had or do not fit.
+            ConfigError: Detectron2 cannot build a model from the config.
+            StoreError: The weights are unavailable or do not fit.
         """
         self.check()
         path = self.fetch()
         with architectures.quiet():
             if self._stored and self.trust:
-                import_modules(self._stored)
+                self._stored.import_modules()
             cfg = self._cfg()
-            module = build_stored(self._stored, cfg) if self._stored else None
+            module = self._stored.build(cfg) if self._stored else None
             module = module or architectures.build(cfg, self.seed)
         if path is not None:
             tensors = read_weights(path, ema=self.ema)
@@ -198,18 +193,20 @@ class Model:
         cfg.MODEL.DEVICE = device
         return cfg, module.eval().to(device)
 
-    def save(self, version: str | None = None) -> StoredModel:
-        """Load the model on the CPU and save it into the store under its name.
+    def save(self, version: str | None = None) -> Any:
+        """Load the model on the CPU and save it in the store under its name.
+
+        Returns:
+            The stored model.
 
         Raises:
             ConfigError: The model or its name cannot be used.
-            StoreError: The weights cannot be had or do not fit, or the store cannot be written.
+            StoreError: The weights are unavailable or do not fit, or the store cannot be written.
         """
         tag = self.name if version is None else f"{self.name}:{version}"
-        self.store.refuse_existing(tag)  # before minutes of work
+        self.store.refuse_existing(tag)  # fail before minutes of work
         cfg, module = self.load("cpu")
-        return put(
-            self.store,
+        return self.store.save_tested(
             tag,
             cfg,
             module.state_dict(),
@@ -224,9 +221,7 @@ class Model:
 
     @cached_property
     def _config(self) -> ConfigFile:
-        if not self._stored:
-            return read_config(self.config or "")
-        return ConfigFile(CONFIG, read_plain(self._stored.file(CONFIG)), in_zoo=False)
+        return self._stored.config() if self._stored else read_config(self.config or "")
 
     @cached_property
     def _opts(self) -> dict[str, Any]:
@@ -234,14 +229,22 @@ class Model:
 
     @property
     def _architecture(self) -> str:
-        return str(self._said("MODEL.META_ARCHITECTURE") or architectures.DEFAULT)
+        return str(self._configured("MODEL.META_ARCHITECTURE") or architectures.DEFAULT)
 
     @cached_property
     def _origin(self) -> Origin:
         if self._stored:
-            return Origin("store", self._stored.path / WEIGHTS)
+            return Origin("store", self._stored.weights_path)
         mirror = self.store.zoo_url
-        return origin(self.weights or "", self._config, self.store.downloads, mirror)
+        return parse_origin(self.weights or "", self._config, self.store.downloads, mirror)
+
+    @cached_property
+    def _zoo_categories(self) -> Categories | None:
+        """The classes of the dataset that a zoo config names."""
+        if not self.config or self.config.removesuffix(".yaml") not in zoo_names():
+            return None
+        dataset = re.search(r"[\w.-]+", str(self._config.get("DATASETS.TRAIN")))
+        return dataset_categories(dataset[0]) if dataset else None
 
     def _cfg(self) -> Any:
         cfg = make_cfg(self._config, strict=not self._stored)
@@ -249,69 +252,48 @@ class Model:
             self._architecture, self.score_threshold, self.nms_threshold
         )
         if self.class_names is not None:
-            keys |= architectures.class_counts(self._architecture, self.categories)
+            keys |= architectures.class_count_keys(self._architecture, self.categories)
         set_keys(cfg, keys, "model")
-        set_keys(cfg, self._opts, "opts")
+        set_keys(cfg, self._opts, "model.opts")
         cfg.MODEL.WEIGHTS = ""
         cfg.MODEL.DEVICE = "cpu"
         return cfg
+
+    def _configured(self, key: str) -> Any:
+        """Return the value of a key in the options or the config; ``None`` where it is open."""
+        # where the given names set the number of classes, there is no number to compare with
+        open_ = self.class_names is not None and self.weights != "zoo" and self._config.in_zoo
+        is_count = key.endswith("NUM_CLASSES")
+        return self._opts.get(key, None if open_ and is_count else self._config.get(key))
 
     def _missing(self) -> Iterator[str]:
         own = {"config": self.config, "weights": self.weights, "ema": self.ema or None}
         names = {"class_names": self.class_names, "categories": self.table}
         if self.tag is not None:
-            given = [key for key, value in (own | names).items() if value is not None]
+            given = [f"model.{key}" for key, value in (own | names).items() if value is not None]
             if given:
-                yield f"the stored model '{self.tag}' has its own {', '.join(given)}; leave out"
+                yield f"the stored model '{self.tag}' has its own {', '.join(given)}: remove them"
             return
         lacking = [f"model.{key}" for key in ("config", "weights") if own[key] is None]
-        if not (self.class_names is not None or self.table or self._trained_on):
+        if not (self.class_names is not None or self.table or self._zoo_categories):
             lacking.append("model.class_names")
         if lacking:
             yield (
-                f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} required for model "
-                f"'{self.name}'; or model.tag, for one from the store"
+                f"model '{self.name}' requires {', '.join(lacking)}; for a stored model, set "
+                "model.tag instead"
             )
 
-    @cached_property
-    def _trained_on(self) -> Categories | None:
-        """The classes of the data set that a config of the zoo names."""
-        if not self.config or self.config.removesuffix(".yaml") not in zoo_names():
-            return None
-        dataset = re.search(r"[\w.-]+", str(self._config.get("DATASETS.TRAIN")))
-        return of_dataset(dataset[0]) if dataset else None
-
-    def _said(self, key: str) -> Any:
-        """Return what the options or the config say of a key; ``None`` where it is open."""
-        # where the user's names may set the number of classes, there is nothing to compare with
-        open_ = self.class_names is not None and self.weights != "zoo" and self._config.in_zoo
-        counts = key.endswith("NUM_CLASSES")
-        return self._opts.get(key, None if open_ and counts else self._config.get(key))
-
     def _check_classes(self) -> None:
-        if problems := architectures.unsupported(self.name, self._said):
+        if problems := architectures.unsupported_settings(self.name, self._configured):
             raise ConfigError(*problems)
         problems = architectures.class_problems(
             self._architecture,
             self.categories,
-            said=self._said,
+            configured=self._configured,
             default=self.class_names is None or self.weights == "zoo",
         )
         if problems:
             raise ConfigError(*problems)
-
-    def _bad_values(self) -> Iterator[str]:
-        for key in ("score_threshold", "nms_threshold"):
-            value = getattr(self, key)
-            if value is not None and not 0 <= value <= 1:
-                yield f"{key} is {value}; it must be between 0 and 1"
-        if len(self.opts) % 2 or not all(isinstance(key, str) for key in self.opts[::2]):
-            yield f"opts must be KEY, VALUE, KEY, VALUE, ...; got {self.opts}"
-        if self.ema and self.weights == "random":
-            yield "ema: random weights have no averages; give the checkpoint of a training"
-        for key, place in _ELSEWHERE.items():
-            if key in self._opts:
-                yield f"opts: set {place}=... instead of {key}"
 
 
 def _sha256(value: Any) -> str:

@@ -12,9 +12,8 @@ from pipeline.errors import ConfigError, ModelCorruptError, ModelNotFoundError, 
 from pipeline.models.download import local_path
 from pipeline.models.zoo import zoo_url
 from pipeline.protocols import Model as ModelProtocol
-from pipeline.store.disk import local
-from pipeline.store.disk.local import ModelStore
-from pipeline.store.model import Model
+from pipeline.store import Model, ModelStore
+from pipeline.store.disk import lookup
 
 MASK = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 RETINA = "COCO-Detection/retinanet_R_50_FPN_3x"
@@ -24,7 +23,7 @@ SEMANTIC = "Misc/semantic_R_50_FPN_1x"
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(lookup, "BUNDLED", tmp_path / "bundled")
     return ModelStore(tmp_path / "root")
 
 
@@ -56,7 +55,7 @@ model = Model("m", config={MASK!r}, weights="zoo", categories="coco",
 model.check(); model.identity(); model.categories
 assert not {{"torch", "detectron2", "hydra", "rich"}} & set(sys.modules), "too heavy"
 """
-    root = Path(local.__file__).parents[3]
+    root = Path(lookup.__file__).parents[3]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
 

@@ -1,0 +1,112 @@
+"""Finds models in a store directory and among the models bundled with d2run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pipeline.errors import ConfigError, ModelNotFoundError, StoreError
+from pipeline.store.disk.pointers import folders_in, resolve_version, versions_in
+from pipeline.store.disk.tags import is_name, parse_tag
+from pipeline.store.disk.version import ModelVersion, open_version
+
+BUNDLED = Path(__file__).parents[1] / "bundled"  # models that come with d2run, read-only
+
+_log = logging.getLogger(__name__)
+
+
+def find_model(root: Path, tag: str, *, trust: bool = False) -> ModelVersion:
+    """Return the version that a tag names, preferring the store's own models to bundled ones.
+
+    Raises:
+        ConfigError: The tag is not valid.
+        ModelNotFoundError: There is no such model.
+        StoreError: The tag is a prefix of several versions.
+        ModelCorruptError: The ``model.yaml`` is damaged.
+    """
+    name, _ = parse_tag(tag)
+    for home in (place / name for place in _roots(root)):
+        if version := resolve_version(tag, home):
+            return open_version(home / version, trust=trust)
+    known = [f"{name}:{v}" for place in _roots(root) for v in versions_in(place / name)]
+    known = known or sorted({model.tag.name for model in list_models(root)})
+    raise ModelNotFoundError(str(tag), known, str(root))
+
+
+def find_own(root: Path, tag: str) -> ModelVersion:
+    """Return the version that a tag names, unless it is bundled with d2run.
+
+    Raises:
+        StoreError: The model is bundled, so it cannot be changed.
+    """
+    model = find_model(root, tag)
+    if model.path.parent.parent != root:
+        raise StoreError(f"'{model.tag}' comes with d2run and cannot be changed")
+    return model
+
+
+def list_models(
+    root: Path, name: str | None = None, labels: Mapping[str, str] | None = None
+) -> list[ModelVersion]:
+    """Return all versions, sorted by name and time; damaged ones are skipped with a warning.
+
+    Args:
+        root: The store directory.
+        name: Return only versions of this model.
+        labels: Return only versions with all of these labels.
+    """
+    found: dict[str, ModelVersion] = {}
+    for place in _roots(root):
+        for home in folders_in(place):
+            if is_name(home.name) and name in (None, home.name):
+                for model in _versions(home):
+                    found.setdefault(model.tag, model)
+    required = dict(labels or {}).items()
+    matching = [model for model in found.values() if required <= model.info["labels"].items()]
+    return sorted(matching, key=lambda model: (model.info["name"], model.info.creation_time))
+
+
+def list_tags(root: Path) -> list[str]:
+    """Return the tags of all versions of the store directory, including damaged ones."""
+    homes = [home for home in folders_in(root) if is_name(home.name)]
+    versions = [version for home in homes for version in folders_in(home)]
+    return [f"{v.parent.name}:{v.name}" for v in versions if is_name(v.name)]
+
+
+def resolve_paths(root: Path, *tags: str) -> list[Path]:
+    """Return the directories that deleting the tags would delete, including damaged versions.
+
+    Args:
+        root: The store directory.
+        tags: Tags; a bare name stands for all versions.
+
+    Raises:
+        ModelNotFoundError: There is no such model.
+        StoreError: The model is bundled with d2run.
+    """
+    paths: dict[Path, None] = {}
+    for tag in tags:
+        name, version = parse_tag(tag)
+        home = root / name
+        if versions := versions_in(home) if not version else []:
+            paths |= dict.fromkeys(home / each for each in versions)
+        elif found := resolve_version(tag, home):
+            paths[home / found] = None
+        else:
+            find_own(root, tag)  # raises the reason
+    return list(paths)
+
+
+def _roots(root: Path) -> Iterator[Path]:
+    yield root
+    if root != BUNDLED:
+        yield BUNDLED
+
+
+def _versions(home: Path) -> Iterator[ModelVersion]:
+    for version in versions_in(home):
+        try:
+            yield open_version(home / version)
+        except (StoreError, ConfigError) as exc:
+            _log.warning("skipped: %s", exc)

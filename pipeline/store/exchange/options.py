@@ -1,0 +1,28 @@
+"""Options for importing a model that was not saved by d2run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """What the user sets for an imported model.
+
+    Attributes:
+        name: Its name in the store; by default the name it has.
+        class_names: Names by class id, or a file of names.
+        labels: Labels, in addition to its own.
+        metadata: Plain values, in addition to its own.
+        ema: Use the averaged weights of a training checkpoint.
+        trust: Load the pickle of custom objects, which can run any code.
+    """
+
+    name: str | None = None
+    class_names: Sequence[str] | Mapping[int, str] | str | None = None
+    labels: Mapping[str, str] | None = None
+    metadata: Mapping[str, Any] | None = None
+    ema: bool = False
+    trust: bool = False
