@@ -14,7 +14,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from dying import POINTS, arm, ended, forked, warm
+from dying import POINTS, arm, ended, forked
+from forking import warm
 from scenarios import make_inputs, outputs, run_scenario, tell
 
 from runners.rundir.commit import GROUP

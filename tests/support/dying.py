@@ -151,16 +151,6 @@ def ended(child: int, timeout_s: float = 60) -> int:
     raise TimeoutError("the command hangs")
 
 
-def warm() -> None:
-    """Import all that a fork needs, but nothing that starts threads."""
-    import cv2
-
-    import runners.batch
-    import runners.entry  # noqa: F401
-
-    cv2.setNumThreads(0)
-
-
 if __name__ == "__main__":  # dying.py POINT TIMES ARGUMENT...: a single command
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from runners.entry import main as run_main
