@@ -115,7 +115,7 @@ SCENARIOS = {"points": scenario_points, "random": scenario_random}
 
 @pytest.mark.timeout(300)
 def test_killed_at_every_point(tmp_path: Path) -> None:
-    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 24, [1])
+    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 8, [1])
 
 
 @pytest.mark.timeout(300)

@@ -37,7 +37,7 @@ def _places() -> dict[str, tuple[Any, str]]:
         "sync": (Journal, "sync"),
         "put": (Ledger, "put"),
         "commit": (Ledger, "commit"),
-        "state": (Ledger, "state"),
+        "set fact": (Ledger, "set_fact"),
         "order": (results, "put_in_order"),
         "end of order": (results, "finish_order"),
         "lists": (lists, "write_lists"),
@@ -52,7 +52,7 @@ def _places() -> dict[str, tuple[Any, str]]:
 POINTS = [
     f"{when} {what}"
     for what in (
-        "picture", "fsync", "rename", "append", "sync", "put", "commit", "state", "order",
+        "picture", "fsync", "rename", "append", "sync", "put", "commit", "set fact", "order",
         "end of order", "lists", "aggregate", "finish", "record", "truncate", "exit",
     )
     for when in ("before", "after")

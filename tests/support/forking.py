@@ -30,29 +30,39 @@ MODULES = (
 )  # fmt: skip
 
 
-def warm() -> None:
-    """Import what the forks need, but nothing that starts threads."""
+def warm(*more: str) -> None:
+    """Import what the forks need, and more, but nothing that starts threads."""
     import cv2
     from hydra.core.plugins import Plugins
 
-    for name in MODULES:
+    for name in (*MODULES, *more):
         import_module(name)
     Plugins.instance()
     cv2.setNumThreads(0)
 
 
 class Forks:
-    """A warm process that runs scripts in its forks, one at a time."""
+    """A warm process that runs scripts in its forks, one at a time.
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._environment = environment
+    Args:
+        environment: Of the warm process. A fork has its own, but what Python made of this one.
+        modules: What else is imported.
+    """
+
+    def __init__(self, environment: dict[str, str], *modules: str) -> None:
+        self._environment, self._modules = environment, modules
         self._process: subprocess.Popen[bytes] | None = None
 
     def _start(self) -> None:
         self._calls, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).resolve()), str(theirs.fileno())],
+                [
+                    sys.executable,
+                    str(Path(__file__).resolve()),
+                    str(theirs.fileno()),
+                    *self._modules,
+                ],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -138,7 +148,7 @@ def _reopen(name: str, mode: str) -> None:
 
 def _main() -> None:
     sys.path[0] = str(ROOT)
-    warm()
+    warm(*sys.argv[2:])
     call = _serve(socket.socket(fileno=int(sys.argv[1])))
     if call is None:
         return
