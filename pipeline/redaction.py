@@ -75,7 +75,7 @@ def redacted(value: Any, key: str = "") -> Any:
 
     Args:
         value: Mappings, lists, text, numbers.
-        key: Under which it stands.
+        key: The key of the value.
     """
     if value not in (None, "") and is_secret(key, value):
         return HIDDEN

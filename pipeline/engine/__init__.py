@@ -75,7 +75,7 @@ class Pipeline:
         A decoder that blocks when the run stops is closed or abandoned; see ``Ahead``.
 
         Raises:
-            OutputError: The output cannot be written any more; nothing half-written is left.
+            OutputError: The output can no longer be written; no incomplete file is left.
         """
         runnable = self.runnable
         pipelined = runnable if isinstance(runnable, PipelinedRunnable) else None

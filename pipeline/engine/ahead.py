@@ -147,7 +147,7 @@ class Ahead:
                 for item in _decoded(asset, self._prepare):
                     if not self._enqueue(lane, item):
                         return
-            except BaseException as exc:  # raised again where the items are taken
+            except BaseException as exc:  # raised again in the thread that reads the items
                 self._enqueue(lane, exc)
                 return
 
@@ -163,7 +163,7 @@ class Ahead:
             try:
                 lane.asset = next(self._assets, None)
                 is_stream = lane.asset is not None and not lane.asset.is_still
-            except BaseException as exc:  # raised again where the items are taken
+            except BaseException as exc:  # raised again in the thread that reads the items
                 lane.asset = None
                 lane.items.append(exc)
             with self._ready:
