@@ -29,6 +29,7 @@ TRUTH = {
         }
     ],
 }
+NOT_RUN = {"fiftyone": "not a dependency, and it starts a database"}
 RESULT = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 20, 20], "score": 0.9}
 FRAME = {"asset": "a/b.jpg", "frame": 0, "instances": [{"class_name": "crack", "score": 0.9}]}
 
@@ -63,6 +64,21 @@ def test_evaluation(full: bool, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_table(full: bool, capsys: pytest.CaptureFixture[str]) -> None:
     exec(block("pandas"), {})
     assert ("crack" in capsys.readouterr().out) is full
+
+
+def test_supervision(full: bool, tmp_path: Path) -> None:
+    result = {**RESULT, "id": 1, "area": 400, "iscrowd": 0, "segmentation": []}
+    images = [IMAGES[0] | {"id": 1}] if full else []
+    coco = {**TRUTH, "images": images, "annotations": [result] if full else []}
+    (tmp_path / "runs/night/coco.json").write_text(json.dumps(coco))
+    names: dict[str, object] = {}
+    exec(block("supervision").replace(", force_masks=True", ""), names)
+    assert len(names["dataset"]) == full  # type: ignore[arg-type]
+
+
+def test_every_block_is_run() -> None:
+    words = {"COCOeval", "pandas", "supervision", *NOT_RUN}
+    assert [sum(word in block for word in words) for block in BLOCKS] == [1] * len(words)
 
 
 def test_only_what_there_is_is_described() -> None:
