@@ -128,7 +128,7 @@ class Bench:
 
     @property
     def holds(self) -> bool:
-        """Whether no variant failed or differed."""
+        """Whether all variants succeeded and agree."""
         return not self.failures and all(each.holds for each in self.agreements.values())
 
     def _job(self, variant: list[str]) -> Run:

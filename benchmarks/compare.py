@@ -87,7 +87,7 @@ def measure(
     """Run one case in a temporary directory.
 
     Returns:
-        Whether no variant failed or differed.
+        Whether all variants succeeded and agree.
     """
     case, variants = CASES[name], [text.split() for text in args.variant or [""]]
     n_images = args.images or case.images * (10 if device.startswith("cuda") else 1)

@@ -48,8 +48,8 @@ class Ahead:
         assets: Iterated lazily, by one thread at a time.
         prepare: Makes the model's input from a frame; ``None`` if the model does that itself.
         threads: Assets that are decoded at the same time.
-        max_bytes: Bound on the frames that wait.
-        max_items: Bound on the number of frames that wait, and on the number of open assets.
+        max_bytes: Maximum size of the queued frames.
+        max_items: Maximum number of queued frames, and of open assets.
     """
 
     def __init__(

@@ -234,7 +234,7 @@ class Session:
         with suppress(OSError, ValueError, PipelineError):  # the error says why
             size = asset.size_bytes if supports(asset, VersionedAsset) else 0
             entry.size = size or asset.path.stat().st_size
-            if size is not None:  # not for what was never read
+            if size is not None:  # not for files that were never read
                 entry.sha256 = asset.fingerprint()
         mtime_ns = asset.mtime_ns if supports(asset, VersionedAsset) else None
         entry.mtime_ns = trusted_mtime(mtime_ns, self._started_ns)

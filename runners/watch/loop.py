@@ -38,7 +38,7 @@ class WatchLoop:
         events: Ends a wait when something changes.
         record: The record of the run.
         log: The log of the run.
-        health: What keeps the watch from its work.
+        health: The current health issues.
         requests: What signals have requested.
         messages: What the user sees.
     """
