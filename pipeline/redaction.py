@@ -1,7 +1,8 @@
-"""Secrets, kept out of everything that is written: records, logs, messages, the ledger.
+"""Removes secrets from everything that is written: records, logs, messages, the ledger.
 
-A secret is known by its key (``api_token``, ``dbPassword``, ``--secret-key``), by its place in an
-address (user, password, query), or by its form (``Bearer ...``, ``AccountKey=...``, a private key).
+A secret is recognized by its key (``api_token``, ``dbPassword``, ``--secret-key``), by its place in
+an address (user, password, query), or by its form (``Bearer ...``, ``AccountKey=...``, a private
+key).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ HIDDEN = "***"
 _MORE = r"(?:_(?:id|value|string|header|b64|base64|hex|text|raw|hash|json|pem|\d+))*$"
 _STRONG = re.compile(
     r"(?:password|passwd|passphrase|passcode|pwd|secret|token|credential|authorization"
-    # what makes a "key" one to keep secret
+    # words that make a "key" a secret
     r"|(?:access|account|api|app|auth|aws|client|consumer|deploy|encryption|hmac|license|master"
     r"|private|secret|service|session|shared|signing|ssh|storage|subscription|webhook)_?key"
     r"|conn(?:ection)?_?str(?:ing)?|session_?id|(?:^|_)(?:bearer|cred|dsn|jwt))(s?)" + _MORE
@@ -55,7 +56,7 @@ def is_secret(key: str, value: Any = "") -> bool:
 
     Args:
         key: Such as ``db-password`` or ``sink.s3.secretKey``; of a dotted one each part counts.
-        value: What it is for; a number of ``tokens`` is none.
+        value: The value of the key; a number of ``tokens`` is not a secret.
     """
     return any(_names_secret(part, value) for part in re.split(r"[./@]", key))
 
@@ -74,7 +75,7 @@ def redacted(value: Any, key: str = "") -> Any:
     """Return a copy without secrets, of plain containers.
 
     Args:
-        value: Mappings, lists, text, numbers.
+        value: Mappings, lists, strings, numbers.
         key: The key of the value.
     """
     if value not in (None, "") and is_secret(key, value):
@@ -93,7 +94,7 @@ def redacted(value: Any, key: str = "") -> Any:
 
 
 def _redacted_items(items: Sequence[Any]) -> Iterator[Any]:
-    """Yield the items; one that follows ``--token`` is its value."""
+    """Yield the items; an item after ``--token`` is the token."""
     for before, item in pairwise((None, *items)):
         flag = isinstance(before, str) and re.fullmatch(r"--?[A-Za-z][\w.-]*", before)
         yield redacted(item, str(before) if flag else "")

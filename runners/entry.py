@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from argparse import Namespace
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -52,6 +53,8 @@ def main(started: float | None = None) -> int:
         The exit status: the largest of the jobs', 2 if the configuration does not compose.
     """
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - closed by the caller
+    if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack letters of a message
+        sys.stdout.reconfigure(errors="backslashreplace")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     keep_pages()

@@ -219,6 +219,16 @@ def test_values(said: Said, arguments: list[str], line: str, tmp_path: Path) -> 
     assert said(*base, *arguments) == line.format(cwd=ROOT, tmp=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("weights", "path"),
+    [("~/a (1).pth", "{tmp}/a (1).pth"), ("~no_such_user/ü,b.pth", "~no_such_user/ü,b.pth")],
+)
+def test_weights_that_do_not_exist(said: Said, tmp_path: Path, weights: str, path: str) -> None:
+    line = said("model=mask_rcnn", INPUT, f"model.weights={weights}")
+    assert f"'{path.format(tmp=tmp_path)}'" in line
+    assert "zoo, random, a path or an http(s) address" in line
+
+
 def test_a_custom_stage_that_cannot_be_imported(
     said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

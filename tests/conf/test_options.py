@@ -65,7 +65,7 @@ def test_every_option_builds(option: str, tmp_path: Path) -> None:
     assert isinstance(job.runner, Runner)
     assert all(callable(stage) for stage in job.stages.values())
     assert all(isinstance(sink, protocols.Sink) for sink in job.sinks.values())
-    assert list(job.sinks)[-1] == "predictions"
+    assert list(job.sinks)[-1] == "label_maps"
     group, name = option.split("/")
     if group == "stage":
         assert list(job.stages) == [name]

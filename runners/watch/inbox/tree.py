@@ -231,7 +231,7 @@ class Tree:
             if not self.recursive:
                 return "directory that is not searched", None
             if entry.is_symlink() and not self.follow:
-                return "linked folder (followed only with runner.after=keep)", None
+                return "linked directory (followed only with runner.after=keep)", None
             (folder.links if entry.is_symlink() else folder.folders).append(name)
             return None, None
         if status is not None and not stat.S_ISREG(status.st_mode):
@@ -255,7 +255,7 @@ class Tree:
         if exc.errno in NOT_FOUND:
             return  # it has disappeared since its parent was listed
         before = self._folders.get(folder_id)
-        reason = f"folder that cannot be read ({describe_os_error(exc)})"
+        reason = f"directory that cannot be read ({describe_os_error(exc)})"
         self._visited[folder_id] = _Folder(None, 0.0, skipped=Counter([reason]))
         if before is None or not before.skipped[reason]:
             self._skipped_report.add(reason, folder_id)

@@ -131,7 +131,7 @@ def test_pickle_that_looks_like_text():
         ("mmengine.logging", "requires mmengine.logging.Net .*MMDetection"),
         (
             "detectron2.modeling",
-            "requires detectron2.modeling.Net .*whole pickled.*state_dict",
+            "requires detectron2.modeling.Net .*complete pickled.*state_dict",
         ),
         ("my_project", "requires my_project.Net, which could run code.*state_dict"),
     ],

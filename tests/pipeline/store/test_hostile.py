@@ -131,8 +131,8 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(
 YAML = {
     "laughs": (LAUGHS, "more than 5000 values"),
     "merges": (MERGES, "more than 5000 values"),
-    "itself": ("a: &a [*a]\n", "an alias within what it stands for"),
-    "itself-merged": ("a: &a {<<: *a}\n", "an alias within"),
+    "itself": ("a: &a [*a]\n", "an alias that contains itself"),
+    "itself-merged": ("a: &a {<<: *a}\n", "an alias that contains"),
     "nested": ("a: " + "[" * 100_000, "nested too deeply"),
     "nested-blocks": ("a:\n" + "".join(" " * i + "a:\n" for i in range(1, 80)), "nested more than"),
     "many": ("a: [" + "1," * 100_000 + "]", "more than 5000 values"),
@@ -209,19 +209,19 @@ WEIGHTS = {
     "reaches-beyond": (
         "pth",
         torch_zip(of_tensors(tensor("0", [1000], [1])), _0=bytes(4)),
-        "'w0' cannot be read",
+        "cannot read 'w0'",
     ),
     "before": (
         "pth",
         torch_zip(of_tensors(tensor("0", [1], [1], offset=-1)), _0=bytes(4)),
-        "'w0' cannot be read",
+        "cannot read 'w0'",
     ),
     "overflow": (
         "pth",
         torch_zip(of_tensors(tensor("0", [(1 << 63) - 1] * 9, [(1 << 63) - 1] * 9)), _0=bytes(4)),
-        "'w0' cannot be read",
+        "cannot read 'w0'",
     ),
-    "no-storage": ("pth", torch_zip(of_tensors(tensor("1", [1], [1]))), "'w0' cannot be read"),
+    "no-storage": ("pth", torch_zip(of_tensors(tensor("1", [1], [1]))), "cannot read 'w0'"),
     "two-pickles": ("pth", torch_zip(b"N.", **{"x/data.pkl": b"N."}), "ZIP archive without"),
     "zip-directory": (
         "pth",

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pipeline.system.terminal import say, tell, width_of, wrapped
+from pipeline.system.terminal import print_stderr, print_stdout, width_of, wrapped
 
 
 def test_lines_end_at_spaces_and_words_stay_whole() -> None:
@@ -21,8 +21,8 @@ def test_parts_that_stay_on_a_line() -> None:
 
 
 def test_messages_are_escaped_and_hold_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
-    say("error: a\x1b[2Jb api_token=hush")
-    tell("https://me:hush@host/x")
+    print_stderr("error: a\x1b[2Jb api_token=hush")
+    print_stdout("https://me:hush@host/x")
     out, err = capsys.readouterr()
     assert err == "error: a\\x1b[2Jb api_token=***\n"
     assert out == "https://***@host/x\n"
@@ -38,13 +38,13 @@ def test_colors_and_width_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("NO_COLOR", raising=False)
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    say("error: " + "word " * 20)
+    print_stderr("error: " + "word " * 20)
     first, *more = terminal.getvalue().splitlines()
     assert first.startswith("\x1b[1;31merror:\x1b[0m word")
     assert more
     assert max(map(len, more)) <= 40
     monkeypatch.setenv("NO_COLOR", "1")
-    say("warning: x")
+    print_stderr("warning: x")
     assert terminal.getvalue().endswith("\nwarning: x\n")
 
 
@@ -52,7 +52,7 @@ def test_a_closed_stream(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stderr", None)
-    say("nobody reads it")
+    print_stderr("nobody reads it")
     assert capsys.readouterr().out == ""
     assert width_of(None) is None
     assert width_of(io.StringIO()) is None

@@ -27,7 +27,7 @@ from pipeline.errors import ConfigError, OutputError, RootGoneError
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.sources.decode import reading
 from pipeline.sources.decode.workers import DecodeWorkers
-from runners.rundir import commit as session
+from runners.rundir import lists, order
 from runners.rundir.journal import Journal
 from runners.rundir.ledger.ledger import Ledger
 from runners.watch import loop, schedule
@@ -92,9 +92,9 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
     [
         (Journal, "append", FULL),
         (Journal, "sync", FULL),
-        (session.results, "write_line", FULL),
-        (session.results, "write_failures", FULL),
-        (session.results, "put_in_order", FULL),
+        (lists, "write_line", FULL),
+        (lists, "write_failures", FULL),
+        (order, "put_in_order", FULL),
         (Ledger, "put", OutputError("cannot write the ledger: disk is full")),
         (Ledger, "commit", OutputError("cannot write the ledger: disk is full")),
     ],
@@ -383,7 +383,7 @@ def test_the_inbox_is_never_left(after: str, watched: Watched, tmp_path: Path) -
     assert watched.assets("inputs.jsonl") == ["bad.png", "sub/mine.png"]
     assert len(list(victim.rglob("*.png"))) == 2
     assert (
-        "linked and 1 more: linked folder (followed only with runner.after=keep)"
+        "linked and 1 more: linked directory (followed only with runner.after=keep)"
         in (watched.out / "run.log").read_text()
     )
 

@@ -187,7 +187,7 @@ def test_a_name_that_leads_out_of_the_store(here, there, tmp_path):
             import_model(folder, store=there)
     files = info["files"] | {"../../../x": {"size": 0, "sha256": ""}}
     (folder / "model.yaml").write_bytes(sealed(info | {"files": files}))
-    with pytest.raises(ModelCorruptError, match="names an invalid file"):
+    with pytest.raises(ModelCorruptError, match="a file is called"):
         import_model(folder, store=there)
     assert list(there.root.iterdir()) == []
 
@@ -252,7 +252,7 @@ def test_averaged_weights(there, training, predictor):
     [
         ({"ema_state": None}, "no averaged weights"),
         ({"ema_state": {}}, "no averaged weights"),
-        ({"ema_state": {"strange": torch.zeros(1)}}, "name what the model lacks: strange"),
+        ({"ema_state": {"strange": torch.zeros(1)}}, "averages of unknown weights: strange"),
     ],
 )
 def test_no_averaged_weights(there, training, change, message):
@@ -263,7 +263,7 @@ def test_no_averaged_weights(there, training, change, message):
 
 
 def test_class_names_that_do_not_fit(there, training):
-    with pytest.raises(ConfigError, match=r"names for 2 classes.*is 3"):
+    with pytest.raises(ConfigError, match=r"has 2 classes.*is 3"):
         import_model(training, class_names=["a", "b"], store=there)
 
 

@@ -190,8 +190,10 @@ def test_a_folder_that_cannot_be_read_does_not_hide_the_others(
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", scandir)  # root may list anything
         assert ids(settled(inbox)) == ["open/y.jpg"]
-    assert inbox.skipped == {"folder that cannot be read (no permission)": 1}
-    assert inbox.skipped_report() == ["skipped: locked: folder that cannot be read (no permission)"]
+    assert inbox.skipped == {"directory that cannot be read (no permission)": 1}
+    assert inbox.skipped_report() == [
+        "skipped: locked: directory that cannot be read (no permission)"
+    ]
     assert ids(settled(inbox)) == ["locked/x.jpg"]
     assert inbox.skipped == {}
 
@@ -294,7 +296,7 @@ def test_a_linked_folder_is_not_entered_where_files_are_moved(put, root, clock, 
         (root / link).symlink_to(tmp_path / "outside")
     inbox = Inbox(root, Schedule(clock=clock), follow=False)
     assert ids(settled(inbox)) == ["sub/x.jpg"]
-    reason = "linked folder (followed only with runner.after=keep)"
+    reason = "linked directory (followed only with runner.after=keep)"
     assert inbox.skipped == {reason: 2}
     assert inbox.skipped_report() == [f"skipped: linked and 1 more: {reason}"]
     assert ids(settled(Inbox(root, Schedule(clock=clock)))) == ["linked/y.jpg", "sub/x.jpg"]
