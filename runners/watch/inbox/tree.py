@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from pathlib import Path
 
-from pipeline.sources.scan import OF_A_RUN, skip_reason, natural_key, not_an_image
+from pipeline.sources.scan import OF_A_RUN, natural_key, not_an_image, skip_reason
 from pipeline.system.files import file_identity
 from pipeline.system.os_errors import describe_os_error
 from runners.watch.files.claims import FOLDER as CLAIMS
