@@ -1,4 +1,4 @@
-"""Whether d2run found what ``DefaultPredictor`` found, by the lines of benchmarks/README.md."""
+"""Compares d2run's results with ``DefaultPredictor``'s, by the limits of benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-_COUNTED = 0.05  # the least score that counts
+_COUNTED = 0.05  # the lowest score that counts
 _COUNTED_HALF = 0.5
 _HALF_IOU = 0.95
-_ONE_OF = 100  # of so many, one may have no pair where a share may: it may be the one in a thousand
+_ONE_OF = 100  # of at least this many, one may be unpaired if the share is below 1
 
 
 @dataclass(frozen=True)
 class Line:
-    """What is asked for.
+    """The required agreement.
 
     Attributes:
-        box_px: How far apart a pair's boxes may be.
-        score: How far apart its scores may be.
-        share: Of the detections that must have a pair.
+        box_px: Largest difference of a box coordinate within a pair, in pixels.
+        score: Largest difference of the scores within a pair.
+        share: Share of the detections that must have a pair.
         same_masks: Whether pairs must have the same RLE.
     """
 
@@ -42,10 +42,10 @@ LINES = {
 
 
 def line_of(record: Mapping[str, Any]) -> str:
-    """Return the name of the line that a run is held to, from its ``run.json``."""
+    """Return the name of the limits that apply to a run, from its ``run.json``."""
     config = record["config"]
     runnable = config["runnable"]
-    # decoders and resizers of a device give other pixels
+    # decoding and resizing on the device produce other pixels
     pixels = config.get("decode", {}).get("jpeg") == "nvjpeg" or runnable.get("resize_on_device")
     if pixels or runnable.get("precision", "fp32") != "fp32":
         return "half"
@@ -57,11 +57,11 @@ class Agreement:
     """How well two sets of results agree.
 
     Attributes:
-        line: Its name.
-        detections: How many of the reference's count.
-        paired: Share of both sides' that have a pair, the smaller of the two.
+        line: Name of the limits.
+        detections: Number of detections of the reference.
+        paired: Share of the detections that have a pair, the smaller of both sides.
         same_masks: Share of the pairs with the same RLE.
-        holds: Whether that is enough.
+        holds: Whether the limits are met.
     """
 
     line: str
@@ -71,7 +71,7 @@ class Agreement:
     holds: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is saved."""
+        """Return the values to save."""
         return asdict(self)
 
 
@@ -93,14 +93,14 @@ def of_job(path: Path) -> Instances:
 
 
 def compare(got: Instances, want: Instances, line: str) -> Agreement:
-    """Pair the instances of each picture and judge."""
+    """Pair the instances of each image, and check the limits."""
     asked = LINES[line]
     least = _COUNTED_HALF if line == "half" else _COUNTED
     totals, paired, same_masks = np.zeros(2, int), np.zeros(2, int), 0
     for name in {*got, *want}:
         ours, theirs = got.get(name, []), want.get(name, [])
         fits = _fits(ours, theirs, asked, line == "half")
-        # one of a pair may score just below what counts
+        # one of a pair may have a score just below the limit
         sides = ((ours, fits), (theirs, fits.T))
         for side, (instances, pairs) in enumerate(sides):
             counted = np.array([item["score"] > least for item in instances], bool)
@@ -121,7 +121,7 @@ def compare(got: Instances, want: Instances, line: str) -> Agreement:
 
 
 def _fits(ours: list[Any], theirs: list[Any], line: Line, half: bool) -> np.ndarray:
-    """Return bool ``(ours, theirs)``: which could be the same instance."""
+    """Return bool ``(ours, theirs)``: which can be the same instance."""
     a, b = (np.array([x["box"] for x in side], float).reshape(-1, 4) for side in (ours, theirs))
     scores = [np.array([x["score"] for x in side], float) for side in (ours, theirs)]
     classes = [np.array([x["class_id"] for x in side], int) for side in (ours, theirs)]

@@ -21,12 +21,12 @@ from cases import ROOT
 from contenders import job_overrides
 
 PEERS = ("naive", "predictor", "forward")
-_JUDGED_SCENES = 200  # some 1,000 boxes: of fewer, two or three decide
+_JUDGED_SCENES = 200  # about 1,000 boxes; with fewer, two or three would decide
 
 
 @dataclass
 class Measured:
-    """What each process of a contender took, in the order of the pairs."""
+    """Seconds and memory of each process of a contender, in the order of the pairs."""
 
     s_per_image: list[float] = field(default_factory=list)
     process_s: list[float] = field(default_factory=list)
@@ -43,13 +43,13 @@ class Measured:
             self.forward_share.append(run.record["seconds"]["forward"] / wall)
 
     def as_dict(self) -> dict[str, list[float]]:
-        """Return what is saved."""
+        """Return the values to save."""
         return {name: values for name, values in vars(self).items() if values}
 
 
 @dataclass
 class Run:
-    """One process that has ended: its record, how long it lived and its peak memory."""
+    """A process that has ended: its record, duration and peak memory."""
 
     record: dict[str, Any]
     process_s: float
@@ -57,7 +57,7 @@ class Run:
 
 
 class Failed(Exception):
-    """A process of a contender failed; its text is the end of the process's output."""
+    """A process of a contender failed; the message is the end of its output."""
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Bench:
 
     @property
     def case(self) -> Path:
-        """Where the images and the model are."""
+        """Directory of the images and the model."""
         return self.scratch / "case"
 
     def run(self, pairs: int, done: Callable[[Bench], None] = lambda _: None) -> None:
@@ -128,12 +128,12 @@ class Bench:
 
     @property
     def holds(self) -> bool:
-        """Whether no variant failed or differed."""
+        """Whether all variants succeeded and agree."""
         return not self.failures and all(each.holds for each in self.agreements.values())
 
     def _job(self, variant: list[str]) -> Run:
         output = self.scratch / "d2run"
-        shutil.rmtree(output, ignore_errors=True)  # or it would go on, with nothing to do
+        shutil.rmtree(output, ignore_errors=True)  # otherwise the run would resume: nothing to do
         overrides = job_overrides(self.case, self.device, variant)
         command = [str(ROOT / "run.py"), *overrides, f"output={output}"]
         return self._process(label(variant), command, output)
@@ -149,14 +149,14 @@ class Bench:
         run = finished([sys.executable, *command], self.scratch / "log", output / "run.json")
         self.measured[name].add(run, self.n_images)
         each = run.record["seconds"]["wall"] / self.n_images
-        report.say(f"  {name}: {each:.4f} s an image")
+        report.say(f"  {name}: {each:.4f} s per image")
         return run
 
     def _agreement(self, variant: list[str], run: Run) -> Agreement:
         """Compare the variant's latest results with those of DefaultPredictor.
 
-        Half precision and other pixels are judged where the weights are trained: random ones put
-        many scores and overlaps right at a threshold, where any rounding decides.
+        Half precision and other pixels are compared with trained weights: random ones put many
+        scores and overlaps right at a threshold, where any rounding decides.
         """
         line = line_of(run.record)
         if line == "half" and self.name != "shapes":
@@ -193,7 +193,7 @@ def write_case(name: str, scratch: Path, n_images: int) -> None:
 
 
 def finished(command: list[str], log: Path, record: Path | None = None) -> Run:
-    """Run a process to its end; when this one is interrupted, that one ends, too.
+    """Run a process to its end; if this one is interrupted, it is stopped.
 
     Args:
         command: What to run.
@@ -224,5 +224,5 @@ def finished(command: list[str], log: Path, record: Path | None = None) -> Run:
 
 
 def label(variant: list[str]) -> str:
-    """Return how a d2run variant is called in the tables."""
+    """Return the name of a d2run variant in the tables."""
     return " ".join(["d2run", *variant])

@@ -1,4 +1,4 @@
-"""What the contenders work on: pictures, and a model whose weights all of them read from a file.
+"""The cases of the benchmarks: images, and a model that every contender reads from a file.
 
 python benchmarks/cases.py CASE FOLDER N_IMAGES
 """
@@ -25,13 +25,13 @@ _PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image
 
 @dataclass(frozen=True)
 class Case:
-    """A model and pictures.
+    """A model and images.
 
     Attributes:
         name: As in ``--case``.
-        images: How many pictures, if the command line does not say.
+        images: Number of images, unless the command line sets it.
         size: Their (height, width) in pixels; ``None`` for the generated scenes.
-        instances: Most that are found in a picture.
+        instances: Largest number of instances per image.
     """
 
     name: str
@@ -44,16 +44,16 @@ class Case:
         import torch
 
         (folder / "images").mkdir(parents=True)
-        for i, picture in zip(range(n_images), self._pictures(), strict=False):
+        for i, image in zip(range(n_images), self._images(), strict=False):
             path = folder / "images" / f"{i:05d}.jpg"
-            cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+            cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
         cfg, module, names = self._shapes() if self.size is None else self._random()
         cfg.MODEL.WEIGHTS = ""
         torch.save({"model": module.state_dict()}, folder / "model.pth")
         (folder / "config.yaml").write_text(cfg.dump())
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names))
 
-    def _pictures(self) -> Iterator[np.ndarray]:
+    def _images(self) -> Iterator[np.ndarray]:
         if self.size is None:
             sys.path.insert(0, str(ROOT / "examples" / "shapes"))
             scenes = importlib.import_module("scenes")
@@ -70,9 +70,9 @@ class Case:
         return cfg, module, model.categories.thing_names
 
     def _random(self) -> tuple[Any, Any, list[str]]:
-        """Make an R50-FPN of seeded random weights whose finds look like those of a trained one.
+        """Build an R50-FPN with seeded random weights and detections like those of a trained one.
 
-        Scores from 0.9 down, boxes of a quarter of the picture's side in the median, masks with
+        Scores from 0.9 down, boxes with a median side of a quarter of the image's, masks with
         holes and several parts.
         """
         import detectron2
@@ -87,12 +87,12 @@ class Case:
         module = build_model(cfg).eval()
         with torch.no_grad():
             for name, parameter in module.named_parameters():
-                if ".conv3.weight" in name:  # residual sums must not grow from block to block
+                if ".conv3.weight" in name:  # so that residual sums do not grow from block to block
                     parameter.mul_(0.2)
                 elif "mask_head.predictor" in name:
                     parameter.mul_(20)
             bias = module.roi_heads.box_predictor.bbox_pred.bias
-            bias.view(-1, 4)[:, 2:] = 5 * math.log(2.5)  # boxes of 2.5 times their anchors
+            bias.view(-1, 4)[:, 2:] = 5 * math.log(2.5)  # boxes 2.5 times as large as their anchors
         return cfg, module, [f"thing_{i}" for i in range(80)]
 
 
@@ -108,7 +108,7 @@ CASES = {
 
 
 def _photos(height: int, width: int) -> Iterator[np.ndarray]:
-    """Yield photographs: each time other parts of them, mirrored every second round."""
+    """Yield random crops of photographs, mirrored in every second round."""
     from skimage import data
 
     for i in range(sys.maxsize):
@@ -125,7 +125,7 @@ def _photos(height: int, width: int) -> Iterator[np.ndarray]:
 
 
 def main() -> None:
-    """Write a case: in a process of its own, so that the one that measures stays small."""
+    """Write a case. A separate process does this, so that the measuring one stays small."""
     name, folder, n_images = sys.argv[1:]
     CASES[name].write(Path(folder), int(n_images))
 

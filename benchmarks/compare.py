@@ -1,11 +1,11 @@
-"""Run d2run against what its users would otherwise run, on the same pictures and weights.
+"""Compare d2run with the scripts that it replaces, on the same images and weights.
 
     uv run python benchmarks/compare.py --case all --json figures.json
     uv run python benchmarks/compare.py --case r50 --variant runnable=exact --variant runnable=bf16
 
 Each contender is a separate process, one after the other, ``--pairs`` times. The results of each
-variant are compared with DefaultPredictor's; a variant that fails or differs costs only itself, and
-the exit status is 1. benchmarks/README.md describes contenders and columns.
+variant are compared with DefaultPredictor's; if a variant fails or differs, the others still run,
+and the exit status is 1. benchmarks/README.md describes contenders and columns.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ALL = ("shapes", "r50", "large")
 
 
 def summary(bench: Bench) -> dict[str, Any]:
-    """Return the ratios of each variant that was measured, and what each contender took."""
+    """Return the ratios of each measured variant, and the seconds and memory of each contender."""
     measured = bench.measured
     variants = {}
     for name, agreement in bench.agreements.items():
@@ -84,10 +84,10 @@ def show(name: str, found: dict[str, Any]) -> None:
 def measure(
     name: str, args: argparse.Namespace, device: str, save: Callable[[dict[str, Any]], None]
 ) -> bool:
-    """Run one case in a scratch folder, which is gone afterwards.
+    """Run one case in a temporary directory.
 
     Returns:
-        Whether no variant failed or differed.
+        Whether all variants succeeded and agree.
     """
     case, variants = CASES[name], [text.split() for text in args.variant or [""]]
     n_images = args.images or case.images * (10 if device.startswith("cuda") else 1)
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--case", choices=[*CASES, "all"], default="r50")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0")
     parser.add_argument(
-        "--images", type=report.at_least_one, help="pictures; by default the case's"
+        "--images", type=report.at_least_one, help="number of images; by default the case's"
     )
     parser.add_argument(
         "--pairs", type=report.at_least_one, default=5, help="how often each contender runs"

@@ -1,8 +1,8 @@
-"""One contender in a process of its own, started by compare.py.
+"""One contender; compare.py runs it in a separate process.
 
     python benchmarks/contenders.py {naive,predictor,forward,floor} CASE OUTPUT DEVICE [OVERRIDE...]
 
-It loads its model, then works through CASE/images and writes to OUTPUT/run.json how long that took.
+It loads its model, processes CASE/images and writes the duration to OUTPUT/run.json.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def naive(case: Path, output: Path, device: str) -> Work:
 
 
 def predictor(case: Path, output: Path, device: str) -> Work:
-    """The bare loop, results thrown away."""
+    """The bare ``DefaultPredictor`` loop; results are discarded."""
     import cv2
 
     predict = _predictor(case, device)
@@ -76,7 +76,7 @@ def predictor(case: Path, output: Path, device: str) -> Work:
 
 
 def forward(case: Path, output: Path, device: str) -> Work:
-    """The model's own forward, eager, one image at once, on tensors that lie on the device."""
+    """The model's own forward in eager mode, one image at a time, with inputs on the device."""
     import cv2
     import torch
 
@@ -98,7 +98,7 @@ def forward(case: Path, output: Path, device: str) -> Work:
 
 
 def floor(case: Path, output: Path, device: str, *overrides: str) -> Work:
-    """The forward as the job does it, with its engine, precision and batches, and nothing else."""
+    """Only the forward, with the engine, precision and batches of the job."""
     from hydra import compose, initialize_config_dir
 
     from pipeline.config import build_job
@@ -123,7 +123,7 @@ def floor(case: Path, output: Path, device: str, *overrides: str) -> Work:
 
 
 def job_overrides(case: Path, device: str, variant: tuple[str, ...] | list[str]) -> list[str]:
-    """Return what to tell d2run so that it does what the others do: no stage, default sinks."""
+    """Return overrides with which d2run does the work of the others: no stage, default sinks."""
     stages = [] if any(argument.startswith("stage=") for argument in variant) else ["stage=[]"]
     return [
         "model=custom",

@@ -1,4 +1,4 @@
-"""What the pipeline itself costs a frame: a model that takes no time, frames that need no decoding.
+"""Overhead of the pipeline per frame: the model takes no time, and frames need no decoding.
 
     uv run python benchmarks/engine.py [--frames 2000] [--json FILE]
     uv run python benchmarks/engine.py --memory          # 10,000 frames of 1080p with masks
@@ -41,8 +41,8 @@ class Still:
     """An asset of one frame in memory.
 
     Attributes:
-        id: As in the results.
-        image: What its frame shows; copied, as if decoded, if ``fresh``.
+        id: Id in the results.
+        image: The image; copied, as if decoded, if ``fresh``.
     """
 
     is_still = True
@@ -52,7 +52,7 @@ class Still:
         self.id, self.image, self.fresh = asset_id, image, fresh
 
     def fingerprint(self) -> str:
-        """Return its id: it does not change."""
+        """Return the id, because the content does not change."""
         return self.id
 
     def frames(self) -> Iterator[Frame]:
@@ -61,7 +61,7 @@ class Still:
 
 
 class Known(FakeRunnable):
-    """Takes a real model's steps, but has made its answer up already: that is not measured.
+    """Has the steps of a real model, but returns prepared predictions.
 
     Attributes:
         shape: Of every prepared input.
@@ -70,7 +70,7 @@ class Known(FakeRunnable):
     shape = (3, 480, 640)
 
     def __enter__(self) -> Known:
-        """Forget the answer: it depends on the frames' size."""
+        """Discard the predictions, which depend on the frames' size."""
         self._answer: Predictions | None = None
         super().__enter__()
         return self
@@ -84,7 +84,7 @@ class Known(FakeRunnable):
         return [None] * len(prepared)
 
     def finish(self, frame: Frame, output: None) -> Predictions:
-        """Return the first frame's predictions, whatever the frame."""
+        """Return the same predictions for every frame."""
         if self._answer is None:
             self._answer = self.predict([frame])[0]
         return self._answer
@@ -93,7 +93,7 @@ class Known(FakeRunnable):
 def run(
     n_frames: int, size: tuple[int, int], instances: int, masks: bool, fresh: bool
 ) -> dict[str, Any]:
-    """Bring frames through the pipeline.
+    """Process frames with the pipeline.
 
     Returns:
         ``ms_per_frame``, and the resident memory in MB after a tenth of the frames and at the end.
@@ -118,7 +118,7 @@ def run(
 
 
 def committed(n_frames: int, size: tuple[int, int], instances: int, masks: bool) -> float:
-    """Bring frames through the pipeline and a session, as a batch does.
+    """Process frames with the pipeline and a session, as a batch does.
 
     Returns:
         Milliseconds a frame.
@@ -144,7 +144,7 @@ def committed(n_frames: int, size: tuple[int, int], instances: int, masks: bool)
 
 def _resident_mb() -> float:
     statm = Path("/proc/self/statm")
-    if not statm.exists():  # not Linux: the most so far, which does for what only grows
+    if not statm.exists():  # without /proc: the peak, which is enough for memory that only grows
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

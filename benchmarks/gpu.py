@@ -1,8 +1,8 @@
-"""Everything to know about d2run on a CUDA device, within minutes and without a network.
+"""Tests and measures d2run on a CUDA device, within minutes and without a network.
 
     bash benchmarks/gpu.sh [--wheels DIR] [--out DIR] [--device cuda:0] [--minutes 8]
 
-Each step is a process with a time limit: one that fails or hangs costs only itself. Writes
+Each step is a process with a time limit: if one fails or hangs, the others still run. Writes
 ``gpu.json`` and ``gpu.txt`` into ``--out`` after each step. ``--device cpu`` runs the same steps at
 tiny sizes, without those that need CUDA.
 """
@@ -33,13 +33,13 @@ _SECONDS = "images/s"
 
 @dataclass
 class Step:
-    """One process and what came of it.
+    """One process and its outcome.
 
     Attributes:
         name: In the report.
         command: With ``{rows}`` for the file that gets the rows, one JSON object per line.
-        limit_s: After so long it is killed.
-        needs_cuda: Whether it is skipped elsewhere.
+        limit_s: Seconds after which it is killed.
+        needs_cuda: Whether it is skipped on other devices.
         status: ``waiting``, then ``done``, ``failed``, ``timed out``, ``skipped`` or ``not run``.
         seconds: How long it took.
         message: Why it failed, in one line.
@@ -121,7 +121,7 @@ def _compared(cases: dict[str, Any]) -> Iterator[Row]:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):  # nobody of its group is left
+    with suppress(ProcessLookupError):  # no process of its group is left
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -180,7 +180,7 @@ def steps(device: str, scratch: Path) -> list[Step]:
 
 
 def goals(found: dict[str, list[Row]]) -> list[Row]:
-    """Judge what was measured against the goals: one H100, R50-FPN, 800x1333, RLE in JSONL."""
+    """Compare the measurements with the goals: one H100, R50-FPN, 800x1333, RLE in JSONL."""
     jobs = [row for row in found.get("full jobs", []) if _SECONDS in row]
     floors = found.get("forward alone", [])
 

@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_steps.py STEP ROWS DEVICE CASE [ARGUMENT...]
 
-Each row is one line of JSON, appended to ROWS when it is known: a step that is stopped keeps the
-rows that it has.
+Each row is one line of JSON, which is appended to ROWS at once: a step that is stopped keeps its
+rows.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def parity(device: str, case: Path, families: str) -> Iterator[Row]:
     for family in ARCHITECTURES if families == "all" else families.split(","):
         model = RandomModel(ARCHITECTURES[family])
         for tf32 in (True, False) if device.startswith("cuda") else (None,):
-            if tf32 is not None:  # torch's defaults, and none at all
+            if tf32 is not None:  # torch's defaults, and TF32 off
                 torch.backends.cudnn.allow_tf32 = tf32
             row: Row = {"family": family, "tf32": tf32}
             want = reference(model, images, device)
@@ -90,7 +90,7 @@ def parity(device: str, case: Path, families: str) -> Iterator[Row]:
 
 
 def _agreement(got: list[Any], want: list[Row], line: str) -> float:
-    """Return the share of instances that pair and of pixels that are equal, the smaller."""
+    """Return the share of paired instances or of equal pixels, whichever is smaller."""
     import numpy as np
     from agreement import compare
     from pycocotools import mask as coco_mask
@@ -134,7 +134,7 @@ def _instances(boxes: Any, scores: Any, classes: Any, masks: list[Any] | None) -
 
 
 def floor(device: str, case: Path, batches: str, seconds: str) -> Iterator[Row]:
-    """Time the forward alone, and take its peak memory."""
+    """Measure the time and the peak memory of the forward alone."""
     import torch
     from contenders import job_overrides
     from hydra import compose, initialize_config_dir
@@ -154,7 +154,7 @@ def floor(device: str, case: Path, batches: str, seconds: str) -> Iterator[Row]:
         with job.runnable as runnable:
             assets = [asset for asset, _ in zip(job.source, range(sizes[-1]), strict=False)]
             inputs = [runnable.prepare(next(iter(asset.frames()))) for asset in assets]
-            for size in [1] if name == "exact" else sizes:  # exact takes one at a time
+            for size in [1] if name == "exact" else sizes:  # exact runs one image at a time
                 batch = (inputs * size)[:size]
                 runnable.forward(batch)
                 wait()
@@ -190,7 +190,7 @@ def naive(device: str, case: Path) -> Iterator[Row]:
 
 
 def job(device: str, case: Path, *variant: str) -> Iterator[Row]:
-    """Run d2run's command as a user would, predictions.jsonl alone, and take its peak memory."""
+    """Run d2run's command without sinks, and measure its peak memory."""
     from contenders import job_overrides
 
     import run

@@ -1,8 +1,8 @@
-"""From a mask head to RLE and to a picture, against paste + pycocotools and Visualizer.
+"""Mask RLE and overlays, compared with paste + pycocotools and Visualizer.
 
     uv run python benchmarks/masks.py [--json FILE]
 
-Both sides run in this process, alternately; the RLE must be byte-identical before any time is said.
+Both sides run alternately in this process. Times are printed only if the RLE is byte-identical.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Size = tuple[int, int]
 
 
 def heads(n: int, size: Size) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return made-up outputs of a mask head: blobs in boxes of 5 to 50 % of the frame's sides.
+    """Return synthetic outputs of a mask head: blobs in boxes of 5 to 50 % of the frame's sides.
 
     Returns:
         Probabilities float32 ``(N, 1, 28, 28)`` and boxes float32 ``(N, 4)``.
@@ -88,7 +88,7 @@ def rle(n: int, size: Size, pairs: int) -> dict[str, Any]:
 
 
 def overlay(n: int, size: Size, pairs: int) -> dict[str, Any]:
-    """From predictions to a picture with masks, boxes and labels."""
+    """From predictions to an image with masks, boxes and labels."""
     rng = np.random.default_rng(0)
     image = cv2.resize(rng.integers(0, 256, (27, 48, 3), np.uint8), size[::-1])
     probs, boxes = heads(n, size)
@@ -109,7 +109,7 @@ def overlay(n: int, size: Size, pairs: int) -> dict[str, Any]:
         drawn = Visualizer(image[:, :, ::-1], metadata).draw_instance_predictions(instances)
         return drawn.get_image()[:, :, ::-1]
 
-    theirs()  # matplotlib looks for its fonts the first time
+    theirs()  # matplotlib searches for fonts the first time
     return alternately(pairs, lambda: painter.draw(image, predictions), theirs)
 
 

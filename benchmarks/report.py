@@ -1,4 +1,4 @@
-"""Numbers of a benchmark: ratios, tables, the file they are saved in."""
+"""Reports of a benchmark: ratios, tables and a JSON file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Return how many times faster we are, pair by pair: both of a pair ran one after the other."""
+    """Return how many times faster d2run is, per pair of consecutive processes."""
     return spread([their / our for our, their in zip(ours, theirs, strict=True)])
 
 
@@ -46,13 +46,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         drawn.add_row(*row)
     console = Console()
-    if not console.is_terminal:  # a file has room for a row in one line
+    if not console.is_terminal:  # in a file, each row fits on one line
         console.width = 160
     console.print(drawn)
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return what the figures depend on: processor, cores and versions."""
     from pipeline.system.versions import library_versions
 
     model = platform.processor() or platform.machine()
@@ -76,7 +76,7 @@ def at_least_one(text: str) -> int:
 
 
 def new_file(text: str) -> Path:
-    """Read the path of a file to write for argparse, which tells at once if it cannot be."""
+    """Read the path of an output file for argparse, which reports at once if it is not writable."""
     path = Path(text)
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ArgumentTypeError(f"cannot write {text}")
@@ -84,6 +84,6 @@ def new_file(text: str) -> Path:
 
 
 def save(path: Path | None, report: dict[str, Any]) -> None:
-    """Write the report as JSON, if a file was asked for."""
+    """Write the report as JSON, if a path is given."""
     if path is not None:
         path.write_text(json.dumps(report, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """d2run: declarative pipelines that run Detectron2 models over folders of images.
 
-Everything listed in ``__all__`` is meant for users and described in docs/python.md. Importing this
+Everything listed in ``__all__`` is for users and described in docs/python.md. Importing this
 package imports neither torch nor Detectron2.
 """
 

@@ -3,24 +3,24 @@
 ```
 PipelineError                  everything raised on purpose
 ├── ConfigError                a bad value or combination, found before any work
-│   └── DeviceError            the device is not there; names those that are
+│   └── DeviceError            the device does not exist; lists those that do
 ├── OutputLockedError          another run holds the output directory
 ├── StoreError                 the model store, or a weight file
 │   ├── ModelNotFoundError
 │   ├── ModelExistsError
 │   ├── ModelCorruptError      a digest, a key or a shape differs
 │   └── UntrustedModelError    loading it would execute code
-├── DeviceLostError            the device failed for good, in the midst of work
+├── DeviceLostError            the device failed permanently during the run
 ├── OutputError                the output cannot be written at all (disk full, read-only)
 │   └── LedgerDamagedError     the ledger cannot be trusted; says how to rebuild it
-├── RootGoneError              the watched folder is not there, or cannot be read, for now
+├── RootGoneError              the watched folder is missing or unreadable at the moment
 ├── AssetError                 one input failed
 │   ├── DecodeError
-│   │   └── PoisonError        it killed, hung or outgrew its worker process each time
+│   │   └── PoisonError        each attempt killed its worker process or exceeded its limits
 │   ├── InferenceError
 │   ├── StageError
 │   └── SinkError
-└── JobError                   the end of a run that is not a success
+└── JobError                   a run ended early or with failures
 ```
 """
 
@@ -51,11 +51,11 @@ class ConfigError(PipelineError):
 
 
 class DeviceError(ConfigError):
-    """The device asked for does not exist; the message names those that do."""
+    """The requested device does not exist; the message lists those that do."""
 
 
 class DeviceLostError(PipelineError):
-    """The device failed in the midst of work, and no input can be done on it in this process."""
+    """The device failed during the run and cannot be used again in this process."""
 
 
 class OutputLockedError(PipelineError):
@@ -65,15 +65,15 @@ class OutputLockedError(PipelineError):
 
 
 class StoreError(PipelineError):
-    """The model store or a weight file cannot give what was asked for."""
+    """The model store or a weight file cannot provide what was requested."""
 
 
 class ModelNotFoundError(StoreError):
     """No model has this tag.
 
     Attributes:
-        tag: The tag that was asked for.
-        known: The tags there are.
+        tag: The requested tag.
+        known: The tags in the store.
     """
 
     def __init__(self, tag: str, known: Sequence[str], where: str) -> None:
@@ -95,7 +95,7 @@ class UntrustedModelError(StoreError):
 
 
 class OutputError(PipelineError):
-    """The output cannot be written at all: disk full, read-only, no rights."""
+    """The output cannot be written at all: disk full, read-only, no permission."""
 
 
 class LedgerDamagedError(OutputError):
@@ -110,18 +110,18 @@ class LedgerDamagedError(OutputError):
 
 
 class RootGoneError(PipelineError):
-    """The watched folder is removed, unmounted or unreadable; nothing is forgotten meanwhile."""
+    """The watched folder is missing or unreadable; what is known of its files is kept."""
 
 
 class AssetError(PipelineError):
-    """One input failed; the run goes on without it.
+    """One input failed; the run continues with the others.
 
     Attributes:
         asset_id: The input that failed.
         step: Where it failed: ``decode``, ``inference``, or the name of a stage or sink.
         attempts: How often it was tried.
-        trace: The traceback of what was raised, for the log. As text, for Python's own keeps what
-            the failed calls held, such as the picture, in memory.
+        trace: The traceback, for the log. It is text because a traceback object would keep the
+            variables of the failed calls, such as the image, in memory.
     """
 
     default_step = ""
@@ -140,8 +140,8 @@ class DecodeError(AssetError):
     """The input cannot be read as an image.
 
     Attributes:
-        version: Size in bytes, mtime in ns and SHA-256 of the file that is none; ``None`` where
-            it could not be read.
+        version: Size in bytes, mtime in ns and SHA-256 of the file; ``None`` if it could not be
+            read.
     """
 
     default_step = "decode"
@@ -149,7 +149,7 @@ class DecodeError(AssetError):
 
 
 class PoisonError(DecodeError):
-    """The input killed, hung or outgrew its worker process each time; it is not tried again."""
+    """Each attempt killed its worker process or exceeded its limits; the input is not retried."""
 
 
 class InferenceError(AssetError):
@@ -167,7 +167,7 @@ class SinkError(AssetError):
 
 
 class JobError(PipelineError):
-    """A run ended early or on failures; the message says how many, where, and what next."""
+    """A run ended early or with failures; the message says how many, where, and what to do."""
 
     def __init__(self, message: str, *, exit_status: int = 1) -> None:
         self.exit_status = exit_status

@@ -14,7 +14,7 @@ _OUTPUT_IS_GONE |= {errno.EFBIG, errno.EMFILE, errno.ENFILE}
 
 
 def failed(kind: type[AssetError], exc: Exception, asset: Asset, step: str) -> AssetError:
-    """Translate whatever a part raised into the asset's own error.
+    """Translate any exception of a part into an error of the asset.
 
     The traceback becomes text, because it would keep the image in memory.
     """

@@ -13,7 +13,7 @@ def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
 
     Args:
         a: float32 ``(N, 4)``, ``x1, y1, x2, y2`` in pixels.
-        b: float32 ``(M, 4)``, likewise.
+        b: float32 ``(M, 4)``, as ``a``.
 
     Returns:
         float32 ``(N, M)`` in [0, 1].

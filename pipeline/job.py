@@ -56,7 +56,7 @@ class Executor(Protocol):
         runner closes it to stop early.
 
         Raises:
-            OutputError: The output cannot be written any more.
+            OutputError: The output can no longer be written.
         """
         ...
 
@@ -86,7 +86,7 @@ class Report:
         counts: Assets by outcome in this run: ``done``, ``failed``, ``earlier`` (done by an earlier
             run), ``later`` (not asked for), ``not_retried``, ``removed`` (their files are gone).
         totals: Assets in the output, earlier runs included: ``done``, ``failed``.
-        skipped: Files of the input that were not taken, by reason.
+        skipped: Number of skipped files of the input, by reason.
         detections: Instances written, by class name.
         failures: Assets that failed in this run, by reason, the most common reason first.
         timings: Seconds by step, over all threads.
@@ -113,7 +113,7 @@ class Report:
 
 @runtime_checkable
 class Runner(Protocol):
-    """Decides how often the work is done, and what is remembered between runs."""
+    """Decides how often the job runs, and what is kept between runs."""
 
     def run(self, job: Job) -> Report:
         """Run the job and report how it ended."""

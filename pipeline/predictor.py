@@ -131,8 +131,8 @@ class Predictor:
 
         Returns:
             For one image its predictions; for a list the list of predictions; for another iterable
-            an iterator that yields predictions in the order of the images. ``None`` stands for an
-            image that a stage dropped.
+            an iterator that yields predictions in the order of the images. An image that a stage
+            dropped is ``None``.
 
         Raises:
             DecodeError: A file cannot be read as an image.

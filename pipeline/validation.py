@@ -1,6 +1,6 @@
 """Checks of option values, all with the same wording: ``option: expected ..., got ...``.
 
-A message starts with the option's own name; whoever builds the part puts the part's key in front
+A message starts with the option's own name; the code that builds the part adds the part's key
 (``stage.nms.iou_threshold: expected a number from 0 to 1, got 2``).
 """
 
@@ -18,9 +18,9 @@ def check(option: str, value: Any, is_valid: bool, expected: str) -> None:
 
     Args:
         option: The option's name, without the key of its part.
-        value: What was given.
-        is_valid: Whether that is acceptable.
-        expected: What would be, in words.
+        value: The value.
+        is_valid: Whether the value is acceptable.
+        expected: What is acceptable, in words.
     """
     if not is_valid:
         raise ConfigError(f"{option}: expected {expected}, got {value!r}")

@@ -77,8 +77,8 @@ class Batch:
         """
         if job.source is None:
             raise ConfigError(
-                "no input: add input=PATH (a file, a folder, a glob, a list of paths in a .txt or "
-                ".csv file, or - for paths on standard input)"
+                "no input: add input=PATH (a file, a directory, a glob, a list of paths in a .txt "
+                "or .csv file, or - for paths on standard input)"
             )
         try:
             with locked(job.output), logged(job.output / "run.log"):

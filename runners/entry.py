@@ -38,7 +38,7 @@ _CONF = Path(__file__).parent.parent / "conf"
 
 
 class Terminated(BaseException):
-    """SIGTERM: ends the run as Ctrl-C does, so that everything is closed on the way out."""
+    """SIGTERM: ends the run as Ctrl-C does, so that everything is closed."""
 
     exit_status = 143
 
@@ -169,7 +169,7 @@ class _Jobs:
             write_sweep(self._sweep, self._rows)
 
     def say_interrupted(self, what: str) -> None:
-        """Say what is kept of an interrupted job, and how to resume it."""
+        """Print what is kept of an interrupted job, and how to resume it."""
         kept = describe_kept(self._job.output) if self._job is not None else ""
         print_stderr(f"error: {what}; {kept or 'there are no results yet'}")
         if self._job is not None and kept:
@@ -241,7 +241,7 @@ def _remove_if_empty(directory: Path) -> None:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """End the run in order at the first signal, at once at the second."""
+    """Stop the run cleanly at the first signal, immediately at the second."""
     first: type[BaseException] = KeyboardInterrupt if signum == signal.SIGINT else Terminated
     status = 128 + signum
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,8 +1,8 @@
-"""Judges `model=shapes`, run by d2run on new scenes: prints its average precisions as JSON.
+"""Runs `model=shapes` on new scenes and prints its average precision as JSON.
 
     python examples/shapes/evaluate.py --seed 1 --scenes 500 device=cpu
 
-Further arguments are overrides for ``run.py``: another device, precision or engine, say.
+Further arguments are overrides for ``run.py``, such as a device, precision or engine.
 """
 
 import argparse
@@ -21,14 +21,14 @@ RUN = Path(__file__).resolve().parents[2] / "run.py"
 
 
 def score(annotations: Path, run_dir: Path) -> dict[str, float]:
-    """Compares a run's detections with the truth.
+    """Compares the detections of a run with the ground truth.
 
     Args:
         annotations: a COCO file of the input.
         run_dir: has the run's ``coco.json`` and ``coco_results.json``.
 
     Returns:
-        COCO's average precisions, in percent, of boxes and of masks.
+        COCO's average precision of boxes and of masks, in percent.
     """
     with contextlib.redirect_stdout(sys.stderr):
         truth = COCO(str(annotations))

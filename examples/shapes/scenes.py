@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 CLASS_NAMES = ("circle", "square", "triangle")
-MIN_VISIBLE = 0.6  # of a shape's area, after other shapes and the image border took their part
+MIN_VISIBLE = 0.6  # share of a shape that other shapes and the image border leave visible
 _FILLS = ("flat", "linear", "radial", "noise", "stripes")
 _BACKGROUNDS = (*_FILLS, "checker", "clouds", "clutter")
 
@@ -24,7 +24,7 @@ class Annotation(NamedTuple):
 
     Attributes:
         class_name: one of ``CLASS_NAMES``.
-        mask: bool (H, W), the visible part; a pixel belongs to the shape that covers its centre.
+        mask: bool (H, W), the visible part; a pixel belongs to the shape that covers its center.
         box: float32 (4,), XYXY_ABS px, the tight box of ``mask``.
         visible: visible share of the whole shape, (0, 1].
     """
@@ -36,11 +36,11 @@ class Annotation(NamedTuple):
 
 
 def generate(seed: int, index: int) -> tuple[np.ndarray, list[Annotation]]:
-    """Makes one scene.
+    """Generates one scene.
 
     Args:
-        seed: the data set.
-        index: the scene in it, 0-based.
+        seed: the seed of the dataset.
+        index: the number of the scene, from 0.
 
     Returns:
         The image, uint8 (H, W, 3) BGR, sides 160 to 400 px, and its 1 to 8 shapes.
@@ -50,7 +50,7 @@ def generate(seed: int, index: int) -> tuple[np.ndarray, list[Annotation]]:
 
 
 def generate_jpeg(seed: int, index: int) -> tuple[bytes, list[Annotation]]:
-    """As ``generate``, with the image as the bytes of a JPEG file."""
+    """Generates one scene, with the image as the bytes of a JPEG file."""
     rng = np.random.default_rng([seed, index])
     height, width = (int(side) for side in rng.integers(160, 401, 2))
     canvas = _background(rng, height, width)
@@ -101,7 +101,7 @@ def _draw_shapes(rng: np.random.Generator, canvas: np.ndarray) -> list[Annotatio
     height, width = canvas.shape[:2]
     wanted = int(rng.integers(1, 9))
     classes: list[str] = []
-    areas = np.zeros(0)  # px of the whole shape, hidden and outside parts included
+    areas = np.zeros(0)  # px of the whole shape, including hidden and outside parts
     masks = np.zeros((0, height, width), bool)
     for _ in range(50):  # placements tried
         if len(classes) == wanted:
@@ -130,15 +130,15 @@ def _draw_shapes(rng: np.random.Generator, canvas: np.ndarray) -> list[Annotatio
 def _distance(
     rng: np.random.Generator, kind: str, x: float, y: float, size: float
 ) -> tuple[int, int, np.ndarray]:
-    """Signed distance to a shape's outline, negative inside, at the pixel centres around it.
+    """Signed distance to a shape's outline, negative inside, at the pixel centers around it.
 
     Args:
         kind: one of ``CLASS_NAMES``.
-        x, y: the shape's centre, px.
+        x, y: the shape's center, px.
         size: about its diameter, px; the rotation is drawn from ``rng``.
 
     Returns:
-        The window's left and top, px (may lie outside the image), and float32 (h, w) px.
+        The window's left and top, px (may be outside the image), and float32 (h, w) px.
     """
     reach = int(0.7 * size) + 2
     left, top = int(x) - reach, int(y) - reach
@@ -176,10 +176,10 @@ def _tight_box(mask: np.ndarray) -> np.ndarray:
 def _paint(rng: np.random.Generator, view: np.ndarray, distance: np.ndarray, size: float) -> None:
     """Fills one shape, anti-aliased, in place; ``view`` is float32 (h, w, 3)."""
     under = view[distance < 1][:: max(1, distance.size // 400)]
-    colour = _contrasting(rng, under)
-    second = np.clip(colour + rng.uniform(-50, 50, 3), 0, 255).astype(np.float32)
+    color = _contrasting(rng, under)
+    second = np.clip(color + rng.uniform(-50, 50, 3), 0, 255).astype(np.float32)
     fill = "flat" if rng.random() < 0.4 else _FILLS[rng.integers(len(_FILLS))]
-    paint = _blend(colour, second, _field(rng, fill, *distance.shape))
+    paint = _blend(color, second, _field(rng, fill, *distance.shape))
     if rng.random() < 0.3:
         rim = distance + np.float32(rng.uniform(1, max(1.5, size / 10)))  # rim width, px
         paint += _coverage(-rim) * (_contrasting(rng, under) - paint)
@@ -187,10 +187,10 @@ def _paint(rng: np.random.Generator, view: np.ndarray, distance: np.ndarray, siz
 
 
 def _contrasting(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
-    """A float32 (3,) colour unlike most of the ones it will lie on, float32 (n, 3)."""
-    colours = rng.uniform(0, 255, (8, 1, 3)).astype(np.float32)
-    contrasts = np.quantile(np.abs(colours - under).max(2), 0.2, axis=1)
-    return colours[np.argmax(contrasts > 50) if contrasts.max() > 50 else contrasts.argmax(), 0]
+    """A float32 (3,) color that contrasts with most of the colors below it, float32 (n, 3)."""
+    colors = rng.uniform(0, 255, (8, 1, 3)).astype(np.float32)
+    contrasts = np.quantile(np.abs(colors - under).max(2), 0.2, axis=1)
+    return colors[np.argmax(contrasts > 50) if contrasts.max() > 50 else contrasts.argmax(), 0]
 
 
 def _coverage(distance: np.ndarray) -> np.ndarray:
@@ -203,7 +203,7 @@ def _blend(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndar
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A float32 (H, W, 3) BGR canvas in [0, 255]: two colours mixed by a pattern, then lit."""
+    """A float32 (H, W, 3) BGR canvas in [0, 255]: two colors mixed by a pattern, then shaded."""
     first, other = rng.uniform(0, 255, (2, 3)).astype(np.float32)
     second = first + np.float32(rng.uniform(0.2, 0.8)) * (other - first)
     kind = _BACKGROUNDS[rng.integers(len(_BACKGROUNDS))]
@@ -246,7 +246,7 @@ def _noise(rng: np.random.Generator, height: int, width: int, cell: float) -> np
 
 
 def _clutter(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Lines and arcs, which are no shapes: float32 (H, W) in [0, 1]."""
+    """Lines and arcs, which are not shapes: float32 (H, W) in [0, 1]."""
     field = np.zeros((height, width), np.uint8)
     for _ in range(rng.integers(4, 16)):
         x1, y1, x2, y2 = (int(v) for v in rng.uniform(0, [width, height, width, height]))

@@ -1,10 +1,10 @@
 """Trains the `shapes` model on generated scenes, from scratch.
 
     python examples/shapes/train.py --output runs/shapes
-    python examples/shapes/train.py --share 0.01                          a quick try
-    python examples/shapes/train.py --leg 2 --weights WEIGHTS.safetensors   goes on after leg 1
+    python examples/shapes/train.py --share 0.01                          a quick test
+    python examples/shapes/train.py --leg 2 --weights WEIGHTS.safetensors   continues after leg 1
 
-Every step sees new scenes; which ones, and the initial weights, follow from ``--seed``.
+Every step uses new scenes. ``--seed`` determines them and the initial weights.
 """
 
 import argparse
@@ -31,14 +31,14 @@ WEIGHT_DECAY = 0.01
 
 
 class Leg(NamedTuple):
-    """A part of the training with a learning rate that rises to a peak and falls to nothing.
+    """A part of the training, in which the learning rate rises to a peak and falls to zero.
 
     Attributes:
         steps: number of batches.
-        batch_size: scenes a batch.
+        batch_size: scenes per batch.
         learning_rate: the peak.
-        sides: the least and the largest length, px, that an image's shorter side is resized to.
-        scenes: seed of the scenes; 1 is kept for the evaluation.
+        sides: the smallest and the largest length, px, that an image's shorter side is resized to.
+        scenes: seed of the scenes; 1 is reserved for the evaluation.
     """
 
     steps: int
@@ -60,7 +60,7 @@ class SceneDataset(torch.utils.data.Dataset):
     Args:
         seed: of the scenes.
         length: number of scenes.
-        sides: the least and the largest length of an image's shorter side, px.
+        sides: the smallest and the largest length of an image's shorter side, px.
         max_side: the longer side's limit, px.
     """
 
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="changes the scenes and first weights")
     parser.add_argument("--share", type=float, default=1, help="of each leg's steps")
     parser.add_argument("--leg", type=int, default=1, help="to begin with")
-    parser.add_argument("--weights", type=Path, help="a .safetensors to go on from")
+    parser.add_argument("--weights", type=Path, help="a .safetensors file to start from")
     parser.add_argument("--workers", type=int, default=2, help="processes that make scenes")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()

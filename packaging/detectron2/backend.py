@@ -1,9 +1,9 @@
-"""PEP 517 backend that repacks the pure Python part of a published Detectron2 wheel.
+"""PEP 517 backend that repackages the pure Python part of a published Detectron2 wheel.
 
-Download with pip, check the digest, keep ``detectron2/`` without its ``.so``, write a wheel with
-honest metadata, taken from ``[project]`` in pyproject.toml. README.md beside this file says why.
+It downloads the wheel with pip, checks its digest, keeps ``detectron2/`` without the ``.so``, and
+writes a wheel with the metadata of ``[project]`` in pyproject.toml. README.md explains why.
 
-Failures are raised as SystemExit: pip and uv then show the text alone, without a traceback.
+Failures are raised as SystemExit, so that pip and uv show only the text, without a traceback.
 """
 
 import base64
@@ -25,8 +25,8 @@ HERE = Path(__file__).parent
 SOURCE = "sal-detectron2==0.7.2"
 SOURCE_SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 
-# The wheel is tagged for CPython 3.10 because of the extension that we drop: ask for that tag
-# whichever Python this is.
+# The source wheel is tagged for CPython 3.10 because of its extension, which is dropped. Request
+# that tag with every Python.
 PIP_DOWNLOAD = (
     *("download", "--no-deps", "--only-binary=:all:"),
     *("--python-version", "3.10", "--implementation", "cp", "--abi", "none", "--platform", "any"),
@@ -34,14 +34,14 @@ PIP_DOWNLOAD = (
 
 WHAT_TO_DO = """\
 What to do, one of:
-- Make a package index reachable and try again. pip's own settings count (PIP_INDEX_URL, pip.conf),
-  and so do uv's variables (UV_DEFAULT_INDEX, UV_INDEX, ...). An index named only in uv.toml or on
-  uv's command line is not seen here.
-- Without an index: put the wheel in a folder and set PIP_FIND_LINKS=FOLDER PIP_NO_INDEX=1.
+- Make a package index reachable and try again. pip's own settings are used (PIP_INDEX_URL,
+  pip.conf), and so are uv's variables (UV_DEFAULT_INDEX, UV_INDEX, ...). An index that is set only
+  in uv.toml or on uv's command line is not used.
+- Without an index: put the wheel into a directory and set PIP_FIND_LINKS=DIRECTORY PIP_NO_INDEX=1.
 - Use an official build of detectron2, any version from 0.6 on, instead of this one:
     uv sync --no-install-package detectron2
-    uv pip install --no-build-isolation FOLDER_OF_YOUR_DETECTRON2_CLONE
-  and from then on `uv run --no-sync ...`. packaging/detectron2/README.md has the details."""
+    uv pip install --no-build-isolation path/to/your/detectron2
+  and then always `uv run --no-sync ...`. packaging/detectron2/README.md has the details."""
 
 
 def get_requires_for_build_wheel(config_settings=None):
@@ -50,14 +50,14 @@ def get_requires_for_build_wheel(config_settings=None):
 
 
 def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
-    """Write the dist-info folder without downloading anything.
+    """Write the dist-info directory without downloading anything.
 
     Args:
-        metadata_directory: folder to write into.
+        metadata_directory: directory to write into.
         config_settings: unused, part of the hook's signature.
 
     Returns:
-        Name of the folder written.
+        Name of the new directory.
     """
     for name, data in _dist_info().items():
         path = Path(metadata_directory, name)
@@ -67,27 +67,27 @@ def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
-    """Download, check and repack the source wheel.
+    """Download, check and repackage the source wheel.
 
     Args:
-        wheel_directory: folder to write the wheel into.
+        wheel_directory: directory to write the wheel into.
         config_settings: unused, part of the hook's signature.
         metadata_directory: unused; the metadata is written again from the same table.
 
     Returns:
-        File name of the wheel written.
+        File name of the new wheel.
 
     Raises:
-        SystemExit: the source wheel cannot be had, or is not the one that was reviewed.
+        SystemExit: the source wheel is unavailable, or is not the reviewed one.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = download(folder)
         digest = hashlib.sha256(source.read_bytes()).hexdigest()
         if digest != SOURCE_SHA256:
             raise SystemExit(
-                f"detectron2 was not built: {source.name} is not the file that was reviewed.\n"
+                f"detectron2 was not built: {source.name} is not the reviewed file.\n"
                 f"Expected SHA-256 {SOURCE_SHA256}\nbut got          {digest}.\n"
-                "Nothing of it was installed. Look at what your index serves by that name.\n"
+                "Nothing was installed. Check which file your index serves under that name.\n"
                 + WHAT_TO_DO
             )
         with zipfile.ZipFile(source) as archive:
@@ -102,28 +102,28 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
 
 
 def build_sdist(sdist_directory, config_settings=None):
-    """Refuse: the sources are the published wheel, there is nothing else to ship.
+    """Refuse: the published wheel is the only source.
 
     Raises:
         SystemExit: always.
     """
     raise SystemExit(
-        "detectron2 has no source archive here: it is repacked from a published wheel. "
+        "detectron2 has no source archive here: it is repackaged from a published wheel. "
         "Build the wheel instead, for example with `pip wheel --no-deps ./packaging/detectron2`."
     )
 
 
 def download(folder):
-    """Fetch the source wheel with pip, from whatever index pip is set up for.
+    """Download the source wheel with pip, from the index that pip is configured for.
 
     Args:
-        folder: where to put it.
+        folder: destination.
 
     Returns:
         Path of the wheel.
 
     Raises:
-        SystemExit: pip did not get it.
+        SystemExit: pip could not download it.
     """
     command = [sys.executable, "-m", "pip", *PIP_DOWNLOAD, "--dest", str(folder), SOURCE]
     environ = pip_environment(os.environ)
@@ -131,7 +131,7 @@ def download(folder):
     if result.returncode != 0:
         said = "\n".join("  " + line for line in result.stderr.strip().splitlines()[-8:])
         raise SystemExit(
-            f"detectron2 was not built: {SOURCE}, which it is repacked from, was not downloaded.\n"
+            f"detectron2 was not built: {SOURCE} could not be downloaded.\n"
             f"Tried: python {' '.join(command[1:])}\npip said:\n{said}\n" + WHAT_TO_DO
         )
     return next(Path(folder).glob("*.whl"))
@@ -144,7 +144,7 @@ def pip_environment(environ):
         environ: the environment that the build runs in.
 
     Returns:
-        The environment to start pip with.
+        The environment for pip.
     """
     extra = [environ.get("UV_INDEX"), environ.get("UV_EXTRA_INDEX_URL")]
     offline = [environ.get("UV_OFFLINE"), environ.get("UV_NO_INDEX")]
@@ -154,7 +154,7 @@ def pip_environment(environ):
         "PIP_FIND_LINKS": environ.get("UV_FIND_LINKS", "").replace(",", " "),
         "PIP_NO_INDEX": "1" if {"1", "true"}.intersection(offline) else None,
     }
-    # uv allows "name=address"; pip wants the address.
+    # uv allows "name=address"; pip expects the address.
     name = re.compile(r"(^| )[\w.-]+=")
     translated = {key: name.sub(r"\1", value) for key, value in from_uv.items() if value}
     return {**translated, **environ}
@@ -170,7 +170,7 @@ def _stem():
 
 
 def _dist_info():
-    """Return the files of the dist-info folder, all but RECORD, as {name: bytes}."""
+    """Return the files of the dist-info directory except RECORD, as {name: bytes}."""
     project = _project()
     metadata = [
         "Metadata-Version: 2.4",
@@ -203,7 +203,7 @@ def _dist_info():
 
 
 def _write_wheel(path, files):
-    """Write a wheel that is the same to the byte every time: sorted, undated, uncompressed."""
+    """Write a reproducible wheel: sorted, without dates, uncompressed."""
     record_name = _stem() + ".dist-info/RECORD"
     record = ""
     for name, data in sorted(files.items()):
@@ -213,6 +213,6 @@ def _write_wheel(path, files):
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in [*sorted(files.items()), (record_name, record.encode())]:
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.create_system = 3  # Unix, wherever it is built: part of the bytes
+            entry.create_system = 3  # Unix on every platform, so that the bytes are the same
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data)

@@ -1,6 +1,6 @@
 """From YAML to objects: the schema of a job, and ``build_job``.
 
-Apart from the entry point, only this package imports Hydra and OmegaConf.
+Only this package and the entry point import Hydra and OmegaConf.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def shown(value: Any) -> str:
 
 
 def given(value: Any) -> str:
-    """Return a value as it was given, with a hint if it looks like several."""
+    """Return a value for a message, with a hint if it looks like several values."""
     several = isinstance(value, str) and "," in value and value[:1] not in ("[", "{")
     return shown(value) + ("; add -m to run a job per value" if several else "")
 

@@ -67,8 +67,8 @@ def help_text(loader: Loader, config_name: str, overrides: Sequence[str]) -> str
 def key_sentences(text: str) -> dict[str, str]:
     """Return the comment on each key of a YAML file, by the key's full path.
 
-    A comment stands behind its key, or on the lines above it. The first lines of a file are about
-    the file.
+    A comment is on the line of its key, or on the lines above it. The first lines of a file
+    describe the file.
     """
     sentences: dict[str, str] = {}
     parents: list[tuple[int, str]] = []  # indentation and name

@@ -53,7 +53,7 @@ class Pipeline:
         batch_size: The largest number of frames per forward, for runnables that do not decide.
         decode_threads: Assets that are decoded at the same time; by default half of the cores, up
             to eight, because the model and the sinks need the other half.
-        queue_mb: Bound on the frames that wait: half of it before the device, half after it.
+        queue_mb: Memory for queued frames: half of it before the device, half after it.
         encode: Encodes each result for ``Outcome.records``, such as ``pipeline.encoding.encode``;
             by default, outcomes carry no records.
         spool_dir: Where records that are too large for memory are spooled; by default the system's
@@ -75,7 +75,7 @@ class Pipeline:
         A decoder that blocks when the run stops is closed or abandoned; see ``Ahead``.
 
         Raises:
-            OutputError: The output cannot be written any more; nothing half-written is left.
+            OutputError: The output can no longer be written; no incomplete file is left.
         """
         runnable = self.runnable
         pipelined = runnable if isinstance(runnable, PipelinedRunnable) else None

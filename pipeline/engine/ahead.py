@@ -48,8 +48,8 @@ class Ahead:
         assets: Iterated lazily, by one thread at a time.
         prepare: Makes the model's input from a frame; ``None`` if the model does that itself.
         threads: Assets that are decoded at the same time.
-        max_bytes: Bound on the frames that wait.
-        max_items: Bound on the number of frames that wait, and on the number of open assets.
+        max_bytes: Maximum size of the queued frames.
+        max_items: Maximum number of queued frames, and of open assets.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Ahead:
                 for item in _decoded(asset, self._prepare):
                     if not self._enqueue(lane, item):
                         return
-            except BaseException as exc:  # raised again where the items are taken
+            except BaseException as exc:  # raised again in the thread that reads the items
                 self._enqueue(lane, exc)
                 return
 
@@ -163,7 +163,7 @@ class Ahead:
             try:
                 lane.asset = next(self._assets, None)
                 is_stream = lane.asset is not None and not lane.asset.is_still
-            except BaseException as exc:  # raised again where the items are taken
+            except BaseException as exc:  # raised again in the thread that reads the items
                 lane.asset = None
                 lane.items.append(exc)
             with self._ready:

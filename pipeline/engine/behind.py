@@ -31,7 +31,7 @@ class Results:
         self._max_bytes, self._max_items = max_bytes, max_items
         self._items: SimpleQueue[Item | BaseException | None] = SimpleQueue()
         self._received: SimpleQueue[bool] = SimpleQueue()  # one per item; False after close
-        self._sizes: deque[int] = deque()  # only used by the thread that puts
+        self._sizes: deque[int] = deque()  # only used by the thread that adds items
         self._bytes = 0
 
     def put(self, item: Item | BaseException | None) -> bool:

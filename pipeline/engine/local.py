@@ -27,6 +27,6 @@ class LocalExecutor:
         """Yield each asset's outcome, with its encoded lines.
 
         Raises:
-            OutputError: The output cannot be written any more.
+            OutputError: The output can no longer be written.
         """
         return self._pipeline.run(assets)

@@ -23,7 +23,7 @@ _RECORDS = "predictions"  # the step of an error of the encoder
 
 @dataclass(slots=True)
 class _Open:
-    """The asset that is being written, and what is known of it so far: nothing that grows."""
+    """The asset that is being written, with its counts; its size does not grow with the frames."""
 
     asset: Asset
     records: Spool

@@ -119,7 +119,7 @@ class SkippingSource(Source, Protocol):
 
 @runtime_checkable
 class IdentifiedSource(Source, Protocol):
-    """A source that can tell its input from any other."""
+    """A source that identifies its input, so that two inputs can be compared."""
 
     def origins(self) -> Sequence[Any]:
         """Return the origins of the last iteration.

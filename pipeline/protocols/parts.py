@@ -1,4 +1,4 @@
-"""What a stage, a sink and an aggregate must provide, and what they may provide besides."""
+"""What a stage, a sink and an aggregate must provide, and what they may also provide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model and a runnable must provide, and what they may provide besides."""
+"""What a model and a runnable must provide, and what they may also provide."""
 
 from __future__ import annotations
 

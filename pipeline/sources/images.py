@@ -25,7 +25,7 @@ class Images:
     their extension; ``skipped()`` lists them. A single file is accepted whatever its name.
 
     Args:
-        input: A file, a directory, or a glob, where ``**`` stands for any number of directories.
+        input: A file, a directory, or a glob, where ``**`` matches any number of directories.
             A name that exists is never a glob.
         exif: Apply the EXIF orientation.
         max_pixels: Refuse larger images.

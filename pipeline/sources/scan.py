@@ -78,7 +78,7 @@ def _number(match: re.Match[str]) -> str:
     return f"\0{chr(len(digits) + 1)}{digits}"  # the number with more digits is larger
 
 
-def left_out(name: str) -> str | None:
+def skip_reason(name: str) -> str | None:
     """Return why a file or directory of this name is always skipped; ``None`` if it is not."""
     if name.startswith("."):
         return "hidden"
@@ -172,7 +172,7 @@ class _Walk:
         names = self.names[folder_id] = []
         with os.scandir(path) as entries:
             for entry in entries:
-                reason = left_out(entry.name)
+                reason = skip_reason(entry.name)
                 if reason is None and entry.is_file(follow_symlinks=False):  # nearly all are
                     reason = not_an_image(entry.name)
                     if reason is None and self.includes(folder_id + entry.name):

@@ -59,7 +59,7 @@ def import_path() -> list[str]:
 
 
 def clean_import_path() -> None:
-    """Have this process import from ``import_path()``."""
+    """Set ``sys.path`` of this process to ``import_path()``."""
     sys.path[:] = import_path()
 
 

@@ -19,7 +19,7 @@ from pipeline.system.descriptors import (
 )
 from pipeline.system.files import TEMPORARY, replaced_in, sync_folder
 
-_MAX_UNSYNCED = 4096  # names that are remembered, so that a video of a million frames needs no more
+_MAX_UNSYNCED = 4096  # unsynced names to keep at most: a video may have a million frames
 
 
 @dataclass

@@ -103,7 +103,7 @@ class Spool:
 
 def _remove(path: Path, file: BinaryIO | None = None) -> None:
     if file is not None:
-        with suppress(OSError):  # what is still in its buffer is not needed any more
+        with suppress(OSError):  # what is still in its buffer is no longer needed
             file.close()
     with suppress(OSError, OutputError):
         remove(path)

@@ -32,7 +32,7 @@ def print_stdout(text: str, *, unbroken: Sequence[str] = ()) -> None:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Return whether a person reads the stream as it is written."""
+    """Return whether the stream is shown on a terminal."""
     return stream is not None and stream.isatty()
 
 

@@ -1,4 +1,4 @@
-"""Names of files are UTF-8, whatever the locale says: an input has the same id everywhere."""
+"""File names are UTF-8 in every locale, so that an input has the same id everywhere."""
 
 from __future__ import annotations
 

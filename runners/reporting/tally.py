@@ -90,7 +90,7 @@ class Tally:
             output: The run directory.
             status: The exit status.
             message: Why it is not 0.
-            more: Assets by further outcomes; those that are 0 are left out.
+            more: Assets by further outcomes; those that are 0 are omitted.
         """
         counts = {"done": self.counts["done"], "failed": self.counts["failed"]}
         return Report(

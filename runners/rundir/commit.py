@@ -53,7 +53,7 @@ class Hooks:
     """What a runner adds to the commit of an outcome; by default nothing."""
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Return whether an outcome counts; if not, it is as if the input had not been tried."""
+        """Return whether an outcome counts; if not, the input counts as not tried."""
         return True
 
     def committing(self, group: Group) -> None:
@@ -131,7 +131,7 @@ class Session:
             The outcome of each; committed with its group, at the latest when this ends.
 
         Raises:
-            OutputError: The output cannot be written any more; what was committed stays.
+            OutputError: The output can no longer be written; what was committed is kept.
         """
         self._started_ns = time.time_ns()
         outcomes = self._executor.run(self._opened(found))
@@ -234,7 +234,7 @@ class Session:
         with suppress(OSError, ValueError, PipelineError):  # the error says why
             size = asset.size_bytes if supports(asset, VersionedAsset) else 0
             entry.size = size or asset.path.stat().st_size
-            if size is not None:  # not for what was never read
+            if size is not None:  # not for files that were never read
                 entry.sha256 = asset.fingerprint()
         mtime_ns = asset.mtime_ns if supports(asset, VersionedAsset) else None
         entry.mtime_ns = trusted_mtime(mtime_ns, self._started_ns)

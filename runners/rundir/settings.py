@@ -14,7 +14,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     Args:
         old: ``Job.settings()`` of the run that made the results. ``device`` is ``None`` if that run
             loaded no model.
-        new: ``Job.settings()`` of this run, likewise.
+        new: ``Job.settings()`` of this run, in the same form.
     """
     before, now = dict(_flat(old)), dict(_flat(new))
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]

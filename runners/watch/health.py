@@ -1,4 +1,4 @@
-"""What keeps a watch from its work at present: reported once, shown until it is resolved."""
+"""The current health issues of a watch: each is reported once, and shown until it is resolved."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class WatchLoop:
         events: Ends a wait when something changes.
         record: The record of the run.
         log: The log of the run.
-        health: What keeps the watch from its work.
+        health: The current health issues.
         requests: What signals have requested.
         messages: What the user sees.
     """
@@ -91,7 +91,7 @@ class WatchLoop:
         return report
 
     def _remember_results(self) -> None:
-        """Tell the inbox which versions are done, so that it does not hand them out again.
+        """Pass the versions that are done to the inbox, so that it does not return them again.
 
         Not if files are moved or deleted: a killed run may have left one whose result is committed.
         """

@@ -53,7 +53,7 @@ class Processing(Hooks):
         schedule: Limits the time to drain; records how long finalizing takes.
         ledger: Open.
         tally: Counts outcomes.
-        inbox: Hands out a file again that changed or could not be decoded.
+        inbox: Returns a file again that changed or could not be decoded.
         post_processing: Moves or deletes files.
         reader: Decodes files; ``None`` to decode in this process.
         health: Shows that files cannot be moved.

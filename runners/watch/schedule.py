@@ -18,7 +18,7 @@ SKIPPED_REPORT_S = 3600.0
 # Multiples of settle_s. A file that cannot be decoded is tried once more if it stays unchanged:
 # its writer may have closed an incomplete file and will open it again.
 _RETRY_SETTLES = 4
-# A file that was handed out is checked for changes for this long: a writer that had only paused
+# A file that was returned is checked for changes for this long: a writer that had only paused
 # changes nothing in the directory, and the next deep scan may be hours away.
 _OBSERVED_SETTLES = 12
 # With max_passes, a pass waits this long for files that keep changing.
@@ -156,7 +156,7 @@ class Schedule:
 
     @property
     def observe_s(self) -> float:
-        """How long a file that was handed out is checked for changes."""
+        """How long a file that was returned is checked for changes."""
         return _OBSERVED_SETTLES * self.settle_s
 
     # Passes of a run with max_passes

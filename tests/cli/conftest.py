@@ -44,7 +44,7 @@ def d2run(tmp_path: Path, forks: Forks) -> Run:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of six sound pictures, one broken, and a file of another kind."""
+    """A folder with six intact images, a broken one, and a file that is not an image."""
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -52,5 +52,5 @@ def photos(tmp_path: Path) -> Path:
         write_picture(folder / name, rng.integers(0, 256, (40 + i, 60, 3), np.uint8))
     whole = (folder / "a1.jpg").read_bytes()
     (folder / "broken.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     return folder

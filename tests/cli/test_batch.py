@@ -299,7 +299,7 @@ def test_signals(
         process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == status
-    if again:  # it left at once: no more is promised than whole lines
+    if again:  # it exited immediately: only complete lines are guaranteed
         assert len(lines(out / "predictions.jsonl")) >= 19
         return
     error, resume = stderr.splitlines()[-2:]
@@ -317,7 +317,7 @@ def test_a_full_disk(d2run: Run, tmp_path: Path) -> None:
     folder, out = tmp_path / "flat", tmp_path / "run"
     for i in range(400):
         write_picture(folder / f"{i}.png", np.full((64, 64, 3), i % 251, np.uint8))
-    # no file may grow over 90 kB, which pictures and records do not, but predictions.jsonl does
+    # no file may grow over 90 kB, which images and records do not, but predictions.jsonl does
     code = (
         "import resource, runpy, signal, sys; sys.path.insert(0, sys.argv[1]); del sys.argv[0]\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.argv[0] += '/run.py'\n"

@@ -1,4 +1,4 @@
-"""Pillow's own odd, broken and hostile pictures, a thousand of them, through a whole run."""
+"""A run over Pillow's own thousand odd, broken and hostile test images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of test pictures in the source archive of the Pillow that is installed."""
+    """Return the folder of test images in the source archive of the installed Pillow."""
     pip = shutil.which("pip")  # uv cannot download an archive
     if pip is None:
         pytest.skip("no pip to fetch Pillow's source archive with")

@@ -1,4 +1,4 @@
-"""What people mistype, and the one line that tells them what to write."""
+"""Typing mistakes, and the one-line message that says what to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A named output is gone on with: what is done stays, what failed or changed is done again."""
+"""Resuming a run: finished inputs are kept, failed and changed ones are processed again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def done(d2run: Run, photos: Path, out: Path) -> Path:
-    """An output in which six pictures are done and one failed."""
+    """An output in which six images are done and one failed."""
     assert d2run(*FAKE, f"input={photos}", f"output={out}").returncode == 3
     return out
 
@@ -59,7 +59,7 @@ def test_new_changed_mended_and_removed(
     shutil.copy(photos / "b.png", photos / "broken.jpg")  # mended
     shutil.copy(photos / "b.png", photos / "a2.jpg")  # changed
     shutil.copy(photos / "b.png", photos / "a3.png")  # new, in the middle
-    (photos / "sub" / "c.jpg").write_bytes(b"\xff\xd8\xff no more a picture")  # was done, fails
+    (photos / "sub" / "c.jpg").write_bytes(b"\xff\xd8\xff not an image")  # was done, fails
     (photos / "a10.jpg").touch()  # the same content
     plan = d2run(*FAKE, "runner=plan", f"input={photos}", f"output={done}")
     for told in ("changed since", "failed before", "new", "already done"):
@@ -70,8 +70,8 @@ def test_new_changed_mended_and_removed(
     assert d2run(*FAKE, f"input={photos}", f"output={tmp_path}/fresh").returncode == 3
     assert content(done) == content(tmp_path / "fresh")
 
-    (photos / "sub" / "c.jpg").unlink()  # a failure that is no more
-    (photos / "a1.jpg").unlink()  # a result whose input is no more
+    (photos / "sub" / "c.jpg").unlink()  # a failure whose input is removed
+    (photos / "a1.jpg").unlink()  # a result whose input is removed
     again = d2run(*FAKE, f"input={photos}", f"output={done}")
     assert again.returncode == 0
     assert "1 inputs of an earlier run no longer exist" in again.stderr
@@ -298,7 +298,7 @@ def test_predictions_that_an_editor_changed(d2run: Run, photos: Path, done: Path
 
 def test_a_ledger_in_use_is_left_alone(d2run: Run, photos: Path, done: Path) -> None:
     job = (*FAKE, f"input={photos}", f"output={done}")
-    with Ledger(done / "ledger.sqlite"):  # of a run whose .lock somebody has removed
+    with Ledger(done / "ledger.sqlite"):  # of a run whose .lock was removed
         assert d2run(*job, "runner=repair").returncode == 11
         assert (done / "ledger.sqlite").exists()
     assert d2run(*job).returncode == 3
@@ -326,7 +326,7 @@ def test_secrets_are_written_nowhere(d2run: Run, photos: Path, out: Path, tmp_pa
     env = environment(tmp_path) | {"PYTHONPATH": str(tmp_path)}
     assert d2run(*job("hush1"), env=env).returncode == 3
     assert d2run(*job("hush2"), "runner=repair", env=env).returncode == 0
-    told = d2run(*job("hush2"), env=env)  # another token is no other setting
+    told = d2run(*job("hush2"), env=env)  # a token is not a setting
     assert told.returncode == 3, told.stderr
     files = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert {"run.log", "ledger.sqlite", "run.json", "config.yaml", "failures.jsonl"} <= set(files)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -29,6 +28,7 @@ TRUTH = {
         }
     ],
 }
+NOT_RUN = {"fiftyone": "not a dependency, and it starts a database"}
 RESULT = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 20, 20], "score": 0.9}
 FRAME = {"asset": "a/b.jpg", "frame": 0, "instances": [{"class_name": "crack", "score": 0.9}]}
 
@@ -59,10 +59,24 @@ def test_evaluation(full: bool, capsys: pytest.CaptureFixture[str]) -> None:
     assert found == (["1.000", "1.000"] if full else [])
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("pandas"), reason="pandas is not installed")
-def test_the_table(full: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(block("pandas"), {})
-    assert ("crack" in capsys.readouterr().out) is full
+def test_the_scores(full: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(block("statistics"), {})
+    assert capsys.readouterr().out == ("crack 1 0.9\n" if full else "")
+
+
+def test_supervision(full: bool, tmp_path: Path) -> None:
+    result = {**RESULT, "id": 1, "area": 400, "iscrowd": 0, "segmentation": []}
+    images = [IMAGES[0] | {"id": 1}] if full else []
+    coco = {**TRUTH, "images": images, "annotations": [result] if full else []}
+    (tmp_path / "runs/night/coco.json").write_text(json.dumps(coco))
+    names: dict[str, object] = {}
+    exec(block("supervision").replace(", force_masks=True", ""), names)
+    assert len(names["dataset"]) == full  # type: ignore[arg-type]
+
+
+def test_every_block_is_run() -> None:
+    words = {"COCOeval", "statistics", "supervision", *NOT_RUN}
+    assert [sum(word in block for word in words) for block in BLOCKS] == [1] * len(words)
 
 
 def test_only_what_there_is_is_described() -> None:

@@ -170,7 +170,7 @@ def all_outputs(out: Path) -> dict[str, bytes]:
 
 
 def scenario_errno(folder: Path, n: int, times: list[int], every: int) -> None:
-    """Meet each ``every``-th fault, at these times, and go on."""
+    """Inject each ``every``-th fault, at these times, and continue."""
     arguments = make_inputs(folder / "in", n)
 
     def fork(out: Path, prepare: Callable[[], None] = lambda: None) -> tuple[int, list[str]]:

@@ -40,7 +40,7 @@ def committed(out: Path) -> int:
 
 
 def scenario_points(folder: Path, n: int, times: list[int]) -> None:
-    """Die in a run that goes on where an earlier one was, and has to bring all into order."""
+    """Die in a run that resumes an earlier one and has to restore the order of its files."""
     arguments = make_inputs(folder / "in", n)
     away = folder / "away"
     late = [folder / "in" / f"{i // 50}" / f"{i}.png" for i in range(1, n, 2)]

@@ -1,4 +1,4 @@
-"""Files that kill, hang or bloat their decoder cost three tries and no more."""
+"""Files that kill, hang or bloat their decoder cost only three tries."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_what_ends_the_run_is_found_by_the_next(start: Start, photos: Path, tmp_
     out = tmp_path / "out"
     assert ended(start())[0] == -signal.SIGSEGV
     assert '"5b.png"\n' in (out / ".in_flight").read_text()
-    # whoever wants no other process gets none
+    # decode.isolation=none never starts another process
     assert ended(start("decode.isolation=none"))[0] == -signal.SIGSEGV
     status, _ = ended(start())
     assert status == 3

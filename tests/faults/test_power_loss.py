@@ -130,7 +130,7 @@ class Disk:
         for changes in self.renames.values():
             for change in some(changes, rng):
                 rename(names, change)
-        # what lies in a folder whose own name is lost cannot be found
+        # files in a folder whose own name is lost cannot be found
         lost = {name for name in names if any(str(p) not in names for p in parents(name))}
         files: dict[str, bytes | None] = {}
         for name in names.keys() - lost:
@@ -228,7 +228,7 @@ class Whole:
 
 
 def without_number(line: bytes) -> bytes:
-    """A line without its image id, which is counted anew at the end."""
+    """A line without its image id, which is assigned again at the end."""
     head, _, tail = line.partition(b', "image_id": ')
     return head + tail.partition(b",")[2]
 
@@ -256,7 +256,7 @@ def states(
 
 
 def scenario_loss(folder: Path, n: int, n_states: int, n_resumed: int) -> None:
-    """A fresh run, and one that goes on where an earlier was and has to bring all into order."""
+    """A new run, and one that resumes an earlier run and has to restore the order of its files."""
     arguments = make_inputs(folder / "in", n)
     (folder / "fresh").mkdir()
     (folder / "plain").mkdir()
@@ -303,7 +303,7 @@ def again(
             (out / name).mkdir()
         else:
             (out / name).write_bytes(data)
-    if ledger is not None or files:  # begun, perhaps
+    if ledger is not None or files:  # perhaps started
         (out / "ledger.sqlite").write_bytes(ledger or b"")
     assert ended(forked([*arguments, f"output={out}"])) == 3
 

@@ -123,7 +123,7 @@ def test_a_fast_part_of_the_suite(uv: str, tmp_path: Path) -> None:
     run(uv, "pip", "install", "--python", python, ROOT, *tools, cwd=tmp_path)
     options = ("-W", "default", "-m", "not slow and not nightly and not gpu", "-q", "--no-header")
     done = run(python, "-m", "pytest", *options, "-p", "no:cacheprovider", *FAST)
-    sys.stdout.write(done.stdout)  # the warnings, for whoever reads the log
+    sys.stdout.write(done.stdout)  # the warnings, for readers of the log
     assert re.search(r"\d+ passed", done.stdout)
 
 

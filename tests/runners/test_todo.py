@@ -1,4 +1,4 @@
-"""Which inputs are to be done, told by content."""
+"""Which inputs are processed, decided by content."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def temporary(name: str) -> str:
 
 
 class Layer:
-    """Stands between d2run and the file system.
+    """A layer between d2run and the file system.
 
     Args:
         root: Operations elsewhere pass unseen.

@@ -1,4 +1,4 @@
-"""Reads files that may hang or bloat whoever reads them: a fork for each, with limits.
+"""Reads files that may hang or bloat their reader: one fork per file, with limits.
 
 Lines of standard input are JSON, ``[reader, path]``; each is answered by a line, ``{"error": name,
 "text": message, "mb": what it took, "signal": what ended it}``.

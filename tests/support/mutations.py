@@ -1,4 +1,4 @@
-"""Spoil pictures at random and decode them: ``mutations.py FORMAT COUNT``; ends badly if it must.
+"""Damage images at random and decode them: ``mutations.py FORMAT COUNT``.
 
 A process of its own, for a decoder that crashes or hangs takes its process along.
 """

@@ -68,7 +68,7 @@ def quadrants(
 
 
 def blue() -> Image.Image:
-    """Every further picture of a file. A new one each time: saving leaves its marks on an image."""
+    """The further frames of a file. A new image each time, because saving changes an image."""
     return Image.new("RGB", (WIDTH, HEIGHT), BLUE)
 
 
@@ -176,7 +176,7 @@ def _refused() -> Iterator[OddFile]:
 
 
 def _bombs() -> Iterator[OddFile]:
-    """Small files of large pictures; but for the first two, the header alone says so."""
+    """Small files of large images; except for the first two, only the header is large."""
     side = 60000
     animated = saved("WEBP", save_all=True, append_images=[blue()])
     canvas = animated.index(b"VP8X") + 12  # its sides, less one, in three bytes each
@@ -206,7 +206,7 @@ def _with_size(data: bytes, layout: str, old: tuple[int, ...], new: tuple[int, .
 
 
 def _turned(orientation: int) -> bytes:
-    """The picture as a camera stores it that notes this orientation."""
+    """The image as stored by a camera that records this orientation."""
     upright = np.asarray(quadrants())
     stored = {
         1: upright,

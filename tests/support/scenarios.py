@@ -19,7 +19,7 @@ SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl",
 
 
 def make_inputs(folder: Path, n: int) -> list[str]:
-    """Pictures and one that is broken; return the command that does them."""
+    """Write images, one of them broken; return the command that processes them."""
     for i in range(n):
         write_picture(folder / f"{i // 50}" / f"{i}.png", np.full((24, 32, 3), i % 251, np.uint8))
     (folder / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
@@ -66,7 +66,7 @@ def told(child: Callable[[], int], errors: Path) -> tuple[int, list[str]]:
 
 
 def run_scenario(script: str, tmp_path: Path, name: str, *arguments: object) -> str:
-    """Run ``script NAME FOLDER ARGUMENTS`` in a process of its own; return what it tells."""
+    """Run ``script NAME FOLDER ARGUMENTS`` in a separate process; return its report."""
     done = subprocess.run(
         [sys.executable, script, name, str(tmp_path), json.dumps(arguments)],
         env={

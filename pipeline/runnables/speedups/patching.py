@@ -2,8 +2,8 @@
 
 A replaced method is an attribute of the instance. Its class and all other instances stay as they
 are, and hooks still run, because torch calls an instance's own ``forward`` between them. Every
-module records which of its methods were replaced here, so that ``state.stateless`` can tell them
-from methods that somebody else replaced.
+module records which of its methods were replaced here, so that ``state.stateless`` can distinguish
+them from methods that other code replaced.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def replace_method(module: Any, name: str, call: Call) -> bool:
     """Replace a method of one module with another way to compute the same.
 
     Args:
-        module: An ``nn.Module`` of exactly the class whose method ``call`` stands in for.
+        module: An ``nn.Module`` of exactly the class whose method ``call`` replaces.
         name: The method.
         call: Takes the method's arguments, without ``self``.
 
     Returns:
-        Whether it was replaced. A method that somebody else has replaced for this instance stays.
+        Whether it was replaced. A method that other code has replaced on this instance is kept.
     """
     if name in vars(module) and name not in replaced_methods(module):
         return False

@@ -85,7 +85,7 @@ class Worker:
             raise Lost(f"it {self._ended()}", by_file=False) from exc
 
     def read(self, request: dict[str, Any], timeout_s: float) -> Reading:
-        """Let it read and decode a file.
+        """Read and decode a file in the process.
 
         Args:
             request: ``path``, ``exif`` and ``max_pixels``.

@@ -128,7 +128,7 @@ class DecodeWorkers:
 
     @contextmanager
     def _worker(self) -> Iterator[Worker]:
-        """Lend an idle worker, or a new one; keeps it if it can still be used."""
+        """Yield an idle or a new worker, which becomes idle again afterwards if it still works."""
         worker = self._idle.get()
         try:
             if worker is not None and not worker.is_alive():  # killed from outside

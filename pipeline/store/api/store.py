@@ -170,7 +170,7 @@ class ModelStore:
         return aliases_in(self.root / name)
 
     def alias(self, tag: str, alias: str) -> StoredModel:
-        """Let ``name:alias`` name a version, until it is set again.
+        """Set the alias ``name:alias`` of a version.
 
         Raises:
             ConfigError: The alias is not a valid name.

@@ -79,7 +79,7 @@ def resolve_paths(root: Path, *tags: str) -> list[Path]:
 
     Args:
         root: The store directory.
-        tags: Tags; a bare name stands for all versions.
+        tags: Tags; a bare name means all versions.
 
     Raises:
         ModelNotFoundError: There is no such model.

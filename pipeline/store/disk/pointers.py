@@ -78,7 +78,7 @@ def resolve_version(tag: str, home: Path) -> str | None:
 
 
 def update_latest(home: Path) -> None:
-    """Let ``latest`` name an existing version; the caller holds the directory's lock."""
+    """Set ``latest`` to an existing version; the caller holds the directory's lock."""
     versions = versions_in(home)
     if versions:
         write_whole(home / LATEST, latest_version(home, versions))

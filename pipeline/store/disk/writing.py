@@ -2,7 +2,7 @@
 
 ```
 <root>/<name>/latest                       name of the newest version
-<root>/<name>/<alias>                      name of the version that the alias stands for
+<root>/<name>/<alias>                      name of the version that the alias refers to
 <root>/<name>/<version>/model.yaml         description, and size and SHA-256 of each file below
 <root>/<name>/<version>/config.yaml        Detectron2's CfgNode as plain YAML
 <root>/<name>/<version>/weights.safetensors
@@ -165,7 +165,7 @@ def refuse_existing(root: Path, tag: str) -> None:
 
 
 def set_alias(root: Path, tag: str, alias: str) -> ModelVersion:
-    """Let ``name:alias`` name a version, until it is set again.
+    """Set the alias ``name:alias`` of a version.
 
     Raises:
         ConfigError: The alias is not a valid name.

@@ -65,7 +65,7 @@ class Claims:
             False if this version of the file is no longer there.
 
         Raises:
-            OutputError: It cannot be renamed; it is where it was.
+            OutputError: It cannot be renamed; it stays in its place.
         """
         *parents, name = file.arrival.id.split("/")
         try:

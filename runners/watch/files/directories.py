@@ -111,7 +111,7 @@ def rename_new(folder: int, name: str, other: int, new: str) -> None:
 
     Raises:
         FileExistsError: The new name exists.
-        OSError: The file cannot be renamed; it is where it was.
+        OSError: The file cannot be renamed; it stays in its place.
     """
     rename = _renameat2()
     if rename is not None:

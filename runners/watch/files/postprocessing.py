@@ -74,7 +74,7 @@ class PostProcessing:
             False if this version of the file is no longer there.
 
         Raises:
-            OutputError: It cannot be moved or deleted; it is where it was.
+            OutputError: It cannot be moved or deleted; it stays in its place.
         """
         if not file.arrival.is_current():
             return False

@@ -30,7 +30,7 @@ def move_file(origin: Path, folder: int, name: str, target: int, new_name: str) 
         False if another file has that name; nothing was moved then.
 
     Raises:
-        OSError: The file cannot be moved; it is where it was.
+        OSError: The file cannot be moved; it stays in its place.
     """
     try:
         if is_link(folder, name):

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import printable
-from pipeline.sources.scan import left_out
+from pipeline.sources.scan import skip_reason
 from pipeline.system.files import file_identity
 from runners.watch.schedule import BACK_OFF_S, BackOff
 
@@ -143,7 +143,7 @@ class Events:
     def _is_relevant(self, change: int, path: str) -> bool:
         if change == _DELETED or path.startswith(self._excluded):
             return False
-        return not any(map(left_out, path.removeprefix(self._prefix).split("/")))
+        return not any(map(skip_reason, path.removeprefix(self._prefix).split("/")))
 
     def _log(self, exc: Exception) -> None:
         cause, now = type(exc).__name__, time.monotonic()

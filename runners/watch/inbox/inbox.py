@@ -23,9 +23,9 @@ _OPEN = "still open for writing"
 
 
 class Inbox:
-    """Hands out files that are complete, each version of a file once.
+    """Returns files that are complete, each version of a file once.
 
-    A version is a path with a size and a modification time. It is handed out when two checks at
+    A version is a path with a size and a modification time. It is returned when two checks at
     least ``settle_s`` apart, also at start-up, have seen it with the same inode, and no process
     has it open for writing. Times of files are compared only with one another, so their clocks
     need not be right. For one thread.
@@ -85,11 +85,11 @@ class Inbox:
         self._candidates.pop(id, None)
 
     def recheck(self, arrival: Arrival) -> None:
-        """Hand out a file once more when it has settled, whether or not it has changed."""
+        """Return a file once more when it has settled, whether or not it has changed."""
         self._check_later(arrival, max(self._settle_s, self._schedule.recheck_s))
 
     def retry(self, arrival: Arrival) -> bool:
-        """Hand out a file that cannot be decoded once more, if it stays unchanged for long.
+        """Return a file that cannot be decoded once more, if it stays unchanged for long.
 
         Returns:
             False if it will not be: its writer declares when it is complete, or this was the retry.
@@ -105,7 +105,7 @@ class Inbox:
 
         Args:
             deep: List every folder, not only those that have changed. This finds files that were
-                overwritten in place long after they were handed out. The first scan is deep.
+                overwritten in place long after they were returned. The first scan is deep.
 
         Returns:
             The files that are complete and new, by the scan that saw them first, then in natural
@@ -169,12 +169,12 @@ class Inbox:
 
     @property
     def has_retries(self) -> bool:
-        """Whether files that could not be decoded wait to be handed out once more."""
+        """Whether files that could not be decoded wait to be returned once more."""
         return any(each.is_retry and not each.handed_out for each in self._candidates.values())
 
     @property
     def n_pending(self) -> int:
-        """Number of files that have been seen and not handed out."""
+        """Number of files that have been seen and not returned."""
         return sum(not candidate.handed_out for candidate in self._candidates.values())
 
     @property

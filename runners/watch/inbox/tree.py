@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from pathlib import Path
 
-from pipeline.sources.scan import OF_A_RUN, left_out, natural_key, not_an_image
+from pipeline.sources.scan import OF_A_RUN, natural_key, not_an_image, skip_reason
 from pipeline.system.files import file_identity
 from pipeline.system.os_errors import describe_os_error
 from runners.watch.files.claims import FOLDER as CLAIMS
@@ -211,7 +211,7 @@ class Tree:
     ) -> tuple[str | None, FoundFile | None]:
         """Return why an entry is skipped, or the file; a folder is added to ``folder``."""
         name = entry.name
-        reason = left_out(name)
+        reason = skip_reason(name)
         if reason is None and self._ignored and (self._ignored(name) or self._ignored(entry_id)):
             reason = "ignored"
         if reason:

@@ -20,7 +20,7 @@ class Arrival:
         size: Size in bytes when the file was found complete.
         mtime_ns: Its modification time, in nanoseconds; identifies the version, never its age.
         inode: Its inode; 0 if unknown.
-        is_retry: Whether this version was handed out before and could not be decoded.
+        is_retry: Whether this version was returned before and could not be decoded.
     """
 
     id: str
@@ -42,18 +42,18 @@ class Arrival:
 
 @dataclass(slots=True)
 class Candidate:
-    """A file that is not processed yet, or was handed out recently.
+    """A file that is not processed yet, or was returned recently.
 
     Attributes:
-        first_check: Number of the check that saw the file first; files are handed out in this
+        first_check: Number of the check that saw the file first; files are returned in this
             order.
-        since_s: When its version was first seen, or when it was handed out.
+        since_s: When its version was first seen, or when it was returned.
         wait_s: How long its version must stay unchanged, in seconds.
         last_check: Number of the last check of the file.
         version: Size, mtime_ns and inode; ``None`` for a dangling link.
-        reason: Why it is not handed out although it has not changed.
-        handed_out: Whether this version was handed out.
-        is_retry: Whether this version was handed out before and could not be decoded.
+        reason: Why it is not returned although it has not changed.
+        handed_out: Whether this version was returned.
+        is_retry: Whether this version was returned before and could not be decoded.
     """
 
     first_check: int
@@ -70,7 +70,7 @@ class Versions:
     """The latest version of each file, in about 130 MB for a million files.
 
     Names and versions are stored as 64-bit hashes. If two names share a hash (probability 1e-5
-    among twenty million), their files are handed out more often than necessary; none is lost.
+    among twenty million), their files are returned more often than necessary; none is lost.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Values that do not fit are told by name, before anything is built."""
+"""Invalid values are reported by name, before anything is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods that speed-ups replace are distinguished from those that somebody else replaced."""
+"""Methods that speed-ups replace are distinguished from those that other code replaced."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_state_risks_name_the_origin() -> None:
     assert [str(risk) for risk in find_state_risks(module)] == [
         "0 already has a forward of d2run's speed-ups"
     ]
-    module[0].forward = abs  # replaced by somebody else since
+    module[0].forward = abs  # replaced by other code since
     (risk,) = find_state_risks(module)
     assert str(risk) == "0 has a custom forward method"
     assert risk.is_modified

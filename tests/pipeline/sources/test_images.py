@@ -249,7 +249,7 @@ def test_arguments(options: dict[str, Any], message: str) -> None:
         Images(**options)
 
 
-# --- what is left out -----------------------------------------------------------------------------
+# --- what is skipped ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One spelling per path, and the shortest names that tell inputs apart."""
+"""One spelling per path, and the shortest names that distinguish inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The YAML options of the stages: one key, named as the file, that builds as it stands."""
+"""The YAML options of the stages: one key, named as the file, that builds without changes."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_what_is_renamed_into_place_takes_the_place_of_anything(
     create = descriptors.create_file
 
     def plant_first(path: Path, directory: int, name: str) -> int:
-        if planted == "the temporary name":  # it is of this process, so nobody can plan ahead
+        if planted == "the temporary name":  # it contains the process id, so it cannot be predicted
             in_the_way(root / name, kind, outside)
         return create(path, directory, name)
 

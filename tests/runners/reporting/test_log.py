@@ -51,5 +51,5 @@ def test_what_a_model_says_while_it_is_built(tmp_path: Path) -> None:
     (line,) = (tmp_path / "run.log").read_text().splitlines()
     assert "INFO py.warnings" in line
     assert line.endswith("DeprecationWarning: of a model")
-    with quiet():  # elsewhere nobody sees it
+    with quiet():  # hidden otherwise
         warnings.warn("of a model", DeprecationWarning, stacklevel=1)

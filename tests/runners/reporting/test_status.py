@@ -22,7 +22,7 @@ NEVER_S = 3600.0  # the thread writes nothing: only entering and leaving do
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """A clock that advances only on request."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -207,7 +207,7 @@ def test_health(tmp_path: Path) -> None:
         return path.read_text().splitlines()[0] if path.exists() else ""
 
     with Status(tmp_path, every_s=0.001) as status:
-        assert first() == ""  # nobody has looked yet
+        assert first() == ""  # not requested yet
         status.health(True)
         until(lambda: first() == "ok")
         status.health(False, "input\ngone \x1b[31m https://me:hush@host/x " + os.fsdecode(b"\xff"))

@@ -281,7 +281,7 @@ def test_a_link_is_not_followed(here: Path) -> None:
 def test_a_failed_or_changed_input_leaves_other_files(here: Path) -> None:
     out = Path("out")
     add_mine(out)
-    (here / "in/x.png").write_bytes(b"no image any more")
+    (here / "in/x.png").write_bytes(b"not an image")
     (here / "in/sub/y.png").unlink()
     run("input=in", "output=out", "sink=[coco,overlay]")
     check_mine(out)

@@ -119,7 +119,7 @@ def test_each_input_of_an_extended_output_changes_on_its_own(here: Path) -> None
     run("input=a", OUT)
     run("input=b", OUT, EXTEND)
     write_images(here, "b/x.png", "b/sub/y.png", value=3)
-    write_images(here, "a/z.png", value=4)  # a name that b had first
+    write_images(here, "a/z.png", value=4)  # a name that b used before
     (here / "b/z.png").unlink()
     assert run("input=b", OUT).counts == {"done": 2, "failed": 0, "removed": 1}
     assert run("input=a", OUT).counts == {"done": 1, "failed": 0, "earlier": 2}

@@ -171,7 +171,7 @@ def test_a_ledger_that_was_closed_is_not_verified_row_by_row(
     assert path.read_bytes() != before
     with Ledger(path):
         assert not verified
-    path.write_bytes(killed)  # nobody has closed it
+    path.write_bytes(killed)  # it was not closed
     with Ledger(path):
         assert verified
     assert path.read_bytes() == killed  # nor is it now said to be verified

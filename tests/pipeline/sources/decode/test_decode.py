@@ -32,7 +32,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def photo(height: int = 48, width: int = 64) -> Image.Image:
-    """A smooth picture without any symmetry: JPEG changes it little, a wrong turn a lot."""
+    """A smooth image without symmetry: JPEG changes it little, a wrong rotation a lot."""
     y, x = np.mgrid[0:height, 0:width]
     channels = [x * 255 / width, y * 255 / height, 60 + x * y * 150 / (width * height)]
     return Image.fromarray(np.stack(channels, 2).astype(np.uint8))

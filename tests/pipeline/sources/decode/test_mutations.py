@@ -1,4 +1,4 @@
-"""Ten thousand spoilt pictures: each decodes or is refused; no crash, no hang, no other error."""
+"""Ten thousand damaged images: each decodes or is refused, without a crash or another error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding in worker processes: the same pictures, and whatever a decoder does ends with it."""
+"""Decoding in worker processes: the same images, and a failing decoder affects only itself."""
 
 from __future__ import annotations
 

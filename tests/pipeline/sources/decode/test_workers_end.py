@@ -1,4 +1,4 @@
-"""The end of decoding in worker processes: however it comes, no process is left."""
+"""The end of decoding in worker processes: no process remains, however it ends."""
 
 from __future__ import annotations
 

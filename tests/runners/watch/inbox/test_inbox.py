@@ -452,7 +452,7 @@ def test_an_unmounted_root_is_not_an_empty_one(put, root, clock, settled, tmp_pa
     if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("needs two file systems")
     put("a.jpg")
-    point = tmp_path / "point"  # a link stands for the mount point
+    point = tmp_path / "point"  # a link plays the role of a mount point
     point.symlink_to(root)
     inbox = Inbox(point, Schedule(clock=clock))
     settled(inbox)
