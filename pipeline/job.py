@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pipeline.errors import PipelineError
-from pipeline.protocols import Aggregate, Asset, Model, Runnable, Sink, Source, Stage
+from pipeline.protocols import (
+    Aggregate,
+    Asset,
+    BatchingRunnable,
+    Model,
+    NumericRunnable,
+    PlacedRunnable,
+    Runnable,
+    Sink,
+    Source,
+    Stage,
+)
 from pipeline.system.spool import Spool
 from pipeline.system.versions import library_versions
-
-_KNOWN_ONCE_LOADED = ("device", "threads", "batch_size", "numerics")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,7 +189,7 @@ class Job:
             "runnable": {k: v for k, v in config["runnable"].items() if k != "cache"},
             "batch_size": config["batch_size"],
             "seed": config["seed"],
-            "device": {key: getattr(self.runnable, key, None) for key in _KNOWN_ONCE_LOADED},
+            "device": self._device(),
             "stage": config["stage"],
             "stages": list(config["stage"]),  # their order counts
             "sinks": sorted(name for name in self.sinks if name in config["sink"]),
@@ -188,6 +197,17 @@ class Job:
         }
         plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
         return plain
+
+    def _device(self) -> dict[str, Any]:
+        """Return what influences the results and is known once the runnable is entered."""
+        runnable = self.runnable
+        numeric = runnable if isinstance(runnable, NumericRunnable) else None
+        return {
+            "device": runnable.device if isinstance(runnable, PlacedRunnable) else None,
+            "threads": numeric.threads if numeric else None,
+            "batch_size": runnable.batch_size if isinstance(runnable, BatchingRunnable) else None,
+            "numerics": numeric.numerics if numeric else None,
+        }
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of the settings."""

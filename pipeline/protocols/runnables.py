@@ -117,6 +117,19 @@ class PlacedRunnable(Runnable, Protocol):
 
 
 @runtime_checkable
+class NumericRunnable(Runnable, Protocol):
+    """A runnable that reports what influences the digits of its results; valid once entered.
+
+    Attributes:
+        threads: CPU threads per forward; ``None`` where they do not matter.
+        numerics: Everything else, such as precision and engine, in plain containers.
+    """
+
+    threads: int | None
+    numerics: Mapping[str, Any]
+
+
+@runtime_checkable
 class DescribedRunnable(Runnable, Protocol):
     """A runnable that describes where and how it computes, for run.json and the summary."""
 

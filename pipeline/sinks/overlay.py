@@ -1,16 +1,16 @@
-"""A picture of each frame with what the model says of it."""
+"""An image of each frame with its predictions drawn on it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pipeline.errors import ConfigError, SinkError
+from pipeline.errors import SinkError
 from pipeline.protocols import Asset
 from pipeline.records import Categories, Result
 from pipeline.system.files import output_name
 from pipeline.system.output_folder import OutputFolder
+from pipeline.validation import check_choice, check_flag, check_number, check_whole
 
 if TYPE_CHECKING:
     from pipeline.sinks.drawing import Painter
@@ -19,20 +19,23 @@ if TYPE_CHECKING:
 class Overlay:
     """Writes ``<directory>/<asset id>.jpg``; of a video ``<asset id>/<frame>.jpg``.
 
-    Pictures have the frame's size; frames whose longer side is 240 px or less are enlarged by a
-    whole number first, so that labels can be read. A class has the same colour in every picture
-    and run. Each picture is whole and under its final name as soon as its frame is written.
+    Images keep the frame's size, except that those whose longer side is at most 480 px are
+    enlarged by a whole number, so that labels can be read. Labels that would cover small objects
+    or other labels are moved or left out, those with low scores first. Each image is written
+    atomically as its frame arrives.
 
     Args:
-        directory: Where the pictures go.
-        quality: Of the JPEG, 1..100.
+        directory: Directory of the images.
+        quality: JPEG quality, 1 to 100.
         masks: Draw instance masks, semantic and panoptic maps.
         boxes: Draw boxes.
-        labels: Write the class, the score and, where there is one, the track id.
-        opacity: Of masks and maps, 0..1.
+        labels: Write the class, the score and, if there is one, the track id.
+        color: ``class``: the same color for a class in every image and run. ``instance``: one
+            color per instance of a frame. ``track``: one per track id; without tracks as ``class``.
+        opacity: Opacity of masks and maps, 0 to 1.
 
     Raises:
-        ConfigError: ``quality`` or ``opacity`` is out of range.
+        ConfigError: An option has an invalid value.
     """
 
     def __init__(
@@ -42,84 +45,87 @@ class Overlay:
         masks: bool = True,
         boxes: bool = True,
         labels: bool = True,
+        color: Literal["class", "instance", "track"] = "class",
         opacity: float = 0.45,
     ) -> None:
-        problems = []
-        if not 1 <= quality <= 100:
-            problems.append(f"sink.overlay.quality={quality}: expected a number from 1 to 100")
-        if not 0 <= opacity <= 1:
-            problems.append(f"sink.overlay.opacity={opacity}: expected a number from 0 to 1")
-        if problems:
-            raise ConfigError(*problems)
+        check_whole("quality", quality, 1, 100)
+        for option, value in (("masks", masks), ("boxes", boxes), ("labels", labels)):
+            check_flag(option, value)
+        check_choice("color", color, ("class", "instance", "track"))
+        check_number("opacity", opacity, 0, 1)
         self.directory = Path(directory)
         self.outputs = (f"{self.directory.name}/",)
         self.quality = quality
-        self.masks, self.boxes, self.labels, self.opacity = masks, boxes, labels, opacity
+        self.masks, self.boxes, self.labels = masks, boxes, labels
+        self.color: Literal["class", "instance", "track"] = color
+        self.opacity = opacity
+        self._numbered = False
         self._skeleton: tuple[tuple[int, int], ...] = ()
         self._painter: Painter | None = None
-        # from the run directory on, so that `overlay` itself is no link that leads out of it
+        # rooted at the run directory, so that a link named `overlay` cannot lead out of it
         self._folder = OutputFolder(self.directory.parent)
 
     def check(self, categories: Categories) -> None:
-        """Learn which keypoints to join."""
+        """Store which keypoints to join."""
         self._skeleton = categories.skeleton
 
     def __enter__(self) -> Overlay:
-        """Load what draws; supervision is not imported before."""
+        """Create the painter; OpenCV is not imported before."""
         from pipeline.sinks.drawing import Painter
 
         self._painter = Painter(
-            self.masks, self.boxes, self.labels, opacity=self.opacity, skeleton=self._skeleton
+            self.masks,
+            self.boxes,
+            self.labels,
+            color=self.color,
+            opacity=self.opacity,
+            skeleton=self._skeleton,
         )
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Forget what draws."""
+    def __exit__(self, *exc_info: object) -> None:
+        """Drop the painter; no file stays open."""
         self._painter = None
 
     def begin(self, asset: Asset) -> None:
-        """Do nothing: each image is written whole."""
+        """Number the images by frame unless the asset is a still."""
+        self._numbered = not asset.is_still
 
     def write(self, result: Result) -> None:
-        """Draw one frame and write its picture.
+        """Draw one frame and write the image.
 
         Raises:
-            SinkError: The picture is larger than a JPEG can be (65,500 px a side).
+            SinkError: The image is larger than JPEG allows (65,500 px per side).
         """
         if self._painter is None:
             raise RuntimeError("Overlay.write: enter the sink first")
         frame = result.frame
-        import cv2  # a tenth of a second that most commands do not need
+        import cv2  # takes 0.1 s, which most commands do not need
 
-        picture = self._painter.draw(frame.image, result.predictions)
+        image = self._painter.draw(frame.image, result.predictions)
         try:
-            done, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
+            done, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
         except cv2.error:
             done = False
         if not done:
             raise SinkError(
-                f"'{frame.asset_id}': a picture of {frame.size[1]} x {frame.size[0]} px cannot be "
-                "written as JPEG (65,500 px a side at most); leave sink=overlay out for it",
+                f"'{frame.asset_id}': an image of {frame.size[1]} x {frame.size[0]} px cannot be "
+                "written as JPEG, which allows 65,500 px per side; run it without sink=overlay",
                 asset_id=frame.asset_id,
                 step="overlay",
             )
-        index = None if frame.time_s is None else frame.index
-        self._folder.write(self._name(frame.asset_id, ".jpg", index), jpeg.data)
+        number = frame.index if self._numbered else None
+        self._folder.write(self._name(frame.asset_id, ".jpg", number), jpeg.data)
 
     def flush(self, asset: Asset) -> None:
-        """Do nothing: the pictures were written whole, frame by frame."""
+        """Do nothing: the images have their final names since ``write``."""
 
     def sync(self) -> None:
-        """Make the pictures' names durable."""
+        """Make the names of the images durable."""
         self._folder.sync()
 
     def discard(self, asset: Asset) -> None:
-        """Remove the asset's pictures, those of an earlier run too."""
+        """Remove the asset's images, including those of an earlier run."""
         self._folder.remove(self._name(asset.id, ".jpg" if asset.is_still else ""))
 
     def _name(self, asset_id: str, suffix: str, frame: int | None = None) -> str:

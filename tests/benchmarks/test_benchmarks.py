@@ -40,19 +40,29 @@ def assert_spread(value: dict[str, float]) -> None:
 
 @pytest.mark.detectron2
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # six processes that import torch
-def test_compare(tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "whole",
+    [
+        pytest.param(False, id="naive"),  # three processes that import torch
+        pytest.param(True, id="all", marks=pytest.mark.nightly),  # six
+    ],
+)
+def test_compare(tmp_path: Path, whole: bool) -> None:
     arguments = ["--case", "shapes", "--images", "2", "--pairs", "1", "--device", "cpu"]
+    if not whole:
+        arguments += ["--peers", "naive", "--no-floor"]
     found = report(tmp_path, "compare.py", *arguments, "--variant", "runnable=exact")
     case = found["cases"]["shapes"]
     name = "d2run runnable=exact"
-    peers = {"naive", "predictor", "forward", name, f"floor of {name}"}
+    peers = {"predictor", "forward", f"floor of {name}"} if whole else set()
+    peers |= {"naive", name}
     assert set(case["contenders"]) == peers
     for contender in case["contenders"].values():
         assert all(value[0] > 0 for value in contender.values())
         assert {len(value) for value in contender.values()} == {1}
     variant = case["variants"][name]
-    for key in ("naive", "predictor", "busy", "forward_share"):
+    for key in ("naive", "predictor", "busy", "forward_share") if whole else ("naive",):
         assert_spread(variant[key])
     assert variant["agreement"]["line"] == "exact"
     assert variant["agreement"]["detections"] > 0

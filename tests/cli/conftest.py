@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from command_line import Run, command, environment, write_picture
+from forking import Forks
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    forks = Forks(environment(tmp_path_factory.mktemp("forks")))
+    yield forks
+    forks.close()
 
 
 @pytest.fixture
-def d2run(tmp_path: Path) -> Run:
-    """Run ``run.py`` with these arguments in a fresh working directory."""
+def d2run(tmp_path: Path, forks: Forks) -> Run:
+    """Run ``run.py`` with these arguments in a fresh working directory.
+
+    In a fork of a process that has imported everything, unless the environment is another: what
+    Python makes of that, it does when it starts.
+    """
     cwd = tmp_path / "cwd"
     cwd.mkdir()
 
-    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        whole = command(*arguments)
         options = {"cwd": cwd, "env": environment(tmp_path), "timeout": 100, **options}
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            command(*arguments), capture_output=True, text=True, errors="surrogateescape", **options
+        if options["env"] == environment(tmp_path):
+            return forks.run(whole[1:], **options)
+        return subprocess.run(
+            whole, capture_output=True, text=True, errors="surrogateescape", **options
         )
 
     return run

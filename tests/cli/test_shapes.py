@@ -6,15 +6,25 @@ import csv
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import ROOT, Run
+from command_line import ROOT, Run, environment
+from forking import Forks
 
 pytestmark = pytest.mark.detectron2
 
 SCENES = ROOT / "examples" / "shapes" / "scenes"
 README = (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    home = environment(tmp_path_factory.mktemp("forks"))
+    forks = Forks(home, "torchvision", "detectron2.modeling", "detectron2.engine")
+    yield forks
+    forks.close()
 
 
 def lines(path: Path) -> list[dict]:

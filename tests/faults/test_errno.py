@@ -23,8 +23,9 @@ from typing import Any
 
 import pytest
 from command_line import command, environment
-from dying import forked, warm
+from dying import forked
 from file_layer import Layer, temporary
+from forking import warm
 from scenarios import make_inputs, outputs, run_scenario, tell, told, with_maps
 
 FULL, IO, READ_ONLY = errno.ENOSPC, errno.EIO, errno.EROFS

@@ -14,7 +14,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from dying import POINTS, arm, ended, forked, warm
+from dying import POINTS, arm, ended, forked
+from forking import warm
 from scenarios import make_inputs, outputs, run_scenario, tell
 
 from runners.rundir.commit import GROUP
@@ -114,7 +115,7 @@ SCENARIOS = {"points": scenario_points, "random": scenario_random}
 
 @pytest.mark.timeout(300)
 def test_killed_at_every_point(tmp_path: Path) -> None:
-    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 24, [1])
+    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 8, [1])
 
 
 @pytest.mark.timeout(300)

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dying import ended, forked, warm
+from dying import ended, forked
 from file_layer import Layer
+from forking import warm
 from scenarios import make_inputs, outputs, run_scenario, tell, told, with_maps
 
 SQLITE = ["ledger.sqlite-journal", "ledger.sqlite-wal", "ledger.sqlite-shm"]  # not Python's calls

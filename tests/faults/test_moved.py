@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dying import ended, forked, warm
+from dying import ended, forked
+from forking import warm
 from scenarios import make_inputs, outputs, run_scenario, tell, told, with_maps
 
 

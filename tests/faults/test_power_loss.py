@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dying import ended, forked, warm
+from dying import ended, forked
 from file_layer import Layer
+from forking import warm
 from scenarios import make_inputs, outputs, run_scenario, tell
 
 Operation = tuple[Any, ...]

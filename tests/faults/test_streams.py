@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dying import ended, forked, warm
+from dying import ended, forked
+from forking import warm
 from processes import wait_for
 from scenarios import run_scenario, tell
 

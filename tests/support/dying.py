@@ -37,7 +37,7 @@ def _places() -> dict[str, tuple[Any, str]]:
         "sync": (Journal, "sync"),
         "put": (Ledger, "put"),
         "commit": (Ledger, "commit"),
-        "state": (Ledger, "state"),
+        "set fact": (Ledger, "set_fact"),
         "order": (results, "put_in_order"),
         "end of order": (results, "finish_order"),
         "lists": (lists, "write_lists"),
@@ -52,7 +52,7 @@ def _places() -> dict[str, tuple[Any, str]]:
 POINTS = [
     f"{when} {what}"
     for what in (
-        "picture", "fsync", "rename", "append", "sync", "put", "commit", "state", "order",
+        "picture", "fsync", "rename", "append", "sync", "put", "commit", "set fact", "order",
         "end of order", "lists", "aggregate", "finish", "record", "truncate", "exit",
     )
     for when in ("before", "after")
@@ -149,16 +149,6 @@ def ended(child: int, timeout_s: float = 60) -> int:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     raise TimeoutError("the command hangs")
-
-
-def warm() -> None:
-    """Import all that a fork needs, but nothing that starts threads."""
-    import cv2
-
-    import runners.batch
-    import runners.entry  # noqa: F401
-
-    cv2.setNumThreads(0)
 
 
 if __name__ == "__main__":  # dying.py POINT TIMES ARGUMENT...: a single command

@@ -193,9 +193,9 @@ class Layer:
         for name in ("unlink", "mkdir", "rmdir"):
             setattr(os, name, on_path(name))
         builtins.open = io.open = open_  # type: ignore[assignment]
-        from pipeline.sinks import predictions
+        from runners.rundir import journal
 
-        predictions.FileIO = File  # type: ignore[misc]
+        journal.FileIO = File  # type: ignore[misc]
 
 
 NAMES = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,18 @@ TINY = {
 CLASS_NAMES = ["crack", "spall", "rust"]
 
 
-def tiny_cfg(base: str = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x", **more: Any) -> Any:
+@cache
+def _zoo_cfg(base: str) -> Any:
     from detectron2.config import get_cfg
 
     package = Path(str(find_spec("detectron2").origin)).parent
     cfg = get_cfg()
     cfg.merge_from_file(str(package / "model_zoo" / "configs" / f"{base}.yaml"))
+    return cfg
+
+
+def tiny_cfg(base: str = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x", **more: Any) -> Any:
+    cfg = _zoo_cfg(base).clone()
     values = TINY | {key.replace("__", "."): value for key, value in more.items()}
     cfg.merge_from_list([item for pair in values.items() for item in pair])
     return cfg
@@ -41,6 +49,11 @@ def tiny_cfg(base: str = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x", **mo
 
 def tiny_predictor(**more: Any) -> Any:
     """A predictor whose weights were changed in memory: no file or address has them."""
+    return deepcopy(_predictor(**more))
+
+
+@cache
+def _predictor(**more: Any) -> Any:
     import torch
     from detectron2.engine import DefaultPredictor
 

@@ -22,7 +22,14 @@ def predictor(request):
 def make(predictor, tmp_path_factory):
     store = ModelStore(tmp_path_factory.mktemp("store"))
 
+    made = {}  # none of them is changed
+
     def make(kind, signatures=None):
+        if (key := (kind, str(signatures))) not in made:
+            made[key] = save(kind, signatures)
+        return made[key]
+
+    def save(kind, signatures):
         model, config = (
             (predictor, None) if kind == "predictor" else (predictor.model, predictor.cfg)
         )

@@ -1,0 +1,7 @@
+"""Predictions drawn onto an image with OpenCV."""
+
+from __future__ import annotations
+
+from pipeline.sinks.drawing.painter import Painter
+
+__all__ = ["Painter"]

@@ -1,0 +1,77 @@
+"""What is drawn of a frame's predictions, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.records import Predictions
+from pipeline.sinks.drawing.colors import ColorBy, instance_colors
+from pipeline.sinks.drawing.instances import draw_boxes, draw_keypoints, draw_masks
+from pipeline.sinks.drawing.labels import draw_labels, instance_labels, region_labels
+from pipeline.sinks.drawing.maps import draw_map, map_regions
+from pipeline.sinks.drawing.scale import Image, Scale, enlarged
+
+
+class Painter:
+    """Draws one frame's predictions.
+
+    Args:
+        masks: Draw instance masks, semantic and panoptic maps.
+        boxes: Draw boxes.
+        labels: Draw labels.
+        color: What has a color of its own: ``class``, ``instance`` or ``track``.
+        opacity: Of masks and maps, in [0, 1].
+        skeleton: Pairs of keypoints to join.
+    """
+
+    def __init__(
+        self,
+        masks: bool = True,
+        boxes: bool = True,
+        labels: bool = True,
+        *,
+        color: ColorBy = "class",
+        opacity: float = 0.45,
+        skeleton: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self.masks, self.boxes, self.labels = masks, boxes, labels
+        self.color: ColorBy = color
+        self.opacity = opacity
+        self.skeleton = tuple(skeleton)
+
+    def draw(self, image: Image, predictions: Predictions) -> Image:
+        """Return a new image; the given one does not change.
+
+        Args:
+            image: uint8 ``(H, W, 3)``, BGR.
+            predictions: What to draw, except instances whose box is not finite.
+
+        Returns:
+            uint8 ``(f * H, f * W, 3)``, BGR. ``f`` is 1 if the longer side is over 480 px, else the
+            smallest whole number that makes it so.
+        """
+        finite = np.isfinite(predictions.boxes).all(axis=1)
+        p = predictions if finite.all() else predictions[np.asarray(finite)]
+        scale = Scale.of(*image.shape[:2])
+        scene = enlarged(image, scale.factor).copy()
+        height, width = scene.shape[:2]
+        corners = np.clip(p.boxes * scale.factor, 0, np.array([width, height] * 2) - 1)
+        colors = instance_colors(p, self.color)
+        regions = map_regions(p, self.color) if self.masks else None
+        if regions is not None:
+            draw_map(scene, *regions, scale.factor, self.opacity)
+        if self.masks and p.masks is not None:
+            draw_masks(scene, p.masks, colors, scale, self.opacity)
+        if self.boxes:
+            draw_boxes(scene, corners, colors, scale)
+        if p.keypoints is not None:
+            limbs = None if self.color == "class" else colors
+            draw_keypoints(scene, p.keypoints, corners, self.skeleton, scale, limbs)
+        if self.labels:
+            labels = instance_labels(p, corners, colors)
+            if regions is not None:
+                labels += region_labels(*regions, scale.factor)
+            draw_labels(scene, labels, corners, scale.font)
+        return scene

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.masks import InstanceMasks
+from pipeline.records import Predictions, Segment
+from pipeline.sinks.drawing import Painter, labels
+from pipeline.sinks.drawing.colors import color, instance_colors, stuff_color
+from pipeline.sinks.drawing.labels import instance_labels, label_text
+from pipeline.sinks.drawing.placement import place_labels
+from pipeline.testing import make_predictions
+
+NAMES = ("person", "cat", "dog")
+STUFF = ("things", "sky", "grass")
+
+
+def gray(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), 100, np.uint8)
+
+
+def predictions(size: tuple[int, int], n: int = 1, **columns: Any) -> Predictions:
+    """Boxes of a quarter of the frame on its diagonal, masks that fill them."""
+    height, width = size
+    low = np.linspace(0.1, 0.7, n)[:, None] * [width, height]
+    boxes = np.hstack([low, low + np.array([width, height]) / 4]).astype(np.float32)
+    whole = boxes.astype(int)
+    return Predictions(
+        size,
+        NAMES,
+        boxes=boxes,
+        scores=np.full(n, 0.5),
+        classes=np.arange(n) % len(NAMES),
+        masks=InstanceMasks.from_crops(
+            [np.ones((y2 - y1, x2 - x1), bool) for x1, y1, x2, y2 in whole],
+            [(x1, y1) for x1, y1, _, _ in whole],
+            size,
+        ),
+        **columns,
+    )
+
+
+def changed(drawn: np.ndarray, image: np.ndarray) -> np.ndarray:
+    return (drawn != image).any(axis=2)
+
+
+@pytest.mark.parametrize("n", [0, 1, 30])
+@pytest.mark.parametrize(
+    ("size", "factor"),
+    [
+        pytest.param((1, 1), 481, id="one pixel"),
+        pytest.param((32, 32), 16, id="tiny"),
+        pytest.param((120, 160), 4, id="small"),
+        pytest.param((240, 320), 2, id="medium"),
+        pytest.param((480, 360), 2, id="largest that is enlarged"),
+        pytest.param((360, 481), 1, id="smallest that is not"),
+        pytest.param((20, 900), 1, id="strip"),
+        pytest.param((1500, 2000), 1, id="large"),
+    ],
+)
+def test_sizes(size: tuple[int, int], factor: int, n: int) -> None:
+    image = gray(*size)
+    drawn = Painter().draw(image, predictions(size, n))
+    assert drawn.shape == (size[0] * factor, size[1] * factor, 3)
+    assert (image == 100).all(), "the frame was changed"
+    assert not np.shares_memory(drawn, image)
+    assert (drawn != 100).any() == bool(n)
+
+
+def test_masks_are_blended_where_they_are() -> None:
+    image = gray(300, 500)
+    drawn = Painter(boxes=False, labels=False).draw(image, predictions((300, 500)))
+    expected = np.zeros((300, 500), bool)
+    expected[30:105, 50:175] = True
+    np.testing.assert_array_equal(changed(drawn, image), expected)
+
+
+@pytest.mark.parametrize("opacity", [0, 0.3, 0.45, 1])
+@pytest.mark.parametrize("size", [(120, 160), (300, 500)], ids=["enlarged", "as it is"])
+def test_masks_are_mixed_by_their_opacity_inside_an_opaque_outline(
+    size: tuple[int, int], opacity: float
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    ring = np.zeros(size, bool)
+    ring[20:80, 30:90], ring[40:60, 50:70] = True, False
+    p = predictions(size).replace(masks=InstanceMasks.from_dense(ring[None]))
+    drawn = Painter(boxes=False, labels=False, opacity=opacity).draw(image, p)
+    factor = drawn.shape[0] // size[0]
+    image, ring = (x.repeat(factor, 0).repeat(factor, 1) for x in (image, ring))
+    inside = cv2.erode(ring.astype(np.uint8), np.ones((3, 3))).astype(bool)
+    mixed = opacity * np.array(color(0), float) + (1 - opacity) * image
+    expected = np.where(inside[..., None], mixed, np.where(ring[..., None], color(0), image))
+    assert np.abs(drawn - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param({"masks": False, "boxes": False, "labels": False}, False, id="none"),
+        pytest.param({"masks": False, "labels": False}, True, id="boxes"),
+        pytest.param({"masks": False, "boxes": False}, True, id="labels"),
+    ],
+)
+def test_options(options: dict[str, bool], expected: bool) -> None:
+    image = gray(300, 500)
+    drawn = Painter(**options).draw(image, predictions((300, 500)))
+    assert changed(drawn, image).any() == expected
+
+
+def test_a_class_keeps_its_color() -> None:
+    painter = Painter(boxes=False, labels=False)
+
+    def drawn_color(p: Predictions) -> list[int]:
+        return painter.draw(gray(300, 500), p)[50, 60].tolist()  # type: ignore[no-any-return]
+
+    alone = predictions((300, 500)).replace(classes=[1])
+    more_classes = alone.replace(class_names=(*NAMES, *map(str, range(77))), stuff_names=STUFF)
+    assert drawn_color(alone) == drawn_color(more_classes) == drawn_color(alone)
+    assert drawn_color(alone) != drawn_color(alone.replace(classes=[0]))
+
+
+def test_colors_do_not_change_between_versions() -> None:
+    assert [color(0), color(1), stuff_color(0)] == [(24, 50, 242), (90, 191, 19), (133, 242, 142)]
+
+
+def test_instances_of_a_frame_have_distinct_colors() -> None:
+    assert len(set(instance_colors(make_predictions(100), "instance"))) == 100
+
+
+def test_a_track_keeps_its_color() -> None:
+    p = make_predictions(classes=[0, 1, 2]).replace(track_ids=[7, -1, 9])
+    first, unconfirmed, _ = instance_colors(p, "track")
+    assert unconfirmed == color(1), "by class until the tracker has confirmed it"
+    later = make_predictions(classes=[2, 1]).replace(track_ids=[3, 7])
+    assert instance_colors(later, "track")[1] == first
+    assert instance_colors(make_predictions(classes=[2]), "track") == [color(2)]
+
+
+def test_what_is_not_finite_is_left_out() -> None:
+    p = predictions((300, 500), 2)
+    boxes = p.boxes.copy()
+    boxes[1] = [np.nan, 0, np.inf, 5]
+    image = gray(300, 500)
+    expected = Painter().draw(image, p[:1])
+    np.testing.assert_array_equal(Painter().draw(image, p.replace(boxes=boxes)), expected)
+
+
+def test_boxes_beyond_the_frame_are_drawn_at_its_edge() -> None:
+    p = predictions((300, 500)).replace(boxes=[[-1e9, -5, 1e9, 300]], masks=None)
+    drawn = changed(Painter(labels=False).draw(gray(300, 500), p), gray(300, 500))
+    assert drawn[:, -1].all()
+    assert drawn[-1, :].all()
+
+
+@pytest.mark.parametrize(
+    ("scores", "skeleton", "joined", "points"),
+    [
+        pytest.param([0.9, 0.9], [(0, 1)], True, (True, True), id="joined"),
+        pytest.param([0.9, 0.9], [], False, (True, True), id="no skeleton"),
+        pytest.param([0.9, 0.05], [(0, 1)], False, (True, False), id="low score"),
+        pytest.param([np.nan, 0.9], [(0, 1)], False, (False, True), id="NaN"),
+    ],
+)
+def test_keypoints(
+    scores: list[float],
+    skeleton: list[tuple[int, int]],
+    joined: bool,
+    points: tuple[bool, bool],
+) -> None:
+    keypoints = np.array([[[100, 200, scores[0]], [300, 200, scores[1]]]], np.float32)
+    p = predictions((300, 500)).replace(masks=None, keypoints=keypoints)
+    painter = Painter(boxes=False, labels=False, skeleton=skeleton)
+    drawn = changed(painter.draw(gray(300, 500), p), gray(300, 500))
+    assert (bool(drawn[200, 100]), bool(drawn[200, 300])) == points
+    assert bool(drawn[200, 200]) == joined
+
+
+def test_sem_seg() -> None:
+    seg = np.zeros((300, 500), np.int32)
+    seg[:, 100:200], seg[:, 200:300], seg[:, 300:] = 1, 2, 255
+    seg[:, :10] = -1
+    p = Predictions.empty((300, 500), NAMES).replace(sem_seg=seg, stuff_names=STUFF)
+    image = Painter(labels=False).draw(gray(300, 500), p)
+    drawn = changed(image, gray(300, 500))
+    assert drawn[:, 100:300].all(), "sky and grass"
+    assert not drawn[:, :100].any(), "things and values of no class"
+    assert not drawn[:, 300:].any(), "values of no class"
+    assert (image[0, 150] != image[0, 250]).any()
+    labeled = changed(Painter().draw(gray(300, 500), p), image)
+    assert labeled[140:160, 110:190].any()
+    assert labeled[140:160, 210:290].any()
+    assert not labeled[:, 300:].any()
+
+
+@pytest.mark.parametrize("masks", [True, False], ids=["with instances", "alone"])
+def test_panoptic_seg(masks: bool) -> None:
+    seg = np.zeros((60, 80), np.int32)
+    seg[:30], seg[40:, :20] = 4, 9
+    segments = (Segment(4, 1, "sky", False, None, 2400), Segment(9, 1, "cat", True, 0.9, 400))
+    p = predictions((60, 80)).replace(panoptic_seg=seg, segments=segments, stuff_names=STUFF)
+    p = p if masks else p[:0].replace(masks=None)
+    image = Painter(labels=False, boxes=False).draw(gray(60, 80), p)
+    drawn = changed(image, gray(420, 560))[3::7, 3::7]
+    assert drawn[:6].all(), "stuff"
+    assert drawn[40:, :20].all() == (not masks), "things by their masks if there are any"
+    assert not drawn[31:40].any()
+    Painter().draw(gray(60, 80), p)
+
+
+def test_drawing_is_the_same_every_time() -> None:
+    p = predictions((300, 500), 12)
+    images = [Painter().draw(gray(300, 500), p) for _ in range(2)]
+    np.testing.assert_array_equal(*images)
+
+
+@pytest.mark.parametrize(("height", "radius"), [(20, 1), (160, 2), (290, 4)])
+def test_keypoints_grow_with_the_person(height: int, radius: int) -> None:
+    keypoints = np.array([[[250, 150, 1]]], np.float32)
+    p = make_predictions(boxes=[[250, 0, 260, height]], size=(300, 500))
+    image = Painter(boxes=False, labels=False).draw(gray(300, 500), p.replace(keypoints=keypoints))
+    width = changed(image, gray(300, 500))[150].sum()
+    assert 2 * radius + 1 <= width <= 2 * radius + 3  # with the smooth edge
+
+
+@pytest.mark.parametrize("far", [1e12, -1e12])
+def test_keypoints_far_outside_are_no_error(far: float) -> None:
+    keypoints = np.array([[[far, 0, 1], [100, far, 1]]], np.float32)
+    p = make_predictions(1, size=(300, 500)).replace(keypoints=keypoints)
+    Painter(skeleton=[(0, 1)]).draw(gray(300, 500), p)
+
+
+def test_limbs_show_the_color_of_the_instance() -> None:
+    keypoints = np.array([[[100, 200, 1], [300, 200, 1]]], np.float32)
+    p = make_predictions(boxes=[[0, 0, 400, 300]], size=(300, 500)).replace(keypoints=keypoints)
+    painter = Painter(boxes=False, labels=False, skeleton=[(0, 1)], color="instance")
+    assert tuple(painter.draw(gray(300, 500), p)[200, 200]) == color(0)
+
+
+def overlap(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """The area that each of ``a`` shares with each of ``b``."""
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    return sides.clip(0).prod(axis=2)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("n", [1, 60, 400])
+def test_labels_of_a_crowd_leave_the_objects_visible(n: int) -> None:
+    rng = np.random.default_rng(n)
+    low, sides = rng.uniform(0, [600, 440], (n, 2)), rng.uniform(6, 40, (n, 2))
+    objects = np.hstack([low, low + sides]).astype(np.float32)
+    places = place_labels(objects.tolist(), [(80, 17)] * n, objects, (480, 640))
+    placed = np.array([place for place in places if place is not None])
+    assert n == 1 or 10 < len(placed) < n
+    assert n > 60 or places[0] is not None, "the first label is the most important"
+    assert (placed[:, :2] >= 0).all()
+    assert (placed[:, 2:] <= [640, 480]).all()
+    assert overlap(placed, placed).sum() == len(placed) * 80 * 17, "labels overlap"
+    hidden = overlap(objects, placed).sum(axis=1) / sides.prod(axis=1)
+    assert hidden.max() <= 0.301
+
+
+def test_a_label_never_covers_its_own_small_object() -> None:
+    small = np.array([[2, 2, 12, 12]], np.float32)
+    (place,) = place_labels(small.tolist(), [(80, 20)], small, (300, 500))
+    assert place is not None
+    assert overlap(np.array([place]), small).sum() == 0
+    assert place_labels(small.tolist(), [(80, 20)], small, (20, 80)) == [None], "no room beside it"
+
+
+def test_labels_with_low_scores_are_left_out_first() -> None:
+    boxes = np.array([[100, 100, 180, 180]] * 40, np.float32)
+    p = make_predictions(boxes=boxes, scores=np.linspace(0.1, 0.9, 40), size=(300, 500))
+    texts = [label.text for label in instance_labels(p, boxes, instance_colors(p, "class"))]
+    assert texts[0].endswith("0.90")
+    assert texts[-1].endswith("0.10")
+    places = place_labels(boxes.tolist(), [(80, 17)] * 40, boxes, (300, 500))
+    n_placed = sum(place is not None for place in places)
+    assert 4 <= n_placed <= 12
+    assert None not in places[:n_placed]
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "track", "unicode", "expected"),
+    [
+        pytest.param("person", 0.934, None, True, "person 0.93", id="plain"),
+        pytest.param("person", 0.5, 3, True, "#3 person 0.50", id="track"),
+        pytest.param("person", 0.5, -1, True, "person 0.50", id="unconfirmed track"),
+        pytest.param("person", 1.0, None, True, "person 0.99+", id="1"),
+        pytest.param("person", 0.995, None, True, "person 0.99+", id="rounds to 1.00"),
+        pytest.param("person", 0.9949, None, True, "person 0.99", id="rounds to 0.99"),
+        pytest.param("sky", None, None, True, "sky", id="no score"),
+        pytest.param("a\nb", 0.5, None, True, "a b 0.50", id="newline"),
+        pytest.param("x" * 40, 0.5, None, True, "x" * 30 + ".. 0.50", id="long"),
+        pytest.param("Fußgänger", 0.5, None, True, "Fußgänger 0.50", id="OpenCV 5"),
+        pytest.param("vélo", 0.5, None, False, "velo 0.50", id="OpenCV 4 accent"),
+        pytest.param("猫", 0.5, None, False, "class 7 0.50", id="OpenCV 4 other script"),
+    ],
+)
+def test_label_text(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    score: float | None,
+    track: int | None,
+    unicode: bool,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(labels, "_CV2_DRAWS_UNICODE", unicode)
+    assert label_text(name, 7, score, track) == expected
+
+
+ODD_NAMES = [
+    "👩\u200d🚀" * 40, "日本語", "العربية", "नमस्ते", "a" * 300, "Z" + "\u0301" * 300, "\ud800",
+    "\udcff" * 40, "a\0b", "\u202eabc", "\u200d", "\U0010ffff", "\ufffe", "%s%n",
+]  # fmt: skip
+
+
+def test_names_of_any_script_are_drawn() -> None:
+    """Runs in a separate process: half of a surrogate pair makes OpenCV end it."""
+    code = f"""
+import numpy as np
+from pipeline.sinks.drawing import Painter
+from pipeline.testing import make_predictions
+for name in {ODD_NAMES!a}:
+    predictions = make_predictions(2, class_names=(name,))
+    image = np.zeros((*predictions.image_size, 3), np.uint8)
+    assert Painter().draw(image, predictions).any(), ascii(name)
+"""
+    root = Path(labels.__file__).parents[3]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
