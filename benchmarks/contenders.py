@@ -101,7 +101,7 @@ def floor(case: Path, output: Path, device: str, *overrides: str) -> Work:
     """Only the forward, with the engine, precision and batches of the job."""
     from hydra import compose, initialize_config_dir
 
-    from pipeline.config import build_job
+    from pipeline.config.build import build_job
     from pipeline.system.memory import keep_pages
 
     keep_pages()

@@ -139,7 +139,7 @@ def floor(device: str, case: Path, batches: str, seconds: str) -> Iterator[Row]:
     from contenders import job_overrides
     from hydra import compose, initialize_config_dir
 
-    from pipeline.config import build_job
+    from pipeline.config.build import build_job
 
     on_cuda = device.startswith("cuda")
     sizes = [int(size) for size in batches.split(",")]

@@ -22,7 +22,7 @@ from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import build_job
+from pipeline.config.build import build_job
 from pipeline.config.explain import explain
 from pipeline.config.help import help_text
 from pipeline.config.loader import Loader

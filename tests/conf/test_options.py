@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import pipeline.config  # registers the schema
+import pipeline.config.build  # registers the schema
 from pipeline import protocols
 from pipeline.errors import ConfigError
 from pipeline.job import Runner
@@ -59,7 +59,7 @@ def overrides_for(option: str) -> list[str]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_builds(option: str, tmp_path: Path) -> None:
-    job = pipeline.config.build_job(composed(tmp_path, *overrides_for(option)))
+    job = pipeline.config.build.build_job(composed(tmp_path, *overrides_for(option)))
     assert isinstance(job.runnable, protocols.Runnable)
     assert isinstance(job.source, protocols.Source)
     assert isinstance(job.runner, Runner)
@@ -100,13 +100,13 @@ def test_what_an_option_needs_is_named(option: str, tmp_path: Path) -> None:
     else:
         needed = "|".join(item.split("=")[0].removeprefix("model.") for item in NEEDS[option])
     with pytest.raises(ConfigError, match=needed):
-        pipeline.config.build_job(composed(tmp_path, overrides_for(option)[0]))
+        pipeline.config.build.build_job(composed(tmp_path, overrides_for(option)[0]))
 
 
 def test_building_leaves_the_configuration_as_it_was(tmp_path: Path) -> None:
     cfg = composed(tmp_path)
     before = OmegaConf.to_yaml(cfg)
-    pipeline.config.build_job(cfg)
+    pipeline.config.build.build_job(cfg)
     assert OmegaConf.to_yaml(cfg) == before
 
 
@@ -125,7 +125,7 @@ def test_building_leaves_the_configuration_as_it_was(tmp_path: Path) -> None:
     ],
 )
 def test_the_choice_of_stages(tmp_path: Path, overrides: list[str], stages: list[str]) -> None:
-    assert list(pipeline.config.build_job(composed(tmp_path, *overrides)).stages) == stages
+    assert list(pipeline.config.build.build_job(composed(tmp_path, *overrides)).stages) == stages
 
 
 @pytest.mark.parametrize(
@@ -158,17 +158,17 @@ def test_the_choice_of_stages(tmp_path: Path, overrides: list[str], stages: list
 )
 def test_values_that_no_job_can_have(tmp_path: Path, override: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        pipeline.config.build_job(composed(tmp_path, override, "runnable=fake"))
+        pipeline.config.build.build_job(composed(tmp_path, override, "runnable=fake"))
 
 
 def test_exact_is_of_pillows_pixels(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"remove decode\.jpeg=nvjpeg"):
-        pipeline.config.build_job(composed(tmp_path, "runnable=exact", "decode.jpeg=nvjpeg"))
+        pipeline.config.build.build_job(composed(tmp_path, "runnable=exact", "decode.jpeg=nvjpeg"))
 
 
 def test_fingerprint_changes_with_what_changes_results(tmp_path: Path) -> None:
     def print_of(*overrides: str) -> str:
-        return pipeline.config.build_job(composed(tmp_path, *overrides)).fingerprint()
+        return pipeline.config.build.build_job(composed(tmp_path, *overrides)).fingerprint()
 
     (tmp_path / "other").mkdir()
     same = [[], ["quiet=true"], [f"input={tmp_path}/other"], [f"output={tmp_path}/elsewhere"],

@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-import pipeline.config  # noqa: F401 - registers the schema
+import pipeline.config.build  # noqa: F401 - registers the schema
 from pipeline.errors import ConfigError, OutputLockedError
 
 ROOT = Path(__file__).parents[2]

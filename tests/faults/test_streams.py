@@ -58,7 +58,7 @@ class Streams:
 
 
 def patched(folder: Path) -> None:
-    import pipeline.config
+    import pipeline.config.build
 
     def build_source(*_: Any) -> Streams:
         return Streams(folder)

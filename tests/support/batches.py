@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config import build_job
+from pipeline.config.build import build_job
 from pipeline.job import Job, Report
 from runners.command_line import hydra_arguments
 

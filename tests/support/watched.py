@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from processes import wait_for
 
 import runners.watch.runner as runner
-from pipeline.config import build_job
+from pipeline.config.build import build_job
 from pipeline.job import Report
 from runners.reporting.status import Status
 from runners.watch.signals import StopRequests

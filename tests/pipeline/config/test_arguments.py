@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from pipeline.config import build_job
 from pipeline.config.arguments import bad_arguments
+from pipeline.config.build import build_job
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]

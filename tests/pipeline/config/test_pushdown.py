@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from journals import run_into
 
-from pipeline.config import build_job, pushdown_arguments
+from pipeline.config.build import build_job, pushdown_arguments
 from pipeline.job import Job
 from pipeline.protocols import Pushdown
 from pipeline.records import Frame, Predictions, Result

@@ -48,7 +48,7 @@ def test_of_all_importable_names_only_the_declared_are_targets(
     names = list(importable())
     for needed in (
         "pipeline.sources.decode.worker.Worker", "pipeline.system.files.write_whole",
-        "pipeline.config.build_job", "runners.entry.main",
+        "pipeline.config.build.build_job", "runners.entry.main",
         "runners.rundir.record.subprocess.run", "pipeline.stages.nms.Nms.__init__",
         "pipeline.system.files.os.system", "pipeline.sources.Images",
     ):  # fmt: skip

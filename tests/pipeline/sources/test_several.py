@@ -160,7 +160,7 @@ def test_a_list_in_yaml(here: Path) -> None:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from pipeline.config import build_job
+    from pipeline.config.build import build_job
 
     with initialize_config_dir(str(Path(__file__).parents[3] / "conf"), version_base="1.3"):
         cfg = compose("config", ["model=mask_rcnn", "runnable=fake", "output=out"])

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from processes import children, state, wait_for
 
-from pipeline.config import DecodeConfig
+from pipeline.config.schema import DecodeConfig
 from pipeline.errors import DecodeError, PipelineError, PoisonError
 from pipeline.sources import ImageAsset
 from pipeline.sources.decode.image import MAX_PIXELS

@@ -1,0 +1,140 @@
+"""Builds a job from a composed configuration: checks it, then calls one constructor per option."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.config.arguments import bad_arguments
+from pipeline.config.checks import (
+    bad_values,
+    check_parts,
+    refuse_file,
+    with_key,
+)
+from pipeline.config.explain import explain
+from pipeline.config.inputs import build_source, normalize_input
+from pipeline.config.keys import unknown_keys
+from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
+from pipeline.engine.pushdown import leading_limits
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.job import Job
+from pipeline.models.model import Model
+from pipeline.protocols import Aggregate, Stage
+from pipeline.sinks.label_maps import LabelMaps
+from pipeline.sources.paths import refuse_input_in
+from pipeline.system.files import expanded
+
+
+def build_job(cfg: DictConfig, started: float | None = None) -> Job:
+    """Build and check all parts of a job; loads and opens nothing.
+
+    Args:
+        cfg: A configuration composed from ``conf/``.
+        started: When the job was started, in seconds since 1970; by default now.
+
+    Raises:
+        ConfigError: The configuration is not valid; lists all problems that were found.
+        StoreError: The model is not in the store.
+    """
+    config = _resolved(cfg)
+    if problems := [*unknown_keys(config), *untrusted(config)]:
+        raise ConfigError(*problems)
+    if problems := list(bad_values(config)):
+        raise ConfigError(*problems)
+    output = expanded(config["output"])
+    refuse_file(output)
+    refuse_input_in(output, config["input"])
+
+    def build(key: str, **wiring: Any) -> Any:
+        group, _, name = key.partition(".")  # a name may hold dots, which select would follow
+        return _build(cfg[group][name] if name else cfg[group], key, wiring)
+
+    store = build("store")
+    model = Model(**config["model"], store=store, seed=config["seed"])
+    model.check()  # first, because the other parts are checked against its classes
+    stages = {name: build(f"stage.{name}") for name in config["stage"]}
+    pushed = pushdown_arguments(stages.values(), config["runnable"])
+    written = {name: build(f"sink.{name}") for name in config["sink"]}
+    aggregates = {name: part for name, part in written.items() if isinstance(part, Aggregate)}
+    sinks = {name: part for name, part in written.items() if name not in aggregates}
+    job = Job(
+        source=build_source(config, partial(build, "source")),
+        model=model,
+        store=store,
+        runnable=build("runnable", model=model, device=config["device"], **pushed),
+        stages=stages,
+        sinks=sinks | {"label_maps": LabelMaps(directory=str(output))},
+        aggregates=aggregates,
+        runner=build("runner"),
+        output=output,
+        config=config,
+        hydra_files=_hydra_files(cfg),
+        started=time.time() if started is None else started,
+    )
+    check_parts(job)
+    refuse_input_in(output, config["input"], job.outputs())
+    return job
+
+
+def pushdown_arguments(stages: Iterable[Stage], runnable: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the leading stages drop, as arguments of the runnable; see ``leading_limits``.
+
+    Args:
+        stages: In order.
+        runnable: The configuration of ``runnable``. Values that the user set there stay; what its
+            class does not accept is not passed.
+    """
+    accepted = inspect.signature(find(runnable["_target_"])).parameters
+    unset = {key for key in accepted if runnable.get(key) in (None, accepted[key].default)}
+    return leading_limits(stages, unset)
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as exc:
+        raise ConfigError(explain(exc)) from exc
+    assert isinstance(config, dict)
+    normalize_input(config)  # type: ignore[arg-type]
+    return {str(key): value for key, value in config.items()}
+
+
+def _build(node: Any, key: str, wiring: dict[str, Any]) -> Any:
+    """Build a part whose target ``untrusted`` allows."""
+    values: Any = OmegaConf.to_container(node, resolve=True)
+    target = find(values["_target_"])
+    arguments = {name: value for name, value in values.items() if name not in SPECIAL} | wiring
+    if problems := list(bad_arguments(target, arguments, key)):
+        raise ConfigError(*problems)
+    try:
+        if is_own(values["_target_"]):
+            return target(**arguments)  # arguments are data: nothing is built for them
+        return instantiate(node, _convert_="all", **wiring)
+    except InstantiationException as exc:
+        cause: BaseException = exc.__cause__ or exc
+    except Exception as exc:
+        cause = exc
+    if type(cause) is ConfigError:
+        raise ConfigError(*(with_key(key, problem) for problem in cause.problems)) from cause
+    if isinstance(cause, PipelineError):
+        raise cause
+    raise ConfigError(f"{key}: {one_line(cause)}") from cause
+
+
+def _hydra_files(cfg: DictConfig) -> dict[str, Any]:
+    if not HydraConfig.initialized():
+        return {}
+    hydra: Any = HydraConfig.instance().cfg
+    overrides = OmegaConf.select(hydra, "hydra.overrides.task")
+    nodes = {"config.yaml": cfg, "hydra.yaml": hydra, "overrides.yaml": overrides}
+    return {name: OmegaConf.to_container(node, enum_to_str=True) for name, node in nodes.items()}
