@@ -19,10 +19,10 @@ from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
-from pipeline.engine.ahead import Ahead, join
 from pipeline.engine.batches import Batches
-from pipeline.engine.behind import Finishers, Results
 from pipeline.engine.device import Device
+from pipeline.engine.finishing import Finishers, Results
+from pipeline.engine.prefetch import Ahead, join
 from pipeline.engine.writing import Encode, Writing
 from pipeline.job import Outcome
 from pipeline.protocols import (
@@ -35,7 +35,7 @@ from pipeline.protocols import (
     Stage,
 )
 
-__all__ = ["Pipeline", "half_the_cores"]
+__all__ = ["Pipeline", "default_decode_threads"]
 
 _MAX_THREADS = 8
 _Threads = TypeVar("_Threads", Ahead, Finishers)
@@ -81,7 +81,7 @@ class Pipeline:
         pipelined = runnable if isinstance(runnable, PipelinedRunnable) else None
         by_shape = isinstance(runnable, BatchingRunnable) and bool(runnable.batch_by_shape)
         batches = Batches(self._batch_size(), by_shape)
-        threads = self.decode_threads or half_the_cores()
+        threads = self.decode_threads or default_decode_threads()
         bounds = {
             "max_bytes": int(self.queue_mb * 1e6 / 2),
             "max_items": batches.window + 2 * threads,
@@ -127,7 +127,7 @@ def _stop(threads: list[Thread], stops: list[Callable[[], None]]) -> None:
     join(threads)
 
 
-def half_the_cores() -> int:
+def default_decode_threads() -> int:
     """Return the number of threads to decode on."""
     try:
         cores = len(os.sched_getaffinity(0))

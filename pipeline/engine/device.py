@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, cast
 
 from pipeline.engine.batches import Batches
-from pipeline.engine.behind import Finishers, Results, check_size
+from pipeline.engine.finishing import Finishers, Results, check_size
 from pipeline.engine.items import Item
 from pipeline.errors import AssetError, DeviceLostError, InferenceError
 from pipeline.failures import failed

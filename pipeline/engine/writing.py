@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
-from pipeline.engine.behind import Results
+from pipeline.engine.finishing import Results
 from pipeline.engine.items import Item
 from pipeline.errors import OutputError, PipelineError, StageError
 from pipeline.failures import failed, sink_failed

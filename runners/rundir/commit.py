@@ -34,7 +34,7 @@ from pipeline.redaction import redacted_text
 from pipeline.sources.decode.workers import DecodeWorkers
 from pipeline.system.descriptors import check_held, open_file, status_of
 from pipeline.system.files import sync_folder
-from runners.rundir import lists, order
+from runners.rundir import input_order, lists
 from runners.rundir.in_flight import InFlight
 from runners.rundir.journal import Journal, Position
 from runners.rundir.ledger.duplicates import record_duplicates
@@ -122,7 +122,7 @@ class Session:
         """Run assets through the executor and commit them in groups.
 
         The executor may return outcomes in any order, and repeatedly: the first one of an asset
-        counts, and ``order.py`` restores the input order when the run ends.
+        counts, and ``input_order.py`` restores the input order when the run ends.
 
         Args:
             found: Assets and their places in input order; ids that the ledger knows are superseded.
@@ -252,7 +252,7 @@ def finish(job: Job, ledger: Ledger) -> None:
         OutputError: The output cannot be written.
     """
     with output_errors(job.output):
-        order.put_in_order(job.output, ledger)
+        input_order.put_in_order(job.output, ledger)
         lists.write_lists(job.output, ledger)
         build_aggregates(job, ledger)
         record_duplicates(ledger)

@@ -17,7 +17,7 @@ from pipeline.redaction import redacted
 from pipeline.system.descriptors import check_regular, remove
 from pipeline.system.files import remove_temporaries
 from pipeline.system.os_errors import describe_os_error
-from runners.rundir import order
+from runners.rundir import input_order
 from runners.rundir.inputs import Share, share_of
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
@@ -155,7 +155,7 @@ def open_ledger(job: Job, on_change: str, *, can_extend: bool = False) -> Ledger
                 recorded = recorded_outputs(job.output, ledger)
                 check_settings(job, ledger, loaded=False)
                 share_of(job, ledger, on_change, can_extend=can_extend)
-                order.finish_order(job.output, ledger)
+                input_order.finish_order(job.output, ledger)
         except (ConfigError, LedgerDamagedError):
             if on_change != "restart":
                 raise

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-from pipeline.engine import half_the_cores
+from pipeline.engine import default_decode_threads
 from pipeline.errors import ConfigError
 from pipeline.job import Job
 from pipeline.protocols import PlacedRunnable
@@ -36,7 +36,7 @@ def isolated_reader(job: Job) -> AbstractContextManager[Any]:
     decode = job.config["decode"]
     if decode["isolation"] == "none":
         return nullcontext()
-    threads = job.config["decode_threads"] or half_the_cores()
+    threads = job.config["decode_threads"] or default_decode_threads()
     return DecodeWorkers(threads, memory_mb=decode["memory_mb"], timeout_s=decode["timeout_s"])
 
 

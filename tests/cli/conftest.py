@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,6 @@ import numpy as np
 import pytest
 from command_line import Run, command, environment, write_picture
 from forking import Forks
-
-
-@pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    forks = Forks(environment(tmp_path_factory.mktemp("forks")))
-    yield forks
-    forks.close()
 
 
 @pytest.fixture

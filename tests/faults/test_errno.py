@@ -25,7 +25,7 @@ import pytest
 from command_line import command, environment
 from dying import forked
 from file_layer import Layer, temporary
-from forking import warm
+from forking import Forks, warm
 from scenarios import make_inputs, outputs, run_scenario, tell, told, with_maps
 
 FULL, IO, READ_ONLY = errno.ENOSPC, errno.EIO, errno.EROFS
@@ -254,10 +254,19 @@ def run(tmp_path: Path, arguments: list[str], out: Path, **options: Any) -> tupl
         timeout=100,
         **options,
     )
-    return done.returncode, [line for line in done.stderr.splitlines() if "broken.png" not in line]
+    return done.returncode, said(done.stderr)
 
 
-def test_a_small_disk(tmp_path: Path) -> None:
+def said(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if "broken.png" not in line]
+
+
+def test_a_small_disk(tmp_path: Path, forks: Forks) -> None:
+    def run(tmp_path: Path, arguments: list[str], out: Path) -> tuple[int, list[str]]:
+        script = command(*arguments, f"output={out}")[1:]
+        done = forks.run(script, cwd=tmp_path, env=environment(tmp_path), timeout=100)
+        return done.returncode, said(done.stderr)
+
     arguments, disk = make_inputs(tmp_path / "in", 40), tmp_path / "disk"
     assert run(tmp_path, arguments, tmp_path / "whole")[0] == 3
     disk.mkdir()

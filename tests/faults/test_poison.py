@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import ROOT, environment, write_picture
+from forking import Forks
 from processes import children, wait_for
 
 from runners.rundir.in_flight import InFlight
 
 SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")
 Start = Callable[..., "subprocess.Popen[str]"]
+Run = Callable[..., tuple[int, list[str]]]
 
 
 @pytest.fixture
@@ -31,30 +33,42 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(tmp_path: Path, photos: Path) -> Start:
-    """Start d2run with decoders that ``fault:`` files crash."""
+def crashing(tmp_path: Path, photos: Path) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of d2run with decoders that ``fault:`` files crash."""
     support = ROOT / "tests" / "support"
+    script = [str(support / "crashing.py"), "model=mask_rcnn", "runnable=fake", "quiet=true"]
+    path = os.pathsep.join([str(ROOT), str(support)])
+    return [*script, f"input={photos}"], {**environment(tmp_path), "PYTHONPATH": path}
 
-    def started(*options: str, output: str = "out") -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [
-                *(sys.executable, str(support / "crashing.py"), "model=mask_rcnn", "runnable=fake"),
-                *("quiet=true", f"input={photos}", f"output={tmp_path / output}", *options),
-            ],
-            env={
-                **environment(tmp_path),
-                "PYTHONPATH": os.pathsep.join([str(ROOT), str(support)]),
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+
+@pytest.fixture
+def start(tmp_path: Path, crashing: tuple[list[str], dict[str, str]]) -> Start:
+    """Start that command."""
+    script, env = crashing
+
+    def started(*options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, *script, f"output={tmp_path}/out", *options]
+        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
     return started
 
 
-def ended(run: subprocess.Popen[str]) -> tuple[int, list[str]]:
-    text = run.communicate(timeout=90)[1]
-    return run.returncode, text.splitlines()
+@pytest.fixture
+def run(tmp_path: Path, crashing: tuple[list[str], dict[str, str]], forks: Forks) -> Run:
+    """Run that command to its end; return its status and what it says."""
+    script, env = crashing
+
+    def run(*options: str, output: str = "out") -> tuple[int, list[str]]:
+        command = [*script, f"output={tmp_path / output}", *options]
+        done = forks.run(command, cwd=tmp_path, env=env, timeout=90)
+        return done.returncode, done.stderr.splitlines()
+
+    return run
+
+
+def ended(child: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    text = child.communicate(timeout=90)[1]
+    return child.returncode, text.splitlines()
 
 
 def lines(path: Path) -> list[dict]:
@@ -77,15 +91,13 @@ def failures(out: Path) -> list[tuple[str, str, int]]:
 
 
 @pytest.mark.timeout(200)
-def test_it_is_quarantined_and_all_others_are_done(
-    start: Start, photos: Path, tmp_path: Path
-) -> None:
+def test_it_is_quarantined_and_all_others_are_done(run: Run, photos: Path, tmp_path: Path) -> None:
     faults = {"3": "segfault", "5": "exit", "7": "wait", "9": "hog"}
     for name, fault in faults.items():
         (photos / f"{name}b.png").write_text(f"fault:{fault}")
     apart = ("decode.isolation=process", "decode.timeout_s=1", "decode.memory_mb=256")
     out = tmp_path / "out"
-    status, told = ended(start(*apart))
+    status, told = run(*apart)
     assert status == 3
     assert len(told) == 5
     assert counts(out) == {"done": 12, "failed": 4}
@@ -93,66 +105,66 @@ def test_it_is_quarantined_and_all_others_are_done(
     assert failures(out) == poison
     first = outputs(out)
 
-    status, told = ended(start(*apart))  # not tried again
+    status, told = run(*apart)  # not tried again
     assert (status, len(told)) == (3, 1)
     assert "4 of them killed their worker process before" in told[0]
     assert counts(out) == {"done": 0, "failed": 0, "earlier": 12, "not_retried": 4}
     assert outputs(out) == first
 
-    status, told = ended(start(*apart, "runner.retry_failed=true"))
+    status, told = run(*apart, "runner.retry_failed=true")
     assert (status, len(told)) == (3, 5)
     assert counts(out) == {"done": 0, "failed": 4, "earlier": 12}
     assert failures(out) == poison
 
     for name in faults:  # of other content they are inputs like any other
         shutil.copy(photos / f"{name}.png", photos / f"{name}b.png")
-    assert ended(start(*apart)) == (0, [])
+    assert run(*apart) == (0, [])
     assert counts(out) == {"done": 4, "failed": 0, "earlier": 12}
     assert failures(out) == []
 
 
-def test_killed_in_between(start: Start, photos: Path, tmp_path: Path) -> None:
+def test_killed_in_between(start: Start, run: Run, photos: Path, tmp_path: Path) -> None:
     (photos / "5b.png").write_text("fault:wait")
     apart = ("decode.isolation=process", "decode.timeout_s=1")
-    assert ended(start(*apart, output="whole"))[0] == 3
-    run = start(*apart)
-    wait_for(lambda: (tmp_path / "out/.in_flight").exists() and children(run.pid))
+    assert run(*apart, output="whole")[0] == 3
+    child = start(*apart)
+    wait_for(lambda: (tmp_path / "out/.in_flight").exists() and children(child.pid))
     wait_for(lambda: b"5b.png" in (tmp_path / "out/.in_flight").read_bytes())
-    workers = children(run.pid)
-    run.kill()
-    assert ended(run)[0] == -signal.SIGKILL
+    workers = children(child.pid)
+    child.kill()
+    assert ended(child)[0] == -signal.SIGKILL
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
-    assert ended(start(*apart))[0] == 3
+    assert run(*apart)[0] == 3
     assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
 
 
 @pytest.mark.timeout(200)
-def test_what_ends_the_run_is_found_by_the_next(start: Start, photos: Path, tmp_path: Path) -> None:
+def test_what_ends_the_run_is_found_by_the_next(run: Run, photos: Path, tmp_path: Path) -> None:
     (photos / "5b.png").write_text("fault:segfault")
     out = tmp_path / "out"
-    assert ended(start())[0] == -signal.SIGSEGV
+    assert run()[0] == -signal.SIGSEGV
     assert '"5b.png"\n' in (out / ".in_flight").read_text()
     # decode.isolation=none never starts another process
-    assert ended(start("decode.isolation=none"))[0] == -signal.SIGSEGV
-    status, _ = ended(start())
+    assert run("decode.isolation=none")[0] == -signal.SIGSEGV
+    status, _ = run()
     assert status == 3
     assert failures(out) == [("5b.png", "PoisonError", 3)]
     assert len(lines(out / "predictions.jsonl")) == 12
     assert not (out / ".in_flight").exists()
 
-    status, told = ended(start())
+    status, told = run()
     assert (status, len(told)) == (3, 1)
     assert counts(out) == {"done": 0, "failed": 0, "earlier": 12, "not_retried": 1}
-    assert ended(start("decode.isolation=process", output="apart"))[0] == 3
+    assert run("decode.isolation=process", output="apart")[0] == 3
     assert outputs(out) == outputs(tmp_path / "apart")
 
 
 @pytest.mark.timeout(200)
-def test_each_of_several_costs_one_run_at_most(start: Start, photos: Path, tmp_path: Path) -> None:
+def test_each_of_several_costs_one_run_at_most(run: Run, photos: Path, tmp_path: Path) -> None:
     for i in (0, 4, 11):
         (photos / f"{i}b.png").write_text("fault:segfault")
     deaths = 0
-    while (status := ended(start("decode_threads=1"))[0]) == -signal.SIGSEGV:
+    while (status := run("decode_threads=1")[0]) == -signal.SIGSEGV:
         deaths += 1
     assert status == 3
     assert 1 <= deaths <= 3
@@ -160,20 +172,22 @@ def test_each_of_several_costs_one_run_at_most(start: Start, photos: Path, tmp_p
     assert len(lines(tmp_path / "out/predictions.jsonl")) == 12
 
 
-def test_innocent_neighbours_are_only_suspects(start: Start, photos: Path, tmp_path: Path) -> None:
+def test_innocent_neighbours_are_only_suspects(
+    start: Start, run: Run, photos: Path, tmp_path: Path
+) -> None:
     """Killed with -9, again and again, while everything waits behind a file that hangs."""
-    assert ended(start(output="whole"))[0] == 0
+    assert run(output="whole")[0] == 0
     (photos / "6b.png").write_text("fault:wait")
     out = tmp_path / "out"
     for _ in range(2):
-        run = start("decode.timeout_s=60")
+        child = start("decode.timeout_s=60")
         wait_for(lambda: (out / ".in_flight").exists())
         wait_for(lambda: '"6b.png"' in (out / ".in_flight").read_text())
         time.sleep(0.2)
-        run.kill()
-        assert ended(run)[0] == -signal.SIGKILL
+        child.kill()
+        assert ended(child)[0] == -signal.SIGKILL
     (photos / "6b.png").unlink()
-    assert ended(start()) == (0, [])
+    assert run() == (0, [])
     assert outputs(out) == outputs(tmp_path / "whole")
 
 

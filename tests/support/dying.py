@@ -23,8 +23,8 @@ def _places() -> dict[str, tuple[Any, str]]:
     from pipeline.sinks.coco import CocoJson
     from pipeline.system.output_folder import OutputFolder
     from runners.rundir import commit as session
+    from runners.rundir import input_order as results
     from runners.rundir import lists
-    from runners.rundir import order as results
     from runners.rundir.journal import Journal
     from runners.rundir.ledger.ledger import Ledger
     from runners.rundir.record import Record

@@ -18,10 +18,10 @@ from pipeline.system.descriptors import check_regular, names_in, open_to_read, r
 from pipeline.system.files import asset_id_of, output_name
 from pipeline.system.output_folder import OutputFolder
 from runners.rundir import in_flight
+from runners.rundir.input_order import ORDERED
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, INPUTS
-from runners.rundir.order import ORDERED
 from runners.rundir.owned.aggregates import built_files
 from runners.rundir.owned.names import LISTS, Outputs, all_names
 

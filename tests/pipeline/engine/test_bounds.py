@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from scripted import Halved, ListedAsset, Scripted, Stepped, run
 
-from pipeline.engine import Pipeline, half_the_cores
+from pipeline.engine import Pipeline, default_decode_threads
 from pipeline.records import Frame, Predictions, Result
 from pipeline.testing import make_predictions
 
@@ -168,10 +168,10 @@ def test_the_number_of_open_assets_is_bounded() -> None:
         assert n_opened <= done + 2 * 8 + 4 + 2 + 1
 
 
-def test_half_the_cores_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_decode_threads_decode(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, threads in ((1, 1), (2, 1), (4, 2), (16, 8), (128, 8)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
-        assert half_the_cores() == threads
+        assert default_decode_threads() == threads
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: 6)
-    assert half_the_cores() == 3
+    assert default_decode_threads() == 3

@@ -22,7 +22,7 @@ from scripted import (
 
 from pipeline.encoding import encode
 from pipeline.engine import Pipeline
-from pipeline.engine.ahead import Ahead
+from pipeline.engine.prefetch import Ahead
 from pipeline.errors import OutputError, SinkError, StageError
 from pipeline.records import Frame, Predictions, Result
 
@@ -196,7 +196,7 @@ def test_stills_may_use_all_of_the_look_ahead() -> None:
 
 
 def test_a_decoder_that_blocks_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.engine.ahead._PATIENCE_S", 0.1)
+    monkeypatch.setattr("pipeline.engine.prefetch._PATIENCE_S", 0.1)
     blocking = Stream("b", block_at=5)  # more would not fit into the queues
     sink = Recording()
 

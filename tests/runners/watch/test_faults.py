@@ -27,7 +27,7 @@ from pipeline.errors import ConfigError, OutputError, RootGoneError
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.sources.decode import reading
 from pipeline.sources.decode.workers import DecodeWorkers
-from runners.rundir import lists, order
+from runners.rundir import lists
 from runners.rundir.journal import Journal
 from runners.rundir.ledger.ledger import Ledger
 from runners.watch import loop, schedule

@@ -2,6 +2,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -938,11 +939,10 @@ def test_round_trip_by_way_of_bentoml(cli, store, tmp_path, elsewhere):
     assert there.info.files[weights] == here.info.files[weights]
 
 
-@pytest.fixture
-def training(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """The output directory of a training, and its weights."""
-    folder = tmp_path / "Crack Finder.v2"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("trained")
     cfg = tiny_cfg()
     small_config(folder)
     with architectures.quiet():
@@ -953,6 +953,13 @@ def training(tmp_path):
         torch.save({"model": state, "iteration": 99, "ema_state": averages}, folder / name)
     (folder / "metrics.json").write_text("{}")
     return folder, weights, averages
+
+
+@pytest.fixture
+def training(tmp_path, trained):
+    """A copy of it that a test may change."""
+    folder = shutil.copytree(trained[0], tmp_path / "Crack Finder.v2")
+    return folder, *trained[1:]
 
 
 NAMES = {
@@ -985,7 +992,8 @@ def test_import_of_a_training(cli, store, tmp_path, training, kind):
     stored = read_weights(entry.path / "weights.safetensors")
     assert stored.keys() == weights[1].keys()
     assert all(torch.equal(value, weights[1][name]) for name, value in stored.items())
-    assert "self-test passed on" in cli("verify", "--selftest").out
+    if kind == "list":
+        assert "self-test passed on" in cli("verify", "--selftest").out
     again = cli(*arguments)
     assert again.status == 0
     assert again.out == f"{entry.tag} already exists in {entry.path}; unchanged\n"
@@ -1033,8 +1041,9 @@ def test_wrong_names_for_a_training(cli, store, training):
 # the process: start, end, streams
 
 
-def test_a_thousand_models_are_listed_without_torch(put, store):
-    number = many_models(store, put, 1000)
+@pytest.mark.parametrize("number", [200, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_many_models_are_listed_without_torch(put, store, number):
+    many_models(store, put, number)
     code = (
         "import sys\n"
         "from pipeline.store.command.cli import main\n"

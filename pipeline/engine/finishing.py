@@ -14,8 +14,8 @@ from threading import Thread
 from time import perf_counter
 from typing import Any
 
-from pipeline.engine.ahead import join
 from pipeline.engine.items import Item
+from pipeline.engine.prefetch import join
 from pipeline.errors import DeviceLostError, InferenceError
 from pipeline.failures import failed
 from pipeline.records import Frame, Predictions

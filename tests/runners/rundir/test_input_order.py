@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import OutputError
+from runners.rundir import input_order as results
 from runners.rundir import lists
-from runners.rundir import order as results
 from runners.rundir.journal import Position
 from runners.rundir.ledger.ledger import Entry, Ledger
 
