@@ -27,7 +27,7 @@ from pipeline.errors import ConfigError, OutputError, RootGoneError
 from pipeline.runnables.fake import FakeRunnable
 from pipeline.sources.decode import reading
 from pipeline.sources.decode.workers import DecodeWorkers
-from runners.rundir import lists
+from runners.rundir import input_order, lists
 from runners.rundir.journal import Journal
 from runners.rundir.ledger.ledger import Ledger
 from runners.watch import loop, schedule
@@ -94,7 +94,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (Journal, "sync", FULL),
         (lists, "write_line", FULL),
         (lists, "write_failures", FULL),
-        (order, "put_in_order", FULL),
+        (input_order, "put_in_order", FULL),
         (Ledger, "put", OutputError("cannot write the ledger: disk is full")),
         (Ledger, "commit", OutputError("cannot write the ledger: disk is full")),
     ],
