@@ -21,7 +21,7 @@ class Overlay:
 
     Images keep the frame's size, except that those whose longer side is at most 480 px are
     enlarged by a whole number, so that labels can be read. Labels that would cover small objects
-    or other labels are moved or left out, those with low scores first. Each image is written
+    or other labels are moved or omitted, those with low scores first. Each image is written
     atomically as its frame arrives.
 
     Args:

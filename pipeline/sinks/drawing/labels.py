@@ -121,7 +121,7 @@ def label_text(name: str, class_id: int, score: float | None, track_id: int | No
     Args:
         name: Name of the class.
         class_id: Its id.
-        score: In [0, 1]; ``0.99+`` stands for 0.995 and more, because 1.00 would look certain.
+        score: In [0, 1]; ``0.99+`` means 0.995 or more, because 1.00 would look certain.
             ``None`` for no score.
         track_id: Id of the track; ``None`` or negative for no track.
     """
