@@ -74,16 +74,16 @@ def test_results_are_those_of_a_run(tmp_path: Path) -> None:
             listed = predictor(paths)
             streamed = list(predictor(cv2.imread(str(path)) for path in paths))
             first = predictor(paths[0])
-            picture = predictor.draw(paths[0], first)
+            drawn = predictor.draw(paths[0], first)
     assert predictor.class_names == ("circle", "square", "triangle")
     for predictions in (listed, streamed, [first]):
         for record, one in zip(records, predictions, strict=False):
             _check_same(one, record["instances"])
     assert len(listed) == len(streamed) == len(records) == 2
-    image = cv2.imread(str(paths[0]))
-    assert picture.dtype == np.uint8
-    assert picture.shape == image.shape
-    assert (picture != image).any()
+    image = cv2.imread(str(paths[0])).repeat(2, 0).repeat(2, 1)  # small images are enlarged
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == image.shape
+    assert (drawn != image).any()
 
 
 def _check_same(predictions: Predictions, instances: list[dict[str, object]]) -> None:

@@ -39,7 +39,8 @@ def draw_masks(
         if not crop.size:
             continue
         # crops are stored column by column, and OpenCV transposes them faster than NumPy
-        mask = cv2.transpose(enlarged(crop.T.view(np.uint8), factor))
+        columns = enlarged(crop.T.view(np.uint8), factor)
+        mask = np.asarray(cv2.transpose(columns), np.uint8)
         height, width = mask.shape
         part = scene[y * factor : y * factor + height, x * factor : x * factor + width]
         flat = np.empty((height, width, 3), np.uint8)
@@ -87,10 +88,10 @@ def draw_keypoints(
         scale: Sizes.
         colors: The color of each person's limbs; by default the same for all.
     """
-    finite = np.isfinite(keypoints).all(axis=2)
-    shown = ((keypoints[..., 2] > _MIN_KEYPOINT_SCORE) & finite).tolist()
-    points = np.where(finite[..., None], keypoints[..., :2] * scale.factor, 0)
-    rows = np.clip(points, -_FAR_PX, _FAR_PX).astype(int).tolist()
+    finite = np.isfinite(keypoints)
+    shown = (finite.all(axis=2) & (keypoints[..., 2] > _MIN_KEYPOINT_SCORE)).tolist()
+    points = np.clip(np.where(finite, keypoints, 0)[..., :2], -_FAR_PX, _FAR_PX)
+    rows = (points * scale.factor).astype(int).tolist()
     sides = (corners[:, 2:] - corners[:, :2]).max(axis=1)
     for i in np.argsort(sides, kind="stable").tolist():  # near persons on top of far ones
         side = float(sides[i])

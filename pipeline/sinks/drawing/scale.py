@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
-_Pixel = TypeVar("_Pixel", bound=np.generic)
+_Pixel = TypeVar("_Pixel", np.uint8, np.int32)
 _SMALL_PX = 480  # images whose longer side is at most this are enlarged
 
 
