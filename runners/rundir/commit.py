@@ -202,7 +202,7 @@ class Session:
         entry = self._entry(outcome)
         with output_errors(self.job.output):
             if outcome.error is None:
-                self._journal.append(outcome.records, entry.image_id)
+                self._append(outcome, entry)
                 entry.start = self._position.size
                 entry.length = self._journal.position.size - entry.start
                 self._position = self._journal.position
@@ -210,6 +210,15 @@ class Session:
                 lists.write_line(self._failures, lists.failure_line(entry))
         outcome.records.close()
         self._group.append((entry, outcome))
+
+    def _append(self, outcome: Outcome, entry: Entry) -> None:
+        try:
+            self._journal.append(outcome.records, entry.image_id)
+        except OSError:  # without its lines, its other outputs must not stay
+            for sink in self.job.sinks.values():
+                with suppress(Exception):
+                    sink.discard(outcome.asset)
+            raise
 
     def _drop(self, outcome: Outcome) -> None:
         """Forget an input that failed: it has left nothing in any sink."""
