@@ -39,6 +39,7 @@ class RandomModel:
     opts: tuple[Any, ...] = ()
     spread: float = 20  # of the logits; large ones saturate the scores
     name: str = "random"
+    narrow: bool = True
     _loaded: dict[Any, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,7 +72,7 @@ class RandomModel:
                 "MODEL.RETINANET.NMS_THRESH_TEST", 0.9,
                 "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", 0.0125,
                 "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", 64,
-                *NARROW,
+                *(NARROW if self.narrow else ()),
                 *self.opts,
             ]
         )  # fmt: skip
