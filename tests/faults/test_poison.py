@@ -127,7 +127,7 @@ def test_killed_in_between(start: Start, run: Run, photos: Path, tmp_path: Path)
     (photos / "5b.png").write_text("fault:wait")
     apart = ("decode.isolation=process", "decode.timeout_s=1")
     assert run(*apart, output="whole")[0] == 3
-    child = start(*apart)
+    child = start(apart[0], "decode.timeout_s=30")
     wait_for(lambda: (tmp_path / "out/.in_flight").exists() and children(child.pid))
     wait_for(lambda: b"5b.png" in (tmp_path / "out/.in_flight").read_bytes())
     workers = children(child.pid)

@@ -63,7 +63,7 @@ def patched(folder: Path) -> None:
     def build_source(*_: Any) -> Streams:
         return Streams(folder)
 
-    pipeline.config.build_source = build_source  # type: ignore[assignment]
+    pipeline.config.build.build_source = build_source  # type: ignore[assignment]
 
 
 def outputs(out: Path) -> dict[str, bytes]:
