@@ -55,7 +55,7 @@ def instance_node(architecture: str) -> str | None:
 def threshold_keys(architecture: str, score: float | None, nms: float | None) -> dict[str, Any]:
     """Return the config keys that hold the thresholds, with their values.
 
-    The suppression of proposals (``MODEL.RPN.NMS_THRESH``) and the minimum score in panoptic maps
+    The NMS of proposals (``MODEL.RPN.NMS_THRESH``) and the minimum score in panoptic maps
     (``MODEL.PANOPTIC_FPN.COMBINE``) are separate settings and not included.
 
     Raises:

@@ -52,7 +52,7 @@ class Model:
         seed: Seed of random weights.
 
     Attributes:
-        warnings: Sentences for people about the results.
+        warnings: Warnings to show to the user.
     """
 
     def __init__(

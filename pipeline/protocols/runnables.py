@@ -143,7 +143,7 @@ class Warns(Protocol):
     """A model or runnable with warnings about its results.
 
     Attributes:
-        warnings: Sentences for people.
+        warnings: Warnings to show to the user.
     """
 
     warnings: list[str]

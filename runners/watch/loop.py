@@ -137,7 +137,7 @@ class WatchLoop:
             self.processing.abort()
             self.health.report("output", exc)
             return self.schedule.back_off()
-        self.schedule.reset_back_off()
+        self.schedule.record_success()
         self.health.resolve("output")
         return pause_s
 

@@ -181,7 +181,7 @@ def test_concatenate_nothing():
         pytest.param({"keypoints": None}, "not all parts have keypoints", id="keypoints"),
         pytest.param(
             {"keypoints": np.zeros((4, 3, 3))},
-            r"keypoints is float32 \('N', 2, 3\) and float32 \('N', 3, 3\)",
+            r"keypoints has different dtypes or shapes: float32 \('N', 2, 3\) and float32 \('N', 3, 3\)",
             id="keypoints of another kind",
         ),
         pytest.param({"track_ids": None}, "not all parts have track_ids", id="track_ids"),

@@ -1,7 +1,7 @@
 """The parts of a model that do nearly all of its arithmetic: backbone and heads.
 
 Each part is a method that takes and returns only tensors. Everything between the parts (proposals,
-pooling, suppression) is still Detectron2's code in float32.
+pooling, NMS) is still Detectron2's code in float32.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.runnables.options import Options, engine_of
-from pipeline.runnables.speedups.exact.inputs import normalize_in_place
+from pipeline.runnables.speedups.exact.inputs import normalize_with_one_copy
 from pipeline.runnables.speedups.exact.proposals import decode_best_proposals
 from pipeline.runnables.speedups.exact.pushdown import push_down
 from pipeline.runnables.speedups.parts import parts
@@ -127,7 +127,7 @@ def _compile_with_openvino(module: Any, settings: Settings) -> bool | str:
 def _normalize_in_place(module: Any, settings: Settings) -> bool | str:
     if settings.engine == "openvino":  # it takes planes, the result is in channels_last format
         return "engine=openvino"
-    return normalize_in_place(module) or "the model prepares its inputs in a custom way"
+    return normalize_with_one_copy(module) or "the model prepares its inputs in a custom way"
 
 
 def _use_channels_last(module: Any, settings: Settings) -> bool | str:

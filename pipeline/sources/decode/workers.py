@@ -1,4 +1,4 @@
-"""Decodes in worker processes, so that no file can crash, hang or fill the run's process."""
+"""A pool of decode worker processes (parent side), so that no file can crash or hang the run."""
 
 from __future__ import annotations
 

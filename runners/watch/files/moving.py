@@ -80,7 +80,7 @@ class FileMover:
         Raises:
             OutputError: As for ``process``.
         """
-        claims, folder_ids = self.post_processing.claims, self.inbox.leftover_folders
+        claims, folder_ids = self.post_processing.claims, self.inbox.claim_folders
         for folder_id in folder_ids:
             try:
                 for name in claims.leftovers(folder_id):

@@ -163,9 +163,9 @@ class Inbox:
         return (ids[0] if ids else None), len(ids)
 
     @property
-    def leftover_folders(self) -> list[str]:
-        """Ids of the folders in which a killed run may have left files under private names."""
-        return self._tree.leftover_folders()
+    def claim_folders(self) -> list[str]:
+        """Ids of the folders in which a killed run may have left claimed files."""
+        return self._tree.claim_folders()
 
     @property
     def has_retries(self) -> bool:
