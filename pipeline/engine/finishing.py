@@ -31,9 +31,8 @@ class Results:
     def __init__(self, max_bytes: int, max_items: int) -> None:
         self._max_bytes, self._max_items = max_bytes, max_items
         self._items: SimpleQueue[Item | BaseException | None] = SimpleQueue()
-        self._acks: SimpleQueue[bool] = (
-            SimpleQueue()
-        )  # one True per consumed item; False means closed
+        # one True per consumed item; False means closed
+        self._acks: SimpleQueue[bool] = SimpleQueue()
         self._sizes: deque[int] = deque()  # only used by the thread that adds items
         self._bytes = 0
 

@@ -44,8 +44,8 @@ class Worker:
     """A worker process and the socket to it.
 
     Args:
-        command: The command that starts the process. The socket's descriptor, ``memory_mb`` and the id of
-            this process are appended.
+        command: The command that starts the process. The socket's descriptor, ``memory_mb``
+            and the id of this process are appended.
         memory_mb: Memory that decoding one file may use, in MiB.
 
     Raises:
