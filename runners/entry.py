@@ -1,4 +1,4 @@
-"""What ``run.py`` does: compose the configuration, build the job, run it, report."""
+"""The main function of ``run.py``: compose the configuration, build the job, run it, report."""
 
 from __future__ import annotations
 

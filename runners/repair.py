@@ -40,7 +40,7 @@ class Repair:
         """Rebuild the ledger; the input is not read.
 
         Raises:
-            OutputLockedError: A run holds the output.
+            OutputLockedError: A run has locked the output.
             OutputError: The output has no record of a run, was written by another version of d2run,
                 or cannot be written.
         """

@@ -67,8 +67,9 @@ class _Open:
 class Writing:
     """Passes results through the stages to the sinks and the encoder, all on one thread.
 
-    The encoder has no thread of its own because it is pure Python: it would compete with this one
-    for the interpreter, and handing a result over takes as long as encoding a few instances.
+    The encoder does not run on a separate thread because it is pure Python: it would compete with
+    this thread for the interpreter, and passing on a result takes as long as encoding a few
+    instances.
 
     Attributes:
         stages: The stages by name, in order.

@@ -54,7 +54,7 @@ class ConfigFile:
     Attributes:
         name: The name in the zoo, or the file name.
         data: Nested plain values.
-        in_zoo: Whether it is a zoo config.
+        in_zoo: Whether the file is a zoo config.
     """
 
     name: str

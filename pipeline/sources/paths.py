@@ -1,4 +1,4 @@
-"""Comparing paths: one spelling per file, and the origin that identifies an input."""
+"""Compares paths: one spelling per file, and the origin that identifies an input."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def scan(
 
     Args:
         root: An existing directory.
-        depth: How many levels to visit; 1 is ``root`` alone, ``None`` all.
+        depth: Number of levels to visit; 1 means ``root`` alone, ``None`` means all.
         includes: Whether an id is part of the input; other entries are not even skipped.
 
     Raises:

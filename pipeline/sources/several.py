@@ -1,4 +1,4 @@
-"""Several inputs as one source."""
+"""Combines several inputs into one source."""
 
 from __future__ import annotations
 

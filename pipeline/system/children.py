@@ -1,4 +1,4 @@
-"""Where Python code may come from, in this process and in the ones it starts.
+"""Limits where Python code may come from, in this process and in the ones it starts.
 
 Never from the current directory by accident: it is often the folder of images, and a file
 ``json.py`` in it would run. So this module is imported before all others, and imports only what the
@@ -26,7 +26,7 @@ def python_command(module: str, *args: str) -> list[str]:
 
     Args:
         module: Name of an importable module; its ``__name__`` is ``"__main__"`` there.
-        args: Its arguments, ``sys.argv[1:]``.
+        args: The arguments of the module, ``sys.argv[1:]``.
     """
     flags = ["-I", "-X", f"utf8={sys.flags.utf8_mode}"]  # a file name has the same bytes there
     if sys.dont_write_bytecode:

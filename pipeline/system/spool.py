@@ -1,4 +1,4 @@
-"""Lines of bytes in bounded memory."""
+"""Keeps lines of bytes in bounded memory: large ones are spooled to a file."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Spool:
 
     Attributes:
         n_lines: Number of lines.
-        n_bytes: Their total size.
+        n_bytes: Total size of the lines.
 
     Args:
-        directory: Where the temporary file is created; by default the system's.
+        directory: Directory of the temporary file; by default the system's.
         max_bytes: Lines of this total size stay in memory; by default 1 MiB.
     """
 

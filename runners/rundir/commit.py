@@ -50,7 +50,7 @@ _EVERY_S = 1.0
 
 
 class Hooks:
-    """What a runner adds to the commit of an outcome; by default nothing."""
+    """Lets a runner add to the commit of an outcome; by default nothing is added."""
 
     def accepts(self, outcome: Outcome) -> bool:
         """Return whether an outcome counts; if not, the input counts as not tried."""
@@ -125,10 +125,11 @@ class Session:
         counts, and ``input_order.py`` restores the input order when the run ends.
 
         Args:
-            found: Assets and their places in input order; ids that the ledger knows are superseded.
+            found: Assets and their places in input order. Earlier results of the same ids are
+                superseded.
 
         Yields:
-            The outcome of each; committed with its group, at the latest when this ends.
+            The outcome of each asset. Outcomes are committed in groups, the last one at the end.
 
         Raises:
             OutputError: The output can no longer be written; what was committed is kept.

@@ -39,8 +39,8 @@ class WatchLoop:
         record: The record of the run.
         log: The log of the run.
         health: The current health issues.
-        requests: What signals have requested.
-        messages: What the user sees.
+        requests: The requests that signals have made.
+        messages: Prints messages for the user.
     """
 
     options: WatchOptions

@@ -1,4 +1,4 @@
-"""From arrived files to committed results."""
+"""Processes arrived files and commits their results."""
 
 from __future__ import annotations
 

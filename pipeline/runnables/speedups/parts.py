@@ -21,7 +21,7 @@ class Part:
         name: Name of the part, unique in its model.
         owner: The ``nn.Module`` that has the weights.
         method: Name of the owner's method.
-        per_roi: Whether its inputs are pooled regions, ``(N, C, fixed, fixed)`` or ``(N, C)``,
+        per_roi: Whether the inputs are pooled regions, ``(N, C, fixed, fixed)`` or ``(N, C)``,
             rather than maps ``(N, C, H, W)`` of any size.
     """
 

@@ -49,7 +49,7 @@ class Reading:
     Attributes:
         image: uint8 ``(H, W, 3)``, BGR, contiguous and writable.
         size_bytes: Size of the file.
-        mtime_ns: Its modification time in nanoseconds since 1970, unchanged while it was read.
+        mtime_ns: Modification time in nanoseconds since 1970, unchanged while reading.
         sha256: SHA-256 of its content, in hexadecimal digits.
     """
 

@@ -53,7 +53,7 @@ def save_model(
         class_names: Names by class id, ids and names, or a file
             (``categories.parse_class_names``). By default, the names in Detectron2's
             ``MetadataCatalog`` for the config's datasets.
-        store: By default the store in ``$D2RUN_HOME``.
+        store: The store; by default the one in ``$D2RUN_HOME``.
 
     Returns:
         The stored model.
@@ -135,7 +135,7 @@ def load_model(
         device_id: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
         trust: Import the Python modules that were saved with it; they can run any code.
         verify: First compare every file with its SHA-256.
-        store: By default the store in ``$D2RUN_HOME``.
+        store: The store; by default the one in ``$D2RUN_HOME``.
 
     Returns:
         A ``DefaultPredictor`` if one was saved, otherwise the module in eval mode.
@@ -160,7 +160,7 @@ def get_runnable(model: StoredModel | str, *, store: ModelStore | None = None) -
 
     Args:
         model: A tag, or the result of ``get``.
-        store: By default the store in ``$D2RUN_HOME``.
+        store: The store; by default the one in ``$D2RUN_HOME``.
     """
     return (model if isinstance(model, StoredModel) else get(model, store=store)).to_runnable()
 

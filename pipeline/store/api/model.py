@@ -14,7 +14,7 @@ class Model(model.Model):
     Args:
         name: The display name, and the name in the store when it is saved.
         store: Finds stored models and keeps downloads.
-        options: As for ``pipeline.models.model.Model``.
+        options: Options of ``pipeline.models.model.Model``.
     """
 
     def __init__(self, name: str, *, store: ModelStore | None = None, **options: Any) -> None:

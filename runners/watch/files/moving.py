@@ -72,10 +72,10 @@ class FileMover:
             self.health.resolve("move")
 
     def recover(self) -> bool:
-        """Complete or undo what a killed run has left, as found by the last scan.
+        """Complete or undo the moves that a killed run left, as found by the last scan.
 
         Returns:
-            Whether there was anything.
+            Whether a killed run left any files.
 
         Raises:
             OutputError: As for ``process``.

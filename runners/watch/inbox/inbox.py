@@ -26,13 +26,13 @@ class Inbox:
     """Returns files that are complete, each version of a file once.
 
     A version is a path with a size and a modification time. It is returned when two checks at
-    least ``settle_s`` apart, also at start-up, have seen it with the same inode, and no process
-    has it open for writing. Times of files are compared only with one another, so their clocks
-    need not be right. For one thread.
+    least ``settle_s`` apart have seen it with the same inode, also at start-up, and no process
+    has the file open for writing. Times of files are compared only with one another, so their
+    clocks need not be right. Use on one thread only.
 
     Args:
         root: The folder.
-        schedule: Gives ``settle_s`` and the waits derived from it; records what scans cost.
+        schedule: Provides ``settle_s`` and the waits derived from it; records the cost of scans.
         ready: When a file is complete: ``settled``, when it has not changed for ``settle_s``;
             ``marker``, when a file of its name and ``marker`` is beside it; ``rename``, as soon
             as it has its name, for writers that write under a temporary name first.
@@ -76,7 +76,7 @@ class Inbox:
         self._was_gone = False
 
     def remember(self, id: str, size: int, mtime_ns: int) -> None:
-        """Note that this version of a file is processed, and no other."""
+        """Record that only this version of a file is processed."""
         self._known.add(id, size, mtime_ns)
 
     def forget(self, id: str) -> None:

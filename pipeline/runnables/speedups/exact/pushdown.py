@@ -1,4 +1,4 @@
-"""Instances that the leading stages drop are not computed.
+"""Skips the computation of instances that the leading stages drop.
 
 A model drops instances with low scores before it suppresses overlaps, and only an instance with a
 higher score can suppress another. So instances below the leading stages' threshold need not be
