@@ -93,7 +93,8 @@ class Report:
         exit_status: 0: all done, 3: some failed, 4: the failure budget is spent (formats.md).
         output: The run directory; ``None`` for runners that write none.
         counts: Number of assets by outcome in this run: ``done``, ``failed``, ``earlier`` (done by
-            an earlier run), ``later`` (not requested), ``not_retried``, ``removed`` (their files are gone).
+            an earlier run), ``later`` (not requested), ``not_retried``, ``removed`` (their files
+            are gone).
         totals: Number of assets in the output, including earlier runs: ``done``, ``failed``.
         skipped: Number of skipped files of the input, by reason.
         detections: Number of instances written, by class name.

@@ -53,7 +53,7 @@ class Repair:
             settings, inputs, moved = _recorded(output / "run.json")
             outputs = recorded_outputs(output, None)
             with suppress(LedgerDamagedError):
-                if check_regular(output / LEDGER):  # raises if it is in use, or of another version
+                if check_regular(output / LEDGER):  # opening raises if in use or of another version
                     Ledger(output / LEDGER).__exit__()
             position, entries = _whole(output)
             _rename_damaged(output)

@@ -74,7 +74,7 @@ class Sink(AbstractContextManager[Any], Protocol):
     gets no ``begin``, only ``discard``.
 
     Attributes:
-        outputs: Names that it owns in the run directory, directories with a trailing ``/``. They
+        outputs: Names that the sink owns in the run directory, directories with a trailing ``/``. They
             are cleared on restart, protected on resume and shown by ``runner=plan``.
     """
 

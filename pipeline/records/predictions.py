@@ -19,7 +19,7 @@ class Segment:
     """One segment of a panoptic map.
 
     Attributes:
-        id: The value of its pixels in ``Predictions.panoptic_seg``, from 1.
+        id: The value of the segment's pixels in ``Predictions.panoptic_seg``, from 1.
         class_id: Thing class id, or stuff class id if ``is_thing`` is false.
         class_name: Name of the class.
         is_thing: Whether the segment is an instance rather than stuff.

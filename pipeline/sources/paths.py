@@ -52,7 +52,7 @@ def real_path(path: str | Path) -> str:
     """Return a path with links resolved, as far as it exists."""
     try:
         return os.path.realpath(path)
-    except (OSError, ValueError):  # it contains a NUL
+    except (OSError, ValueError):  # the path contains a NUL
         return os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
 
 

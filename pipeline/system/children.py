@@ -28,7 +28,11 @@ def python_command(module: str, *args: str) -> list[str]:
         module: Name of an importable module; its ``__name__`` is ``"__main__"`` there.
         args: The arguments of the module, ``sys.argv[1:]``.
     """
-    flags = ["-I", "-X", f"utf8={sys.flags.utf8_mode}"]  # a file name has the same bytes there
+    flags = [
+        "-I",
+        "-X",
+        f"utf8={sys.flags.utf8_mode}",
+    ]  # for equal bytes of file names
     if sys.dont_write_bytecode:
         flags.append("-B")
     start = _START.format(path=ascii(import_path()), module=module)
@@ -74,7 +78,7 @@ def is_started_by_name() -> bool:
 def _current_directory() -> str | None:
     try:
         return os.path.realpath(os.getcwd())
-    except OSError:  # it was removed
+    except OSError:  # removed meanwhile
         return None
 
 

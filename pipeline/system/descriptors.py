@@ -162,7 +162,7 @@ def open_file(path: Path, flags: int) -> int:
     """
     writing = bool(flags & (os.O_WRONLY | os.O_RDWR))
     with parent_of(path, make=bool(flags & os.O_CREAT)) as (directory, name):
-        check_regular(path, only_name=writing)  # a device acts when it is opened
+        check_regular(path, only_name=writing)  # opening a device file can have side effects
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe would wait for its reader
         descriptor = os.open(name, flags, 0o666, dir_fd=directory)
         try:

@@ -89,7 +89,7 @@ class Spool:
         with parent_of(self._path) as (directory, _):
             file = open(create_file(self._path, directory, name), "wb")  # noqa: PTH123, SIM115
         self._removal = finalize(self, _remove, self._path, file)
-        self._removal.atexit = False  # it would run in forks too
+        self._removal.atexit = False  # the exit handler would run in forks too
         return file
 
     def __getstate__(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from runners.rundir.translation import output_errors
 from runners.todo import trusted_mtime
 
 Group = list[tuple[Entry, Outcome]]
-GROUP = 32  # inputs that are committed together at most
+GROUP = 32  # the largest number of inputs that are committed together
 _EVERY_S = 1.0
 
 
@@ -156,7 +156,7 @@ class Session:
             raise
         except BaseException:
             if isinstance(self._isolated, Closable):
-                self._isolated.close()  # a file may block there for a minute
+                self._isolated.close()  # a file may block a worker for a minute
             with suppress(OutputError):  # the error that ended the run says more
                 self.commit()
             raise

@@ -271,5 +271,5 @@ class Processing(Hooks):
 def _fingerprint(asset: Asset) -> str | None:
     try:
         return asset.fingerprint()
-    except DecodeError:  # decoding it will report why
+    except DecodeError:  # decoding the file will report why
         return None

@@ -125,7 +125,7 @@ def _compile_with_openvino(module: Any, settings: Settings) -> bool | str:
 
 
 def _normalize_in_place(module: Any, settings: Settings) -> bool | str:
-    if settings.engine == "openvino":  # it takes planes, the result is in channels_last format
+    if settings.engine == "openvino":  # takes planes, not the channels_last format
         return "engine=openvino"
     return normalize_with_one_copy(module) or "the model prepares its inputs in a custom way"
 

@@ -43,12 +43,12 @@ def save_model(
     Args:
         name: ``name``, which gets a new version, or ``name:version``.
         checkpointables: A ``DefaultPredictor``, or a module that Detectron2 builds from a config.
-        config: The module's ``CfgNode``. Ignored, with a warning, for a predictor, which has one.
+        config: The module's ``CfgNode``. Ignored, with a warning, for a predictor, which has a config.
         signatures: Methods of ``get_runnable``, by name; by default
             ``{"__call__": {"batchable": False}}``.
-        labels: Labels to find it by.
-        custom_objects: Python objects to save with it, pickled with cloudpickle.
-        external_modules: Modules whose source is saved with it; of a package, all modules.
+        labels: Labels to find the model by.
+        custom_objects: Python objects to save with the model, pickled with cloudpickle.
+        external_modules: Modules whose source is saved with the model; for a package, all its modules.
         metadata: Values of JSON's types, and NumPy values.
         class_names: Names by class id, ids and names, or a file
             (``categories.parse_class_names``). By default, the names in Detectron2's
@@ -133,7 +133,7 @@ def load_model(
     Args:
         tag: A tag, or the result of ``get``.
         device_id: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
-        trust: Import the Python modules that were saved with it; they can run any code.
+        trust: Import the Python modules saved with the model, which can run any code.
         verify: First compare every file with its SHA-256.
         store: The store; by default the one in ``$D2RUN_HOME``.
 

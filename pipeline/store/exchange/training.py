@@ -150,7 +150,7 @@ def _last_checkpoint(folder: Path) -> Path:
     found = {path.name: path for path in _checkpoints(folder)}
     pointer = folder / _POINTER
     last = read_pointer(pointer).strip() or _FINAL
-    last = last.rsplit("/", 1)[-1]  # it can be the path at the time of training
+    last = last.rsplit("/", 1)[-1]  # the value can be the path at the time of training
     if last in found:
         return found[last]
     if len(found) == 1:

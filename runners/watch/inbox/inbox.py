@@ -197,7 +197,7 @@ class Inbox:
             if candidate is None:
                 return
             if not (candidate.handed_out and candidate.version == version):
-                del self._candidates[asset_id]  # it has changed back to what was processed
+                del self._candidates[asset_id]  # changed back to the processed version
                 return
         if candidate is None:
             candidate = Candidate(self._n_checks, now_s, self._settle_s, version=version)
@@ -225,7 +225,7 @@ class Inbox:
             if exc.errno not in NOT_FOUND:
                 self._skip(asset_id, candidate, describe_os_error(exc))
             elif candidate.version is not None or not os.path.lexists(path):
-                # if it reappears, as it does with the root, its folder may look unchanged
+                # if the file reappears, as when the root does, its folder may look unchanged
                 self._tree.invalidate(asset_id)
                 del self._candidates[asset_id]
             return

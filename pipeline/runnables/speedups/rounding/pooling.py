@@ -133,7 +133,7 @@ class _RegionGroup:
 
     Attributes:
         rows: Indices of the regions: int64 ``(R,)``.
-        level: Index of their map.
+        level: Index of the map of the regions.
         pixels: Pixels of each bin, as rows of the map's table: int32 ``(R * bins, n)``.
         weights: Weight of each of these pixels: float32 ``(R * bins, n)``.
     """
