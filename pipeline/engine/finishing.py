@@ -140,12 +140,9 @@ class Finishers:
 def check_size(item: Item, predictions: Any) -> None:
     """Raise ValueError unless these are predictions of the item's frame."""
     size = item.frame.size if item.frame is not None else None
-    if isinstance(predictions, Predictions):
-        if predictions.image_size == size:
-            return
-        got = f"size {predictions.image_size}"
-    else:
-        got = type(predictions).__name__
-    raise ValueError(
-        f"the runnable must return Predictions of size {size} for this frame, got {got}"
-    )
+    found = predictions.image_size if isinstance(predictions, Predictions) else None
+    if found != size:
+        got = f"size {found}" if found else type(predictions).__name__
+        raise ValueError(
+            f"the runnable must return Predictions of size {size} for this frame, got {got}"
+        )

@@ -74,8 +74,8 @@ class Sink(AbstractContextManager[Any], Protocol):
     gets no ``begin``, only ``discard``.
 
     Attributes:
-        outputs: Names that the sink owns in the run directory, directories with a trailing ``/``. They
-            are cleared on restart, protected on resume and shown by ``runner=plan``.
+        outputs: Names that the sink owns in the run directory, directories with a trailing ``/``.
+            They are cleared on restart, protected on resume and shown by ``runner=plan``.
     """
 
     outputs: tuple[str, ...]

@@ -79,7 +79,7 @@ def _number(match: re.Match[str]) -> str:
 
 
 def skip_reason(name: str) -> str | None:
-    """Return why a file or directory of this name is always skipped; ``None`` if it is not."""
+    """Return why a file or directory of this name is always skipped; ``None`` if not."""
     if name.startswith("."):
         return "hidden"
     lower = name.lower()

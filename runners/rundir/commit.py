@@ -53,7 +53,7 @@ class Hooks:
     """Lets a runner add to the commit of an outcome; by default nothing is added."""
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Return whether an outcome counts; if not, the input counts as not tried."""
+        """Return whether to commit an outcome; otherwise the input counts as not processed."""
         return True
 
     def committing(self, group: Group) -> None:
@@ -264,7 +264,7 @@ def finish(job: Job, ledger: Ledger) -> None:
 
 
 def is_finished(job: Job, ledger: Ledger) -> bool:
-    """Return whether ``finish`` has nothing to do: its outputs are all there."""
+    """Return whether ``finish`` has nothing to do, because all its outputs exist."""
     names = (lists.INPUTS, lists.FAILURES)
     missing = [name for name in names if status_of(job.output / name) is None]
     return bool(ledger.fact("finished")) and not missing and are_built(job, ledger)

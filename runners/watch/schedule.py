@@ -107,7 +107,7 @@ class Schedule:
         return self.now() >= self._next_scan_s
 
     def next_scan_in_s(self) -> float:
-        """Return how long until the next scan."""
+        """Return the seconds until the next scan."""
         return max(0.0, self._next_scan_s - self.now())
 
     def schedule_scan(self) -> None:
@@ -187,14 +187,14 @@ class Schedule:
     # Retries after an error of the output
 
     def retry_in_s(self) -> float:
-        """Return how long until the next attempt after an error; 0 if there was none."""
+        """Return the seconds until the next attempt after an error; 0 without an error."""
         return max(0.0, self._retry_at_s - self.now())
 
     def back_off(self) -> float:
         """Schedule the next attempt after an error.
 
         Returns:
-            How long until then, in seconds.
+            Seconds until the next attempt.
         """
         pause_s = self._back_off.next_s()
         self._retry_at_s = self.now() + pause_s

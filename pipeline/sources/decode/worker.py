@@ -123,7 +123,7 @@ class Worker:
             raise Lost("its decoder sent an invalid answer", version=version) from exc
 
     def is_alive(self) -> bool:
-        """Return whether it is running; reap it if not."""
+        """Return whether the process is running; reap it if not."""
         return self._process.poll() is None
 
     def kill(self) -> None:

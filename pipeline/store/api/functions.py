@@ -43,12 +43,14 @@ def save_model(
     Args:
         name: ``name``, which gets a new version, or ``name:version``.
         checkpointables: A ``DefaultPredictor``, or a module that Detectron2 builds from a config.
-        config: The module's ``CfgNode``. Ignored, with a warning, for a predictor, which has a config.
+        config: The module's ``CfgNode``. For a predictor, which has a config, ignored with a
+            warning.
         signatures: Methods of ``get_runnable``, by name; by default
             ``{"__call__": {"batchable": False}}``.
         labels: Labels to find the model by.
         custom_objects: Python objects to save with the model, pickled with cloudpickle.
-        external_modules: Modules whose source is saved with the model; for a package, all its modules.
+        external_modules: Modules whose source is saved with the model; for a package, all its
+            modules.
         metadata: Values of JSON's types, and NumPy values.
         class_names: Names by class id, ids and names, or a file
             (``categories.parse_class_names``). By default, the names in Detectron2's

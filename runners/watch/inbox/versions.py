@@ -31,7 +31,7 @@ class Arrival:
     is_retry: bool = False
 
     def is_current(self) -> bool:
-        """Return whether the file is still there, in this version."""
+        """Return whether the file still exists in this version."""
         try:
             status = self.path.stat()
         except OSError:
