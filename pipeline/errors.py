@@ -1,10 +1,12 @@
-"""Every error raised on purpose. ``str(error)`` is one sentence that says what to do.
+"""The errors that d2run raises on purpose.
+
+``str(error)`` is one line that says what is wrong and, where possible, what to do.
 
 ```
-PipelineError                  everything raised on purpose
+PipelineError                  base of all errors
 ├── ConfigError                a bad value or combination, found before any work
 │   └── DeviceError            the device does not exist; lists those that do
-├── OutputLockedError          another run holds the output directory
+├── OutputLockedError          another run has locked the output directory
 ├── StoreError                 the model store, or a weight file
 │   ├── ModelNotFoundError
 │   ├── ModelExistsError
@@ -13,7 +15,7 @@ PipelineError                  everything raised on purpose
 ├── DeviceLostError            the device failed permanently during the run
 ├── OutputError                the output cannot be written at all (disk full, read-only)
 │   └── LedgerDamagedError     the ledger cannot be trusted; says how to rebuild it
-├── RootGoneError              the watched folder is missing or unreadable at the moment
+├── RootGoneError              the watched folder is currently missing or unreadable
 ├── AssetError                 one input failed
 │   ├── DecodeError
 │   │   └── PoisonError        each attempt killed its worker process or exceeded its limits
@@ -59,7 +61,7 @@ class DeviceLostError(PipelineError):
 
 
 class OutputLockedError(PipelineError):
-    """Another run holds the output directory."""
+    """Another run has locked the output directory."""
 
     exit_status = 11
 
@@ -91,7 +93,7 @@ class ModelCorruptError(StoreError):
 
 
 class UntrustedModelError(StoreError):
-    """Loading this file would execute code that it carries."""
+    """Loading this file would execute code that the file contains."""
 
 
 class OutputError(PipelineError):
@@ -110,7 +112,7 @@ class LedgerDamagedError(OutputError):
 
 
 class RootGoneError(PipelineError):
-    """The watched folder is missing or unreadable; what is known of its files is kept."""
+    """The watched folder is missing or unreadable; the recorded state of its files is kept."""
 
 
 class AssetError(PipelineError):
@@ -118,8 +120,8 @@ class AssetError(PipelineError):
 
     Attributes:
         asset_id: The input that failed.
-        step: Where it failed: ``decode``, ``inference``, or the name of a stage or sink.
-        attempts: How often it was tried.
+        step: The step that failed: ``decode``, ``inference``, or the name of a stage or sink.
+        attempts: Number of attempts.
         trace: The traceback, for the log. It is text because a traceback object would keep the
             variables of the failed calls, such as the image, in memory.
     """
@@ -177,7 +179,7 @@ class JobError(PipelineError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known word, else the known words.
 
-    The result can be appended to a message as it is; it is empty when nothing is known.
+    The result can be appended to a message as it is. Without known words, it is empty.
     """
     choices = list(known)
     near = difflib.get_close_matches(word, choices, n=3, cutoff=0.6)
@@ -190,10 +192,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text on one line, escaped, and not too long for a message."""
+    """Escape text to a single line and truncate it to 4000 characters."""
     return escaped(text)[:4000]
 
 
 def escaped(text: str) -> str:
-    """Return text without control characters, marks of direction, or bytes that are no text."""
+    """Escape non-printable characters.
+
+    These are, for example, control and bidirectional characters and undecodable bytes.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Translates the exceptions of parts into d2run's errors: the only place for those of assets."""
+"""Translates the exceptions of parts into d2run's errors."""
 
 from __future__ import annotations
 

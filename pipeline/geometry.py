@@ -1,4 +1,4 @@
-"""Overlap and suppression of boxes, in NumPy, so that stages need no torch."""
+"""IoU and NMS of boxes, in NumPy, so that stages need no torch."""
 
 from __future__ import annotations
 

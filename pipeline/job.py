@@ -1,4 +1,4 @@
-"""What runners work with: the job, the outcome of each asset, and the report of a run."""
+"""The interface of runners: the job, the outcome of each asset, and the report of a run."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from pipeline.system.versions import library_versions
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What became of one asset: what runners see. Can be pickled.
+    """The outcome of one asset, as runners receive it. Can be pickled.
 
     Attributes:
         asset: The asset; identified by its id.
         n_frames: Frames that were decoded.
         n_dropped: Frames that a stage dropped.
         timings: Seconds by step.
-        detections: Instances written, by class name.
-        error: Why it failed; ``None`` when it is done.
+        detections: Number of instances written, by class name.
+        error: Why the asset failed; ``None`` if it is done.
         records: The asset's lines for ``predictions.jsonl``, with image id 0; empty if it failed or
             nothing encodes. Whoever gets the outcome closes them.
     """
@@ -75,9 +75,9 @@ class FailureGroup:
     """Assets that failed for the same reason.
 
     Attributes:
-        reason: The message that they share.
-        count: How many failed.
-        examples: Ids of the first few.
+        reason: The message that these assets share.
+        count: Number of these assets.
+        examples: Ids of the first of these assets.
     """
 
     reason: str
@@ -87,20 +87,21 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The end of a run.
+    """The result of a run.
 
     Attributes:
-        exit_status: 0 all done, 3 some failed, 4 the failure budget is spent (formats.md).
+        exit_status: 0: all done, 3: some failed, 4: the failure budget is spent (formats.md).
         output: The run directory; ``None`` for runners that write none.
-        counts: Assets by outcome in this run: ``done``, ``failed``, ``earlier`` (done by an earlier
-            run), ``later`` (not asked for), ``not_retried``, ``removed`` (their files are gone).
-        totals: Assets in the output, earlier runs included: ``done``, ``failed``.
+        counts: Number of assets by outcome in this run: ``done``, ``failed``, ``earlier`` (done by
+            an earlier run), ``later`` (not requested), ``not_retried``, ``removed`` (their files
+            are gone).
+        totals: Number of assets in the output, including earlier runs: ``done``, ``failed``.
         skipped: Number of skipped files of the input, by reason.
-        detections: Instances written, by class name.
-        failures: Assets that failed in this run, by reason, the most common reason first.
+        detections: Number of instances written, by class name.
+        failures: The assets that failed in this run, by reason, the most common reason first.
         timings: Seconds by step, over all threads.
-        wall_s: Seconds from first to last asset.
-        message: One sentence for standard error when the status is not 0.
+        wall_s: Seconds from the first to the last asset.
+        message: One sentence for standard error if the exit status is not 0.
     """
 
     exit_status: int
@@ -135,12 +136,12 @@ class Job:
 
     Attributes:
         source: ``None`` when no input is given, which only some runners accept.
-        model: What ``model=`` describes.
+        model: The model that ``model=`` describes.
         store: The model store.
         runnable: The model on a device, not entered.
-        stages: By name, in order.
-        sinks: By name; includes ``label_maps``, which is part of every job.
-        aggregates: By name.
+        stages: The stages by name, in order.
+        sinks: The sinks by name; ``label_maps`` is part of every job.
+        aggregates: The aggregates by name.
         runner: The runner that the job was built for.
         output: The run directory, absolute.
         config: The resolved configuration, plain containers.

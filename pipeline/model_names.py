@@ -24,7 +24,7 @@ def find_model(name: str, *, store: ModelStore | None = None, **options: Any) ->
     Args:
         name: An option in ``conf/model``, such as ``shapes`` or ``mask_rcnn``, or the tag of a
             stored model, such as ``crack_finder:latest``.
-        store: Where stored models and downloads are; by default the store in ``$D2RUN_HOME``.
+        store: Store of models and downloads; by default the store in ``$D2RUN_HOME``.
         **options: Keys of the model to change, such as ``variant`` or ``weights``; see ``Model``.
 
     Raises:

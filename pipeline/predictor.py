@@ -154,7 +154,7 @@ class Predictor:
         """Draw predictions onto a copy of an image, as ``sink=overlay`` does.
 
         Args:
-            image: As for a call.
+            image: An image, as for a call.
             predictions: The predictions for this image.
 
         Returns:

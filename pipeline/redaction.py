@@ -1,7 +1,7 @@
-"""Removes secrets from everything that is written: records, logs, messages, the ledger.
+"""Removes secrets from everything that d2run writes: records, logs, messages, the ledger.
 
 A secret is recognized by its key (``api_token``, ``dbPassword``, ``--secret-key``), by its place in
-an address (user, password, query), or by its form (``Bearer ...``, ``AccountKey=...``, a private
+a URL (user, password, query), or by its form (``Bearer ...``, ``AccountKey=...``, a private
 key).
 """
 
@@ -16,15 +16,17 @@ from pipeline.errors import printable
 
 HIDDEN = "***"
 
-_MORE = r"(?:_(?:id|value|string|header|b64|base64|hex|text|raw|hash|json|pem|\d+))*$"
-_STRONG = re.compile(
+_KEY_SUFFIX = r"(?:_(?:id|value|string|header|b64|base64|hex|text|raw|hash|json|pem|\d+))*$"
+_SECRET_KEY = re.compile(
     r"(?:password|passwd|passphrase|passcode|pwd|secret|token|credential|authorization"
     # words that make a "key" a secret
     r"|(?:access|account|api|app|auth|aws|client|consumer|deploy|encryption|hmac|license|master"
     r"|private|secret|service|session|shared|signing|ssh|storage|subscription|webhook)_?key"
-    r"|conn(?:ection)?_?str(?:ing)?|session_?id|(?:^|_)(?:bearer|cred|dsn|jwt))(s?)" + _MORE
+    r"|conn(?:ection)?_?str(?:ing)?|session_?id|(?:^|_)(?:bearer|cred|dsn|jwt))(s?)" + _KEY_SUFFIX
 )
-_WEAK = re.compile(r"(?:signature|(?:^|_)(?:cookie|o?auth|pass|sas|sig))s?" + _MORE)
+_SECRET_KEY_IF_TEXT = re.compile(
+    r"(?:signature|(?:^|_)(?:cookie|o?auth|pass|sas|sig))s?" + _KEY_SUFFIX
+)
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _PLAIN = re.compile(
@@ -38,11 +40,11 @@ _QUOTED = re.compile(
 )
 _ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)(\S+)", re.IGNORECASE)
 _QUERY = re.compile(r"^([^\s?'\"]*\?)((?:[^\s'\"]|['\"](?=[\w%&=+/.~-]))+)")
-_SCHEME = re.compile(
+_AUTH_HEADER = re.compile(
     r"\b([Bb]earer\s+|BEARER\s+)(?!tokens?\b|auth)[^\s,;'\"]+"
     r"|\b(Basic\s+)(?=[A-Za-z+/]*[\d=]|[A-Za-z+/]+[A-Z])[\w+/=-]{4,}",
 )
-_KNOWN = re.compile(
+_TOKEN_FORMATS = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_\w{20,}|\bhf_[A-Za-z0-9]{20,}|\bglpat-[\w-]{20,}"
     r"|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
 )
@@ -55,8 +57,9 @@ def is_secret(key: str, value: Any = "") -> bool:
     """Return whether a key names a secret, in any of the usual ways to write one.
 
     Args:
-        key: Such as ``db-password`` or ``sink.s3.secretKey``; of a dotted one each part counts.
-        value: The value of the key; a number of ``tokens`` is not a secret.
+        key: A key such as ``db-password`` or ``sink.s3.secretKey``. Each part of a dotted key is
+            checked.
+        value: The value of the key. A number under the key ``tokens`` is not a secret.
     """
     return any(_names_secret(part, value) for part in re.split(r"[./@]", key))
 
@@ -65,17 +68,17 @@ def _names_secret(key: str, value: Any) -> bool:
     name = "_".join(_WORD.findall(key)).lower()
     if value is None or isinstance(value, (bool, float)):
         return False
-    if found := _STRONG.search(name):
+    if found := _SECRET_KEY.search(name):
         is_count = found[1] or name.endswith("_id")  # tokens: 5
         return not (is_count and isinstance(value, int) and abs(value) < 10**6)
-    return isinstance(value, (str, list)) and bool(_WEAK.search(name))
+    return isinstance(value, (str, list)) and bool(_SECRET_KEY_IF_TEXT.search(name))
 
 
 def redacted(value: Any, key: str = "") -> Any:
-    """Return a copy without secrets, of plain containers.
+    """Return a copy in which secrets are replaced by ``***``; all containers become dict or list.
 
     Args:
-        value: Mappings, lists, strings, numbers.
+        value: Nested mappings, lists, strings and numbers.
         key: The key of the value.
     """
     if value not in (None, "") and is_secret(key, value):
@@ -101,22 +104,26 @@ def _redacted_items(items: Sequence[Any]) -> Iterator[Any]:
 
 
 def safe_text(text: str) -> str:
-    """Return text for people: on one line, escaped, and without secrets."""
+    """Return text to show to the user: on a single line, escaped, and without secrets."""
     return printable(redacted_text(text))
 
 
 def redacted_text(text: str) -> str:
-    """Return text without secrets; what follows a secret's key is hidden to the end of its line."""
+    """Return text in which secrets are replaced by ``***``.
+
+    The value after a secret key is hidden: up to the closing quote, otherwise to the end of the
+    line.
+    """
     text = _PEM.sub(HIDDEN, text)
     text = _ADDRESS.sub(_address, text)
     text = _FLAG.sub(_flag, text)
     text = "\n".join(map(_line, text.split("\n")))
-    text = _SCHEME.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}", text)
-    return _KNOWN.sub(HIDDEN, text)
+    text = _AUTH_HEADER.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}", text)
+    return _TOKEN_FORMATS.sub(HIDDEN, text)
 
 
 def _address(found: re.Match[str]) -> str:
-    """Hide user and password, which may hold any character, and the query."""
+    """Hide user, password and query; user and password may contain any character."""
     scheme, rest = found.groups()
     authority = rest.split("/", 1)[0]
     if "@" in rest and ("@" in authority or ":" in authority):

@@ -117,9 +117,9 @@ def make_result(
 
     Args:
         n: Number of instances.
-        asset_id: As for ``make_frame``.
-        index: As for ``make_frame``.
-        time_s: As for ``make_frame``.
+        asset_id: The argument of ``make_frame``.
+        index: The argument of ``make_frame``.
+        time_s: The argument of ``make_frame``.
         size: ``(height, width)`` of the frame in pixels.
         seed: Seed of the random values.
         **predictions: As for ``make_predictions``: ``scores``, ``class_names``, ``masks`` ...

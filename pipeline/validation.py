@@ -20,7 +20,7 @@ def check(option: str, value: Any, is_valid: bool, expected: str) -> None:
         option: The option's name, without the key of its part.
         value: The value.
         is_valid: Whether the value is acceptable.
-        expected: What is acceptable, in words.
+        expected: A description of valid values.
     """
     if not is_valid:
         raise ConfigError(f"{option}: expected {expected}, got {value!r}")

@@ -46,7 +46,7 @@ class Batch:
         on_change: What to do if the output holds results of other settings or of another input:
             ``error``; ``restart`` removes them and starts from scratch; ``extend`` keeps those of
             another input and adds to them.
-        on_lock: What to do if another run holds the output: ``error`` (exit status 11), or
+        on_lock: What to do if another run has locked the output: ``error`` (exit status 11), or
             ``skip`` (exits 0 silently).
         retry_failed: Process only the inputs that failed before, including those that killed their
             worker process.
@@ -72,7 +72,7 @@ class Batch:
             ConfigError: There is no input, the device does not exist, or the output holds results
                 of other settings; nothing was started.
             StoreError: The weights are unavailable or do not fit the model.
-            OutputLockedError: Another run holds the output.
+            OutputLockedError: Another run has locked the output.
             OutputError: The output cannot be written, or its ledger is damaged.
         """
         if job.source is None:

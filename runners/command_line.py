@@ -162,7 +162,7 @@ def swept_keys(overrides: Sequence[str]) -> frozenset[str]:
     """Return the keys for which a command line gives several values.
 
     Args:
-        overrides: As ``hydra_arguments`` returns them.
+        overrides: Overrides as returned by ``hydra_arguments``.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return frozenset(each.key_or_group for each in parsed if each.is_sweep_override())

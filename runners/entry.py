@@ -1,4 +1,4 @@
-"""What ``run.py`` does: compose the configuration, build the job, run it, report."""
+"""The main function of ``run.py``: compose the configuration, build the job, run it, report."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class _Jobs:
         self.statuses: list[int] = []
         self.swept: frozenset[str] = frozenset()
         self._started = started
-        self._job: Job | None = None  # the current or the last one
+        self._job: Job | None = None  # the current job, or the last one
         self._rows: list[SweepJob] = []
         self._sweep: Path | None = None  # its directory
         self._quiet = False
@@ -236,7 +236,7 @@ def _remove_if_empty(directory: Path) -> None:
             return
         try:
             candidate.rmdir()
-        except OSError:  # it is not empty
+        except OSError:  # the directory is not empty
             return
 
 

@@ -1,4 +1,4 @@
-"""``runner=plan``: prints what a batch would process, what not, and why; loads no weights."""
+"""``runner=plan``: prints what a batch would process or skip, and why; loads no weights."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Plan:
                 survey.add_removed(ledger, share.places)
         skipped = [(entry.path, entry.reason) for entry in skipped_entries(job.source)]
         survey.show(skipped, with_reasons=ledger is not None)
-        print_table("With", ("what", "which"), list(_settings(job)))
+        print_table("Settings", ("setting", "value"), list(_settings(job)))
         if isinstance(job.model, Warns):
             warnings += job.model.warnings
         for warning in warnings:
@@ -80,14 +80,14 @@ class Plan:
 
 @dataclass
 class _Survey:
-    """The inputs by what a batch would do with them.
+    """The inputs, grouped by what a batch would do with them.
 
     Attributes:
         kinds: Number of inputs to process, by suffix.
-        sizes: Their size in bytes, by suffix.
-        to_do: Why each of them is to be processed.
-        not_done: Why each other input is not.
-        ids: All ids.
+        sizes: Total size of the inputs to process in bytes, by suffix.
+        to_do: The inputs to process, each with the reason.
+        not_done: The inputs to skip, each with the reason.
+        ids: The ids of all inputs that the source lists.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
@@ -125,8 +125,8 @@ class _Survey:
         """Print the tables.
 
         Args:
-            skipped: What the source skipped, and why.
-            with_reasons: Whether to print why inputs are to be processed.
+            skipped: The files that the source skipped, each with the reason.
+            with_reasons: Whether to print the reasons for processing inputs.
         """
         rows: list[tuple[object, ...]] = [
             (kind, n, round(self.sizes[kind] / 1e6, 2)) for kind, n in self.kinds.most_common()
@@ -137,14 +137,18 @@ class _Survey:
         if with_reasons and self.to_do:
             print_table("Reasons", columns, _by_reason(self.to_do))
         if others := skipped + self.not_done:
-            print_table("Not done", columns, _by_reason(others))
-        if clashes := list(name_clashes(self.ids)):
-            shown = [(clash,) for clash in clashes[:_SHOWN]]
-            print_table("Clashing names", (f"{len(clashes)} clashes of outputs",), shown)
+            print_table("Skipped", columns, _by_reason(others))
+        if collisions := list(name_collisions(self.ids)):
+            shown = [(names,) for names in collisions[:_SHOWN]]
+            print_table("Colliding names", (f"{len(collisions)} colliding outputs",), shown)
 
 
 def _ledger(job: Job, stack: ExitStack) -> tuple[Ledger | None, list[str]]:
-    """Return the ledger of the output, unchanged, and warnings; ``None`` if it does not count."""
+    """Open the ledger of the output, without changing it.
+
+    Returns:
+        The ledger, ``None`` if there are no usable earlier results; and warnings.
+    """
     if not os.path.lexists(job.output / LEDGER):
         return None, []
     try:
@@ -160,10 +164,10 @@ def _ledger(job: Job, stack: ExitStack) -> tuple[Ledger | None, list[str]]:
     return ledger, [f"the run of {killed['start']} was killed; {_counts(killed)}"]
 
 
-def name_clashes(ids: Iterable[str]) -> Iterator[str]:
-    """Yield groups of inputs whose outputs would share a name, or a name with a directory.
+def name_collisions(ids: Iterable[str]) -> Iterator[str]:
+    """Yield groups of inputs whose output paths collide with each other or with a directory.
 
-    Case and the form of accents are ignored, as some file systems do (exFAT, SMB, APFS).
+    Case and Unicode normalization are ignored, as in some file systems (exFAT, SMB, APFS).
     """
     files: dict[str, list[str]] = defaultdict(list)
     folders: dict[str, str] = {}

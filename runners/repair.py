@@ -40,7 +40,7 @@ class Repair:
         """Rebuild the ledger; the input is not read.
 
         Raises:
-            OutputLockedError: A run holds the output.
+            OutputLockedError: A run has locked the output.
             OutputError: The output has no record of a run, was written by another version of d2run,
                 or cannot be written.
         """
@@ -53,7 +53,7 @@ class Repair:
             settings, inputs, moved = _recorded(output / "run.json")
             outputs = recorded_outputs(output, None)
             with suppress(LedgerDamagedError):
-                if check_regular(output / LEDGER):  # raises if it is in use, or of another version
+                if check_regular(output / LEDGER):  # opening raises if in use or of another version
                     Ledger(output / LEDGER).__exit__()
             position, entries = _whole(output)
             _rename_damaged(output)

@@ -1,4 +1,4 @@
-"""Which inputs are to be processed: the list of the source, compared with the ledger."""
+"""Selects the inputs to process: compares the source's list with the ledger."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ class Todo:
         first_place: Place of the first input.
         keep_places: Whether inputs that the ledger knows keep their places.
         by_content: Compare only the SHA-256, not size and modification time.
-        places: Places of the entries of this source; ``None``: all. Other entries keep theirs.
-        counts: Inputs seen so far by state: ``new``, ``changed``, ``failed`` (these three are to
-            be processed), ``done``, ``poison``, ``gone``, ``later``.
-        known: How many of them the ledger knows as inputs of this source.
-        moved: Whether the place of any of those changed.
+        places: Places of the entries of this source; ``None`` for all. Other entries keep their
+            places.
+        counts: Number of inputs so far by state: ``new``, ``changed``, ``failed`` (these three are
+            to be processed), ``done``, ``poison``, ``gone``, ``later``.
+        known: Number of these inputs that are in the ledger as inputs of this source.
+        moved: Whether the place of any known input changed.
         unseen_failures: Ids of failed inputs; each is removed when it is seen.
     """
 

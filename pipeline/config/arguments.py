@@ -1,4 +1,4 @@
-"""Checks arguments against the annotations of what they are passed to."""
+"""Checks arguments against the annotations of the function that receives them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bad_arguments(target: Any, values: Mapping[str, Any], key: str = "") -> Iter
     Args:
         target: A class or a function.
         values: Plain YAML values by argument name.
-        key: Where they are in the configuration.
+        key: The key of the arguments in the configuration.
     """
     try:
         parameters = inspect.signature(target).parameters

@@ -1,4 +1,4 @@
-"""Checks of a configuration before any work."""
+"""Checks a configuration before anything is built."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def with_key(key: str, problem: str) -> str:
     """Return a part's message with the part's key in front.
 
     Args:
-        key: Where the part is in the configuration.
+        key: The key of the part in the configuration.
         problem: ``option: expected ...`` becomes ``key.option: expected ...``, unless the option
             is written with its full key; any other sentence becomes ``key: ...``.
     """

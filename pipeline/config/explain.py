@@ -40,7 +40,7 @@ def explain(
 
     Args:
         exc: The error, raised while composing.
-        overrides: Those of the command line, as far as they were parsed.
+        overrides: The overrides on the command line that could be parsed.
         repository: Lists the options of groups.
         known: Returns the keys of all options.
     """

@@ -11,7 +11,8 @@ from pipeline.config.arguments import shown
 from pipeline.config.schema import SCHEMAS, types
 from pipeline.config.targets import NAMED, SPECIAL, declared, find, parts
 
-Known = Mapping[str, str]  # by key: the choice that makes it available; empty if it is already
+# By key: the choice that makes the key available; empty if it is available already.
+Known = Mapping[str, str]
 _CUTOFF, _MARGIN = 0.65, 0.08  # of similarity, 0 to 1
 _MAX_HINTS, _MAX_SHOWN = 3, 20
 

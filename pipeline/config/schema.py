@@ -23,9 +23,9 @@ class ModelConfig:
         variant: Backbone and training schedule, part of the config's name.
         categories: Set of class names that comes with d2run; model.class_names replaces it.
         class_names: Class names by id: a list, {id: name}, a .txt or a COCO .json file.
-        score_threshold: The model drops instances with a lower score; null: as its config says.
+        score_threshold: The model drops instances with a lower score; null: use its config.
         nms_threshold: The model suppresses boxes that overlap a better one by more than this IoU;
-            null: as its config says.
+            null: use its config.
         opts: Further Detectron2 settings: [KEY,VALUE,...].
         tag: A model of the store: name, name:latest, name:version or a unique prefix of a version.
         trust: Whether to import the Python modules that a stored model brings.

@@ -1,4 +1,4 @@
-"""Which frames share a forward pass."""
+"""Groups frames into the batches of a forward, as a function of the input alone."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _WINDOW_BYTES = 512e6  # of images; not an option, because it changes the compos
 class Batches:
     """Groups frames by shape, as a function of the input alone: timing must not change results.
 
-    The input is divided into windows of consecutive places. A frame has one place, and so has an
-    asset without frames, because otherwise a window could grow without bound. Frames of equal shape
+    The input is divided into windows of consecutive places. A frame has one place. An asset without
+    frames has one too, because otherwise a window could grow without bound. Frames of equal shape
     within a window share batches, in order of first appearance. Incomplete batches are due at the
-    end of the window, which comes earlier if images are large, because they all wait for it.
+    end of the window. A window of large images is shorter, because all its frames wait in memory.
 
     Args:
         size: The largest number of frames per forward.
-        by_shape: Group frames of equal shape that are not neighbors, too.
+        by_shape: Also group frames of equal shape that are not neighbors.
     """
 
     def __init__(self, size: int, by_shape: bool) -> None:

@@ -1,4 +1,4 @@
-"""The threads of the device: forward passes, batch by batch, one or several at once."""
+"""Runs forward passes on the device threads, batch by batch, one or several at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Device:
 
     Args:
         runnable: The model, entered.
-        batches: Decides which frames share a forward.
+        batches: Groups the frames that share a forward.
         finishers: Convert the outputs of a pipelined runnable; ``None`` for other runnables.
         forwards: The number of threads that call ``work``.
         items: The items in input order; iterated by one thread at a time.
@@ -100,7 +100,7 @@ class Device:
         failure = self._attempt(batch)
         if failure is None:
             return
-        for item in batch:  # retry one by one, so that only the guilty asset fails
+        for item in batch:  # retry one by one, so that only the asset that causes the failure fails
             item.error = failure if len(batch) == 1 else self._attempt([item])
             if item.error is not None:
                 item.prepared = None

@@ -1,6 +1,6 @@
-"""After the device: finishing its outputs, and the queue to the thread that writes.
+"""Threads that convert model outputs to predictions, and the queue to the writer thread.
 
-The thread that writes is the caller's, often the main thread, where a signal handler can raise
+The writer thread is the caller's, often the main thread, where a signal handler can raise
 between any two instructions. So it never holds a Python lock that other threads need: it only uses
 ``SimpleQueue``, whose operations are atomic.
 """
@@ -22,23 +22,25 @@ from pipeline.records import Frame, Predictions
 
 
 class Results:
-    """The queue of items to write, bounded in bytes and in number; one item always fits.
+    """The queue of items to write, bounded in bytes and in number.
 
-    One thread puts, one gets. After the last item comes ``None``, or the error that ended the run.
+    An empty queue accepts an item of any size. One thread at a time calls ``put``; one thread calls
+    ``get``. The last item is followed by ``None`` or by the error that ended the run.
     """
 
     def __init__(self, max_bytes: int, max_items: int) -> None:
         self._max_bytes, self._max_items = max_bytes, max_items
         self._items: SimpleQueue[Item | BaseException | None] = SimpleQueue()
-        self._received: SimpleQueue[bool] = SimpleQueue()  # one per item; False after close
+        # one True per consumed item; False means closed
+        self._acks: SimpleQueue[bool] = SimpleQueue()
         self._sizes: deque[int] = deque()  # only used by the thread that adds items
         self._bytes = 0
 
     def put(self, item: Item | BaseException | None) -> bool:
         """Add an item as soon as it fits; return False if the queue is closed first."""
         nbytes = item.nbytes if isinstance(item, Item) else 0
-        while not self._received.empty() or not self._fits(nbytes):
-            if not self._received.get():
+        while not self._acks.empty() or not self._fits(nbytes):
+            if not self._acks.get():
                 return False
             self._bytes -= self._sizes.popleft()
         self._sizes.append(nbytes)
@@ -53,7 +55,7 @@ class Results:
             BaseException: The error that ended the run.
         """
         item = self._items.get()
-        self._received.put(True)
+        self._acks.put(True)
         if isinstance(item, BaseException):
             raise item
         if item is not None and item.finished is not None:
@@ -63,8 +65,8 @@ class Results:
         return item
 
     def close(self) -> None:
-        """Wake the thread that puts, and have it return."""
-        self._received.put(False)
+        """Unblock ``put``, which then returns False."""
+        self._acks.put(False)
 
     def _fits(self, nbytes: int) -> bool:
         room = len(self._sizes) < self._max_items and self._bytes + nbytes <= self._max_bytes
@@ -101,12 +103,12 @@ class Finishers:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Stop the threads, including when only some of them were started."""
+        """Stop the threads, even if only some of them were started."""
         self.stop()
         join(self._threads)
 
     def stop(self) -> None:
-        """Have the threads return; queued items are not finished."""
+        """Stop the threads; items still queued are dropped."""
         self._stopped = True
         for _ in self._threads:
             self._items.put(None)
@@ -140,7 +142,7 @@ def check_size(item: Item, predictions: Any) -> None:
     size = item.frame.size if item.frame is not None else None
     found = predictions.image_size if isinstance(predictions, Predictions) else None
     if found != size:
+        got = f"size {found}" if found else type(predictions).__name__
         raise ValueError(
-            f"the runnable returned {type(predictions).__name__} of size {found} for a frame of "
-            f"size {size}"
+            f"the runnable must return Predictions of size {size} for this frame, got {got}"
         )

@@ -1,4 +1,4 @@
-"""What flows between the engine's threads."""
+"""The item that the engine's threads pass on: a frame, or the end of an asset."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class Item:
     """A frame, or the end of its asset if ``frame`` is None.
 
     Attributes:
-        asset: The asset it belongs to.
+        asset: The asset of the frame.
         frame: ``None`` at the end of the asset.
-        counts: Whether it occupies a place in the input: a frame, or an asset without frames.
-        pending: Whether its forward has not started yet.
-        nbytes: Size of the image and of the model's input or output while it waits in a queue.
-        prepared: The model's input, then its output; only for a pipelined runnable.
+        counts: Whether the item has a place in the input: a frame, or an asset without frames.
+        pending: Whether the forward of the frame has not started yet.
+        nbytes: Size of the image and of the model's input or output while the item is queued.
+        prepared: The model's input, then the model's output; only for a pipelined runnable.
         predictions: The predictions of the frame.
-        error: Why its asset fails.
-        crash: What ends the run when its turn comes.
-        finished: Signals that forward and ``finish`` are done; ``None`` if nobody needs to wait.
-        seconds: Time spent on it, by step.
+        error: The error that fails the asset.
+        crash: The error that ends the run when the item is written.
+        finished: Signals that forward and ``finish`` are done; ``None`` if no thread must wait.
+        seconds: Time spent on the item, by step.
     """
 
     asset: Asset

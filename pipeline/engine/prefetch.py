@@ -1,4 +1,4 @@
-"""Decoding, and preparing the model's input, on threads that run ahead of the device."""
+"""Decodes frames and prepares the model's inputs on threads that run ahead of the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.protocols import Asset, Closable, Sized, supports
 from pipeline.records import Frame
 
 Prepare = Callable[[Frame], Any]
-_PATIENCE_S = 2.0  # for decoders to return when the run stops
+_PATIENCE_S = 2.0  # how long decoders may take to return when the run stops
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +34,7 @@ class _Lane:
 class Ahead:
     """The items of all assets in input order, decoded by several threads before they are needed.
 
-    Each asset has a lane, and items are taken from the first. All lanes together are bounded in
+    Each asset has a lane, and items are read from the first lane. All lanes together are bounded in
     bytes and in frames, with two exceptions that keep items flowing: an empty first lane always
     accepts an item, however large, and while an asset with several frames is open, half of the
     bound is reserved for the first lane. So an endless asset that comes later cannot take the
@@ -45,9 +45,9 @@ class Ahead:
     so it does not keep the process alive.
 
     Args:
-        assets: Iterated lazily, by one thread at a time.
-        prepare: Makes the model's input from a frame; ``None`` if the model does that itself.
-        threads: Assets that are decoded at the same time.
+        assets: The assets; iterated lazily, by one thread at a time.
+        prepare: Makes the model's input from a frame; ``None`` if the runnable prepares its input.
+        threads: Number of assets that are decoded at the same time.
         max_bytes: Maximum size of the queued frames.
         max_items: Maximum number of queued frames, and of open assets.
     """
@@ -84,22 +84,22 @@ class Ahead:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Stop the threads, including when only some of them were started."""
+        """Stop the threads, even if only some of them were started."""
         self.stop()
         join(self._threads, _PATIENCE_S)
 
     def __iter__(self) -> Iterator[Item]:
-        """Yield the items until there are no more or ``stop`` is called; for one thread only.
+        """Yield all items, or those until ``stop`` is called; for one thread only.
 
         Raises:
-            BaseException: What the source raised, or what a decoder raised to end the run, after
-                the items that come before it.
+            BaseException: The source raised it, or a decoder raised it to end the run. The items
+                before it are yielded first.
         """
         while (item := self._next()) is not None:
             yield item
 
     def stop(self) -> None:
-        """Wake all threads that wait here, and have them return.
+        """Unblock all waiting threads, and stop them.
 
         Safe to call from the main thread: another thread takes the lock, because a signal handler
         could raise while the main thread holds it and leave the others blocked.
@@ -152,7 +152,7 @@ class Ahead:
                 return
 
     def _open(self) -> tuple[Asset, _Lane] | None:
-        """Open the next asset, once there is room for what it will hold."""
+        """Open the next asset as soon as the queue has room for its frames."""
         with self._source:
             with self._room:
                 while not self._is_stopped and self._is_full():

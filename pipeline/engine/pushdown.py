@@ -1,4 +1,4 @@
-"""Which limits of the leading stages are passed to the model, so that it computes less."""
+"""Passes limits of the leading stages to the model, so that it computes less."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def leading_limits(stages: Iterable[Stage], accepted: Collection[str]) -> dict[s
     behind classes that the model cannot skip.
 
     Args:
-        stages: In order.
+        stages: The stages in order.
         accepted: Arguments that the runnable accepts and that the user has not set.
     """
     arguments: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Stages, sinks and the encoder, on the caller's thread, and the outcome of each asset."""
+"""Runs stages, sinks and the encoder on the caller's thread, and yields each asset's outcome."""
 
 from __future__ import annotations
 
@@ -67,15 +67,16 @@ class _Open:
 class Writing:
     """Passes results through the stages to the sinks and the encoder, all on one thread.
 
-    The encoder has no thread of its own because it is pure Python: it would compete with this one
-    for the interpreter, and handing a result over takes as long as encoding a few instances.
+    The encoder does not run on a separate thread because it is pure Python: it would compete with
+    this thread for the interpreter, and passing on a result takes as long as encoding a few
+    instances.
 
     Attributes:
-        stages: By name, in order.
-        sinks: By name, entered; flushed in order.
+        stages: The stages by name, in order.
+        sinks: The sinks by name, entered; flushed in order.
         encode: Returns a result's line for ``predictions.jsonl``, see ``pipeline.encoding``;
             ``None`` to keep no records.
-        spool_dir: Where records that are too large for memory are spooled.
+        spool_dir: Directory for records that are too large for memory.
     """
 
     stages: Mapping[str, Stage]
@@ -107,7 +108,7 @@ class Writing:
                 outcome, current = current.outcome(), None
                 yield outcome
         finally:
-            if current is not None:  # the run ends in the middle of it
+            if current is not None:  # the run ended before the asset did
                 self._discard(current)
 
     def _write(self, item: Item, current: _Open) -> None:

@@ -55,7 +55,7 @@ def instance_node(architecture: str) -> str | None:
 def threshold_keys(architecture: str, score: float | None, nms: float | None) -> dict[str, Any]:
     """Return the config keys that hold the thresholds, with their values.
 
-    The suppression of proposals (``MODEL.RPN.NMS_THRESH``) and the minimum score in panoptic maps
+    The NMS of proposals (``MODEL.RPN.NMS_THRESH``) and the minimum score in panoptic maps
     (``MODEL.PANOPTIC_FPN.COMBINE``) are separate settings and not included.
 
     Raises:
@@ -77,7 +77,7 @@ def parse_classes(class_names: Any, architecture: str, configured: Configured) -
     Args:
         class_names: The names.
         architecture: ``MODEL.META_ARCHITECTURE``.
-        configured: Returns the value of a config key; ``None`` where it is open.
+        configured: Returns the value of a config key; ``None`` if the config leaves it open.
     """
     node = instance_node(architecture)
     things = configured(f"{node}.NUM_CLASSES") if node else None
@@ -102,7 +102,7 @@ def class_problems(
     Args:
         architecture: ``MODEL.META_ARCHITECTURE``.
         categories: The names.
-        configured: Returns the value of a config key; ``None`` where it is open.
+        configured: Returns the value of a config key; ``None`` if the config leaves it open.
         default: Whether an open key has Detectron2's default.
     """
     problems = []
@@ -136,7 +136,7 @@ def unsupported_settings(name: str, configured: Configured) -> list[str]:
 
     Args:
         name: Name of the model.
-        configured: Returns the value of a config key; ``None`` where it is open.
+        configured: Returns the value of a config key; ``None`` if the config leaves it open.
     """
     problems = []
     for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):

@@ -66,7 +66,7 @@ def dataset_categories(name: str) -> Categories | None:
     The names are those of Detectron2's ``MetadataCatalog``, read without importing it.
 
     Args:
-        name: As in ``DATASETS.TRAIN``, for example ``lvis_v1_train``.
+        name: A name as in ``DATASETS.TRAIN``, for example ``lvis_v1_train``.
     """
     for kind, pattern in _TABLE_DATASETS.items():
         if re.match(pattern, name):

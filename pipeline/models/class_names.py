@@ -111,7 +111,7 @@ class CocoRows:
 
     Args:
         rows: The list in the file.
-        where: The file, as messages show it.
+        where: Name of the file for messages.
 
     Raises:
         ConfigError: A row has no name or no id, or an id is a duplicate.

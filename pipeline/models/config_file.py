@@ -54,7 +54,7 @@ class ConfigFile:
     Attributes:
         name: The name in the zoo, or the file name.
         data: Nested plain values.
-        in_zoo: Whether it is a zoo config.
+        in_zoo: Whether the file is a zoo config.
     """
 
     name: str
@@ -120,7 +120,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
 
     Args:
         text: The YAML.
-        where: The file, as messages show it.
+        where: Name of the file for messages.
 
     Raises:
         ConfigError: The text is not YAML, or not a mapping with text keys.

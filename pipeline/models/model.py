@@ -30,7 +30,7 @@ class Model:
     """A Detectron2 model: a config, weights and classes, or the tag of a stored model.
 
     Args:
-        name: Shown to people, and the name in the store when it is saved.
+        name: The display name, and the name in the store when the model is saved.
         store: Finds stored models and keeps downloads.
         config: Name of a model zoo config, or path of a YAML file.
         weights: ``zoo``, a path, an http(s) address, or ``random``.
@@ -47,12 +47,12 @@ class Model:
         trust: Import the Python modules saved with a stored model; they can run any code.
         verify: Compare the files of a stored model with their SHA-256 before loading it.
         ema: Use the averaged weights (``ema_state``) of a training checkpoint.
-        labels: Labels to save it with.
-        metadata: Plain values to save with it.
+        labels: Labels to save with the model.
+        metadata: Plain values to save with the model.
         seed: Seed of random weights.
 
     Attributes:
-        warnings: Sentences for people about the results.
+        warnings: Warnings to show to the user.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ def _count_nodes(node: Any, sizes: dict[int, int], depth: int) -> int:
         if not known:
             raise ValueError("an alias that contains itself")
         return known
-    sizes[id(node)] = 0  # while it is being counted
+    sizes[id(node)] = 0  # while the node is being counted
     total = 1
     if isinstance(node, yaml.ScalarNode):
         if node.tag in _NUMBERS and len(node.value) > _MAX_DIGITS:

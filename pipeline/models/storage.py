@@ -1,4 +1,4 @@
-"""What a model needs from a store of models; ``pipeline.store.ModelStore`` provides it."""
+"""The protocol of a model store, as models use it; implemented by ``pipeline.store.ModelStore``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a source must provide: assets, and what it may say about its input."""
+"""The protocols of sources and assets, required and optional."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class Asset(Protocol):
 
     Attributes:
         id: Path relative to the input, ``/`` separators; unique in a run.
-        is_still: Whether it has exactly one frame. Outputs of other assets are numbered by frame.
+        is_still: Whether the asset has exactly one frame. Outputs of other assets are numbered by
+            frame.
     """
 
     id: str
@@ -45,7 +46,7 @@ class VersionedAsset(Asset, Protocol):
 
     Attributes:
         size_bytes: Size of that file; 0 before decoding, ``None`` if it could not be read.
-        mtime_ns: Its modification time; ``None`` where it is unknown.
+        mtime_ns: Modification time of the file; ``None`` if unknown.
     """
 
     size_bytes: int | None

@@ -1,4 +1,4 @@
-"""Whether an object has an optional capability, decided once per class."""
+"""Checks whether an object has an optional capability, once per class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage, a sink and an aggregate must provide, and what they may also provide."""
+"""The protocols of stages, sinks and aggregates, required and optional."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BeginsAssets(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pushdown:
-    """What a stage drops, so that the model can skip computing it.
+    """The instances that a stage drops, so that the model need not compute them.
 
     Attributes:
         min_score: Instances with a lower score are dropped.
@@ -74,8 +74,8 @@ class Sink(AbstractContextManager[Any], Protocol):
     gets no ``begin``, only ``discard``.
 
     Attributes:
-        outputs: Names that it owns in the run directory, directories with a trailing ``/``. They
-            are cleared on restart, protected on resume and shown by ``runner=plan``.
+        outputs: Names that the sink owns in the run directory, directories with a trailing ``/``.
+            They are cleared on restart, protected on resume and shown by ``runner=plan``.
     """
 
     outputs: tuple[str, ...]
@@ -117,7 +117,7 @@ class Aggregate(Protocol):
 
     Attributes:
         is_aggregate: Always true; a sink that happens to have ``build`` is not an aggregate.
-        outputs: As for ``Sink``.
+        outputs: Names of the outputs, as for ``Sink``.
     """
 
     is_aggregate: Literal[True]

@@ -1,4 +1,4 @@
-"""What a model and a runnable must provide, and what they may also provide."""
+"""The protocols of models and runnables, required and optional."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.records import Categories, Frame, Predictions
 
 @runtime_checkable
 class Model(Protocol):
-    """What ``model=`` describes: known without torch, loaded on request."""
+    """The model that ``model=`` describes: known without torch, loaded on request."""
 
     @property
     def categories(self) -> Categories:
@@ -143,7 +143,7 @@ class Warns(Protocol):
     """A model or runnable with warnings about its results.
 
     Attributes:
-        warnings: Sentences for people.
+        warnings: Warnings to show to the user.
     """
 
     warnings: list[str]

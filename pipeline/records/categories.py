@@ -12,9 +12,9 @@ class Categories:
 
     Attributes:
         thing_names: Names of the instance classes, by class id.
-        thing_ids: Their ids in the dataset (1..90 for COCO), by class id; by default class id + 1.
+        thing_ids: Dataset ids of the things (1..90 for COCO), by class id; by default class id + 1.
         stuff_names: Names of the semantic classes, by class id.
-        stuff_ids: Their ids in the dataset; by default class id + 1.
+        stuff_ids: Dataset ids of the stuff classes; by default class id + 1.
         keypoint_names: Names of the K keypoints.
         skeleton: Pairs of 0-based keypoint indices to join with a line.
 

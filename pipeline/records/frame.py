@@ -17,7 +17,7 @@ class Frame:
 
     Attributes:
         image: uint8 ``(H, W, 3)``, BGR.
-        asset_id: Id of the asset it was decoded from.
+        asset_id: Id of the asset that contains the frame.
         index: 0-based position within the asset.
         pts: Presentation timestamp in units of ``time_base``; ``None`` for a still image.
         time_base: Seconds per unit of ``pts``.

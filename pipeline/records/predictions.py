@@ -19,10 +19,10 @@ class Segment:
     """One segment of a panoptic map.
 
     Attributes:
-        id: Its value in ``Predictions.panoptic_seg``, from 1.
+        id: The value of the segment's pixels in ``Predictions.panoptic_seg``, from 1.
         class_id: Thing class id, or stuff class id if ``is_thing`` is false.
         class_name: Name of the class.
-        is_thing: Whether it is an instance rather than stuff.
+        is_thing: Whether the segment is an instance rather than stuff.
         score: The instance's score in [0, 1]; ``None`` for stuff.
         area_px: Number of pixels.
     """
@@ -67,7 +67,7 @@ class Predictions:
         panoptic_seg: int32 ``(H, W)`` of segment ids, 0 for none; or ``None``.
         segments: The segments in ``panoptic_seg``.
         stuff_names: Names of the classes in ``sem_seg``, by class id.
-        extra: Custom per-instance columns; first dimension N.
+        extra: Custom per-instance columns by name; their first dimension is N.
 
     Raises:
         ValueError: A field has the wrong shape; the message says which shape was expected.
@@ -135,7 +135,10 @@ class Predictions:
         return int(self.scores.shape[0])
 
     def __getitem__(self, index: Index) -> Predictions:
-        """Select instances by position, slice, index list or boolean mask; keeps the maps."""
+        """Select instances by position, slice, index list or boolean mask.
+
+        The semantic and panoptic maps are unchanged.
+        """
         if isinstance(index, (int, np.integer)):
             index = [int(index)]
         elif not isinstance(index, slice):
@@ -180,7 +183,8 @@ class Predictions:
         joined: they must be equal in all parts, or absent from all.
 
         Raises:
-            ValueError: There are no parts, or a field of theirs does not agree; names the field.
+            ValueError: There are no parts, or the parts disagree on a field, which the message
+                names.
         """
         if not parts:
             raise ValueError("Predictions.concatenate: expected at least one part")
@@ -219,7 +223,9 @@ def _joined(name: str, columns: Sequence[NDArray[Any] | None]) -> NDArray[Any] |
         raise ValueError(f"Predictions.concatenate: not all parts have {name}")
     if len({(column.dtype, column.shape[1:]) for column in present}) > 1:
         kinds = sorted({f"{column.dtype} {('N', *column.shape[1:])}" for column in present})
-        raise ValueError(f"Predictions.concatenate: {name} is {' and '.join(kinds)}")
+        raise ValueError(
+            f"Predictions.concatenate: {name} has different dtypes or shapes: {' and '.join(kinds)}"
+        )
     return np.concatenate(present) if present else None
 
 

@@ -1,4 +1,4 @@
-"""How many frames share a forward: by shape, and by the memory of a CUDA device."""
+"""Limits batches to the memory of a CUDA device, and splits them by input shape."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_MAX_FRAMES = 16  # more frames per forward gain nothing, and delay the first result
-_SHARE = 0.8  # of the free memory; the rest is for other shapes and for fragmentation
+_MAX_FRAMES = 16  # more frames per forward are not faster, and delay the first result
+_SHARE = 0.8  # of the free memory; the rest is reserved for other shapes and fragmentation
 
 
 def measure_batch_size(forward: Callable[[], object], device: str) -> int:
@@ -42,7 +42,8 @@ class BatchSplitter:
     """Calls a function on batches, and halves the batch size when the device's memory runs out.
 
     Attributes:
-        max_items: Largest number of items per call, ``None`` for all. It stays halved.
+        max_items: Largest number of items per call, ``None`` for no limit. Once halved, the limit
+            is not raised again.
     """
 
     def __init__(self, max_items: int | None = None) -> None:
@@ -74,7 +75,7 @@ class BatchSplitter:
         except torch.OutOfMemoryError:
             if len(chunk) == 1:
                 raise
-        # here, because the exception no longer refers to the failed call's tensors
+        # after the except block, because the exception no longer refers to the call's tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None

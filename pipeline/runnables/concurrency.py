@@ -1,6 +1,6 @@
-"""How many forwards run at the same time on a CPU, and with how many threads each.
+"""Concurrent forwards on a CPU: how many, and with how many threads each.
 
-Parts of a forward use a single core (pooling, proposals, suppression) or are too small to be
+Parts of a forward use a single core (pooling, proposals, NMS) or are too small to be
 divided among cores. Another frame's forward can use the remaining cores meanwhile.
 """
 
@@ -23,7 +23,7 @@ def divide_threads(forwards: int | str, threads: int) -> tuple[int, int]:
         threads: Number of threads that torch may use.
 
     Returns:
-        The number of forwards, and of threads for each.
+        The number of forwards, and the number of threads per forward.
     """
     if not isinstance(forwards, int):
         forwards = max(1, min(_MAX_FORWARDS, threads))
@@ -44,10 +44,10 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 class Slots:
-    """Numbers the forwards that run at the same time, because each needs resources of its own.
+    """Assigns a slot number to each concurrent forward, because each needs separate resources.
 
     Args:
-        n: Number of slots. Another forward waits until one of them is free.
+        n: Number of slots. If all are in use, the next forward waits for a free slot.
     """
 
     def __init__(self, n: int) -> None:

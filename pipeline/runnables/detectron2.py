@@ -1,9 +1,9 @@
-"""A Detectron2 model as a runnable: what ``DefaultPredictor`` computes, in less time.
+"""A Detectron2 model as a runnable: equivalent to ``DefaultPredictor``, but faster.
 
 The resize (Pillow), the color order (``INPUT.FORMAT``) and the padding are those of
-``detectron2.engine.DefaultPredictor``. Unless ``exact`` is set, the speed-ups in ``speedups``
-change the order of operations. Masks are pasted into box crops instead of full frames, with the
-same pixels.
+``detectron2.engine.DefaultPredictor``. Unless ``exact`` is set, speed-ups apply;
+``speedups/table.py`` lists how each affects the results. Masks are pasted into box crops instead of
+full frames, with the same pixels.
 """
 
 from __future__ import annotations
@@ -49,27 +49,31 @@ class Detectron2:
         model: The model to load.
         device: ``auto`` (``cuda:0`` if it exists, otherwise ``cpu``), ``cpu``, ``cuda`` or
             ``cuda:N``. Once entered, the device in use.
-        exact: Plain float32, one frame per forward: ``DefaultPredictor`` to the bit. Otherwise
-            speed-ups apply: 99.9 % of the detections are within 0.05 px and 1e-3 in score.
+        exact: Compute in plain float32, one frame per forward, bit-identical to
+            ``DefaultPredictor``. Otherwise speed-ups apply, and 99.9 % of the detections are within
+            0.05 px and 1e-3 in score.
         engine: Computes the convolutions: ``torch``, ``openvino`` (CPU), ``compile``
             (torch.compile) or ``auto``, which is torch.
-        precision: Of convolutions and linear layers: ``fp32``, ``bf16``, or on CUDA ``fp16``.
+        precision: Precision of convolutions and linear layers: ``fp32``, ``bf16``, or on CUDA
+            ``fp16``.
         batch_size: Largest number of frames per forward, which the caller of ``forward`` must not
-            exceed. ``auto`` is 1 on the CPU, and as many as fit on CUDA. Once entered, a number.
+            exceed. ``auto`` means 1 on the CPU, and as many as fit into memory on CUDA. Once
+            entered, a number.
         batch_by_shape: Whether the caller groups frames of equal shape.
-        forwards: Number of threads that may call ``forward`` at the same time. They divide torch's
-            threads. ``auto``: on the CPU as many as torch has threads, at most four; one on CUDA,
-            for ``exact`` and for ``compile``. Always one for a model with modules that are not
-            known to be stateless. Once entered, a number.
-        resize_on_device: Resize there instead of with Pillow; pixels differ by at most 1.
+        forwards: Number of threads that may call ``forward`` at the same time; torch's CPU threads
+            are split evenly among them. ``auto`` means one per torch thread on the CPU, at most
+            four; and one on CUDA, with ``exact`` and with ``compile``. A model with modules that
+            are not known to be stateless always uses one. Once entered, a number.
+        resize_on_device: Resize on the device instead of with Pillow. Pixels differ by at most 1.
         cache: Directory in which OpenVINO stores compiled models.
-        min_score: Instances with a lower score may be skipped; stages drop them.
-        classes: Names of classes. Instances of other classes may be skipped.
-        max_instances: Only this many instances (of ``classes``) per frame, those with the highest
-            scores, are needed.
+        min_score: Instances below this score need not be computed, because a leading stage drops
+            them (see ``Pushdown``).
+        classes: Names of classes. Instances of other classes need not be computed.
+        max_instances: Only this many instances (of ``classes``) per frame need be computed, those
+            with the highest scores.
         class_names: Names by class id.
-        threads: Threads of the CPU per forward, once entered. They change the last digits.
-        warnings: Sentences for people about the results, once entered.
+        threads: CPU threads per forward, once entered. The number affects the last digits.
+        warnings: Warnings to show to the user, once entered.
 
     Raises:
         ConfigError: Options are invalid or do not fit together; lists all problems.
@@ -150,9 +154,10 @@ class Detectron2:
 
     def _check(self, cfg: Any) -> None:
         name = getattr(self.model, "name", "")
-        # torch.compile would compile again for the size of the frames
+        # torch.compile recompiles for each new input size, so test only the resized one
         only_resized = engine_of(self) == "compile"
         check_model(self, self._module, name=name, device=self.device, only_resized=only_resized)
+        # with exact, a module that keeps state must see frames one by one, like DefaultPredictor
         if self.batch_size == "auto" or (self.exact and self._risks):
             self.batch_size = self._largest_batch(cfg)
 
@@ -163,7 +168,7 @@ class Detectron2:
     def _free(self) -> None:
         self._module = self._finish = self._state = None  # type: ignore[assignment]
         self._compute_raw = None
-        gc.collect()  # replaced methods refer to the model
+        gc.collect()  # patched methods form a reference cycle with the model
         if self.device.startswith("cuda"):
             import torch
 
@@ -171,7 +176,7 @@ class Detectron2:
 
     @property
     def numerics(self) -> dict[str, Any]:
-        """The options that change digits, besides the device; known before torch is imported."""
+        """The options that affect the results, besides the device; needs no torch."""
         engine = engine_of(self)
         return {
             "exact": self.exact,
@@ -187,10 +192,10 @@ class Detectron2:
     def describe(self) -> dict[str, Any]:
         """Return the device in use and how it computes, for run.json.
 
-        ``speedups`` lists all speed-ups: their names, what they do to the digits (``exact``,
-        ``rounding`` or ``reduced``), whether they were applied, and if not, the reason.
+        ``speedups`` lists all speed-ups: their names, how they affect the results
+        (``exact``, ``rounding`` or ``reduced``), whether they were applied, and if not, the reason.
         """
-        has_parts = any(record["applied"] for record in self._speedups)
+        any_applied = any(record["applied"] for record in self._speedups)
         return {
             "device": self.device,
             "name": device_name(self.device),
@@ -198,7 +203,7 @@ class Detectron2:
             "forwards": self.forwards,
             "forwards_reason": self.forwards_reason,
             "batch_size": self.batch_size,
-            "parts": part_engines(self._module, engine_of(self)) if has_parts else {},
+            "parts": part_engines(self._module, engine_of(self)) if any_applied else {},
             **self.numerics,
             "speedups": self._speedups,
         }

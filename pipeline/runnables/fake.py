@@ -24,7 +24,7 @@ class FakeRunnable:
 
     Attributes:
         class_names: Names by class id.
-        device: As given; it is not used.
+        device: The device option; has no effect.
 
     Args:
         model: Provides the class names. It is never loaded.

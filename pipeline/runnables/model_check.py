@@ -1,4 +1,4 @@
-"""One small forward of a model that was just loaded, so that a model that cannot run is refused."""
+"""Runs one small forward after loading, to reject models that cannot run."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def check_model(
         module: The model.
         name: Name of the model, for the message.
         device: Torch's name of the device.
-        only_resized: Whether to try only the size that frames are resized to, because every other
-            size takes long.
+        only_resized: Whether to try only the size that frames are resized to, because other sizes
+            would trigger a slow recompilation.
 
     Raises:
         ConfigError: A step failed; names the model and the cause.
@@ -55,7 +55,7 @@ def check_model(
         _LOG.info("the model fails on a test image", exc_info=exc)
         raise ConfigError(
             f"model '{name}' cannot run: it fails on a test image with {described(exc)}; "
-            "see model.config and model.opts"
+            "check model.config and model.opts"
         ) from exc
 
 
@@ -67,7 +67,7 @@ def _run(
     (output,) = runnable.forward([prepared])
     found = runnable.finish(frame, output)
     if output.content.get("raw") and not len(found):
-        # without instances, the heads for masks and keypoints were not tried
+        # without instances, the mask and keypoint heads did not run
         with torch.inference_mode():
             inputs = model_input(prepared, device)
             output.content, output.ready = _with_one_box(module, inputs), None

@@ -1,4 +1,4 @@
-"""Decodes JPEGs on a GPU, for hosts whose cores cannot keep up with it."""
+"""Decodes JPEGs on a GPU, for hosts whose CPU decodes too slowly for the GPU."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class DeviceJpeg:
 
         Raises:
             RuntimeError: The decoder does not support the file.
-            DecodeError: The device has no memory left. This must not depend on other inputs, so
-                no other decoder is tried.
+            DecodeError: The device has no memory left. There is no fallback to Pillow: free memory
+                depends on other inputs, and the pixels must not.
             DeviceLostError: The device failed permanently.
         """
         import torch

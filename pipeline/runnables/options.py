@@ -1,4 +1,4 @@
-"""The options of a Detectron2 runnable: which values are valid, and which combinations."""
+"""Checks the options of a Detectron2 runnable: valid values and combinations."""
 
 from __future__ import annotations
 

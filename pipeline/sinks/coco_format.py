@@ -1,4 +1,4 @@
-"""Parts that COCO's files have in common."""
+"""Parts that all COCO files share."""
 
 from __future__ import annotations
 

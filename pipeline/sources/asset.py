@@ -22,9 +22,9 @@ class Skipped:
     """An entry of the input that was skipped.
 
     Attributes:
-        path: In the form of an asset's id. A skipped directory includes everything in it.
+        path: The path, in the form of an asset id. A skipped directory includes everything in it.
         reason: In words: ``video``, ``hidden``, ``dangling link``, ``no permission``, ...
-        lost: Whether it is a directory that could not be read, and so may contain images.
+        lost: Whether the entry is a directory that could not be read, so it may contain images.
     """
 
     path: str

@@ -31,7 +31,7 @@ def auto(
         ConfigError: No source reads this kind of input: a URL, a video, a COCO ``.json``.
     """
     text = check_options(input, max_pixels)
-    if url := _URL.match(text):  # the rest of it may contain a password
+    if url := _URL.match(text):  # the rest of the URL may contain a password
         raise ConfigError(f"input: {url[1]}:// is not supported; use files on this machine")
     path = user_path(text)
     suffix = "" if _is_folder(path) else path.suffix.lower()

@@ -69,7 +69,7 @@ class Manifest:
         return self._assets(self._paths())
 
     def __len__(self) -> int:
-        """Return how many images the list had when it was last read."""
+        """Return the number of images in the list when it was last read."""
         if self._count is None:
             self._paths()
         return self._count or 0

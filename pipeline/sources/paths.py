@@ -1,4 +1,4 @@
-"""Comparing paths: one spelling per file, and the origin that identifies an input."""
+"""Compares paths: one spelling per file, and the origin that identifies an input."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def real_path(path: str | Path) -> str:
     """Return a path with links resolved, as far as it exists."""
     try:
         return os.path.realpath(path)
-    except (OSError, ValueError):  # it contains a NUL
+    except (OSError, ValueError):  # the path contains a NUL
         return os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
 
 

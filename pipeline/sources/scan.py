@@ -79,7 +79,7 @@ def _number(match: re.Match[str]) -> str:
 
 
 def skip_reason(name: str) -> str | None:
-    """Return why a file or directory of this name is always skipped; ``None`` if it is not."""
+    """Return why a file or directory of this name is always skipped; ``None`` if not."""
     if name.startswith("."):
         return "hidden"
     lower = name.lower()
@@ -118,7 +118,7 @@ def scan(
 
     Args:
         root: An existing directory.
-        depth: How many levels to visit; 1 is ``root`` alone, ``None`` all.
+        depth: Number of levels to visit; 1 means ``root`` alone, ``None`` means all.
         includes: Whether an id is part of the input; other entries are not even skipped.
 
     Raises:

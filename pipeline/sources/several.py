@@ -1,4 +1,4 @@
-"""Several inputs as one source."""
+"""Combines several inputs into one source."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Several:
         return self._skipped
 
     def origins(self) -> list[Origin]:
-        """Return what distinguishes these inputs from any others."""
+        """Return a value that identifies these inputs."""
         return [origin for source in self.sources for origin in origins(source)]
 
     def _list(self) -> list[Asset]:
@@ -100,7 +100,7 @@ class _WithInput(Protocol):
 
 
 def origins(source: Source) -> list[Origin]:
-    """Return what distinguishes the input of a source from others, custom sources included."""
+    """Return a value that identifies the input of a source, including custom sources."""
     if isinstance(source, IdentifiedSource):
         return list(source.origins())
     name = source.input if isinstance(source, _WithInput) else type(source).__name__

@@ -1,1 +1,1 @@
-"""What touches the operating system: files, descriptors, devices, processes, memory."""
+"""Access to the operating system: files, descriptors, devices, processes, memory."""

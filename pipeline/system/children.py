@@ -1,4 +1,4 @@
-"""Where Python code may come from, in this process and in the ones it starts.
+"""Limits where Python code may come from, in this process and in the ones it starts.
 
 Never from the current directory by accident: it is often the folder of images, and a file
 ``json.py`` in it would run. So this module is imported before all others, and imports only what the
@@ -26,9 +26,13 @@ def python_command(module: str, *args: str) -> list[str]:
 
     Args:
         module: Name of an importable module; its ``__name__`` is ``"__main__"`` there.
-        args: Its arguments, ``sys.argv[1:]``.
+        args: The arguments of the module, ``sys.argv[1:]``.
     """
-    flags = ["-I", "-X", f"utf8={sys.flags.utf8_mode}"]  # a file name has the same bytes there
+    flags = [
+        "-I",
+        "-X",
+        f"utf8={sys.flags.utf8_mode}",
+    ]  # for equal bytes of file names
     if sys.dont_write_bytecode:
         flags.append("-B")
     start = _START.format(path=ascii(import_path()), module=module)
@@ -74,7 +78,7 @@ def is_started_by_name() -> bool:
 def _current_directory() -> str | None:
     try:
         return os.path.realpath(os.getcwd())
-    except OSError:  # it was removed
+    except OSError:  # removed meanwhile
         return None
 
 

@@ -29,7 +29,7 @@ def held(root: Path, descriptor: int) -> Iterator[None]:
 
     Args:
         root: The directory, as later paths begin.
-        descriptor: Of that directory; stays the caller's to close.
+        descriptor: Descriptor of that directory; the caller closes it.
     """
     _held[root] = descriptor
     try:
@@ -134,11 +134,11 @@ def parent_of(
 
     Args:
         path: The path.
-        below: As of ``open_directory``, and so is ``make``.
-        make: Make what is missing above the path.
+        below: The argument of ``open_directory``.
+        make: Whether to create missing parent directories.
 
     Raises:
-        OutputError: As of ``open_directory``.
+        OutputError: As in ``open_directory``.
     """
     directory = open_directory(path.parent, below=below, make=make)
     try:
@@ -162,7 +162,7 @@ def open_file(path: Path, flags: int) -> int:
     """
     writing = bool(flags & (os.O_WRONLY | os.O_RDWR))
     with parent_of(path, make=bool(flags & os.O_CREAT)) as (directory, name):
-        check_regular(path, only_name=writing)  # a device acts when it is opened
+        check_regular(path, only_name=writing)  # opening a device file can have side effects
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe would wait for its reader
         descriptor = os.open(name, flags, 0o666, dir_fd=directory)
         try:

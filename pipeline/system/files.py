@@ -61,10 +61,10 @@ def replaced_in(
 
     Args:
         path: The file, for messages.
-        directory: Descriptor of its directory.
-        name: Its name there.
+        directory: Descriptor of the file's directory.
+        name: Name of the file in that directory.
         mark: Distinguishes the temporary files of several writers.
-        durable: As for ``replaced``.
+        durable: The argument of ``replaced``.
     """
     temporary = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{mark}{TEMPORARY}"
     try:

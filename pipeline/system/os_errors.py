@@ -1,4 +1,4 @@
-"""Errors of the operating system in words."""
+"""Describes errors of the operating system in words."""
 
 from __future__ import annotations
 

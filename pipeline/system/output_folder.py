@@ -167,7 +167,7 @@ class OutputFolder:
             remove(self._temporary(name), below=self.root)
 
     def _touch(self, directory: Path) -> None:
-        """Note that names in a directory changed, and once those above it, whoever made them."""
+        """Record that names in a directory changed, and once per parent, whoever created it."""
         self._touched.add(str(directory))
         while str(directory) not in self._entered and directory != self.root:
             self._entered.add(str(directory))

@@ -1,4 +1,4 @@
-"""Lines of bytes in bounded memory."""
+"""Keeps lines of bytes in bounded memory: large ones are spooled to a file."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Spool:
 
     Attributes:
         n_lines: Number of lines.
-        n_bytes: Their total size.
+        n_bytes: Total size of the lines.
 
     Args:
-        directory: Where the temporary file is created; by default the system's.
+        directory: Directory of the temporary file; by default the system's.
         max_bytes: Lines of this total size stay in memory; by default 1 MiB.
     """
 
@@ -89,7 +89,7 @@ class Spool:
         with parent_of(self._path) as (directory, _):
             file = open(create_file(self._path, directory, name), "wb")  # noqa: PTH123, SIM115
         self._removal = finalize(self, _remove, self._path, file)
-        self._removal.atexit = False  # it would run in forks too
+        self._removal.atexit = False  # the exit handler would run in forks too
         return file
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Lines for a person: escaped, without secrets, and no wider than the terminal."""
+"""Prints lines to the terminal: escaped, without secrets, and no wider than the terminal."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a person or a monitor sees of a run: console, status, metrics, log."""
+"""Reports a run to users and monitoring: console, status, metrics, log."""

@@ -1,4 +1,4 @@
-"""Tables and messages for a person, on standard output and standard error."""
+"""Prints tables and messages on standard output and standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees on standard error while a run is under way."""
+"""Shows the progress of a run on standard error."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Progress:
     Attributes:
         total: Number of assets.
         quiet: Whether to show errors only.
-        finished: Assets finished so far, failed ones included.
-        failed: Assets failed so far.
+        finished: Number of assets processed so far, including failed ones.
+        failed: Number of failed assets so far.
     """
 
     total: int
@@ -89,8 +89,8 @@ class Progress:
 
         Args:
             asset_id: The asset.
-            error: Why it failed; ``None`` if it is done.
-            not_to_do: How many of all assets turned out to need no work so far.
+            error: Why the asset failed; ``None`` if it is done.
+            not_to_do: Number of assets that have turned out to need no work so far.
         """
         self.finished += 1
         if error is not None:

@@ -1,4 +1,4 @@
-"""What an interrupted run says: how many results are kept, and the command that resumes it."""
+"""The message of an interrupted run: the number of kept results and the command to resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def resume_command(command: Sequence[str], output: Path) -> str:
 
     Args:
         command: The command line of the run.
-        output: Its run directory, or the directory of the sweep; added if it was a default.
+        output: The run directory, or the directory of the sweep; added to the command if it was a
+            default.
     """
     words = list(command)
     if not any(word.lstrip("+").startswith("output=") for word in words):

@@ -52,7 +52,7 @@ class Status:
             opens no socket.
         every_s: Seconds between writes.
         clock: A monotonic clock in seconds.
-        state: What the run is doing.
+        state: The current activity of the run.
         pending: Files that are not complete yet or wait to be processed.
         counts: Inputs by outcome.
         seconds: Seconds by step; the steps overlap.
@@ -140,7 +140,7 @@ class Status:
         Args:
             outcome: ``done`` or ``failed``.
             asset_id: The input.
-            seconds: Its seconds by step.
+            seconds: Seconds of the asset by step.
             instances: Number of instances written for it.
         """
         with self.lock:

@@ -1,4 +1,4 @@
-"""What a run prints on standard output when it ends."""
+"""Prints the summary of a run on standard output."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def print_summary(
 
     Args:
         report: The end of the run.
-        device: What the runnable says of the device it ran on.
-        verbose: Whether to print the speed-ups and where the time went.
-        elapsed_s: How long the run took, in seconds, if it waited for input most of that time.
+        device: The runnable's description of the device.
+        verbose: Whether to print the speed-ups and the time per step.
+        elapsed_s: Seconds that the run took, if it mostly waited for input.
     """
     counts = ", ".join(f"{n} {_OUTCOMES.get(name, name)}" for name, n in report.counts.items() if n)
     idle = report.counts and not (report.counts["done"] or report.counts["failed"])

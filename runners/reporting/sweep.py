@@ -1,4 +1,4 @@
-"""What a sweep prints and records: its jobs, ``sweep.csv``, and Hydra's ``multirun.yaml``."""
+"""Reports and records a sweep: its jobs, ``sweep.csv``, and Hydra's ``multirun.yaml``."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class SweepJob:
     """One job of a sweep, after it ended.
 
     Attributes:
-        job: Its number, from 0.
+        job: Number of the job, from 0.
         overrides: The options that the sweep varies, with this job's values.
-        status: Its exit status.
-        images: Images done by it; ``None`` if it ended early.
-        detections: Instances found in them.
-        seconds: How long it took, loading included.
-        directory: Its run directory.
+        status: Exit status of the job.
+        images: Number of images done by the job; ``None`` if it ended early.
+        detections: Number of instances found in these images.
+        seconds: Seconds that the job took, including loading.
+        directory: Run directory of the job.
     """
 
     job: int

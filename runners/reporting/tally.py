@@ -1,4 +1,4 @@
-"""Counts of a run, kept while outcomes arrive."""
+"""Counts outcomes and groups failures while a run is in progress."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _MAX_EXAMPLES = 3
 
 
 class Failures:
-    """Groups failed assets by reason, in bounded memory: of many reasons only some are kept."""
+    """Groups failed assets by reason.
+
+    Memory is bounded: at most 20 reasons; the rest are counted as 'other reasons'.
+    """
 
     def __init__(self) -> None:
         self._groups: dict[str, FailureGroup] = {}
@@ -55,9 +58,9 @@ class Tally:
     Attributes:
         status: Receives each outcome.
         seconds: Seconds by step.
-        counts: Assets by outcome: ``done``, ``failed``.
-        detections: Instances by class name.
-        failures: Failed assets by reason.
+        counts: Number of assets by outcome: ``done``, ``failed``.
+        detections: Number of instances by class name.
+        failures: The failed assets, grouped by reason.
         started: When processing started, on the monotonic clock.
     """
 
@@ -83,18 +86,18 @@ class Tally:
         instances = sum(outcome.detections.values())
         self.status.advance(kind, outcome.asset.id, seconds=outcome.timings, instances=instances)
 
-    def report(self, output: Path, status: int, message: str, **more: int) -> Report:
+    def report(self, output: Path, exit_status: int, message: str, **more: int) -> Report:
         """Return the report of the run so far.
 
         Args:
             output: The run directory.
-            status: The exit status.
-            message: Why it is not 0.
-            more: Assets by further outcomes; those that are 0 are omitted.
+            exit_status: The exit status.
+            message: The reason if the exit status is not 0.
+            more: Additional outcome counts; zeros are omitted.
         """
         counts = {"done": self.counts["done"], "failed": self.counts["failed"]}
         return Report(
-            exit_status=status,
+            exit_status=exit_status,
             output=output,
             counts=counts | {name: number for name, number in more.items() if number},
             detections=dict(self.detections),
@@ -106,10 +109,10 @@ class Tally:
 
 
 def totals(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return how many assets of the output are done and how many failed, in whichever run.
+    """Return how many assets of the output are done and how many failed, across all runs.
 
     Args:
-        counts: The ledger's.
+        counts: Counts from the ledger.
     """
     return {"done": counts["done"], "failed": counts["failed"]}
 

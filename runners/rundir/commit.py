@@ -45,15 +45,15 @@ from runners.rundir.translation import output_errors
 from runners.todo import trusted_mtime
 
 Group = list[tuple[Entry, Outcome]]
-GROUP = 32  # inputs that are committed together at most
+GROUP = 32  # the largest number of inputs that are committed together
 _EVERY_S = 1.0
 
 
 class Hooks:
-    """What a runner adds to the commit of an outcome; by default nothing."""
+    """Lets a runner add to the commit of an outcome; by default nothing is added."""
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Return whether an outcome counts; if not, the input counts as not tried."""
+        """Return whether to commit an outcome; otherwise the input counts as not processed."""
         return True
 
     def committing(self, group: Group) -> None:
@@ -125,10 +125,11 @@ class Session:
         counts, and ``input_order.py`` restores the input order when the run ends.
 
         Args:
-            found: Assets and their places in input order; ids that the ledger knows are superseded.
+            found: Assets and their places in input order. Earlier results of the same ids are
+                superseded.
 
         Yields:
-            The outcome of each; committed with its group, at the latest when this ends.
+            The outcome of each asset. Outcomes are committed in groups, the last one at the end.
 
         Raises:
             OutputError: The output can no longer be written; what was committed is kept.
@@ -155,7 +156,7 @@ class Session:
             raise
         except BaseException:
             if isinstance(self._isolated, Closable):
-                self._isolated.close()  # a file may block there for a minute
+                self._isolated.close()  # a file may block a worker for a minute
             with suppress(OutputError):  # the error that ended the run says more
                 self.commit()
             raise
@@ -272,7 +273,7 @@ def finish(job: Job, ledger: Ledger) -> None:
 
 
 def is_finished(job: Job, ledger: Ledger) -> bool:
-    """Return whether ``finish`` has nothing to do: its outputs are all there."""
+    """Return whether ``finish`` has nothing to do, because all its outputs exist."""
     names = (lists.INPUTS, lists.FAILURES)
     missing = [name for name in names if status_of(job.output / name) is None]
     return bool(ledger.fact("finished")) and not missing and are_built(job, ledger)

@@ -1,4 +1,4 @@
-"""Which inputs were in flight when a process died: one of them may have killed it."""
+"""Records the inputs in flight, because one of them may have killed a process that died."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The only writer of ``predictions.jsonl`` while a run is under way: whole assets, appended."""
+"""The only writer of ``predictions.jsonl`` during a run: appends complete assets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Position:
     """The end of the intact part of ``predictions.jsonl``.
 
     Attributes:
-        size: Bytes of the whole assets in it.
+        size: Size of the complete assets in bytes.
         next_image_id: Image id of the next frame.
     """
 
@@ -34,7 +34,7 @@ class Journal:
     """Appends the lines of whole assets to ``<directory>/predictions.jsonl``.
 
     Attributes:
-        position: Where the lines of the next asset go.
+        position: Position of the next asset's lines.
 
     Args:
         directory: The run directory.
@@ -87,8 +87,8 @@ class Journal:
         """Append the lines of an asset, all or none. They are durable after ``sync``.
 
         Args:
-            lines: As encoded; they get their image ids here.
-            image_id: Of the first line; ``None`` to continue counting.
+            lines: The encoded lines, to which their image ids are added.
+            image_id: Image id of the first line; ``None`` to continue counting.
 
         Raises:
             OSError: The file cannot grow; it still ends with the last whole asset.

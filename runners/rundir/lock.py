@@ -57,7 +57,7 @@ class _Held:
                 if os.path.samestat(self._status(NAME), os.fstat(file)):
                     return file
             except FileNotFoundError:
-                pass  # the previous holder removed it, so it locks nothing
+                pass  # the previous holder removed the file, so the lock has no effect
             except BaseException:
                 os.close(file)
                 raise
@@ -123,7 +123,7 @@ def forget_early() -> None:
         held.free()
     _held.clear()
     for folder in reversed(_not_created):
-        with suppress(OSError):  # it is not empty
+        with suppress(OSError):  # the directory is not empty
             folder.rmdir()
     _not_created.clear()
 

@@ -42,7 +42,7 @@ class StartedRun:
         ledger: Open; knows the run's settings and input.
         record: Not started yet, so that warnings can be added.
         load_s: Seconds that it took to load the model.
-        device: What the runnable says of its device.
+        device: The runnable's description of its device.
     """
 
     ledger: Ledger

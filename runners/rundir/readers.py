@@ -1,4 +1,4 @@
-"""Which function or worker processes read and decode the files of a run."""
+"""Chooses how a run reads and decodes files: in this process or in worker processes."""
 
 from __future__ import annotations
 

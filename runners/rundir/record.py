@@ -46,7 +46,7 @@ class Record:
         warnings: Warnings about the results.
         inputs: The inputs of all runs into the output, in order; ``runner=repair`` reads them.
         outputs: Names that the sinks and aggregates of all runs into the output own.
-        killed: What is known of the previous run, if it was killed; see ``killed_run``.
+        killed: Information about the previous run, if it was killed; see ``killed_run``.
     """
 
     job: Job

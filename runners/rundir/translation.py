@@ -1,4 +1,4 @@
-"""Errors of the file system, translated to ``OutputError``."""
+"""Translates errors of the file system to ``OutputError``."""
 
 from __future__ import annotations
 

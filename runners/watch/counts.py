@@ -1,4 +1,4 @@
-"""What a watch has counted and not reported yet; survives a killed process."""
+"""Counts that a watch has not reported yet; they survive a killed process."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class HealthIssues:
     current: dict[Kind, str] = field(default_factory=dict)
 
     def __contains__(self, kind: Kind) -> bool:
-        """Return whether there is an issue of this kind."""
+        """Return whether an issue of this kind exists."""
         return kind in self.current
 
     def report(self, kind: Kind, exc: Exception) -> None:

@@ -39,8 +39,8 @@ class WatchLoop:
         record: The record of the run.
         log: The log of the run.
         health: The current health issues.
-        requests: What signals have requested.
-        messages: What the user sees.
+        requests: The requests that signals have made.
+        messages: Prints messages for the user.
     """
 
     options: WatchOptions
@@ -137,7 +137,7 @@ class WatchLoop:
             self.processing.abort()
             self.health.report("output", exc)
             return self.schedule.back_off()
-        self.schedule.reset_back_off()
+        self.schedule.record_success()
         self.health.resolve("output")
         return pause_s
 

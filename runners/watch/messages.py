@@ -1,4 +1,4 @@
-"""What a watch prints on standard error while it runs."""
+"""Prints the messages of a watch on standard error."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ class Messages:
             self._say(f"waiting for files in {folder.rstrip('/')}/ (poll every {poll_s:g} s)")
 
     def waiting_to_settle(self, asset_id: str, n_files: int) -> None:
-        """Report that files are not complete yet, once for the same first file.
+        """Report that files are not complete yet, once per first file.
 
         Args:
-            asset_id: The first of them.
-            n_files: How many there are.
+            asset_id: The first of these files.
+            n_files: Number of these files.
         """
         self.update()
         if asset_id == self._settling or self._is_busy or self._n_lines >= _LINES_PER_MINUTE:

@@ -17,7 +17,7 @@ class WatchOptions:
         ready: When a file is complete: ``settled``, when it has not changed for ``settle_s``;
             ``marker``, when ``<name><marker>`` is beside it; ``rename``, as soon as it has its
             name, for writers that write under a temporary name first.
-        settle_s: How long a file must stay unchanged, in seconds.
+        settle_s: Seconds that a file must stay unchanged before it is processed.
         marker: Suffix of the marker's name.
         ignore: Patterns of names, or of paths below the folder, to skip.
         poll_s: Seconds between scans of the folder; events start a scan earlier.
@@ -34,7 +34,7 @@ class WatchOptions:
         metrics_port: Serve Prometheus metrics on this port of 127.0.0.1.
         on_change: What to do with results of other settings in the output: ``error`` or
             ``restart``, as for ``runner=batch``.
-        on_lock: What to do when another run holds the output: ``error`` or ``skip``, as for
+        on_lock: What to do if another run has locked the output: ``error`` or ``skip``, as for
             ``runner=batch``.
         retry_failed: At the start, also retry inputs that killed their worker process.
 

@@ -1,4 +1,4 @@
-"""From arrived files to committed results."""
+"""Processes arrived files and commits their results."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class Processing(Hooks):
         return limit is not None and counts["failed"] + self._uncommitted[True] > limit
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Return whether an outcome counts: not if it failed because the file is incomplete."""
+        """Return whether to commit an outcome: not the failure of an incomplete file."""
         arrival = self._arrivals[outcome.asset.id]
         if outcome.error is not None and self._may_be_incomplete(arrival, outcome.error):
             _log.info("%s: will be checked again: %s", arrival.id, outcome.error)
@@ -271,5 +271,5 @@ class Processing(Hooks):
 def _fingerprint(asset: Asset) -> str | None:
     try:
         return asset.fingerprint()
-    except DecodeError:  # decoding it will report why
+    except DecodeError:  # decoding the file will report why
         return None

@@ -43,7 +43,7 @@ class Watch(WatchOptions):
             ConfigError: ``input`` is not a folder, the device does not exist, or the output holds
                 results of other settings; nothing was started.
             StoreError: The weights are unavailable or do not fit the model.
-            OutputLockedError: Another run holds the output.
+            OutputLockedError: Another run has locked the output.
             OutputError: The output cannot be written at the start, or its ledger is damaged.
             RootGoneError: The folder disappeared in a run with ``max_passes``.
         """

@@ -1,4 +1,4 @@
-"""When a watch scans, retries, waits and stops: every interval, with its reason."""
+"""Decides when a watch scans, retries, waits and stops: every interval, with its reason."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Callable
 
-BACK_OFF_S = (1.0, 60.0)  # first and longest pause between attempts at something that fails
+BACK_OFF_S = (1.0, 60.0)  # first and longest pause between attempts at an operation that fails
 
-# The time a run may take to end after SIGTERM. Service managers and containers kill a process that
+# How long a run may take to end after SIGTERM. Service managers and containers kill a process that
 # takes longer than 10 s.
 DRAIN_S = 8.0
 
@@ -21,7 +21,8 @@ _RETRY_SETTLES = 4
 # A file that was returned is checked for changes for this long: a writer that had only paused
 # changes nothing in the directory, and the next deep scan may be hours away.
 _OBSERVED_SETTLES = 12
-# With max_passes, a pass waits this long for files that keep changing.
+# A pass is one scan and the processing of the files that it found. With max_passes, a pass waits
+# this long for files that keep changing.
 _PASS_SETTLES = 3
 _MIN_RECHECK_S = 1.0  # so that ready=rename with settle_s=0 does not read a file in a busy loop
 
@@ -33,12 +34,12 @@ _DISK_WAIT_WEIGHT = 0.1
 
 # Finalizing rewrites lists and aggregates of all results, so it may use this share of the time.
 _FINALIZE_SHARE = 0.05
-# How fast that is, as long as it has not been measured in this run.
+# Assumed speed until the first measurement.
 _FINALIZE_BYTES_PER_S = 8e6
 
 
 class BackOff:
-    """Pauses between attempts at something that fails: each twice as long as the one before.
+    """Pauses between attempts at an operation that fails: each twice as long as the previous one.
 
     Args:
         first_s: The first pause, in seconds.
@@ -66,15 +67,15 @@ class Schedule:
 
     Args:
         poll_s: Seconds between scans.
-        settle_s: How long a file must stay unchanged.
+        settle_s: Seconds that a file must stay unchanged before it is processed.
         finalize_every_s: Seconds between updates of the aggregates; 0 for none before the end.
         clock: Returns the current time.
 
     Attributes:
         now: Returns the current time.
-        poll_s: As given.
-        settle_s: As given.
-        n_passes: How many passes have ended.
+        poll_s: The argument ``poll_s``.
+        settle_s: The argument ``settle_s``.
+        n_passes: Number of completed passes.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Schedule:
         return self.now() >= self._next_scan_s
 
     def next_scan_in_s(self) -> float:
-        """Return how long until the next scan."""
+        """Return the seconds until the next scan."""
         return max(0.0, self._next_scan_s - self.now())
 
     def schedule_scan(self) -> None:
@@ -123,12 +124,12 @@ class Schedule:
         self._next_scan_s = min(self._next_scan_s, soon_s)
 
     def record_scan(self, *, wall_s: float, cpu_s: float, is_deep: bool, is_idle: bool) -> None:
-        """Note what a scan cost.
+        """Record the cost of a scan.
 
         Args:
-            wall_s: Its wall time.
-            cpu_s: Its CPU time.
-            is_deep: Whether it listed every folder. The first scan always does.
+            wall_s: Wall time of the scan.
+            cpu_s: CPU time of the scan.
+            is_deep: Whether the scan listed every folder. The first scan always does.
             is_idle: Whether no folder had changed.
         """
         self._scan_cost_s = max(cpu_s, _DISK_WAIT_WEIGHT * wall_s)
@@ -146,17 +147,17 @@ class Schedule:
 
     @property
     def recheck_s(self) -> float:
-        """How long until a file that changed while it was read is checked again, at least."""
+        """Minimum seconds before rechecking a file that changed while it was read."""
         return _MIN_RECHECK_S
 
     @property
     def retry_settle_s(self) -> float:
-        """How long a file that cannot be decoded must stay unchanged before it is retried."""
+        """Seconds that a file that cannot be decoded must stay unchanged before it is retried."""
         return _RETRY_SETTLES * self.settle_s
 
     @property
     def observe_s(self) -> float:
-        """How long a file that was returned is checked for changes."""
+        """Seconds for which a file that was returned is checked for changes."""
         return _OBSERVED_SETTLES * self.settle_s
 
     # Passes of a run with max_passes
@@ -186,21 +187,21 @@ class Schedule:
     # Retries after an error of the output
 
     def retry_in_s(self) -> float:
-        """Return how long until the next attempt after an error; 0 if there was none."""
+        """Return the seconds until the next attempt after an error; 0 without an error."""
         return max(0.0, self._retry_at_s - self.now())
 
     def back_off(self) -> float:
         """Schedule the next attempt after an error.
 
         Returns:
-            How long until then, in seconds.
+            Seconds until the next attempt.
         """
         pause_s = self._back_off.next_s()
         self._retry_at_s = self.now() + pause_s
         return pause_s
 
-    def reset_back_off(self) -> None:
-        """Note that an attempt was successful."""
+    def record_success(self) -> None:
+        """Reset the pauses, because an attempt succeeded."""
         self._back_off.reset()
         self._retry_at_s = -math.inf
 
@@ -224,10 +225,10 @@ class Schedule:
         return self._finalize_requested
 
     def record_finalize(self, took_s: float | None = None) -> None:
-        """Note that all is finalized.
+        """Record that finalizing succeeded.
 
         Args:
-            took_s: How long it took; ``None`` if there was nothing to do.
+            took_s: Seconds that finalizing took; ``None`` if nothing had to be finalized.
         """
         self._finalize_requested, self._finalized_at_s = False, self.now()
         if took_s is not None:
@@ -242,10 +243,10 @@ class Schedule:
     # Stop
 
     def drain_left_s(self, stop_requested_s: float | None) -> float:
-        """Return how much time is left to end in order; infinite if no stop is requested.
+        """Return the seconds left for a graceful shutdown; infinite if no stop is requested.
 
         Args:
-            stop_requested_s: When the stop was requested; ``None`` if it was not.
+            stop_requested_s: When the stop was requested; ``None`` if no stop is requested.
         """
         if stop_requested_s is None:
             return math.inf

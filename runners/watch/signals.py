@@ -1,4 +1,4 @@
-"""Signals as requests to a watch: stop in order, or reopen the log and finalize."""
+"""Translates signals into requests to a watch: stop, or reopen the log and finalize."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from types import FrameType
 
 @dataclass
 class StopRequests:
-    """What signals have requested so far.
+    """The requests that signals have made so far.
 
     Attributes:
         exit_status: The exit status to end with; ``None`` until a stop is requested.

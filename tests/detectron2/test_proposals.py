@@ -1,4 +1,4 @@
-"""Faster proposals and inputs equal Detectron2's to the bit."""
+"""Faster proposals and inputs are bit-identical to Detectron2's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from random_model import ARCHITECTURES, RandomModel
 
-from pipeline.runnables.speedups.exact.inputs import normalize_in_place
+from pipeline.runnables.speedups.exact.inputs import normalize_with_one_copy
 from pipeline.runnables.speedups.exact.proposals import decode_best_proposals
 
 torch = pytest.importorskip("torch")
@@ -44,7 +44,7 @@ def test_inputs(architecture: str) -> None:
     _, module = RandomModel(ARCHITECTURES[architecture], SMALL).load("cpu")
     want = [module.preprocess_image(inputs(sizes)) for sizes in SIZES]
     given = [inputs(sizes) for sizes in SIZES]
-    assert normalize_in_place(module)
+    assert normalize_with_one_copy(module)
     got = [module.preprocess_image(each) for each in given]
     for ours, theirs, each, sizes in zip(got, want, given, SIZES, strict=True):
         assert torch.equal(ours.tensor, theirs.tensor)
@@ -56,7 +56,7 @@ def test_inputs(architecture: str) -> None:
 def test_other_models_do_not_change() -> None:
     _, module = RandomModel(ARCHITECTURES["retinanet"], SMALL).load("cpu")
     assert not decode_best_proposals(module)
-    assert not normalize_in_place(module)
+    assert not normalize_with_one_copy(module)
     _, module = RandomModel(ARCHITECTURES["faster_rcnn"], SMALL).load("cpu")
     module.proposal_generator.anchor_generator = torch.nn.Identity()
     assert not decode_best_proposals(module)

@@ -181,14 +181,16 @@ def test_concatenate_nothing():
         pytest.param({"keypoints": None}, "not all parts have keypoints", id="keypoints"),
         pytest.param(
             {"keypoints": np.zeros((4, 3, 3))},
-            r"keypoints is float32 \('N', 2, 3\) and float32 \('N', 3, 3\)",
+            r"keypoints has different dtypes or shapes: "
+            r"float32 \('N', 2, 3\) and float32 \('N', 3, 3\)",
             id="keypoints of another kind",
         ),
         pytest.param({"track_ids": None}, "not all parts have track_ids", id="track_ids"),
         pytest.param({"extra": {}}, r"not all parts have extra \['speed'\]", id="extra"),
         pytest.param(
             {"extra": {"speed": np.zeros((4, 2))}},
-            r"extra\['speed'\] is float64 \('N', 2\) and int64 \('N', 2\)",
+            r"extra\['speed'\] has different dtypes or shapes: "
+            r"float64 \('N', 2\) and int64 \('N', 2\)",
             id="extra of another type",
         ),
         pytest.param({"sem_seg": None}, "sem_seg differs", id="map in one part"),

@@ -72,7 +72,7 @@ def picture(height: int = 72, width: int = 100, seed: int = 0) -> np.ndarray:
 
 
 def assert_same(got: dict[str, Any], want: dict[str, Any]) -> None:
-    """Compare the outputs of a Mask R-CNN to the bit."""
+    """Assert that the outputs of two Mask R-CNNs are bit-identical."""
     import torch
 
     a, b = got["instances"].to("cpu"), want["instances"].to("cpu")

@@ -83,7 +83,7 @@ def _hint(
         (name for name in different if name.endswith("box_predictor.cls_score.weight")), ""
     )
     if counts:
-        n, n_model = (len(each[counts]) - 1 for each in (tensors, expected))  # one is background
+        n, n_model = (len(each[counts]) - 1 for each in (tensors, expected))  # background excluded
         return f"they have {n} classes, the model has {n_model}; set model.class_names to those {n}"
     if any(_CLASSES.search(name) for name in different):
         return "if they have other classes, set model.class_names (or NUM_CLASSES in the config)"

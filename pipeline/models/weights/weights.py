@@ -230,7 +230,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     Args:
         module: The module.
         tensors: The tensors by name.
-        where: The file, as messages show it.
+        where: Name of the file for messages.
 
     Raises:
         ModelCorruptError: A key is missing or unexpected, has another shape or dtype, or a value is

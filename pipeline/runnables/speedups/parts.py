@@ -1,7 +1,7 @@
 """The parts of a model that do nearly all of its arithmetic: backbone and heads.
 
 Each part is a method that takes and returns only tensors. Everything between the parts (proposals,
-pooling, suppression) is still Detectron2's code in float32.
+pooling, NMS) is still Detectron2's code in float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Part:
         name: Name of the part, unique in its model.
         owner: The ``nn.Module`` that has the weights.
         method: Name of the owner's method.
-        per_roi: Whether its inputs are pooled regions, ``(N, C, fixed, fixed)`` or ``(N, C)``,
+        per_roi: Whether the inputs are pooled regions, ``(N, C, fixed, fixed)`` or ``(N, C)``,
             rather than maps ``(N, C, H, W)`` of any size.
     """
 

@@ -1,4 +1,4 @@
-"""The one way in which speed-ups change a model: methods of single modules are replaced.
+"""Replaces methods of single modules: the only way in which speed-ups change a model.
 
 A replaced method is an attribute of the instance. Its class and all other instances stay as they
 are, and hooks still run, because torch calls an instance's own ``forward`` between them. Every

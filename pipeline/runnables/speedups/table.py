@@ -1,4 +1,4 @@
-"""The speed-ups in the order in which they are applied, and what each does to the digits."""
+"""The speed-ups in the order in which they are applied, and the effect of each on the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.runnables.options import Options, engine_of
-from pipeline.runnables.speedups.exact.inputs import normalize_in_place
+from pipeline.runnables.speedups.exact.inputs import normalize_with_one_copy
 from pipeline.runnables.speedups.exact.proposals import decode_best_proposals
 from pipeline.runnables.speedups.exact.pushdown import push_down
 from pipeline.runnables.speedups.parts import parts
@@ -23,7 +23,7 @@ from pipeline.runnables.state.stateless import StateRisk
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides which speed-ups apply to a model.
+    """The settings that decide which speed-ups apply to a model.
 
     Attributes:
         options: The runnable's options, with the device and the number of forwards in use.
@@ -50,11 +50,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """One faster way to compute what a model computes.
+    """A faster way to compute part of a model.
 
     Attributes:
-        name: Its name in run.json.
-        numerics: What it does to the results: ``exact`` keeps every bit, ``rounding`` changes the
+        name: The name in run.json.
+        numerics: The effect on the results: ``exact`` keeps every bit, ``rounding`` changes the
             last digits of float32, ``reduced`` changes more.
         apply: Changes the model in place and returns true, or returns why it does not apply.
     """
@@ -72,12 +72,12 @@ def apply_speedups(
     Args:
         speedups: The speed-ups, such as ``SPEEDUPS``.
         module: A Detectron2 model in eval mode, on its device.
-        settings: What decides which of them apply.
-        refusal: If given, why none of them may be applied.
+        settings: Decides which speed-ups apply.
+        refusal: If not empty, the reason why no speed-up may be applied.
 
     Returns:
-        A record of each for run.json: ``name``, ``numerics``, ``applied`` and, if it was not
-        applied, the ``reason``.
+        One record per speed-up for run.json: ``name``, ``numerics``, ``applied`` and, if it was
+        not applied, the ``reason``.
     """
     records = []
     for speedup in speedups:
@@ -125,9 +125,9 @@ def _compile_with_openvino(module: Any, settings: Settings) -> bool | str:
 
 
 def _normalize_in_place(module: Any, settings: Settings) -> bool | str:
-    if settings.engine == "openvino":  # it takes planes, the result is in channels_last format
+    if settings.engine == "openvino":  # takes planes, not the channels_last format
         return "engine=openvino"
-    return normalize_in_place(module) or "the model prepares its inputs in a custom way"
+    return normalize_with_one_copy(module) or "the model prepares its inputs in a custom way"
 
 
 def _use_channels_last(module: Any, settings: Settings) -> bool | str:

@@ -1,4 +1,4 @@
-"""Which modules of a model are known to be stateless.
+"""Finds the modules of a model that are not known to be stateless.
 
 Threads may share a module only if its forward writes nothing to it. This cannot be proved for code
 in general, so there is a list of modules for which it is known: modules of torch and Detectron2,

@@ -1,4 +1,4 @@
-"""Predictions drawn onto an image with OpenCV."""
+"""Draws predictions onto an image with OpenCV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks, boxes and keypoints of instances."""
+"""Draws masks, boxes and keypoints of instances."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw_masks(
         masks: N masks in pixels of the frame.
         colors: The color of each mask.
         scale: Sizes.
-        opacity: Of the masks, in [0, 1].
+        opacity: Opacity of the masks, in [0, 1].
     """
     factor = scale.factor
     for i in np.argsort(-masks.area_px, kind="stable").tolist():

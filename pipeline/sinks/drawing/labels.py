@@ -26,7 +26,7 @@ class Label(NamedTuple):
 
     Attributes:
         text: One line.
-        color: Of the background.
+        color: Background color.
         anchor: x1, y1, x2, y2 of the object that it names, or x, y of a point in the middle of a
             region; in pixels of the scene.
     """
@@ -43,8 +43,8 @@ def instance_labels(
 
     Args:
         p: N instances.
-        corners: float32 ``(N, 4)``: their boxes in pixels of the scene.
-        colors: Their colors.
+        corners: float32 ``(N, 4)``: the boxes in pixels of the scene.
+        colors: The color of each instance.
     """
     classes, scores, anchors = p.classes.tolist(), p.scores.tolist(), corners.tolist()
     tracks = [None] * len(p) if p.track_ids is None else p.track_ids.tolist()
@@ -61,7 +61,7 @@ def region_labels(labels: NDArray[np.int32], regions: list[Region], factor: int)
 
     Args:
         labels: int32 ``(H, W)``: the map.
-        regions: Its regions.
+        regions: The regions of the map.
         factor: Scene pixels per frame pixel.
     """
     return [
@@ -120,7 +120,7 @@ def label_text(name: str, class_id: int, score: float | None, track_id: int | No
 
     Args:
         name: Name of the class.
-        class_id: Its id.
+        class_id: Id of the class.
         score: In [0, 1]; ``0.99+`` means 0.995 or more, because 1.00 would look certain.
             ``None`` for no score.
         track_id: Id of the track; ``None`` or negative for no track.

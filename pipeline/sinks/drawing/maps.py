@@ -21,11 +21,11 @@ class Region(NamedTuple):
     """The pixels of a map that have one value.
 
     Attributes:
-        value: Their value in the map.
+        value: The value of the pixels in the map.
         name: Name of the class.
         class_id: Id of the class, among things or among stuff.
         color: Blue, green, red.
-        score: Of a thing, in [0, 1]; ``None`` for stuff.
+        score: The score of a thing, in [0, 1]; ``None`` for stuff.
     """
 
     value: int
@@ -67,9 +67,9 @@ def draw_map(
     Args:
         scene: uint8 ``(f * H, f * W, 3)``, BGR; changed in place.
         labels: int32 ``(H, W)``: the map.
-        regions: What to draw.
+        regions: The regions to draw.
         factor: ``f``, scene pixels per frame pixel.
-        opacity: Of the colors, in [0, 1].
+        opacity: Opacity of the colors, in [0, 1].
     """
     # by value + 1; the first and last row, without color, catch the values of no region
     table = np.zeros((max([0, *(region.value for region in regions)]) + 3, 4), np.uint8)

@@ -1,4 +1,4 @@
-"""What is drawn of a frame's predictions, and in which order."""
+"""Decides which of a frame's predictions are drawn, and in which order."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Painter:
         masks: Draw instance masks, semantic and panoptic maps.
         boxes: Draw boxes.
         labels: Draw labels.
-        color: What has a color of its own: ``class``, ``instance`` or ``track``.
-        opacity: Of masks and maps, in [0, 1].
+        color: Whether the color is chosen per ``class``, ``instance`` or ``track``.
+        opacity: Opacity of masks and maps, in [0, 1].
         skeleton: Pairs of keypoints to join.
     """
 
@@ -46,7 +46,7 @@ class Painter:
 
         Args:
             image: uint8 ``(H, W, 3)``, BGR.
-            predictions: What to draw, except instances whose box is not finite.
+            predictions: The predictions to draw; instances whose box is not finite are skipped.
 
         Returns:
             uint8 ``(f * H, f * W, 3)``, BGR. ``f`` is 1 if the longer side is over 480 px, else the

@@ -1,4 +1,4 @@
-"""Places for labels that leave the objects visible."""
+"""Places labels so that the objects stay visible."""
 
 from __future__ import annotations
 

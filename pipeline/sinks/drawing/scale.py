@@ -1,4 +1,4 @@
-"""The size of the drawn image and of what is drawn on it."""
+"""Scales the drawn image, its lines and its text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker process of ``DecodeWorkers``: decodes images and does nothing else.
+"""The main function of a decode worker process (child side): reads, decodes, answers.
 
 A decoder that crashes, hangs or runs out of memory affects only this process.
 """
@@ -35,7 +35,7 @@ def main(descriptor: int, memory_mb: int, parent: int) -> None:
         memory_mb: Address space that decoding may use, in addition to the current size, in MiB.
         parent: Process id of the parent.
     """
-    # Ctrl-C and a service's stop are for the parent, which then stops this process
+    # Ctrl-C and SIGTERM are handled by the parent, which then stops this process
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":  # a decoder that hangs does not see its socket closed

@@ -27,7 +27,7 @@ _MAX_BYTES_PER_PIXEL = 16
 _HEADERS = 64 << 20
 
 # Errors that can pass within moments: an unreachable server, a lack of memory or descriptors. Not
-# those that last until a person acts, such as a missing file or permission.
+# those that last until someone acts, such as a missing file or permission.
 # fmt: off
 _PASSING = {getattr(errno, name, None) for name in (  # EREMOTEIO exists only on Linux
     "EAGAIN", "EBUSY", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH",
@@ -49,7 +49,7 @@ class Reading:
     Attributes:
         image: uint8 ``(H, W, 3)``, BGR, contiguous and writable.
         size_bytes: Size of the file.
-        mtime_ns: Its modification time in nanoseconds since 1970, unchanged while it was read.
+        mtime_ns: Modification time in nanoseconds since 1970, unchanged while reading.
         sha256: SHA-256 of its content, in hexadecimal digits.
     """
 
@@ -166,7 +166,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
-        _check_regular(status)  # it may have been swapped since
+        _check_regular(status)  # the file may have been swapped meanwhile
         yield file, status
 
 

@@ -1,4 +1,4 @@
-"""A worker process that decodes, seen from the run: starts it, sends requests, stops it."""
+"""A single decode worker (parent side): starts the process, sends requests, stops it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pipeline.sources.decode import wire
 from pipeline.sources.decode.reading import Reading, Version
 
 _START_S = 60.0  # to import NumPy, OpenCV and Pillow from a slow disk
-_EXIT_S = 1.0  # from the end of its socket to its exit
-_END_S = 5.0  # from SIGKILL to its exit; a process that waits for a dead NFS server never exits
+_EXIT_S = 1.0  # from closing the socket to the exit of the process
+_END_S = 5.0  # from SIGKILL to the exit; a process that waits for a dead NFS server never exits
 _MAX_TEXT = 1000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -29,8 +29,8 @@ class Lost(Exception):
     """A worker can no longer be used.
 
     Attributes:
-        by_file: Whether it was working on the file.
-        version: The version of the file that it had read, if any.
+        by_file: Whether the worker was processing the file.
+        version: The version of the file that the worker had read, if any.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class Worker:
     """A worker process and the socket to it.
 
     Args:
-        command: The command that starts it. The socket's descriptor, ``memory_mb`` and the id of
-            this process are appended.
+        command: The command that starts the process. The socket's descriptor, ``memory_mb``
+            and the id of this process are appended.
         memory_mb: Memory that decoding one file may use, in MiB.
 
     Raises:
@@ -123,7 +123,7 @@ class Worker:
             raise Lost("its decoder sent an invalid answer", version=version) from exc
 
     def is_alive(self) -> bool:
-        """Return whether it is running; reap it if not."""
+        """Return whether the process is running; reap it if not."""
         return self._process.poll() is None
 
     def kill(self) -> None:

@@ -1,4 +1,4 @@
-"""Decodes in worker processes, so that no file can crash, hang or fill the run's process."""
+"""A pool of decode worker processes (parent side), so that no file can crash or hang the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DecodingStopped(BaseException):
 
 
 class DecodeWorkers:
-    """A ``Reader`` that lets one of several worker processes read and decode each file.
+    """A ``Reader`` that reads and decodes each file in one of several worker processes.
 
     If a worker dies, takes too long or needs too much memory, its file is tried again with a new
     worker. Workers are started when they are first needed, the first one on entering; leaving
@@ -32,7 +32,7 @@ class DecodeWorkers:
     it sends JSON and pixels, which are checked. Can be called on several threads at once.
 
     Args:
-        n: Number of worker processes: files that are decoded at the same time.
+        n: Number of worker processes, so of files that are decoded at the same time.
         memory_mb: Memory that decoding one file may use, in MiB, in addition to the interpreter's.
         timeout_s: Seconds that one attempt may take.
         tries: Number of attempts for a file that its worker does not survive.
@@ -65,7 +65,7 @@ class DecodeWorkers:
         """Start the first worker.
 
         Raises:
-            PipelineError: It does not start.
+            PipelineError: The worker does not start.
         """
         try:
             with self._worker():
@@ -169,7 +169,7 @@ class DecodeWorkers:
         worker = Worker(command, self._memory_mb)
         with self._lock:
             self._workers = {w for w in self._workers if w.is_alive()} | {worker}
-        if self._closed.is_set():  # close() may have missed it
+        if self._closed.is_set():  # close() may have missed this worker
             worker.kill()
         return worker
 

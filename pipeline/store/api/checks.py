@@ -34,7 +34,7 @@ def verify_model(
         force: Always repeat the self-test.
 
     Returns:
-        The result, for people.
+        The result as text to show to the user.
 
     Raises:
         ConfigError: d2run cannot run the model.

@@ -131,7 +131,7 @@ def _globals(data: bytes) -> str:
     texts: list[str] = []
     memo: dict[Any, str] = {}
     count = 0
-    latest = ""  # the last value, if it was text
+    latest = ""  # the last value, if that was text
     try:
         for opcode, argument, _ in islice(pickletools.genops(data), _MAX_STEPS):
             if opcode.name == "STACK_GLOBAL":
@@ -164,7 +164,7 @@ def _sources(module: ModuleType) -> dict[str, bytes]:
     """Return the sources of a module, or of all modules of a package, by path in the archive."""
     name = module.__name__
     loader = getattr(module, "__loader__", None)
-    if isinstance(loader, zipimport.zipimporter):  # it was imported from a stored model
+    if isinstance(loader, zipimport.zipimporter):  # the module was imported from a stored model
         with zipfile.ZipFile(loader.archive) as archive:
             mine = [n for n in archive.namelist() if n == f"{name}.py" or n.startswith(f"{name}/")]
             return {path: archive.read(path) for path in mine}

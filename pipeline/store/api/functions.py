@@ -43,17 +43,19 @@ def save_model(
     Args:
         name: ``name``, which gets a new version, or ``name:version``.
         checkpointables: A ``DefaultPredictor``, or a module that Detectron2 builds from a config.
-        config: The module's ``CfgNode``. Ignored, with a warning, for a predictor, which has one.
+        config: The module's ``CfgNode``. For a predictor, which has a config, ignored with a
+            warning.
         signatures: Methods of ``get_runnable``, by name; by default
             ``{"__call__": {"batchable": False}}``.
-        labels: Labels to find it by.
-        custom_objects: Python objects to save with it, pickled with cloudpickle.
-        external_modules: Modules whose source is saved with it; of a package, all modules.
+        labels: Labels to find the model by.
+        custom_objects: Python objects to save with the model, pickled with cloudpickle.
+        external_modules: Modules whose source is saved with the model; for a package, all its
+            modules.
         metadata: Values of JSON's types, and NumPy values.
         class_names: Names by class id, ids and names, or a file
             (``categories.parse_class_names``). By default, the names in Detectron2's
             ``MetadataCatalog`` for the config's datasets.
-        store: By default the store in ``$D2RUN_HOME``.
+        store: The store; by default the one in ``$D2RUN_HOME``.
 
     Returns:
         The stored model.
@@ -133,9 +135,9 @@ def load_model(
     Args:
         tag: A tag, or the result of ``get``.
         device_id: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
-        trust: Import the Python modules that were saved with it; they can run any code.
+        trust: Import the Python modules saved with the model, which can run any code.
         verify: First compare every file with its SHA-256.
-        store: By default the store in ``$D2RUN_HOME``.
+        store: The store; by default the one in ``$D2RUN_HOME``.
 
     Returns:
         A ``DefaultPredictor`` if one was saved, otherwise the module in eval mode.
@@ -160,7 +162,7 @@ def get_runnable(model: StoredModel | str, *, store: ModelStore | None = None) -
 
     Args:
         model: A tag, or the result of ``get``.
-        store: By default the store in ``$D2RUN_HOME``.
+        store: The store; by default the one in ``$D2RUN_HOME``.
     """
     return (model if isinstance(model, StoredModel) else get(model, store=store)).to_runnable()
 

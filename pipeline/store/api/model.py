@@ -12,9 +12,9 @@ class Model(model.Model):
     """A model whose store is, by default, the one in ``$D2RUN_HOME``.
 
     Args:
-        name: The display name, and the name in the store when it is saved.
+        name: The display name, and the name in the store when the model is saved.
         store: Finds stored models and keeps downloads.
-        options: As for ``pipeline.models.model.Model``.
+        options: Options of ``pipeline.models.model.Model``.
     """
 
     def __init__(self, name: str, *, store: ModelStore | None = None, **options: Any) -> None:

@@ -24,7 +24,7 @@ class RebuiltModel:
     """A model that was rebuilt and tested, ready to be written.
 
     Attributes:
-        config_yaml: Its config.
+        config_yaml: The model's config.
         weights: Tensors by name.
         files: Contents of more files, by name.
         more: More keys of ``model.yaml``.

@@ -171,7 +171,7 @@ class LocalRunner:
 
     Args:
         model: The model.
-        name: As in BentoML; shown to people.
+        name: The runner's name, as in BentoML; only for display.
     """
 
     def __init__(self, model: ModelVersion, name: str) -> None:

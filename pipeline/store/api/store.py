@@ -88,14 +88,14 @@ class ModelStore:
             cfg: Detectron2's ``CfgNode``; not changed.
             weights: Tensors by name.
             categories: The classes that the model distinguishes.
-            labels: Labels to find it by.
+            labels: Labels to find the model by.
             metadata: Plain values.
             signatures: Callable methods of the model.
             kind: ``predictor`` or ``module``: the type that ``load_model`` returns.
             created: Time of creation, if not now.
-            custom_objects: Python objects to save with it.
-            external_modules: Modules whose source is saved with it.
-            origin: What it was imported from.
+            custom_objects: Python objects to save with the model.
+            external_modules: Modules whose source is saved with the model.
+            origin: The file or address that the model was imported from.
 
         Raises:
             ConfigError: A value cannot be saved, Detectron2 cannot build the model, or d2run cannot
@@ -138,7 +138,7 @@ class ModelStore:
 
         Args:
             tag: The tag.
-            trust: Whether its custom objects and modules may run code in this process.
+            trust: Whether the model's custom objects and modules may run code in this process.
 
         Raises:
             ConfigError: The tag is not valid.

@@ -24,7 +24,7 @@ def make_rows(store: ModelStore, models: Sequence[StoredModel]) -> list[dict[str
     aliases: dict[str, list[str]] = {}
     for name in dict.fromkeys(model.info["name"] for model in models):
         home = store.root / name
-        if not versions_in(home):  # it comes with d2run
+        if not versions_in(home):  # the model comes with d2run
             home = next(model.path.parent for model in models if model.info["name"] == name)
         aliases.setdefault(f"{name}:{resolve_version(name, home)}", []).append("latest")
         for alias, version in store.aliases(name).items():

@@ -39,7 +39,7 @@ def staged(parent: Path) -> Iterator[Path]:
     """Create a directory in ``parent``; it is removed when the block ends, unless renamed."""
     parent.mkdir(parents=True, exist_ok=True)
     folder = parent / f"{_STAGING}{secrets.token_hex(8)}"
-    with locked(parent):  # so that no process sees it without its lock
+    with locked(parent):  # so that no process sees the directory without its lock
         folder.mkdir()
         descriptor = os.open(folder, os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_EX)

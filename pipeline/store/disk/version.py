@@ -39,9 +39,9 @@ class ModelVersion:
 
     Attributes:
         tag: ``name:version``; a string with the attributes ``name`` and ``version``.
-        path: Its directory.
+        path: Directory of the version.
         info: The content of its ``model.yaml``, as a mapping and as attributes.
-        trust: Whether its custom objects and modules may run code in this process.
+        trust: Whether the model's custom objects and modules may run code in this process.
     """
 
     tag: Tag

@@ -101,8 +101,10 @@ def read_bento(folder: Path, *, trust: bool = False) -> BentoModel:
     """Read one version of a model that ``bentoml.detectron`` saved.
 
     Args:
-        folder: For example ``~/bentoml/models/NAME/VERSION``, or an unpacked export.
-        trust: Whether its custom objects may run code when they are loaded; nothing else can.
+        folder: The model's directory, for example ``~/bentoml/models/NAME/VERSION``, or an
+            unpacked export.
+        trust: Whether the model's custom objects may run code when they are loaded. No other part
+            can run code.
 
     Raises:
         UntrustedModelError: It has custom objects that are not plain values; names the first.

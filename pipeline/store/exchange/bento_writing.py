@@ -93,7 +93,7 @@ def write_bento(
     # copies, because a view would be written with its whole base
     tensors = {key: value.detach().cpu().clone() for key, value in weights.items()}
     try:
-        # ASCII, because BentoML reads it in the encoding of the system
+        # ASCII, because BentoML reads the file in the encoding of the system
         (folder / INFO).write_text(_yaml(info), encoding="ascii")
         (folder / OBJECTS).write_bytes(objects)
         with (folder / WEIGHTS).open("wb") as file:

@@ -41,13 +41,13 @@ def import_model(
         path: An archive or directory of ``export_model``; a ``.bentomodel`` or a directory of
             BentoML's store from ``bentoml.detectron``; the output directory of a Detectron2
             training; or an address that fsspec supports.
-        name: For BentoML and training: its name in the store.
+        name: For BentoML and training: the model's name in the store.
         class_names: For BentoML and training: names by class id, or a file of names.
-        labels: For BentoML and training: labels to find it by.
+        labels: For BentoML and training: labels to find the model by.
         metadata: For BentoML and training: plain values.
         ema: For training: use the averaged weights (``ema_state``).
-        trust: For BentoML: load its custom objects, which can run any code.
-        store: By default the store in ``$D2RUN_HOME``.
+        trust: For BentoML: load the model's custom objects, which can run any code.
+        store: The store; by default the one in ``$D2RUN_HOME``.
 
     Raises:
         ConfigError: The path or an option does not fit.

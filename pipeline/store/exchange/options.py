@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What the user sets for an imported model.
+    """The options of an imported model.
 
     Attributes:
-        name: Its name in the store; by default the name it has.
+        name: The model's name in the store; by default its current name.
         class_names: Names by class id, or a file of names.
         labels: Labels, in addition to its own.
         metadata: Plain values, in addition to its own.

@@ -42,7 +42,7 @@ def export_model(
             the format of the path's suffix, otherwise ``tar.xz``.
         overwrite: Replace an existing target.
         trust: For ``bentoml``: load the custom objects, which must be pickled again.
-        store: By default the store in ``$D2RUN_HOME``.
+        store: The store; by default the one in ``$D2RUN_HOME``.
 
     Returns:
         The path or address that was written.

@@ -87,14 +87,14 @@ def save_foreign(
         config: Nested plain values, as dumped from a ``CfgNode``.
         weights: Tensors by name.
         options: The user's options, which override the model's own values.
-        origin: Where it comes from; a model with the same ``sha256`` is the same.
-        known: ``kind`` and ``categories``, if d2run exported it.
+        origin: The model's origin. Models with the same ``sha256`` are the same.
+        known: ``kind`` and ``categories``, if d2run exported the model.
         kind: ``predictor`` or ``module``.
-        labels: Its labels.
-        metadata: Its metadata.
-        signatures: Its signatures.
+        labels: The model's labels.
+        metadata: The model's metadata.
+        signatures: The model's signatures.
         created: Time of creation.
-        custom_objects: Its custom objects.
+        custom_objects: The model's custom objects.
     """
     name = tag.partition(":")[0]
     for there in store.list(name):
@@ -150,7 +150,7 @@ def _last_checkpoint(folder: Path) -> Path:
     found = {path.name: path for path in _checkpoints(folder)}
     pointer = folder / _POINTER
     last = read_pointer(pointer).strip() or _FINAL
-    last = last.rsplit("/", 1)[-1]  # it can be the path at the time of training
+    last = last.rsplit("/", 1)[-1]  # the value can be the path at the time of training
     if last in found:
         return found[last]
     if len(found) == 1:

@@ -1,4 +1,4 @@
-"""The memory of an output directory, ``ledger.sqlite``: which inputs are done.
+"""The ledger of an output directory, ``ledger.sqlite``: which inputs are done.
 
 One process owns it, exclusively and with one connection. This rules out SQLite's bug with several
 connections to a write-ahead log (fixed in 3.51.3). ``commit`` returns when the changes are on the

@@ -26,7 +26,7 @@ class Entry:
         size: Size in bytes of the file that was decoded; ``None`` if it was never read.
         mtime_ns: Modification time of that file; ``None`` where a later change might not show.
         sha256: SHA-256 of its content.
-        start: Offset of its lines in ``predictions.jsonl``, in bytes; ``None`` if it failed.
+        start: Offset of the lines in ``predictions.jsonl``, in bytes; ``None`` if the input failed.
         length: Length of its lines, in bytes.
         image_id: Id of its first frame, if the source assigns ids.
         frames: Number of frames that were decoded.
@@ -34,7 +34,7 @@ class Entry:
         step: Step at which it failed.
         error: Class name of the error.
         message: Message of the error.
-        attempts: How often it was tried.
+        attempts: Number of attempts.
     """
 
     id: str

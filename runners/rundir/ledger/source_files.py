@@ -1,4 +1,4 @@
-"""Which file of a watched folder each input was."""
+"""Records the file of each input of a watched folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SourceFile:
         name: Path of the file in the watched folder; differs from the id if an earlier file had
             the same name.
         gone: Whether d2run moved or deleted it, so that another file of this name is another input.
-        unreported: Whether it failed and no run has reported that at its end.
+        unreported: Whether the input failed and no run has reported the failure at its end.
     """
 
     id: str

@@ -21,7 +21,7 @@ CREATE TABLE entries (
 CREATE INDEX places ON entries (place, id);
 CREATE INDEX failures ON entries (place, id) WHERE outcome = 'failed';
 """
-# Only runner=watch has this one (source_files.py).
+# Only runner=watch uses this table (source_files.py).
 SOURCE_FILES = """
 CREATE TABLE source_files (
   id BLOB PRIMARY KEY, name BLOB, gone INTEGER NOT NULL, unreported INTEGER NOT NULL,

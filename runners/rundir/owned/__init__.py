@@ -1,1 +1,1 @@
-"""What sinks and aggregates own in an output: recorded, protected, cleared, built."""
+"""Files that sinks and aggregates own in an output: recorded, protected, cleared, built."""

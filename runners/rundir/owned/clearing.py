@@ -99,7 +99,7 @@ def _discard(output: Path, sink: Sink | None, names: list[str], asset_id: str) -
         sink.discard(ImageAsset(asset_id, asset_id, is_still=not has_frames))
     except OutputError:
         raise
-    except Exception:  # it may need to be entered first
+    except Exception:  # the part may need to be entered first
         return False
     return True
 
@@ -127,7 +127,7 @@ def _ids(output: Path) -> Iterator[str]:
     """Yield the ids of all inputs that the files of the output name, each at least once."""
     with suppress(FileNotFoundError), open_to_read(output / in_flight.NAME) as file:
         yield from in_flight.ids(file)  # started and not committed
-    with suppress(OutputError):  # it is damaged; the lists hold nearly the same
+    with suppress(OutputError):  # a damaged ledger; the lists hold nearly the same
         if check_regular(output / LEDGER) is not None:
             with Ledger(output / LEDGER) as ledger:
                 yield from (entry.id for entry in ledger.entries())

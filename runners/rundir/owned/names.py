@@ -36,7 +36,7 @@ def recorded_outputs(output: Path, ledger: Ledger | None) -> Outputs:
 
     Args:
         output: The output directory.
-        ledger: Its ledger; ``run.json`` is read if that is ``None``, or damaged.
+        ledger: The ledger of the output. If it is ``None`` or damaged, ``run.json`` is read.
     """
     found: Any = ledger.fact(_FACT) if ledger is not None else None
     if found is None:
@@ -67,11 +67,11 @@ def record_outputs(job: Job, ledger: Ledger) -> Outputs:
 
 
 def refuse_foreign(job: Job, recorded: Outputs) -> None:
-    """Refuse to write over what no run wrote, and to read what a restart removes.
+    """Refuse to overwrite files that no run wrote, and to read inputs that a restart removes.
 
     Args:
         job: The job.
-        recorded: What the runs into its output own so far.
+        recorded: The outputs that earlier runs into this directory own.
 
     Raises:
         ConfigError: A file or a directory is in the place of an output, or the input is in one.

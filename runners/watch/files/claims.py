@@ -103,7 +103,7 @@ class Claims:
         with suppress(OSError), self.opened(file) as (folder, private, name):
             try:
                 descriptor = _open_content(folder, private, name)
-            except PermissionError:  # then this is why it failed; it is moved, never deleted
+            except PermissionError:  # also why decoding failed; it is moved, never deleted
                 status = os.stat(name, dir_fd=private, follow_symlinks=False)
                 is_same = (status.st_size, status.st_mtime_ns) == _version(file)
                 return is_same and file.sha256 is None

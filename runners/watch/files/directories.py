@@ -93,7 +93,7 @@ def numbered(name: str, room: int = 0) -> Iterator[str]:
 
     Args:
         name: A file name, or a path that ends with one.
-        room: How many bytes must be left for a suffix of the file name.
+        room: Number of bytes to leave for a suffix of the file name.
     """
     yield name
     parent, slash, base = name.rpartition("/")

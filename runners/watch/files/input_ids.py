@@ -1,4 +1,4 @@
-"""Which input a file is: a file with a name that was used before may be another input."""
+"""Maps files to input ids; a reused file name can be a new input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runners.watch.inbox.versions import Arrival
 
 
 class InputIds:
-    """Finds the id of each file's input.
+    """Maps each file to the id of its input.
 
     The id is the file's name, unless an earlier file of this name with other content was moved or
     deleted by d2run. Then it is the next of ``x~2.jpg``, ``x~3.jpg`` ... that no input, no other
@@ -22,21 +22,21 @@ class InputIds:
 
     Args:
         ledger: Holds the inputs.
-        files: Holds which of their files are gone.
+        files: Records which of their files are gone.
         post_processing: Knows the destinations of moved files.
     """
 
     def __init__(self, ledger: Ledger, files: SourceFiles, post_processing: PostProcessing) -> None:
-        self._ledger, self._files, self._post_processing = ledger, files, post_processing
+        self._ledger, self._source_files, self._post_processing = ledger, files, post_processing
 
     def id_of(
         self, arrival: Arrival, fingerprint: Callable[[], str | None], used: Container[str]
     ) -> str:
-        """Return the id of the input that a file is.
+        """Return the id of a file's input.
 
         Args:
             arrival: The file.
-            fingerprint: Returns the SHA-256 of its content, ``None`` if it cannot be read.
+            fingerprint: Returns the SHA-256 of the file's content; ``None`` if it is unreadable.
             used: Ids of other files that are being processed.
         """
         known = self.known(arrival.id)
@@ -53,7 +53,7 @@ class InputIds:
 
     def known(self, name: str) -> dict[str, SourceFile]:
         """Return the inputs whose files had this name, by id."""
-        rows = {file.id: file for file in self._files.of_name(name)}
+        rows = {file.id: file for file in self._source_files.of_name(name)}
         if name not in rows and self._ledger.find([name]):
             rows[name] = SourceFile(name, name)
         return {asset_id: file for asset_id, file in rows.items() if file.name == name}
@@ -61,17 +61,17 @@ class InputIds:
     def _mark_present(self, file: SourceFile) -> None:
         if file.gone:
             file.gone = False
-            self._files.put([file])
+            self._source_files.put([file])
 
     def _unused_id(
         self, arrival: Arrival, fingerprint: Callable[[], str | None], used: Container[str]
     ) -> str:
-        files = self._post_processing
+        moved = self._post_processing
         for asset_id in numbered(arrival.id):
             if asset_id in used or self._ledger.find([asset_id]):
                 continue
-            if asset_id != arrival.id and os.path.lexists(files.root / asset_id):
+            if asset_id != arrival.id and os.path.lexists(moved.root / asset_id):
                 continue
-            if files.action == "keep" or not files.has_other_content(asset_id, fingerprint):
+            if moved.action == "keep" or not moved.has_other_content(asset_id, fingerprint):
                 return asset_id
         raise AssertionError  # there is always another number

@@ -72,15 +72,15 @@ class FileMover:
             self.health.resolve("move")
 
     def recover(self) -> bool:
-        """Complete or undo what a killed run has left, as found by the last scan.
+        """Complete or undo the moves that a killed run left, as found by the last scan.
 
         Returns:
-            Whether there was anything.
+            Whether a killed run left any files.
 
         Raises:
             OutputError: As for ``process``.
         """
-        claims, folder_ids = self.post_processing.claims, self.inbox.leftover_folders
+        claims, folder_ids = self.post_processing.claims, self.inbox.claim_folders
         for folder_id in folder_ids:
             try:
                 for name in claims.leftovers(folder_id):
@@ -96,7 +96,7 @@ class FileMover:
     def _recover(self, folder_id: str, name: str) -> None:
         claims = self.post_processing.claims
         if self.post_processing.action != "keep":
-            with suppress(OSError):  # it cannot be read, and is restored
+            with suppress(OSError):  # an unreadable file is restored
                 file = claims.read_leftover(folder_id, name)
                 known = self.input_ids.known(file.arrival.id)
                 for entry in self.ledger.find(list(known)).values():
@@ -136,7 +136,7 @@ class FileMover:
                 self._record([file], gone=False)
                 self._retry_later(file, exc)
             else:
-                self.inbox.forget(file.arrival.id)  # the ledger knows it, should it come back
+                self.inbox.forget(file.arrival.id)  # if the file returns, the ledger has its result
         self.post_processing.sync()
 
     def _record(self, files: Sequence[ProcessedFile], *, gone: bool) -> None:

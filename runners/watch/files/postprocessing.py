@@ -129,7 +129,7 @@ class PostProcessing:
                 else:
                     path = self._move(file, destination, private)
         except FileNotFoundError:
-            pass  # another program has removed it
+            pass  # another program has removed the file
         except OSError as exc:
             self.restore([file])
             raise self._error(file, exc) from exc
@@ -165,7 +165,7 @@ class PostProcessing:
                 with opened(base, parts) as folder:
                     sync_open_folder(folder)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # another program has removed it, with everything in it
+                continue  # another program has removed the folder
             except OSError as exc:
                 self._unsynced.add(folder_path)
                 path = base.joinpath(*parts)
@@ -201,7 +201,7 @@ class PostProcessing:
                 new = new_id.rpartition("/")[2]
                 if exists(target, new) and not is_same_file(origin, private, name, target, new):
                     continue
-                # the marker first: one that is left without its file would be restored
+                # the marker first: a marker that is left without its file would be restored
                 if marker and not move_file(origin, private, name + marker, target, new + marker):
                     continue
                 marker = None

@@ -1,4 +1,4 @@
-"""Move one file between folders, also to another file system, without overwriting anything."""
+"""Moves one file between folders, also to another file system, without overwriting anything."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from runners.watch.files.directories import digest, is_link, rename_new
 def move_file(origin: Path, folder: int, name: str, target: int, new_name: str) -> bool:
     """Move a file: it appears complete under its new name before the old one disappears.
 
-    A symbolic link is moved itself, and leads where it led before.
+    A symbolic link is moved itself and keeps its target.
 
     Args:
         origin: The folder that a relative link is relative to.
         folder: Descriptor of the folder that the file is in.
-        name: Its name there.
+        name: Name of the file in ``folder``.
         target: Descriptor of the destination.
-        new_name: Its name there.
+        new_name: Name of the file at the destination.
 
     Returns:
         False if another file has that name; nothing was moved then.
@@ -56,11 +56,11 @@ def is_same_file(origin: Path, folder: int, name: str, target: int, new_name: st
     """Return whether the file at the destination is what moving ``name`` there would create.
 
     Args:
-        origin: As for ``move_file``, and so are the others.
-        folder: See above.
-        name: See above.
-        target: See above.
-        new_name: See above.
+        origin: The argument of ``move_file``, like all others.
+        folder: See ``move_file``.
+        name: See ``move_file``.
+        target: See ``move_file``.
+        new_name: See ``move_file``.
     """
     if is_link(folder, name) or is_link(target, new_name):
         with suppress(OSError):

@@ -118,7 +118,7 @@ class Events:
     def _listen(self) -> None:
         from watchfiles import watch  # not needed without events
 
-        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs every change
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # watchfiles logs every change
         root = file_identity(self.root.stat())
         changes = watch(
             self.root,
@@ -129,7 +129,7 @@ class Events:
             yield_on_timeout=True,
             stop_event=self._stop,
             force_polling=False,
-            ignore_permission_denied=True,  # to a subfolder; the others are watched
+            ignore_permission_denied=True,  # to a subfolder; other subfolders are watched
         )
         for change in changes:
             if not self.is_subscribed:

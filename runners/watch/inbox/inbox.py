@@ -26,13 +26,13 @@ class Inbox:
     """Returns files that are complete, each version of a file once.
 
     A version is a path with a size and a modification time. It is returned when two checks at
-    least ``settle_s`` apart, also at start-up, have seen it with the same inode, and no process
-    has it open for writing. Times of files are compared only with one another, so their clocks
-    need not be right. For one thread.
+    least ``settle_s`` apart have seen it with the same inode, also at start-up, and no process
+    has the file open for writing. Times of files are compared only with one another, so their
+    clocks need not be right. Use on one thread only.
 
     Args:
         root: The folder.
-        schedule: Gives ``settle_s`` and the waits derived from it; records what scans cost.
+        schedule: Provides ``settle_s`` and the waits derived from it; records the cost of scans.
         ready: When a file is complete: ``settled``, when it has not changed for ``settle_s``;
             ``marker``, when a file of its name and ``marker`` is beside it; ``rename``, as soon
             as it has its name, for writers that write under a temporary name first.
@@ -76,7 +76,7 @@ class Inbox:
         self._was_gone = False
 
     def remember(self, id: str, size: int, mtime_ns: int) -> None:
-        """Note that this version of a file is processed, and no other."""
+        """Record that only this version of a file is processed."""
         self._known.add(id, size, mtime_ns)
 
     def forget(self, id: str) -> None:
@@ -163,9 +163,9 @@ class Inbox:
         return (ids[0] if ids else None), len(ids)
 
     @property
-    def leftover_folders(self) -> list[str]:
-        """Ids of the folders in which a killed run may have left files under private names."""
-        return self._tree.leftover_folders()
+    def claim_folders(self) -> list[str]:
+        """Ids of the folders in which a killed run may have left claimed files."""
+        return self._tree.claim_folders()
 
     @property
     def has_retries(self) -> bool:
@@ -197,7 +197,7 @@ class Inbox:
             if candidate is None:
                 return
             if not (candidate.handed_out and candidate.version == version):
-                del self._candidates[asset_id]  # it has changed back to what was processed
+                del self._candidates[asset_id]  # changed back to the processed version
                 return
         if candidate is None:
             candidate = Candidate(self._n_checks, now_s, self._settle_s, version=version)
@@ -225,7 +225,7 @@ class Inbox:
             if exc.errno not in NOT_FOUND:
                 self._skip(asset_id, candidate, describe_os_error(exc))
             elif candidate.version is not None or not os.path.lexists(path):
-                # if it reappears, as it does with the root, its folder may look unchanged
+                # if the file reappears, as when the root does, its folder may look unchanged
                 self._tree.invalidate(asset_id)
                 del self._candidates[asset_id]
             return

@@ -30,7 +30,7 @@ class FoundFile:
 
     Attributes:
         id: Path relative to the root.
-        status: Its size, times and inode, links followed; ``None`` for a dangling link.
+        status: Size, times and inode of the file, links followed; ``None`` for a dangling link.
     """
 
     id: str
@@ -39,11 +39,12 @@ class FoundFile:
 
 @dataclass(slots=True)
 class _Folder:
-    """What a listing found, and the state of the folder just before."""
+    """The result of listing a folder, and the state of the folder just before the listing."""
 
     state: tuple[int, int, int] | None  # device, inode, mtime_ns
-    first_s: float  # when this state was listed first
-    settled: bool = False  # listed again later than the resolution: changes show in the state
+    first_listed_at_s: float  # when this state was listed first
+    # listed again after the timestamp resolution has passed, so any later change alters the mtime
+    settled: bool = False
     folders: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -105,8 +106,8 @@ class Tree:
                 total.update(folder.skipped)
         return total
 
-    def leftover_folders(self) -> list[str]:
-        """Return the ids of the folders that have files under private names."""
+    def claim_folders(self) -> list[str]:
+        """Return the ids of the folders that hold claimed files."""
         return [folder_id for folder_id, folder in self._folders.items() if folder.has_claims]
 
     def invalidate(self, asset_id: str) -> None:
@@ -128,7 +129,7 @@ class Tree:
 
         Raises:
             OSError: The root cannot be listed, or an empty folder of another file system is in
-                its place; nothing is forgotten.
+                its place. The known folders are kept.
         """
         self.n_listed = 0
         self._visited = {}
@@ -162,15 +163,15 @@ class Tree:
         self._folders = self._visited
 
     def _folder(self, folder_id: str, status: os.stat_result, deep: bool) -> Iterator[FoundFile]:
-        now_s = self._clock()  # after the state was read, and before the listing
+        now_s = self._clock()  # after the state was read and before the folder is listed
         state = *file_identity(status), status.st_mtime_ns
         before = self._folders.get(folder_id)
         same = before is not None and before.state == state
         if before is not None and same and before.settled and not deep:
             self._visited[folder_id] = before
             return
-        folder = _Folder(state, before.first_s if before is not None and same else now_s)
-        folder.settled = now_s - folder.first_s >= _TIMESTAMP_RESOLUTION_S
+        folder = _Folder(state, before.first_listed_at_s if before is not None and same else now_s)
+        folder.settled = now_s - folder.first_listed_at_s >= _TIMESTAMP_RESOLUTION_S
         try:
             with os.scandir(self.path(folder_id)) as listing:
                 entries = list(listing)
@@ -192,7 +193,7 @@ class Tree:
             folder.has_claims |= entry.name == CLAIMS
             try:
                 reason, file = self._entry(entry_id, entry, folder, names)
-            except OSError as exc:  # it has disappeared since it was listed, or may not be read
+            except OSError as exc:  # the entry has disappeared, or is unreadable
                 reason, file = describe_os_error(exc), None
                 if exc.errno not in NOT_FOUND:
                     folder.settled = False  # the folder would not change when it can be read
@@ -253,7 +254,7 @@ class Tree:
         if not folder_id:
             raise exc
         if exc.errno in NOT_FOUND:
-            return  # it has disappeared since its parent was listed
+            return  # the folder has disappeared since its parent was listed
         before = self._folders.get(folder_id)
         reason = f"directory that cannot be read ({describe_os_error(exc)})"
         self._visited[folder_id] = _Folder(None, 0.0, skipped=Counter([reason]))

@@ -18,8 +18,8 @@ class Arrival:
         id: Path relative to the watched folder, ``/`` separators.
         path: Absolute path.
         size: Size in bytes when the file was found complete.
-        mtime_ns: Its modification time, in nanoseconds; identifies the version, never its age.
-        inode: Its inode; 0 if unknown.
+        mtime_ns: Modification time in nanoseconds; identifies the version, never its age.
+        inode: Inode of the file; 0 if unknown.
         is_retry: Whether this version was returned before and could not be decoded.
     """
 
@@ -31,7 +31,7 @@ class Arrival:
     is_retry: bool = False
 
     def is_current(self) -> bool:
-        """Return whether the file is still there, in this version."""
+        """Return whether the file still exists in this version."""
         try:
             status = self.path.stat()
         except OSError:
@@ -47,11 +47,11 @@ class Candidate:
     Attributes:
         first_check: Number of the check that saw the file first; files are returned in this
             order.
-        since_s: When its version was first seen, or when it was returned.
-        wait_s: How long its version must stay unchanged, in seconds.
+        since_s: When the current version was first seen, or when it was returned.
+        wait_s: Seconds that the version must stay unchanged.
         last_check: Number of the last check of the file.
         version: Size, mtime_ns and inode; ``None`` for a dangling link.
-        reason: Why it is not returned although it has not changed.
+        reason: Why the file is not returned although it has not changed.
         handed_out: Whether this version was returned.
         is_retry: Whether this version was returned before and could not be decoded.
     """

@@ -45,7 +45,7 @@ class WriterCheck:
             return self._is_open(file)
         try:
             descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:  # reading it will report why
+        except OSError:  # reading the file will report why
             return False
         try:
             return self._is_open(descriptor)

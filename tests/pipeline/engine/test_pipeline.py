@@ -208,10 +208,12 @@ def test_a_lost_output_ends_the_run(code: int, when: str) -> None:
     ("results", "says"),
     [
         pytest.param([], "0 results for 1 frames", id="too few"),
-        pytest.param([None], "NoneType of size None for a frame of size (8, 8)", id="nothing"),
+        pytest.param(
+            [None], "Predictions of size (8, 8) for this frame, got NoneType", id="nothing"
+        ),
         pytest.param(
             [make_predictions(1, size=(9, 9))],
-            "Predictions of size (9, 9) for a frame of size (8, 8)",
+            "Predictions of size (8, 8) for this frame, got size (9, 9)",
             id="another size",
         ),
     ],

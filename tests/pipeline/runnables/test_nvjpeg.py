@@ -1,4 +1,4 @@
-"""JPEGs decoded by torchvision instead of Pillow: on the CPU to the bit, on CUDA nearly."""
+"""JPEGs decoded by torchvision instead of Pillow: bit-identical on the CPU, nearly on CUDA."""
 
 from __future__ import annotations
 

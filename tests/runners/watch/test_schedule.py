@@ -99,7 +99,7 @@ def test_errors_are_retried_after_longer_and_longer_pauses(clock):
     assert schedule.retry_in_s() == 60.0
     clock.now += 59.0
     assert schedule.retry_in_s() == 1.0
-    schedule.reset_back_off()
+    schedule.record_success()
     assert schedule.retry_in_s() == 0.0
     assert schedule.back_off() == 1.0
 

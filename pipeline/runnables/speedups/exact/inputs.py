@@ -1,4 +1,4 @@
-"""Inputs normalized and padded with one copy: the same numbers, to the bit."""
+"""Normalization and padding of inputs with one copy; the inputs are bit-identical."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.runnables.speedups.patching import replace_method
 
 
-def normalize_in_place(module: Any) -> bool:
+def normalize_with_one_copy(module: Any) -> bool:
     """Normalize and pad a model's inputs with one copy instead of four.
 
     Args:
@@ -38,7 +38,9 @@ def _normalize(module: Any, inputs: list[dict[str, Any]]) -> Any:
     batch = module.pixel_mean.new_zeros(len(images), height, width * 3)
     for rows, image, (h, w) in zip(batch, images, sizes, strict=True):
         # whole rows, because torch is slow at short innermost dimensions
-        mean, std = (of.flatten().repeat(w) for of in (module.pixel_mean, module.pixel_std))
+        mean, std = (
+            channels.flatten().repeat(w) for channels in (module.pixel_mean, module.pixel_std)
+        )
         pixels = image.permute(1, 2, 0).reshape(h, w * 3)
         rows[:h, : w * 3].copy_(pixels).sub_(mean).div_(std)
     maps = batch.view(len(images), height, width, 3).permute(0, 3, 1, 2)

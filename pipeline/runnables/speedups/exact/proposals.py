@@ -1,4 +1,4 @@
-"""Region proposals with fewer boxes decoded: the same proposals, to the bit.
+"""Region proposals with fewer boxes decoded; the proposals are bit-identical.
 
 Detectron2 decodes a box at every location of every map and then keeps the few hundred with the
 highest scores. Here the highest scores are selected first.
@@ -38,7 +38,7 @@ def decode_best_proposals(module: Any) -> bool:
     return replace_method(rpn, "forward", partial(_propose, rpn))
 
 
-def _propose(rpn: Any, images: Any, features: dict[str, Tensor], _: Any = None) -> Any:
+def _propose(rpn: Any, images: Any, features: dict[str, Tensor], gt_instances: Any = None) -> Any:
     """Compute what ``RPN.forward`` does in eval mode."""
     import torch
     from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
@@ -47,12 +47,12 @@ def _propose(rpn: Any, images: Any, features: dict[str, Tensor], _: Any = None) 
     pre, post = rpn.pre_nms_topk[False], rpn.post_nms_topk[False]
     scores, anchors, deltas = [], [], []
     levels = zip(*rpn.rpn_head(maps), *_grids(rpn.anchor_generator), strict=True)
-    for logits, level_deltas, stride, cell in levels:
-        best, chosen = _highest(logits, pre)
+    for logits, level_deltas, stride, cell_anchors in levels:
+        best, chosen = _top_scores(logits, pre)
         scores.append(best)
         offset = rpn.anchor_generator.offset
-        anchors.append(_anchors(chosen, logits.shape[-1], stride, cell, offset))
-        deltas.append(_deltas(level_deltas, chosen, len(cell)))
+        anchors.append(_anchors(chosen, logits.shape[-1], stride, cell_anchors, offset))
+        deltas.append(_deltas(level_deltas, chosen, len(cell_anchors)))
     of_all_levels = (torch.cat(each, dim=1).view(-1, 4) for each in (deltas, anchors))
     boxes = rpn.box2box_transform.apply_deltas(*of_all_levels).view(len(maps[0]), -1, 4)
     boxes = boxes.split([each.shape[1] for each in scores], dim=1)
@@ -64,24 +64,26 @@ def _propose(rpn: Any, images: Any, features: dict[str, Tensor], _: Any = None) 
 
 
 def _grids(generator: Any) -> tuple[Any, Any]:
-    return generator.strides, [cell for _, cell in generator.cell_anchors.named_buffers()]
+    return generator.strides, [anchors for _, anchors in generator.cell_anchors.named_buffers()]
 
 
-def _highest(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Return the ``n`` highest scores and their indices, by row, column and cell anchor."""
+def _top_scores(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Return the ``n`` highest scores and their indices into ``(row, column, cell anchor)``."""
     flat = logits.permute(0, 2, 3, 1).flatten(1)
     best, chosen = flat.topk(min(n, flat.shape[1]), dim=1)
     return best, chosen
 
 
-def _anchors(chosen: Tensor, width: int, stride: int, cell: Tensor, offset: float) -> Tensor:
+def _anchors(
+    chosen: Tensor, width: int, stride: int, cell_anchors: Tensor, offset: float
+) -> Tensor:
     """Return the anchors at indices: float32 ``(N, k, 4)``, in pixels of the model's input."""
     import torch
 
-    location = chosen // len(cell)
-    x = ((location % width) * stride).to(cell.dtype) + offset * stride
-    y = ((location // width) * stride).to(cell.dtype) + offset * stride
-    return torch.stack([x, y, x, y], dim=-1) + cell[chosen % len(cell)]
+    location = chosen // len(cell_anchors)
+    x = ((location % width) * stride).to(cell_anchors.dtype) + offset * stride
+    y = ((location // width) * stride).to(cell_anchors.dtype) + offset * stride
+    return torch.stack([x, y, x, y], dim=-1) + cell_anchors[chosen % len(cell_anchors)]
 
 
 def _deltas(deltas: Tensor, chosen: Tensor, cells: int) -> Tensor:

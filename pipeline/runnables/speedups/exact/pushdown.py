@@ -1,4 +1,4 @@
-"""Instances that the leading stages drop are not computed.
+"""Skips the computation of instances that the leading stages drop.
 
 A model drops instances with low scores before it suppresses overlaps, and only an instance with a
 higher score can suppress another. So instances below the leading stages' threshold need not be
@@ -30,7 +30,7 @@ def push_down(
     Args:
         module: A Detectron2 model in eval mode.
         min_score: Instances with a lower score may be skipped.
-        max_instances: Only so many instances, those with the highest scores, are needed; ``None``
+        max_instances: Number of instances that are needed, those with the highest scores; ``None``
             for all.
         classes: Ids of the classes to keep, before ``max_instances`` counts; ``None`` for all.
 

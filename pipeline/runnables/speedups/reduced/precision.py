@@ -1,4 +1,4 @@
-"""Convolutions and linear layers in bfloat16 or float16."""
+"""Runs convolutions and linear layers in bfloat16 or float16."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a model through ``torch.compile``."""
+"""Compiles the parts of a model with ``torch.compile``."""
 
 from __future__ import annotations
 

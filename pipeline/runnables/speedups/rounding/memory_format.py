@@ -1,4 +1,4 @@
-"""Convolutions in the channels_last memory format."""
+"""Runs convolutions in the channels_last memory format."""
 
 from __future__ import annotations
 

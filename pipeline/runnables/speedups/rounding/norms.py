@@ -1,4 +1,4 @@
-"""Batch norms folded into convolutions."""
+"""Folds batch norms into convolutions."""
 
 from __future__ import annotations
 

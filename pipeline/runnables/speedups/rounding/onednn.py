@@ -1,4 +1,4 @@
-"""Convolutions fused with the addition or ReLU that follows them, through oneDNN on the CPU.
+"""Fuses convolutions with the addition or ReLU that follows them, with oneDNN on the CPU.
 
 Torch itself uses these oneDNN operators only in compiled models, but they accept any shape and
 need no compiling. Results equal those of the separate operations within rounding.
@@ -181,7 +181,7 @@ def _fuse_block(block: Any, *, may_overwrite: bool) -> bool:
 
     Args:
         block: One of Detectron2's residual blocks.
-        may_overwrite: Whether its input was computed by another fused block and is not used
+        may_overwrite: Whether the input was computed by another fused block and is not used
             elsewhere.
 
     Returns:

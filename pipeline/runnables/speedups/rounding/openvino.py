@@ -1,4 +1,4 @@
-"""The parts of a model through OpenVINO, on the CPU.
+"""Runs the parts of a model with OpenVINO, on the CPU.
 
 In its first call, each part is traced for maps of any size and any number of regions, and compared
 with torch. For Mask R-CNN R50-FPN, converting takes 0.3 s each time, and compiling another 0.3 s.

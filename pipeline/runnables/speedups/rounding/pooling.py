@@ -1,4 +1,4 @@
-"""Regions pooled as sums of pixels: ``ROIAlign`` on a CPU in a fifth of its time.
+"""Pools regions as sums of pixels: five times as fast as ``ROIAlign`` on a CPU.
 
 ``ROIAlign`` averages bilinear samples over each bin of a region. In either direction, that is a
 sum over the few pixels that the bin touches, with weights that are the same for all channels. So a
@@ -133,7 +133,7 @@ class _RegionGroup:
 
     Attributes:
         rows: Indices of the regions: int64 ``(R,)``.
-        level: Index of their map.
+        level: Index of the map of the regions.
         pixels: Pixels of each bin, as rows of the map's table: int32 ``(R * bins, n)``.
         weights: Weight of each of these pixels: float32 ``(R * bins, n)``.
     """

@@ -314,8 +314,8 @@ def test_private_names_that_were_left(put, root, clock):
     put("sub/.d2run/y.jpg")
     inbox = Inbox(root, Schedule(clock=clock))
     assert inbox.scan() == []
-    assert sorted(inbox.leftover_folders) == ["", "sub"]
+    assert sorted(inbox.claim_folders) == ["", "sub"]
     for folder in (root, root / "sub"):
         shutil.rmtree(folder / ".d2run")
     inbox.scan(deep=True)
-    assert inbox.leftover_folders == []
+    assert inbox.claim_folders == []
