@@ -128,7 +128,7 @@ def test_the_command_line(here: Path, given: str, expected: list[str] | None) ->
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("[]", "input is an empty list"),
+        ("[]", "expected a file, directory, glob or list, got"),
         ("[a.png,]", None),
         ("[a.png,,b.png]", "input is missing"),
         ("[gone.png]", "no file or directory '.*/gone.png'"),
@@ -176,7 +176,7 @@ def test_a_list_in_yaml(here: Path) -> None:
     ):
         loaded = OmegaConf.merge(cfg, OmegaConf.create(f"input: {given}"))
         if expected is None:
-            with pytest.raises(ConfigError, match="input: expected a text or a list of texts"):
+            with pytest.raises(ConfigError, match="input: expected a string or a list of strings"):
                 build_job(loaded)  # type: ignore[arg-type]
             continue
         source = build_job(loaded).source  # type: ignore[arg-type]

@@ -128,12 +128,12 @@ def test_no_gradients_and_no_global_state(make):
 @pytest.mark.parametrize(
     ("signatures", "arguments", "message"),
     [
-        (None, (), "takes a picture"),
-        (None, ([picture()],), "one picture at a time"),
-        (None, (np.zeros((2, 8, 8, 3), np.uint8),), "one picture at a time"),
+        (None, (), "expected an image"),
+        (None, ([picture()],), "accepts one image per call"),
+        (None, (np.zeros((2, 8, 8, 3), np.uint8),), "accepts one image per call"),
         (BATCHABLE, (picture(),), "is batchable"),
-        (None, (np.zeros((8, 8), np.uint8),), r"got \(8, 8\)"),
-        (None, (np.zeros((8, 8, 4), np.uint8),), r"got \(8, 8, 4\)"),
+        (None, (np.zeros((8, 8), np.uint8),), r"got the shape \(8, 8\)"),
+        (None, (np.zeros((8, 8, 4), np.uint8),), r"got the shape \(8, 8, 4\)"),
     ],
 )
 def test_not_an_image(make, signatures, arguments, message):
@@ -148,8 +148,8 @@ def test_device(make):
 
 
 def test_runner(make, predictor):
-    entry = make("predictor", {"__call__": {}, "inference": {}}).entry
-    runner = entry.to_runner()
+    stored = make("predictor", {"__call__": {}, "inference": {}}).stored
+    runner = stored.to_runner()
     assert runner.name == "predictor"
     runner.init_local("cpu")
     image = picture()
@@ -157,6 +157,6 @@ def test_runner(make, predictor):
     assert_same(runner.__call__.run(image), predictor(image))
     assert_same(runner.inference.run(image)[0], predictor(image))
     assert_same(asyncio.run(runner.async_run(image)), predictor(image))
-    assert_same(entry.to_runnable()("cpu")(image), predictor(image))
+    assert_same(stored.to_runnable()("cpu")(image), predictor(image))
     with pytest.raises(AttributeError):
         runner.predict  # noqa: B018
