@@ -22,6 +22,7 @@ from pipeline.protocols import (
     Sink,
     Source,
     Stage,
+    ThreadedRunnable,
 )
 from pipeline.system.spool import Spool
 from pipeline.system.versions import library_versions
@@ -202,12 +203,11 @@ class Job:
     def _device(self) -> dict[str, Any]:
         """Return what influences the results and is known once the runnable is entered."""
         runnable = self.runnable
-        numeric = runnable if isinstance(runnable, NumericRunnable) else None
         return {
             "device": runnable.device if isinstance(runnable, PlacedRunnable) else None,
-            "threads": numeric.threads if numeric else None,
+            "threads": runnable.threads if isinstance(runnable, ThreadedRunnable) else None,
             "batch_size": runnable.batch_size if isinstance(runnable, BatchingRunnable) else None,
-            "numerics": numeric.numerics if numeric else None,
+            "numerics": runnable.numerics if isinstance(runnable, NumericRunnable) else None,
         }
 
     def fingerprint(self) -> str:

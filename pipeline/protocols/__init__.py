@@ -40,6 +40,7 @@ from pipeline.protocols.runnables import (
     Runnable,
     SavableModel,
     Sized,
+    ThreadedRunnable,
     Warns,
 )
 
@@ -72,6 +73,7 @@ __all__ = [
     "SkippingSource",
     "Source",
     "Stage",
+    "ThreadedRunnable",
     "VersionedAsset",
     "Warns",
     "supports",

@@ -121,12 +121,21 @@ class NumericRunnable(Runnable, Protocol):
     """A runnable that reports what influences the digits of its results; valid once entered.
 
     Attributes:
-        threads: CPU threads per forward; ``None`` where they do not matter.
-        numerics: Everything else, such as precision and engine, in plain containers.
+        numerics: Precision, engine and the like, in plain containers.
+    """
+
+    numerics: Mapping[str, Any]
+
+
+@runtime_checkable
+class ThreadedRunnable(Runnable, Protocol):
+    """A runnable whose results depend on its number of CPU threads; valid once entered.
+
+    Attributes:
+        threads: Threads per forward; ``None`` where they do not matter.
     """
 
     threads: int | None
-    numerics: Mapping[str, Any]
 
 
 @runtime_checkable
