@@ -282,6 +282,8 @@ class Image(ListedAsset):
 class Scores:
     found: dict[str, float] = field(default_factory=dict)
 
+    def begin(self, asset: Any) -> None: ...
+
     def write(self, result: Result) -> None:
         self.found[result.frame.asset_id] = float(result.predictions.scores[0])
 
