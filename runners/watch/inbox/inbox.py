@@ -169,7 +169,7 @@ class Inbox:
 
     @property
     def has_retries(self) -> bool:
-        """Whether files that could not be decoded wait to be returned once more."""
+        """Whether files that could not be decoded wait to be returned again."""
         return any(each.is_retry and not each.handed_out for each in self._candidates.values())
 
     @property
