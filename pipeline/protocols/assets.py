@@ -96,7 +96,7 @@ class SkippedEntry(Protocol):
 
     @property
     def lost(self) -> bool:
-        """Whether it may hide images, such as a directory that cannot be read."""
+        """Whether the entry may hide images, such as a directory that cannot be read."""
         ...
 
 

@@ -1,9 +1,9 @@
 """A Detectron2 model as a runnable: equivalent to ``DefaultPredictor``, but faster.
 
 The resize (Pillow), the color order (``INPUT.FORMAT``) and the padding are those of
-``detectron2.engine.DefaultPredictor``. Unless ``exact`` is set, speed-ups apply;
-``speedups/table.py`` lists how each affects the results. Masks are pasted into box crops instead of
-full frames, with the same pixels.
+``detectron2.engine.DefaultPredictor``. Unless ``exact`` is set, speed-ups apply and
+the results agree within the tolerance given below; ``speedups/table.py`` lists how each affects the
+results. Masks are pasted into box crops instead of full frames, with the same pixels.
 """
 
 from __future__ import annotations

@@ -28,11 +28,8 @@ def python_command(module: str, *args: str) -> list[str]:
         module: Name of an importable module; its ``__name__`` is ``"__main__"`` there.
         args: The arguments of the module, ``sys.argv[1:]``.
     """
-    flags = [
-        "-I",
-        "-X",
-        f"utf8={sys.flags.utf8_mode}",
-    ]  # for equal bytes of file names
+    # the same UTF-8 mode, so that file names have the same bytes in the child
+    flags = ["-I", "-X", f"utf8={sys.flags.utf8_mode}"]
     if sys.dont_write_bytecode:
         flags.append("-B")
     start = _START.format(path=ascii(import_path()), module=module)

@@ -128,7 +128,7 @@ class WatchLoop:
         """
         retry_in_s = self.schedule.retry_in_s()
         if retry_in_s > 0 and not self.requests.refresh:
-            return retry_in_s  # an event says nothing about the space on a disk
+            return retry_in_s  # an event does not show whether the disk has space again
         try:
             pause_s = self._round()
         except OutputError as exc:

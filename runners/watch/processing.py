@@ -141,7 +141,7 @@ class Processing(Hooks):
             self._process(arrivals)
         finally:
             self.busy_s += time.monotonic() - started_s
-            self._uncommitted.clear()  # they are processed again
+            self._uncommitted.clear()  # these inputs are processed again
             self._arrivals.clear()
 
     def finalize(self) -> None:
@@ -201,7 +201,7 @@ class Processing(Hooks):
         )
 
     def _process(self, arrivals: Mapping[str, Arrival]) -> None:
-        """Run arrivals through the pipeline; those that are committed no longer wait."""
+        """Run arrivals through the pipeline; committed arrivals no longer wait."""
         session = self.open()
         todo = Todo(
             (self._asset(arrival) for arrival in arrivals.values()),

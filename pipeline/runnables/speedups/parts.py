@@ -32,13 +32,13 @@ class Part:
 
     @property
     def call(self) -> Call:
-        """What computes the part now."""
+        """The function that currently computes the part."""
         call: Call = getattr(self.owner, self.method)
         return call
 
     @property
     def in_fp32(self) -> bool:
-        """Whether the part stays in float32 when the others do not.
+        """Whether the part stays in float32 when other parts do not.
 
         The last digits of the scores decide which proposals are kept: on 40 scenes, 2.3 % of the
         boxes of ``model=shapes`` differ with the RPN head in bfloat16, 0.8 % with it in float32.
@@ -48,7 +48,7 @@ class Part:
 
     @property
     def fp32_layers(self) -> list[Any]:
-        """Modules within the part that stay in float32 when the others do not.
+        """Modules within the part that stay in float32 when other parts do not.
 
         All maps that proposals and boxes are computed from pass through the FPN's lateral layers,
         which are a small part of the work: with them in float32, 99.3 % of the boxes of

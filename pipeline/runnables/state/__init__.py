@@ -1,1 +1,1 @@
-"""Whether a model keeps state between forwards, and how to save and restore it."""
+"""Detects, saves and restores state that a model keeps between forwards."""

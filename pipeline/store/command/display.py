@@ -1,4 +1,4 @@
-"""Prints the results of the store's commands: tables for people, JSON and YAML for programs."""
+"""Prints the results of the store's commands: tables, JSON or YAML."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class Ledger:
 
     @property
     def position(self) -> Position:
-        """How far ``predictions.jsonl`` is committed."""
+        """The end of the committed part of ``predictions.jsonl``."""
         return Position(*self.fact("position"))
 
     def fact(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""How the ledger stores entries and facts: each with a CRC-32, because SQLite has no checksums."""
+"""Encodes the ledger's entries and facts with a CRC-32 each: SQLite has no checksums."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = (
 
 @dataclass(slots=True)
 class Entry:
-    """What the ledger remembers of one input.
+    """The ledger's record of one input.
 
     Attributes:
         id: Id of the asset.

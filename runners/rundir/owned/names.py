@@ -1,4 +1,4 @@
-"""Which names in an output directory belong to runs: what they own is cleared and protected."""
+"""Finds the names in an output directory that runs own, and protects all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moves and deletes files in step with the ledger, so that a kill at any point loses nothing."""
+"""Moves and deletes files and updates the ledger, so that a kill at any point loses nothing."""
 
 from __future__ import annotations
 

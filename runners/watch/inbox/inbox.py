@@ -116,8 +116,8 @@ class Inbox:
         """
         self._n_checks += 1
         started_s, started_cpu_s = self._schedule.now(), time.thread_time()
-        # What a deep scan does not find is forgotten, which bounds the memory. Not after the folder
-        # was gone: its files may reappear one after another.
+        # Files that a deep scan does not find are forgotten, which bounds the memory. This does not
+        # apply after the folder was gone, because its files may reappear one after another.
         pruned = self._known.pruned() if deep and not self._was_gone else nullcontext()
         try:
             with pruned:
@@ -169,7 +169,7 @@ class Inbox:
 
     @property
     def has_retries(self) -> bool:
-        """Whether files that could not be decoded wait to be returned once more."""
+        """Whether files that could not be decoded wait to be returned again."""
         return any(each.is_retry and not each.handed_out for each in self._candidates.values())
 
     @property
@@ -213,7 +213,7 @@ class Inbox:
             self._skip(asset_id, candidate, "empty file")
 
     def _check(self, asset_id: str, candidate: Candidate) -> None:
-        """Look at the file of a candidate."""
+        """Check the file of a candidate."""
         age_s = self._schedule.now() - candidate.since_s
         if candidate.handed_out and age_s > self._schedule.observe_s:
             del self._candidates[asset_id]
