@@ -201,6 +201,6 @@ def _settings(job: Job) -> Iterator[tuple[object, ...]]:
     yield "model", model.get("tag") or model.get("name")
     yield "device", job.config["device"]
     yield "stages", " -> ".join(job.stages) or "none"
-    yield "sinks", ", ".join([*job.sinks, *job.aggregates])
+    yield "sinks", ", ".join(job.config["sink"]) or "none"
     yield "output", job.output
-    yield "writes", ", ".join(dict.fromkeys((*LISTS, *job.outputs())))
+    yield "may write", ", ".join(dict.fromkeys((*LISTS, *job.outputs())))

@@ -114,7 +114,7 @@ class Status:
             self.state = "stopped" if kind else "finished"
             self._current = None
             if self.healthy is not None:
-                why = f"{kind.__name__}: {exc}".removesuffix(": ") if kind else "at its end"
+                why = f"{kind.__name__}: {exc}".removesuffix(": ") if kind else "the run ended"
                 self.health(False, f"not running ({why})")
         self._stopped.set()
         self._thread.join(_HUNG_DISK_S)

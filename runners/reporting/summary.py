@@ -51,13 +51,15 @@ def print_summary(
         elapsed_s: Seconds that the run took, if it mostly waited for input.
     """
     counts = ", ".join(f"{n} {_OUTCOMES.get(name, name)}" for name, n in report.counts.items() if n)
+    has_more = any(n != report.counts.get(name, 0) for name, n in report.totals.items())
     idle = report.counts and not (report.counts["done"] or report.counts["failed"])
     if idle:
         none = "no new input" if any(report.totals.values()) else "no input"
         print_stdout(f"nothing to do: {counts or none}")
     else:
         if report.detections:
-            _print_detections(report.detections)
+            title = "Detections in this run" if has_more else "Detections"
+            _print_detections(title, report.detections)
         if verbose:
             _print_speedups(device.get("speedups", ()))
             _print_times(report)
@@ -67,7 +69,6 @@ def print_summary(
         print_stdout(f"{group.count} x {group.reason}: {examples}", unbroken=group.examples)
     if report.skipped:
         print_stdout(f"skipped: {count_reasons(report.skipped)}")
-    has_more = any(n != report.counts.get(name, 0) for name, n in report.totals.items())
     if not idle:
         this_run = f"this run: {counts}" if has_more else counts
         _tell_parts([_speed(report, this_run, device), *_machine(device)])
@@ -79,12 +80,12 @@ def print_summary(
     print_stdout(f"results in {report.output}", unbroken=[str(report.output)])
 
 
-def _print_detections(detections: Mapping[str, int]) -> None:
+def _print_detections(title: str, detections: Mapping[str, int]) -> None:
     by_count = sorted(detections.items(), key=lambda item: (-item[1], item[0]))
     rows: list[tuple[object, ...]] = list(by_count[:_MAX_CLASSES])
     if rest := by_count[_MAX_CLASSES:]:
         rows.append((f"{len(rest)} other classes", sum(n for _, n in rest)))
-    print_table("Detections", ("class", "count"), [*rows, ("all", sum(detections.values()))])
+    print_table(title, ("class", "count"), [*rows, ("all", sum(detections.values()))])
 
 
 def _print_speedups(speedups: Iterable[Mapping[str, Any]]) -> None:

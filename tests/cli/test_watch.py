@@ -127,7 +127,7 @@ def test_a_day_in_the_life_of_a_service(start: Start, inbox: Path, out: Path) ->
     record = json.loads((out / "run.json").read_text())
     assert (record["exit_status"], record["counts"]) == (0, {"done": 3, "failed": 1})
     assert status(out)["state"] == "finished"
-    assert (out / "health").read_text().startswith("unhealthy: not running (at its end)\n")
+    assert (out / "health").read_text().startswith("unhealthy: not running (the run ended)\n")
 
 
 def check_messages(lines: list[str], inbox: Path, out: Path) -> None:

@@ -170,7 +170,7 @@ def test_nothing_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        pytest.param(None, "unhealthy: not running (at its end)", id="end"),
+        pytest.param(None, "unhealthy: not running (the run ended)", id="end"),
         pytest.param(
             OutputError("disk full"), "unhealthy: not running (OutputError: disk full)", id="error"
         ),
