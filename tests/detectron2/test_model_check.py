@@ -33,7 +33,7 @@ UNSUPPORTED: dict[str, tuple[str, tuple[Any, ...], str]] = {
     "gray": (
         MASK_RCNN,
         ("MODEL.PIXEL_MEAN", [1.0], "MODEL.PIXEL_STD", [1.0], "INPUT.FORMAT", "L"),
-        "PIXEL_MEAN has 1 values.*INPUT.FORMAT is L",
+        "PIXEL_MEAN has 1 values.*INPUT.FORMAT: expected RGB or BGR, got L",
     ),
     "divided by 0": (MASK_RCNN, ("MODEL.PIXEL_STD", [1.0, 0, 1.0]), "divided by 0"),
     "rotated": ("COCO-Detection/faster_rcnn_R_50_FPN_3x", ROTATED, "rotated boxes"),

@@ -149,11 +149,15 @@ class Kept:
     """A sink that keeps the predictions."""
 
     found: dict[str, Predictions] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
 
     def __enter__(self) -> Kept:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def begin(self, asset: Any) -> None:
         pass
 
     def write(self, result: Result) -> None:
