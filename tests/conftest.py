@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -20,3 +21,11 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     forks = Forks(environment(tmp_path_factory.mktemp("forks")))
     yield forks
     forks.close()
+
+
+@pytest.fixture(autouse=True)
+def no_hydra_config_is_left() -> Iterator[None]:
+    """Forget the job of a test that ran the command in this process: others build jobs without."""
+    yield
+    if hydra := sys.modules.get("hydra.core.hydra_config"):
+        hydra.HydraConfig.instance().cfg = None
