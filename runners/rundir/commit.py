@@ -136,6 +136,7 @@ class Session:
         """
         self._started_ns = time.time_ns()
         outcomes = self._executor.run(self._opened(found))
+        outcome: Outcome | None = None
         try:
             for outcome in outcomes:
                 if outcome.asset.id not in self._places:
@@ -161,6 +162,8 @@ class Session:
                 self.commit()
             raise
         finally:
+            if outcome is not None and outcome.asset.id in self._places:
+                self._discard(outcome.asset)  # its lines are not in the journal
             if isinstance(outcomes, Closable):
                 outcomes.close()
 
@@ -203,23 +206,21 @@ class Session:
         entry = self._entry(outcome)
         with output_errors(self.job.output):
             if outcome.error is None:
-                self._append(outcome, entry)
+                self._journal.append(outcome.records, entry.image_id)
                 entry.start = self._position.size
                 entry.length = self._journal.position.size - entry.start
                 self._position = self._journal.position
             else:
                 lists.write_line(self._failures, lists.failure_line(entry))
-        outcome.records.close()
         self._group.append((entry, outcome))
+        del self._places[entry.id]
+        outcome.records.close()
 
-    def _append(self, outcome: Outcome, entry: Entry) -> None:
-        try:
-            self._journal.append(outcome.records, entry.image_id)
-        except OSError:  # without its lines, its other outputs must not stay
-            for sink in self.job.sinks.values():
-                with suppress(Exception):
-                    sink.discard(outcome.asset)
-            raise
+    def _discard(self, asset: Asset) -> None:
+        """Remove what the sinks wrote for an asset that was interrupted before its commit."""
+        for sink in self.job.sinks.values():
+            with suppress(Exception):
+                sink.discard(asset)
 
     def _drop(self, outcome: Outcome) -> None:
         """Forget an input that failed: it has left nothing in any sink."""
@@ -235,7 +236,7 @@ class Session:
         asset, error = outcome.asset, outcome.error
         entry = Entry(
             asset.id,
-            self._places.pop(asset.id),
+            self._places[asset.id],
             "failed" if error else "done",
             image_id=asset.image_id if supports(asset, NumberedAsset) else None,
             frames=outcome.n_frames,
