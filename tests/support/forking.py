@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = (
     "runners.batch", "runners.entry", "pipeline.store", "pipeline.runnables.fake",
     "pipeline.sources.auto", "pipeline.stages.min_score", "pipeline.sinks.coco",
-    "pipeline.sinks.overlay", "supervision", "PIL.Image",
+    "pipeline.sinks.overlay", "PIL.Image",
     *(f"PIL.{name}ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Ppm", "Png")),
 )  # fmt: skip
 

@@ -8,30 +8,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from small_records import SIZE, STRANGE, predictions, result
 
 from pipeline.encoding import encode
 from pipeline.errors import SinkError
-from pipeline.records import Frame, Predictions, Result, Segment
+from pipeline.records import Result, Segment
 from pipeline.sinks.label_maps import LabelMaps
-
-STRANGE = "d/caf\udce9.jpg"  # what the name b"d/caf\xe9.jpg" becomes in Python
-SIZE = (8, 6)
-NAMES = ("person", "cat")
-
-
-def predictions(n: int = 1, **columns: Any) -> Predictions:
-    return Predictions(
-        SIZE,
-        NAMES,
-        boxes=np.tile(np.float32([0.1, 1, 4.5, 7.25]), (n, 1)),
-        scores=np.full(n, 0.98, np.float32),
-        classes=np.arange(n) % 2,
-        **columns,
-    )
-
-
-def result(p: Predictions, asset: str = "a/b.jpg", frame: int = 0, **time: Any) -> Result:
-    return Result(Frame(np.zeros((*SIZE, 3), np.uint8), asset, frame, **time), p)
 
 
 def asset_of(asset_id: str, is_still: bool = True) -> Any:
