@@ -1,4 +1,11 @@
 """The runners: how often a job runs, and which state is kept between runs."""
 
 # what `runner._target_` may name
-PARTS = ("batch.Batch", "plan.Plan", "repair.Repair", "save.Save", "watch.runner.Watch")
+PARTS = (
+    "batch.Batch",
+    "plan.Plan",
+    "repair.Repair",
+    "save.Save",
+    "serve.runner.Serve",
+    "watch.runner.Watch",
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from time import monotonic
 
 from pipeline.engine.items import Item
 
@@ -18,14 +19,20 @@ class Batches:
     within a window share batches, in order of first appearance. Incomplete batches are due at the
     end of the window. A window of large images is shorter, because all its frames wait in memory.
 
+    With ``max_wait_s``, timing does change the batches: the answer to a request must not wait for
+    the end of a window.
+
     Args:
         size: The largest number of frames per forward.
         by_shape: Also group frames of equal shape that are not neighbors.
+        max_wait_s: Seconds that an incomplete batch may wait for more frames; ``None``: until the
+            end of the window.
     """
 
-    def __init__(self, size: int, by_shape: bool) -> None:
+    def __init__(self, size: int, by_shape: bool, max_wait_s: float | None = None) -> None:
         self.window = _WINDOW * size
-        self._size, self._by_shape = size, by_shape
+        self._size, self._by_shape, self._max_wait_s = size, by_shape, max_wait_s
+        self._waits_since_s = 0.0  # when the oldest incomplete batch was started
         self._groups: dict[Hashable, list[Item]] = {}
         self._places = 0
         self._nbytes = 0
@@ -37,6 +44,8 @@ class Batches:
             shape = self._shape(item)
             if not self._by_shape and shape not in self._groups:
                 due = self.rest()
+            if not self._groups:
+                self._waits_since_s = monotonic()
             group = self._groups.setdefault(shape, [])
             group.append(item)
             if len(group) == self._size:
@@ -48,8 +57,14 @@ class Batches:
             due += self.rest()
         return due
 
+    def patience_s(self) -> float | None:
+        """Return how long the incomplete batches may still wait; ``None``: without limit."""
+        if self._max_wait_s is None or not self._groups:
+            return None
+        return max(0.0, self._waits_since_s + self._max_wait_s - monotonic())
+
     def rest(self) -> list[list[Item]]:
-        """Return the incomplete batches, which are due at the end."""
+        """Return the incomplete batches: at the end, or when they have waited long enough."""
         rest, self._groups = list(self._groups.values()), {}
         return rest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 from threading import Lock
 from time import perf_counter
@@ -12,6 +12,7 @@ from typing import Any, cast
 from pipeline.engine.batches import Batches
 from pipeline.engine.finishing import Finishers, Results, check_size
 from pipeline.engine.items import Item
+from pipeline.engine.prefetch import Ahead
 from pipeline.errors import AssetError, DeviceLostError, InferenceError
 from pipeline.failures import failed
 from pipeline.protocols import PipelinedRunnable, Runnable, Sized, supports
@@ -29,7 +30,7 @@ class Device:
         batches: Groups the frames that share a forward.
         finishers: Convert the outputs of a pipelined runnable; ``None`` for other runnables.
         forwards: The number of threads that call ``work``.
-        items: The items in input order; iterated by one thread at a time.
+        ahead: The items in input order; read by one thread at a time.
         results: Receives every item in input order. An item whose forward is still running signals
             ``item.finished`` later.
     """
@@ -40,12 +41,12 @@ class Device:
         batches: Batches,
         finishers: Finishers | None,
         forwards: int,
-        items: Iterable[Item],
+        ahead: Ahead,
         results: Results,
     ) -> None:
         self._runnable, self._batches, self._finishers = runnable, batches, finishers
         self._forwards = forwards
-        self._due = self._feed(items, results)
+        self._due = self._feed(ahead, results)
         self._turn = Lock()
 
     def work(self) -> None:
@@ -57,12 +58,12 @@ class Device:
         with self._turn:
             return next(self._due, None)
 
-    def _feed(self, items: Iterable[Item], results: Results) -> Iterator[list[Item]]:
+    def _feed(self, ahead: Ahead, results: Results) -> Iterator[list[Item]]:
         """Yield the batches; pass the items to ``results`` in input order."""
         waiting: deque[Item] = deque()
         last: BaseException | None = None
         try:
-            for batch in self._batched(items, waiting):
+            for batch in self._batched(ahead, waiting):
                 if batch:
                     yield batch
                 while waiting and not waiting[0].pending:
@@ -72,9 +73,12 @@ class Device:
             last = exc
         results.put(last)
 
-    def _batched(self, items: Iterable[Item], waiting: deque[Item]) -> Iterator[list[Item]]:
+    def _batched(self, ahead: Ahead, waiting: deque[Item]) -> Iterator[list[Item]]:
         """Yield the batches that are due, and an empty one after each item."""
-        for item in items:
+        for item in ahead.items(self._batches.patience_s):
+            if item is None:
+                yield from map(_mark_started, self._batches.rest())
+                continue
             waiting.append(item)
             yield from map(_mark_started, self._batches.add(item))
             yield []  # the end of an asset needs no forward

@@ -60,6 +60,8 @@ class Pipeline:
             by default, outcomes carry no records.
         spool_dir: Directory for records that are too large for memory; by default the system's
             directory for temporary files.
+        max_wait_s: Seconds that a frame may wait for others to share its forward; by default as
+            long as it takes to make the batches depend on the input alone.
     """
 
     runnable: Runnable
@@ -70,6 +72,7 @@ class Pipeline:
     queue_mb: float = 256
     encode: Encode | None = None
     spool_dir: Path | None = None
+    max_wait_s: float | None = None
 
     def run(self, assets: Iterable[Asset]) -> Generator[Outcome, None, None]:
         """Yield each asset's outcome in input order, after every sink has flushed it.
@@ -82,7 +85,7 @@ class Pipeline:
         runnable = self.runnable
         pipelined = runnable if isinstance(runnable, PipelinedRunnable) else None
         by_shape = isinstance(runnable, BatchingRunnable) and bool(runnable.batch_by_shape)
-        batches = Batches(self._batch_size(), by_shape)
+        batches = Batches(self._batch_size(), by_shape, self.max_wait_s)
         threads = self.decode_threads or default_decode_threads()
         bounds = {
             "max_bytes": int(self.queue_mb * 1e6 / 2),

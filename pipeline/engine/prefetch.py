@@ -31,6 +31,10 @@ class _Lane:
     nbytes: int = 0
 
 
+class _End:
+    """There are no more items."""
+
+
 class Ahead:
     """The items of all assets in input order, decoded by several threads before they are needed.
 
@@ -88,14 +92,18 @@ class Ahead:
         self.stop()
         join(self._threads, _PATIENCE_S)
 
-    def __iter__(self) -> Iterator[Item]:
+    def items(self, patience_s: Callable[[], float | None]) -> Iterator[Item | None]:
         """Yield all items, or those until ``stop`` is called; for one thread only.
+
+        Args:
+            patience_s: Returns how long to wait for the next item before ``None`` is yielded, in
+                seconds; ``None`` means without limit.
 
         Raises:
             BaseException: The source raised it, or a decoder raised it to end the run. The items
                 before it are yielded first.
         """
-        while (item := self._next()) is not None:
+        while not isinstance(item := self._next(patience_s()), _End):
             yield item
 
     def stop(self) -> None:
@@ -118,15 +126,20 @@ class Ahead:
                 with suppress(Exception):  # the run is over either way
                     lane.asset.close()
 
-    def _next(self) -> Item | None:
+    def _next(self, patience_s: float | None) -> Item | _End | None:
+        """Return the next item; ``None`` if there is none in time."""
+        deadline_s = None if patience_s is None else monotonic() + patience_s
         with self._ready:
             while not self._is_stopped:
                 if self._lanes and self._lanes[0].items:
                     return self._dequeue(self._lanes[0])
                 if self._is_exhausted and not self._lanes:
+                    break
+                wait_s = None if deadline_s is None else deadline_s - monotonic()
+                if wait_s is not None and wait_s <= 0:
                     return None
-                self._ready.wait()
-        return None
+                self._ready.wait(wait_s)
+        return _End()
 
     def _dequeue(self, lane: _Lane) -> Item:
         item = lane.items.popleft()

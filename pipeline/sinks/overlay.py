@@ -97,8 +97,18 @@ class Overlay:
         Raises:
             SinkError: The image is larger than JPEG allows (65,500 px per side).
         """
+        frame = result.frame
+        number = frame.index if self._numbered else None
+        self._folder.write(self._name(frame.asset_id, ".jpg", number), self.jpeg(result))
+
+    def jpeg(self, result: Result) -> memoryview:
+        """Return one frame as JPEG, with its detections drawn. Can be called on several threads.
+
+        Raises:
+            SinkError: The image is larger than JPEG allows (65,500 px per side).
+        """
         if self._painter is None:
-            raise RuntimeError("Overlay.write: enter the sink first")
+            raise RuntimeError("Overlay: enter the sink first")
         frame = result.frame
         import cv2  # takes 0.1 s, which most commands do not need
 
@@ -114,8 +124,7 @@ class Overlay:
                 asset_id=frame.asset_id,
                 step="overlay",
             )
-        number = frame.index if self._numbered else None
-        self._folder.write(self._name(frame.asset_id, ".jpg", number), jpeg.data)
+        return memoryview(jpeg.data)
 
     def flush(self, asset: Asset) -> None:
         """Do nothing: the images have their final names since ``write``."""

@@ -165,8 +165,8 @@ def test_half_of_the_look_ahead_is_the_first_assets() -> None:
         wait_for(lambda: second.n_decoded == 5)  # four wait, one does not fit
         first.released.set()
         wait_for(lambda: first.n_decoded == 5)
-        items = iter(ahead)
-        assert [next(items).asset.id for _ in range(20)] == ["0"] * 20
+        items = ahead.items(lambda: None)
+        assert [item.asset.id for item in (next(items) for _ in range(20)) if item] == ["0"] * 20
         assert second.n_decoded == 5
 
 
@@ -177,8 +177,8 @@ def test_half_of_the_look_ahead_in_bytes() -> None:
         wait_for(lambda: second.n_decoded == 5)
         first.released.set()
         wait_for(lambda: first.n_decoded == 5)
-        items = iter(ahead)
-        assert [next(items).asset.id for _ in range(20)] == ["0"] * 20
+        items = ahead.items(lambda: None)
+        assert [item.asset.id for item in (next(items) for _ in range(20)) if item] == ["0"] * 20
         assert second.n_decoded == 5
 
 

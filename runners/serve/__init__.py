@@ -1,0 +1,1 @@
+"""``runner=serve``: answers requests over HTTP, with the engine and the options of a batch."""

@@ -1,0 +1,1 @@
+"""The HTTP interface of a service: routes, limits, access; needs the extra ``serve``."""

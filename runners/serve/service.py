@@ -1,0 +1,190 @@
+"""A model behind a queue: images of requests in, answers out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
+from threading import Thread
+from time import monotonic
+from typing import Any
+
+from pipeline.encoding import encode
+from pipeline.engine import Pipeline, default_decode_threads
+from pipeline.errors import DecodeError
+from pipeline.job import Job
+from pipeline.sinks.overlay import Overlay
+from pipeline.sources.decode.reading import Reader, read_image
+from runners.rundir.readers import file_reader
+from runners.serve.errors import RequestError
+from runners.serve.uploads import Answer, Answers, Upload
+
+
+@dataclass
+class Limits:
+    """How much a service accepts.
+
+    Attributes:
+        max_queue: Images that may wait or be in progress.
+        max_wait_s: Seconds that an image may wait for others to share its forward.
+    """
+
+    max_queue: int
+    max_wait_s: float
+
+
+class Service:
+    """Runs the images of requests through a job's model and stages.
+
+    An image is decoded first, in a separate process by default, and joins the queue of the engine
+    only then, so a file that takes long to decode delays no other. The engine is the one of a
+    batch. Methods are called on the thread of the event loop, unless they say otherwise.
+
+    Args:
+        job: The job, its runnable entered.
+        limits: How much it accepts.
+
+    Attributes:
+        in_flight: Number of images that wait or are in progress.
+        is_draining: Whether no more requests are accepted.
+        failure: The error that ended the engine.
+        directory: A private directory for the bodies of requests.
+        overlay: Draws answers; the sink of the job, if it has one.
+    """
+
+    def __init__(self, job: Job, limits: Limits) -> None:
+        self.job, self.limits = job, limits
+        self.in_flight = 0
+        self.is_draining = False
+        self.failure: BaseException | None = None
+        self.ended: Future[None] = Future()  # when the engine has
+        self._seconds_per_image = 0.0  # moving average
+        self._pipeline = Pipeline(
+            job.runnable,
+            job.stages,
+            {"answers": Answers()},
+            encode=encode,
+            max_wait_s=limits.max_wait_s,
+            **{key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")},
+        )
+        self._queue: SimpleQueue[Upload | None] = SimpleQueue()
+        self._thread = Thread(target=self._work, name="engine", daemon=True)
+        self._stack = ExitStack()
+        self._read: Reader = read_image
+        self.directory = Path()
+        drawing = job.sinks.get("overlay")
+        self.overlay = drawing if isinstance(drawing, Overlay) else Overlay("overlay")
+        self.overlay.check(job.model.categories)
+
+    def __enter__(self) -> Service:
+        """Start the decoders and the engine.
+
+        Raises:
+            PipelineError: A decoding process does not start.
+        """
+        with ExitStack() as stack:
+            n_decoders = self.job.config["decode_threads"] or default_decode_threads()
+            reader = stack.enter_context(file_reader(self.job, isolate_by_default=True))
+            self._read = reader or read_image
+            stack.enter_context(self.overlay)
+            self.directory = Path(stack.enter_context(TemporaryDirectory(prefix="d2run-")))
+            self._decoders = ThreadPoolExecutor(n_decoders, "decode-request")
+            stack.callback(self._decoders.shutdown, wait=False, cancel_futures=True)
+            self._thread.start()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Stop; requests that still wait get an error."""
+        self._queue.put(None)
+        self._thread.join(0.5 if exc_info[0] else None)
+        self._stack.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are accepted."""
+        return not self.is_draining and self.failure is None
+
+    async def predict(self, path: Path, name: str) -> Answer:
+        """Return the answer to one image.
+
+        Args:
+            path: A file with the image.
+            name: The name that the client gave it, its asset id.
+
+        Raises:
+            RequestError: The service is full or does not accept requests.
+            AssetError: The image cannot be decoded, or the model or a stage fails on it.
+        """
+        self._admit()
+        started = monotonic()
+        try:
+            loop = asyncio.get_running_loop()
+            upload = await loop.run_in_executor(self._decoders, self._decoded, path, name)
+            self._queue.put(upload)
+            if self.failure is not None:  # it ended after ``_admit``
+                raise self._unavailable()
+            return await asyncio.wrap_future(upload.answer)
+        finally:
+            self.in_flight -= 1
+            took_s = (monotonic() - started) / (self.in_flight + 1)
+            self._seconds_per_image += 0.1 * (took_s - self._seconds_per_image)
+
+    def _admit(self) -> None:
+        if not self.is_ready:
+            raise self._unavailable()
+        if self.in_flight >= self.limits.max_queue:
+            wait_s = ceil(self.in_flight * self._seconds_per_image)
+            raise RequestError(
+                429,
+                f"{self.in_flight} images are in progress, the limit is runner.max_queue="
+                f"{self.limits.max_queue}; try again later",
+                retry_after_s=max(1, wait_s),
+            )
+        self.in_flight += 1
+
+    def _unavailable(self) -> RequestError:
+        if self.failure is not None:
+            return RequestError(503, "the model has failed; the service is stopping")
+        return RequestError(503, "the service is stopping", retry_after_s=1)
+
+    def _decoded(self, path: Path, name: str) -> Upload:
+        """Decode an image, on a thread of ``_decoders``."""
+        config: dict[str, Any] = self.job.config
+        try:
+            reading = self._read(
+                path, exif=config["exif"], max_pixels=config["source"]["max_pixels"]
+            )
+        except DecodeError as exc:
+            exc.asset_id = name
+            raise
+        return Upload.of(name, reading)
+
+    def _work(self) -> None:
+        """Run the engine, on its thread."""
+        in_engine: dict[int, Upload] = {}
+        try:
+            for outcome in self._pipeline.run(self._uploads(in_engine)):
+                in_engine.pop(id(outcome.asset)).resolve(outcome)
+        except BaseException as exc:
+            self.failure = exc  # before the queue is emptied: see ``predict``
+            for upload in (*in_engine.values(), *self._queued()):
+                upload.refuse(self._unavailable())
+        self.ended.set_result(None)
+
+    def _uploads(self, in_engine: dict[int, Upload]) -> Iterator[Upload]:
+        while (upload := self._queue.get()) is not None:
+            in_engine[id(upload)] = upload
+            yield upload
+
+    def _queued(self) -> Iterator[Upload]:
+        with suppress(Empty):
+            while True:
+                if (upload := self._queue.get_nowait()) is not None:
+                    yield upload
