@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 
+from pipeline.errors import ConfigError
 from pipeline.validation import check, check_flag, check_number, check_whole
 
 
@@ -28,7 +30,7 @@ class ServeOptions:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     public: bool = False
     max_queue: int = 64
     max_wait_ms: float = 5
@@ -40,11 +42,41 @@ class ServeOptions:
         is_host = isinstance(self.host, str) and bool(self.host)
         check("host", self.host, is_host, "an address such as 127.0.0.1")
         check_whole("port", self.port, 0, 65535)
-        is_token = self.token is None or (isinstance(self.token, str) and bool(self.token))
-        check("token", "***", is_token, "text, or null")
+        check("token", "***", self._is_token(), "text without spaces, or null")
         check_flag("public", self.public)
         check_whole("max_queue", self.max_queue, 1)
-        for name in ("max_wait_ms", "max_body_mb", "timeout_s"):
-            check_number(name, getattr(self, name), 0)
+        check_number("max_wait_ms", self.max_wait_ms, 0)
+        check_number("max_body_mb", self.max_body_mb, 0.001)
+        check_number("timeout_s", self.timeout_s, 0.1)
         is_path = self.record is None or (isinstance(self.record, str) and bool(self.record))
         check("record", self.record, is_path, "the path of a run directory, or null")
+        self.check_access(self.host)
+
+    def check_access(self, host: str) -> None:
+        """Check that nobody else's machine can use the service by accident.
+
+        Args:
+            host: Address or name to listen on.
+
+        Raises:
+            ConfigError: Other machines can reach it, and there is neither ``token`` nor ``public``.
+        """
+        if not (self.token or self.public or is_loopback(host)):
+            raise ConfigError(
+                f"host: other machines can connect to {host}. Set runner.token="
+                "'${oc.env:D2RUN_TOKEN}' so that they need the token in that environment "
+                "variable, or runner.public=true to serve everyone"
+            )
+
+    def _is_token(self) -> bool:
+        if not isinstance(self.token, str):
+            return self.token is None
+        return self.token.isprintable() and len(self.token.split()) == 1
+
+
+def is_loopback(name: str) -> bool:
+    """Return whether a host name or an address is this machine's own, without looking it up."""
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name.lower().rstrip(".") in ("localhost", "localhost.localdomain")
