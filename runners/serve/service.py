@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -13,16 +13,17 @@ from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from threading import Thread
 from time import monotonic
-from typing import Any
 
 from pipeline.encoding import encode
 from pipeline.engine import Pipeline, default_decode_threads
-from pipeline.errors import DecodeError
+from pipeline.errors import AssetError, DecodeError, DeviceLostError, PoisonError
 from pipeline.job import Job
 from pipeline.sinks.overlay import Overlay
-from pipeline.sources.decode.reading import Reader, read_image
+from pipeline.sources.decode.reading import Reader, max_bytes, read_image
+from pipeline.sources.decode.workers import DecodingStopped
 from runners.rundir.readers import file_reader
 from runners.serve.errors import RequestError
+from runners.serve.traffic import Traffic
 from runners.serve.uploads import Answer, Answers, Upload
 
 
@@ -52,10 +53,11 @@ class Service:
 
     Attributes:
         in_flight: Number of images that wait or are in progress.
-        is_draining: Whether no more requests are accepted.
+        is_draining: Whether the service is stopping: it answers what has reached it.
         failure: The error that ended the engine.
         directory: A private directory for the bodies of requests.
         overlay: Draws answers; the sink of the job, if it has one.
+        traffic: Counts requests and reports errors.
     """
 
     def __init__(self, job: Job, limits: Limits) -> None:
@@ -78,6 +80,7 @@ class Service:
         self._stack = ExitStack()
         self._read: Reader = read_image
         self.directory = Path()
+        self.traffic = Traffic(quiet=job.config["quiet"])
         drawing = job.sinks.get("overlay")
         self.overlay = drawing if isinstance(drawing, Overlay) else Overlay("overlay")
         self.overlay.check(job.model.categories)
@@ -108,8 +111,15 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are accepted."""
-        return not self.is_draining and self.failure is None
+        """Whether new requests should be sent here."""
+        return self.state == "ok"
+
+    @property
+    def state(self) -> str:
+        """``ok``, or why the service is not ready, in one word."""
+        if self.failure is not None:
+            return "failed"
+        return "stopping" if self.is_draining else "ok"
 
     async def predict(self, path: Path, name: str) -> Answer:
         """Return the answer to one image.
@@ -119,52 +129,104 @@ class Service:
             name: The name that the client gave it, its asset id.
 
         Raises:
-            RequestError: The service is full or does not accept requests.
+            RequestError: The service is full or has failed.
             AssetError: The image cannot be decoded, or the model or a stage fails on it.
         """
-        self._admit()
-        started = monotonic()
-        try:
-            loop = asyncio.get_running_loop()
-            upload = await loop.run_in_executor(self._decoders, self._decoded, path, name)
-            self._queue.put(upload)
-            if self.failure is not None:  # it ended after ``_admit``
-                raise self._unavailable()
-            return await asyncio.wrap_future(upload.answer)
-        finally:
-            self.in_flight -= 1
-            took_s = (monotonic() - started) / (self.in_flight + 1)
-            self._seconds_per_image += 0.1 * (took_s - self._seconds_per_image)
+        (answer,) = await self.predict_all([(path, name)])
+        if isinstance(answer, AssetError):
+            raise answer
+        return answer
 
-    def _admit(self) -> None:
-        if not self.is_ready:
+    async def predict_all(self, images: Sequence[tuple[Path, str]]) -> list[Answer | AssetError]:
+        """Return the answer to each image of a request, in order, or its error.
+
+        Args:
+            images: Files, each with the name that the client gave it.
+
+        Raises:
+            RequestError: The service has no room for all of them, or has failed.
+        """
+        with self._admitted(len(images)):
+            tasks = [asyncio.ensure_future(self._answer(*image)) for image in images]
+            try:
+                return list(await asyncio.gather(*tasks))
+            except BaseException:  # the client is gone, or one of them was refused
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                raise
+
+    def check_room(self, n_images: int = 1) -> None:
+        """Check that there is room for so many more images.
+
+        Raises:
+            RequestError: There is none, or the service has failed.
+        """
+        if self.failure is not None:
             raise self._unavailable()
-        if self.in_flight >= self.limits.max_queue:
+        limit = self.limits.max_queue
+        if n_images > limit:
+            raise RequestError(413, f"{n_images} images are more than runner.max_queue={limit}")
+        if self.in_flight + n_images > limit:
             wait_s = ceil(self.in_flight * self._seconds_per_image)
             raise RequestError(
                 429,
-                f"{self.in_flight} images are in progress, the limit is runner.max_queue="
-                f"{self.limits.max_queue}; try again later",
+                f"{self.in_flight} images are in progress, the limit is runner.max_queue={limit}; "
+                "try again later",
                 retry_after_s=max(1, wait_s),
             )
-        self.in_flight += 1
+
+    @contextmanager
+    def _admitted(self, n_images: int) -> Iterator[None]:
+        """Count images as in flight while the block runs."""
+        self.check_room(n_images)
+        self.in_flight += n_images
+        started = monotonic()
+        try:
+            yield
+        finally:
+            took_s = (monotonic() - started) / self.in_flight
+            self._seconds_per_image += 0.1 * (took_s - self._seconds_per_image)
+            self.in_flight -= n_images
+
+    async def _answer(self, path: Path, name: str) -> Answer | AssetError:
+        loop = asyncio.get_running_loop()
+        try:
+            upload = await loop.run_in_executor(self._decoders, self._decoded, path, name)
+            self._queue.put(upload)
+            if self.failure is not None:  # it ended after ``_admitted``
+                raise self._unavailable()
+            return await asyncio.wrap_future(upload.answer)
+        except AssetError as exc:
+            return exc
 
     def _unavailable(self) -> RequestError:
-        if self.failure is not None:
-            return RequestError(503, "the model has failed; the service is stopping")
-        return RequestError(503, "the service is stopping", retry_after_s=1)
+        return RequestError(503, "the model has failed; the service is stopping", retry_after_s=1)
 
     def _decoded(self, path: Path, name: str) -> Upload:
         """Decode an image, on a thread of ``_decoders``."""
-        config: dict[str, Any] = self.job.config
+        max_pixels, exif = self.job.config["source"]["max_pixels"], self.job.config["exif"]
         try:
-            reading = self._read(
-                path, exif=config["exif"], max_pixels=config["source"]["max_pixels"]
-            )
+            return Upload.of(name, self._read(path, exif=exif, max_pixels=max_pixels))
         except DecodeError as exc:
             exc.asset_id = name
+            if exc.version is None and not isinstance(exc, PoisonError):  # it was never read
+                with suppress(OSError):
+                    if path.stat().st_size > max_bytes(max_pixels):
+                        raise
+                self.traffic.report(f"an image was not decoded: {exc}")
+                raise RequestError(503, f"the service cannot decode images: {exc}", 10) from exc
             raise
-        return Upload.of(name, reading)
+        except DecodingStopped:
+            raise RequestError(503, "the service has stopped") from None
+        except DeviceLostError as exc:  # decode.jpeg=nvjpeg
+            self._fail(exc)
+            raise self._unavailable() from exc
+
+    def _fail(self, error: BaseException) -> None:
+        """Remember the first error that ended the service, and end the engine."""
+        self.failure = self.failure or error
+        self._queue.put(None)
 
     def _work(self) -> None:
         """Run the engine, on its thread."""
@@ -173,15 +235,16 @@ class Service:
             for outcome in self._pipeline.run(self._uploads(in_engine)):
                 in_engine.pop(id(outcome.asset)).resolve(outcome)
         except BaseException as exc:
-            self.failure = exc  # before the queue is emptied: see ``predict``
-            for upload in (*in_engine.values(), *self._queued()):
-                upload.refuse(self._unavailable())
+            self._fail(exc)  # before the queue is emptied: see ``_answer``
+        for upload in (*in_engine.values(), *self._queued()):
+            upload.refuse(self._unavailable())
         self.ended.set_result(None)
 
     def _uploads(self, in_engine: dict[int, Upload]) -> Iterator[Upload]:
         while (upload := self._queue.get()) is not None:
-            in_engine[id(upload)] = upload
-            yield upload
+            if not upload.answer.cancelled():
+                in_engine[id(upload)] = upload
+                yield upload
 
     def _queued(self) -> Iterator[Upload]:
         with suppress(Empty):

@@ -116,7 +116,7 @@ def read_bytes(
     def once() -> tuple[bytes, Version]:
         with _opened(path) as (file, before):
             size = before.st_size
-            if size > _MAX_BYTES_PER_PIXEL * max_pixels + _HEADERS:
+            if size > max_bytes(max_pixels):
                 raise DecodeError(
                     f"file of {size / 1e6:.0f} MB is too large for an image of at most "
                     f"{max_pixels / 1e6:.9g} megapixels (raise source.max_pixels)"
@@ -126,6 +126,11 @@ def read_bytes(
         return data, (size, before.st_mtime_ns, hashlib.sha256(data).hexdigest())
 
     return _tried(once, sleep)
+
+
+def max_bytes(max_pixels: int) -> int:
+    """Return the size of the largest file that can be an image of at most ``max_pixels`` pixels."""
+    return _MAX_BYTES_PER_PIXEL * max_pixels + _HEADERS
 
 
 def read_version(path: Path, *, sleep: Sleep = time.sleep) -> Version:

@@ -1,13 +1,17 @@
-"""The HTTP application: routes, limits and errors."""
+"""The HTTP application: routes, behind a guard."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
 from pipeline.errors import AssetError
 from runners.serve.errors import RequestError
 from runners.serve.http import health, predict
+from runners.serve.http.guard.guard import Guard, error_response
 from runners.serve.options import ServeOptions
 from runners.serve.service import Service
 
@@ -19,22 +23,26 @@ def create_app(service: Service, options: ServeOptions) -> FastAPI:
         service: The model, entered; routes find it as ``request.app.state.service``.
         options: The runner's options, ``request.app.state.options``.
     """
-    app = FastAPI(title="d2run", docs_url=None, redoc_url=None)
+    app = FastAPI(title="d2run", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service, app.state.options = service, options
     for router in (predict.router, health.router):
         app.include_router(router)
-    app.add_exception_handler(RequestError, _refused)
-    app.add_exception_handler(AssetError, _failed)
+    for kind in (RequestError, AssetError, HTTPException):
+        app.add_exception_handler(kind, partial(_failed, service))
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_middleware(Guard, service=service, options=options)
     return app
 
 
-def _refused(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, RequestError)
-    headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
-    return JSONResponse({"error": str(exc)}, exc.status, headers)
+async def _failed(service: Service, request: Request, exc: Exception) -> Response:
+    if isinstance(exc, HTTPException) and exc.status_code in (404, 405):
+        what = f"no {request.method} " if exc.status_code == 405 else "no such path: "
+        exc.detail = f"{what}{request.url.path}"
+    return error_response(exc, service)
 
 
-def _failed(request: Request, exc: Exception) -> Response:
-    # the image is what failed, whatever the step: the client can only send another one
-    assert isinstance(exc, AssetError)
-    return JSONResponse({"error": str(exc), "step": exc.step}, 422)
+async def _not_valid(request: Request, exc: Exception) -> Response:
+    """Answer a request whose parameters FastAPI refuses, in one sentence."""
+    assert isinstance(exc, RequestValidationError)
+    problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
+    return error_response(RequestError(422, "; ".join(problems)), request.app.state.service)

@@ -50,7 +50,8 @@ async def images(request: Request) -> AsyncIterator[list[Body]]:
     kind = given.partition(";")[0].strip().lower()
     if kind != _FORM and kind not in _RAW and not kind.startswith("image/"):
         raise RequestError(
-            415, f"the body must be an image or a form ({_FORM}), not {names.asset_name(kind.encode())}"
+            415,
+            f"the body must be an image or a form ({_FORM}), not {names.asset_name(kind.encode())}",
         )
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise RequestError(415, "the body must not have a Content-Encoding")

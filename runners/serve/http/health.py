@@ -13,20 +13,22 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/livez")
-def livez() -> Response:
+@router.head("/livez", include_in_schema=False)
+async def livez() -> Response:
     """Answer 200 while the process is alive."""
     return Response("ok\n", media_type="text/plain")
 
 
 @router.get("/readyz")
-def readyz(request: Request) -> Response:
+@router.head("/readyz", include_in_schema=False)
+async def readyz(request: Request) -> Response:
     """Answer 200 while requests are accepted, otherwise 503."""
-    is_ready = request.app.state.service.is_ready
-    return Response("ok\n" if is_ready else "stopping\n", 200 if is_ready else 503)
+    service: Service = request.app.state.service
+    return Response(f"{service.state}\n", 200 if service.is_ready else 503, media_type="text/plain")
 
 
 @router.get("/info")
-def info(request: Request) -> dict[str, Any]:
+async def info(request: Request) -> dict[str, Any]:
     """Return the model, its digest, the device and the numerics."""
     service: Service = request.app.state.service
     runnable = service.job.runnable

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import socket
+import logging
+from concurrent.futures import Future
 from threading import Thread
 from typing import Any
 
-import uvicorn
-
+from pipeline.errors import PipelineError
 from runners.serve.http.app import create_app
+from runners.serve.http.guard.connections import DrainingServer
+from runners.serve.listening import Listening
 from runners.serve.options import ServeOptions
 from runners.serve.service import Service
 
@@ -19,27 +21,24 @@ class HttpServer:
     Args:
         service: The model.
         options: The runner's options.
-        listening: The bound socket.
+        listening: The socket.
 
     Attributes:
-        url: Address of the service.
+        ended: Done when no more requests are answered; has the error if that was not requested.
     """
 
-    def __init__(self, service: Service, options: ServeOptions, listening: socket.socket) -> None:
-        host, port = listening.getsockname()[:2]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        config = uvicorn.Config(
+    def __init__(self, service: Service, options: ServeOptions, listening: Listening) -> None:
+        for name in ("uvicorn", "python_multipart"):  # they quote what clients send
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        self.ended: Future[None] = Future()
+        self._listening = listening
+        self._server = DrainingServer(
             create_app(service, options),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
+            timeout_s=options.timeout_s,
+            is_inherited=listening.is_inherited,
         )
-        self._server = uvicorn.Server(config)
         # on another thread, uvicorn leaves the signals to us, so the exit status is ours too
-        self._thread = Thread(
-            target=self._server.run, args=([listening],), name="http", daemon=True
-        )
+        self._thread = Thread(target=self._work, name="http", daemon=True)
 
     def __enter__(self) -> HttpServer:
         """Start to accept connections."""
@@ -55,3 +54,15 @@ class HttpServer:
         """Stop to accept connections, and wait until every request is answered."""
         self._server.should_exit = True
         self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            self._server.run(sockets=[self._listening.socket])
+            if not self._server.should_exit:
+                raise RuntimeError("it stopped by itself")
+        except BaseException as exc:
+            error = PipelineError(f"the HTTP server failed: {type(exc).__name__}: {exc}")
+            error.__cause__ = exc
+            self.ended.set_exception(error)
+        else:
+            self.ended.set_result(None)

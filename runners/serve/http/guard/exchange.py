@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
@@ -12,38 +13,47 @@ from starlette.types import Message, Receive, Send
 from runners.serve.errors import RequestError
 from runners.serve.options import ServeOptions
 
-_DISCARD_S = 5.0  # for the rest of a body that is not needed
+_DISCARD_S = 5.0
 
 
 class Exchange:
     """Passes messages between the server and a route.
 
-    A body may be refused before it has arrived. Closing the connection at once would destroy the
-    answer on its way to a client that is still sending, so the rest is received and discarded for
-    up to five seconds.
+    A request may be refused before its body has arrived. Closing the connection at once could
+    destroy the answer on its way to a client that is still sending, so the rest of the body is
+    received and discarded, for up to five seconds.
 
     Args:
         receive: Returns the next message of the client.
         send: Sends a message to the client.
         headers: The headers of the request.
         options: The runner's options.
+        is_draining: Returns whether connections are closed after their current request.
 
     Attributes:
         status: The status of the answer; 0 until it is sent.
-        is_closing: Whether the connection is closed after the answer.
     """
 
     def __init__(
-        self, receive: Receive, send: Send, headers: Headers, options: ServeOptions
+        self,
+        receive: Receive,
+        send: Send,
+        headers: Headers,
+        options: ServeOptions,
+        is_draining: Callable[[], bool],
     ) -> None:
-        self._receive, self._send, self._options = receive, send, options
-        self._announced = headers.get("content-length", "")
-        self._max_bytes = int(options.max_body_mb * 1e6)
-        self._n_bytes = 0
-        self._deadline_s = monotonic() + options.timeout_s
+        self._receive, self._send = receive, send
+        self._options, self._is_draining = options, is_draining
+        self._length = headers.get("content-length", "0")
+        self._waits = headers.get("expect", "").lower() == "100-continue"
+        self._is_empty = "transfer-encoding" not in headers and self._length == "0"
         self._received = asyncio.Event()
+        if self._is_empty:
+            self._received.set()
+        self._n_bytes = 0
+        self._max_bytes = int(options.max_body_mb * 1e6)
+        self._deadline_s = monotonic() + options.timeout_s
         self.status = 0
-        self.is_closing = False
 
     def check_length(self) -> None:
         """Refuse a body whose announced length is over the limit.
@@ -51,26 +61,32 @@ class Exchange:
         Raises:
             RequestError: It is.
         """
-        if self._announced.isdecimal() and int(self._announced) > self._max_bytes:
+        # as text: Python refuses to parse numbers of more than 4300 digits
+        digits, limit = self._length.lstrip("0"), str(self._max_bytes)
+        if (len(digits), digits) > (len(limit), limit):
             raise self._too_large()
 
     async def receive(self) -> Message:
-        """Return the next message; after the body, wait until the client disconnects.
+        """Return the next message of the body.
 
         Raises:
             RequestError: The body is too large, or arrives too slowly.
         """
-        if self._received.is_set():
-            await asyncio.Future()  # ``disconnected`` cancels the route
-        left_s = self._deadline_s - monotonic()
+        if self._is_empty:
+            self._is_empty = False
+            return {"type": "http.request", "body": b"", "more_body": False}
+        if self._received.is_set():  # the caller waits for a disconnect, which cancels it
+            await asyncio.Future()
+        self._waits = False
         try:
+            left_s = self._deadline_s - monotonic()
             message = await asyncio.wait_for(self._receive(), max(left_s, 0))
         except asyncio.TimeoutError:
             self._deadline_s = 0  # nothing more is expected of this client
             limit = f"runner.timeout_s={self._options.timeout_s:g}"
             raise RequestError(408, f"the request took longer than {limit} seconds") from None
         self._n_bytes += len(message.get("body", b""))
-        if message["type"] != "http.request" or not message.get("more_body", False):
+        if not message.get("more_body", False):
             self._received.set()
         if self._n_bytes > self._max_bytes:
             raise self._too_large()
@@ -86,8 +102,7 @@ class Exchange:
         """Send a message of the answer."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.is_closing or not await self._is_received():
-                self.is_closing = True
+            if self._is_draining() or not self._received.is_set():
                 MutableHeaders(scope=message)["Connection"] = "close"
         elif not message.get("more_body", False) and not self._received.is_set():
             await self._send({**message, "more_body": True})
@@ -95,17 +110,10 @@ class Exchange:
             message = {"type": "http.response.body"}
         await self._send(message)
 
-    async def _is_received(self) -> bool:
-        """Return whether there is no more of the body; a request may have none."""
-        with suppress(RequestError):
-            while not self._received.is_set() and not self._expects_body():
-                await self.receive()
-        return self._received.is_set()
-
     async def _discard(self) -> None:
+        self._deadline_s = min(self._deadline_s, monotonic() + _DISCARD_S)
         with suppress(RequestError):
-            self._deadline_s = min(self._deadline_s, monotonic() + _DISCARD_S)
-            while not self._received.is_set():
+            while not (self._received.is_set() or self._waits):
                 self._n_bytes = 0
                 await self.receive()
 

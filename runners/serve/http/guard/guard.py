@@ -1,0 +1,95 @@
+"""The outermost layer of the application: every request passes it."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from contextlib import suppress
+
+from fastapi import Response
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pipeline.errors import AssetError
+from runners.serve.errors import RequestError
+from runners.serve.http.guard.access import Access
+from runners.serve.http.guard.exchange import Exchange
+from runners.serve.options import ServeOptions
+from runners.serve.service import Service
+
+
+class Guard:
+    """Checks access and limits, cancels the work of clients that are gone, answers errors.
+
+    Args:
+        app: The routes.
+        service: The model.
+        options: The runner's options.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, options: ServeOptions) -> None:
+        self._app, self._service, self._options = app, service, options
+        self._access = Access(options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":  # pragma: no cover - neither WebSockets nor lifespan events
+            return
+        service = self._service
+        exchange = Exchange(
+            receive, send, Headers(scope=scope), self._options, lambda: service.is_draining
+        )
+        try:
+            self._access.check(scope["path"], scope["headers"])
+            exchange.check_length()
+            await self._answer(scope, exchange)
+        except ClientDisconnect:
+            pass
+        except Exception as exc:
+            if exchange.status:  # the connection is all that can still be closed
+                raise
+            with suppress(ClientDisconnect):
+                await error_response(exc, service)(scope, exchange.receive, exchange.send)
+        finally:
+            service.traffic.count(exchange.status)
+
+    async def _answer(self, scope: Scope, exchange: Exchange) -> None:
+        """Run the route, as long as the client is there."""
+        route = asyncio.ensure_future(self._app(scope, exchange.receive, exchange.send))
+        gone = asyncio.ensure_future(exchange.disconnected())
+        try:
+            await asyncio.wait((route, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not route.done():
+                route.cancel()
+                with suppress(asyncio.CancelledError):
+                    await route
+                raise ClientDisconnect
+            await route
+        finally:
+            gone.cancel()
+            route.cancel()
+
+
+def error_response(exc: Exception, service: Service) -> Response:
+    """Return the answer to a request that failed: ``{"error": "one sentence"}``.
+
+    Args:
+        exc: The error.
+        service: Reports errors that nobody expected.
+    """
+    if isinstance(exc, RequestError):
+        return JSONResponse({"error": str(exc)}, exc.status, exc.headers)
+    if isinstance(exc, AssetError):
+        # the image is what failed, whatever the step: the client can only send another one
+        return JSONResponse({"error": str(exc), "step": exc.step}, 422)
+    if isinstance(exc, HTTPException):
+        return JSONResponse({"error": str(exc.detail)}, exc.status_code, exc.headers)
+    # without the message, which may quote what a client sent
+    frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(exc.__traceback__)]
+    service.traffic.report(f"unexpected {type(exc).__name__} at {' < '.join(reversed(frames))}")
+    return JSONResponse(
+        {"error": "the service has failed on this request; its log says where"}, 500
+    )
