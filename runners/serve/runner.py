@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
-from queue import Empty, SimpleQueue
-from types import FrameType
 
 from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
@@ -21,6 +16,7 @@ from runners.reporting.progress import announce_loading
 from runners.serve.listening import listen
 from runners.serve.options import ServeOptions
 from runners.serve.service import Limits, Service
+from runners.serve.signals import StopSignals
 
 _EXTRA = {
     "fastapi": "fastapi",
@@ -29,7 +25,6 @@ _EXTRA = {
     "uvicorn": "uvicorn",
 }
 _REPORT_S = 60.0
-_ENDED = 0  # instead of the number of a signal
 
 
 @dataclass(frozen=True)
@@ -63,28 +58,24 @@ class Serve(ServeOptions):
                         print_stderr(f"warning: {text}")
                 limits = Limits(self.max_queue, self.max_wait_ms / 1000)
                 service = stack.enter_context(Service(job, limits))
-                stops = stack.enter_context(_signals())
+                stops = stack.enter_context(StopSignals())
                 http = stack.enter_context(HttpServer(service, self, listening))
                 for ended in (service.ended, http.ended):
-                    ended.add_done_callback(lambda _: stops.put(_ENDED))
+                    ended.add_done_callback(lambda _: stops.wake())
                 if not job.config["quiet"]:
                     print_stderr(f"serving {listening.url} (stop with Ctrl-C)")
-                number = self._wait(stops, service)
+                while not (stops.number or service.ended.done() or http.ended.done()):
+                    if not stops.wait(_REPORT_S):
+                        service.traffic.print_counts()
                 service.is_draining = True
-                http.drain()
+                http.stop()
+                while not http.ended.done():
+                    stops.wait(_REPORT_S)
                 service.traffic.print_counts()
                 http.ended.result()
         if service.failure is not None:
             raise service.failure
-        return Report(130 if number == signal.SIGINT else 0)
-
-    def _wait(self, stops: SimpleQueue[int], service: Service) -> int:
-        """Return the number of the first signal, or 0 if the service has ended."""
-        while True:
-            try:
-                return stops.get(timeout=_REPORT_S)
-            except Empty:
-                service.traffic.print_counts()
+        return Report(130 if stops.number == signal.SIGINT else 0)
 
 
 def _check_extra() -> None:
@@ -93,30 +84,3 @@ def _check_extra() -> None:
             f"runner=serve needs {', '.join(missing)}: install the extra with "
             "`uv sync --extra serve` or `pip install 'd2run[serve]'`"
         )
-
-
-@contextmanager
-def _signals() -> Iterator[SimpleQueue[int]]:
-    """Put the number of the first SIGTERM or SIGINT into a queue; the second one ends the process.
-
-    The queue's ``put`` is reentrant, so a handler may call it while the main thread waits for it.
-    """
-    stops: SimpleQueue[int] = SimpleQueue()
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-        stops.put(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stops  # only the main thread may set handlers
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield stops
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

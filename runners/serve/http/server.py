@@ -48,12 +48,12 @@ class HttpServer:
     def __exit__(self, *exc_info: Any) -> None:
         """Stop, without waiting for requests if the block raised."""
         self._server.force_exit = exc_info[0] is not None
-        self.drain()
-
-    def drain(self) -> None:
-        """Stop to accept connections, and wait until every request is answered."""
-        self._server.should_exit = True
+        self.stop()
         self._thread.join()
+
+    def stop(self) -> None:
+        """Answer what has arrived, and end; ``ended`` is set then."""
+        self._server.should_exit = True
 
     def _work(self) -> None:
         try:

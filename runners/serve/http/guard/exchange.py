@@ -61,9 +61,7 @@ class Exchange:
         Raises:
             RequestError: It is.
         """
-        # as text: Python refuses to parse numbers of more than 4300 digits
-        digits, limit = self._length.lstrip("0"), str(self._max_bytes)
-        if (len(digits), digits) > (len(limit), limit):
+        if int(self._length) > self._max_bytes:  # the server accepts up to 20 digits
             raise self._too_large()
 
     async def receive(self) -> Message:
@@ -77,17 +75,8 @@ class Exchange:
             return {"type": "http.request", "body": b"", "more_body": False}
         if self._received.is_set():  # the caller waits for a disconnect, which cancels it
             await asyncio.Future()
-        self._waits = False
-        try:
-            left_s = self._deadline_s - monotonic()
-            message = await asyncio.wait_for(self._receive(), max(left_s, 0))
-        except asyncio.TimeoutError:
-            self._deadline_s = 0  # nothing more is expected of this client
-            limit = f"runner.timeout_s={self._options.timeout_s:g}"
-            raise RequestError(408, f"the request took longer than {limit} seconds") from None
+        message = await self._next()
         self._n_bytes += len(message.get("body", b""))
-        if not message.get("more_body", False):
-            self._received.set()
         if self._n_bytes > self._max_bytes:
             raise self._too_large()
         return message
@@ -110,12 +99,24 @@ class Exchange:
             message = {"type": "http.response.body"}
         await self._send(message)
 
+    async def _next(self) -> Message:
+        self._waits = False
+        try:
+            left_s = self._deadline_s - monotonic()
+            message = await asyncio.wait_for(self._receive(), max(left_s, 0))
+        except asyncio.TimeoutError:
+            self._deadline_s = 0  # nothing more is expected of this client
+            limit = f"runner.timeout_s={self._options.timeout_s:g}"
+            raise RequestError(408, f"the request took longer than {limit} seconds") from None
+        if not message.get("more_body", False):
+            self._received.set()
+        return message
+
     async def _discard(self) -> None:
         self._deadline_s = min(self._deadline_s, monotonic() + _DISCARD_S)
         with suppress(RequestError):
             while not (self._received.is_set() or self._waits):
-                self._n_bytes = 0
-                await self.receive()
+                await self._next()
 
     def _too_large(self) -> RequestError:
         limit = f"runner.max_body_mb={self._options.max_body_mb:g}"
