@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from io import TextIOWrapper
+from contextlib import redirect_stdout
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +29,7 @@ from pipeline.config.help import help_text
 from pipeline.config.loader import Loader
 from pipeline.errors import ConfigError, OutputError, PipelineError
 from pipeline.job import Job, Report
+from pipeline.redaction import redacted_text
 from pipeline.system.memory import keep_pages
 from pipeline.system.terminal import print_stderr
 from runners.command_line import parse, swept_keys
@@ -208,7 +210,9 @@ def _start(line: Namespace, jobs: _Jobs) -> None:
             if line.info is not None:
                 app.show_info(line.info, name, overrides)
             else:
-                app.show_cfg(name, overrides, line.cfg, line.package, line.resolve)
+                with redirect_stdout(StringIO()) as shown:
+                    app.show_cfg(name, overrides, line.cfg, line.package, line.resolve)
+                print(redacted_text(shown.getvalue()), end="")
         elif line.shell_completion:
             app.shell_completion(name, overrides)
         elif line.multirun:

@@ -22,7 +22,6 @@ class ServeOptions:
         max_wait_ms: Milliseconds that an image may wait for others to share its forward.
         max_body_mb: Largest request, in units of 10^6 bytes.
         timeout_s: Seconds that a client may take to send its request.
-        record: Run directory in which requests' images and results are kept; ``None``: nowhere.
 
     Raises:
         ConfigError: An option has a bad value.
@@ -36,7 +35,6 @@ class ServeOptions:
     max_wait_ms: float = 5
     max_body_mb: float = 64
     timeout_s: float = 30
-    record: str | None = None
 
     def __post_init__(self) -> None:
         is_host = isinstance(self.host, str) and bool(self.host)
@@ -48,8 +46,6 @@ class ServeOptions:
         check_number("max_wait_ms", self.max_wait_ms, 0)
         check_number("max_body_mb", self.max_body_mb, 0.001)
         check_number("timeout_s", self.timeout_s, 0.1)
-        is_path = self.record is None or (isinstance(self.record, str) and bool(self.record))
-        check("record", self.record, is_path, "the path of a run directory, or null")
         self.check_access(self.host)
 
     def check_access(self, host: str) -> None:

@@ -45,3 +45,14 @@ def test_a_sweep_writes_none_and_follows_no_link(d2run: Run, photos: Path, tmp_p
     assert other.read_text() == "another's"
     assert "db-password: '***'" in (out / "multirun.yaml").read_text()
     check(out, done.stdout, done.stderr)
+
+
+def test_a_shown_configuration_has_none(d2run: Run) -> None:
+    service = ("runner=serve", "runnable=fake", "model=mask_rcnn")
+    plain = d2run(*service, "runner.token=hush1", "--cfg", "job")
+    resolved = d2run(*service, "runner.token=hush2", "--cfg", "job", "--resolve")
+    one = d2run(*service, "runner.token=hush3", "--cfg", "job", "--package", "runner")
+    for done in (plain, resolved, one):
+        assert done.returncode == 0, done.stderr
+        assert "token: ***" in done.stdout
+        assert "hush" not in done.stdout

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from pipeline.errors import AssetError
 from runners.serve.errors import RequestError
 from runners.serve.http import health, predict
+from runners.serve.http.guard.access import OPEN
 from runners.serve.http.guard.guard import Guard, error_response
 from runners.serve.options import ServeOptions
 from runners.serve.service import Service
@@ -30,7 +31,7 @@ def create_app(service: Service, options: ServeOptions) -> FastAPI:
     for kind in (RequestError, AssetError, HTTPException):
         app.add_exception_handler(kind, partial(_failed, service))
     app.add_exception_handler(RequestValidationError, _not_valid)
-    app.add_middleware(Guard, service=service, options=options)
+    app.add_middleware(Guard, service=service, options=options, open_paths=OPEN)
     return app
 
 

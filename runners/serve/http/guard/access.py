@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from runners.serve.errors import RequestError
 from runners.serve.options import ServeOptions, is_loopback
@@ -20,9 +20,11 @@ class Access:
 
     Args:
         options: The runner's options.
+        open_paths: Paths that need no token.
     """
 
-    def __init__(self, options: ServeOptions) -> None:
+    def __init__(self, options: ServeOptions, open_paths: Collection[str]) -> None:
+        self._open_paths = open_paths
         self._token = options.token and b"Bearer " + options.token.encode()
         self._checks_host = not self._token and not options.public
 
@@ -37,7 +39,7 @@ class Access:
             RequestError: The token is missing or wrong, or the client used a foreign host name.
         """
         sent = dict(headers)
-        if self._token and path not in OPEN:
+        if self._token and path not in self._open_paths:
             scheme, _, token = sent.get(b"authorization", b"").partition(b" ")
             given = scheme.lower().capitalize() + b" " + token.strip()
             if not hmac.compare_digest(given, self._token):

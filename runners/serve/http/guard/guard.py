@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Collection
 from contextlib import suppress
 
 from fastapi import Response
@@ -28,11 +29,14 @@ class Guard:
         app: The routes.
         service: The model.
         options: The runner's options.
+        open_paths: Paths that need no token.
     """
 
-    def __init__(self, app: ASGIApp, service: Service, options: ServeOptions) -> None:
+    def __init__(
+        self, app: ASGIApp, service: Service, options: ServeOptions, open_paths: Collection[str]
+    ) -> None:
         self._app, self._service, self._options = app, service, options
-        self._access = Access(options)
+        self._access = Access(options, open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
