@@ -10,12 +10,11 @@ from pipeline.errors import ConfigError
 from runners.serve.options import ServeOptions
 
 _FIRST = 3  # sd_listen_fds(3)
-_BACKLOG = 1024
 
 
 @dataclass(frozen=True)
 class Listening:
-    """A socket that accepts connections.
+    """A bound socket.
 
     Attributes:
         socket: The socket.
@@ -35,7 +34,10 @@ class Listening:
 
 
 def listen(options: ServeOptions) -> Listening:
-    """Return systemd's socket if there is one (``LISTEN_FDS``), otherwise open one.
+    """Return systemd's socket if there is one (``LISTEN_FDS``), otherwise bind one.
+
+    The socket of its own refuses connections until the server starts: a process that ends while it
+    loads its model has accepted no request.
 
     Raises:
         ConfigError: The address is not available, or it is one that other machines can reach, and
@@ -57,7 +59,14 @@ def _opened(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        bound = socket.socket(family)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+        return bound
     except (OSError, UnicodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
         raise ConfigError(

@@ -48,7 +48,7 @@ def test_a_sweep_writes_none_and_follows_no_link(d2run: Run, photos: Path, tmp_p
 
 
 def test_a_shown_configuration_has_none(d2run: Run) -> None:
-    service = ("runner=serve", "runnable=fake", "model=mask_rcnn")
+    service = ("runner=serve", "runnable=fake", "model=mask_rcnn", "output=out")
     plain = d2run(*service, "runner.token=hush1", "--cfg", "job")
     resolved = d2run(*service, "runner.token=hush2", "--cfg", "job", "--resolve")
     one = d2run(*service, "runner.token=hush3", "--cfg", "job", "--package", "runner")

@@ -41,8 +41,16 @@ class HttpServer:
         self._thread = Thread(target=self._work, name="http", daemon=True)
 
     def __enter__(self) -> HttpServer:
-        """Start to accept connections."""
+        """Start to accept connections.
+
+        Raises:
+            PipelineError: The server does not start.
+        """
         self._thread.start()
+        self.ended.add_done_callback(lambda _: self._server.is_listening.set())
+        self._server.is_listening.wait()
+        if self.ended.done():
+            self.ended.result()
         return self
 
     def __exit__(self, *exc_info: Any) -> None:

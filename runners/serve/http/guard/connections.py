@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 from ctypes import addressof, create_string_buffer
+from threading import Event
 from time import monotonic
 from typing import Any
 
@@ -106,6 +107,9 @@ class DrainingServer(uvicorn.Server):
         timeout_s: Seconds that a client may take to send a request, or to receive its answer.
         is_inherited: Whether the socket is another process's too, such as systemd's: connections
             that wait in it are left for the next process.
+
+    Attributes:
+        is_listening: Set when connections are accepted.
     """
 
     def __init__(self, app: Any, *, timeout_s: float, is_inherited: bool) -> None:
@@ -124,6 +128,12 @@ class DrainingServer(uvicorn.Server):
         )
         super().__init__(config)
         self._timeout_s, self._is_inherited = timeout_s, is_inherited
+        self.is_listening = Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections."""
+        await super().startup(sockets)
+        self.is_listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for open connections for a moment, close the socket, and answer what has arrived."""
