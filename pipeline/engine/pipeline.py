@@ -110,9 +110,7 @@ class Pipeline:
                 n_finishers = threads if forwards == 1 else 0
                 finishers = _started(stack, Finishers(pipelined.finish, n_finishers))
                 stops.append(finishers.stop)
-            device = Device(
-                runnable, batches, finishers, forwards, ahead, results, self.on_forward
-            )
+            device = Device(runnable, batches, finishers, forwards, ahead, results, self.on_forward)
             devices = [
                 Thread(target=device.work, name=f"device-{i}", daemon=True) for i in range(forwards)
             ]

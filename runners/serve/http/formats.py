@@ -179,7 +179,7 @@ def _roboflow_keypoints(
 
 
 def _outline(masks: InstanceMasks, i: int) -> list[list[int]]:
-    """Return the outline of a mask's largest part: at least three points, none for an empty mask."""
+    """Return the outline of a mask's largest part: three points or more; none if it is empty."""
     import cv2
 
     crop, corner = masks.crop(i)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from pipeline.errors import AssetError
 from runners.serve.errors import RequestError
-from runners.serve.http.bodies import Body, images
+from runners.serve.http.answering import answers_to
+from runners.serve.http.bodies import images
 from runners.serve.http.formats import FORMATS, JSON, LINES
 from runners.serve.http.openapi import BINARY, errors, images_body
 from runners.serve.service import Service
-from runners.serve.uploads import Answer
 
 router = APIRouter(tags=["predict"])
 
@@ -86,24 +85,3 @@ async def overlay(request: Request) -> Response:
         raise RequestError(422, f"{answer.frame.asset_id}: a stage dropped the image")
     jpeg = await asyncio.to_thread(service.overlay.jpeg, answer.result)
     return Response(bytes(jpeg), media_type="image/jpeg")
-
-
-async def answers_to(service: Service, bodies: Sequence[Body]) -> list[Answer | AssetError]:
-    """Return the answer to each image, in order; for one that failed among several, its error.
-
-    Raises:
-        RequestError: The service is full or does not accept requests.
-        AssetError: All images failed; the error of the first.
-    """
-    tasks = (service.predict(body.path, body.name) for body in bodies)
-    # all of them end before an error is raised, because their files are removed then
-    found = await asyncio.gather(*tasks, return_exceptions=True)
-    answers: list[Answer | AssetError] = []
-    for one in found:
-        if isinstance(one, BaseException) and not isinstance(one, AssetError):
-            raise one
-        answers.append(one)
-    failures = [one for one in answers if isinstance(one, AssetError)]
-    if failures and len(failures) == len(answers):
-        raise failures[0]
-    return answers

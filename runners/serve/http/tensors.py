@@ -78,8 +78,8 @@ class InferRequest(BaseModel, strict=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A request that was read.
+class Wanted:
+    """What a request wants.
 
     Attributes:
         id: Is returned with the response.
@@ -126,7 +126,7 @@ class Tensor:
         return [e.decode() if self.is_text else b64encode(e).decode() for e in self.data]
 
 
-def read_request(body: bytes, header_length: str | None, known_outputs: Sequence[str]) -> Request:
+def read_request(body: bytes, header_length: str | None, known_outputs: Sequence[str]) -> Wanted:
     """Read a request.
 
     Args:
@@ -147,7 +147,7 @@ def read_request(body: bytes, header_length: str | None, known_outputs: Sequence
     if [tensor.name for tensor in request.inputs] != [INPUT]:
         names = ", ".join(repr(tensor.name[:60]) for tensor in request.inputs[:5]) or "none"
         raise RequestError(400, f"expected one input, named '{INPUT}', got {names}")
-    return Request(request.id, _images(request.inputs[0], rest), *outputs)
+    return Wanted(request.id, _images(request.inputs[0], rest), *outputs)
 
 
 def write_response(
@@ -162,7 +162,11 @@ def write_response(
     """
     outputs, parts = [], []
     for tensor in tensors:
-        output = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        output: dict[str, Any] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.shape),
+        }
         if binary is None or tensor.name in binary:
             parts.append(tensor.binary())
             output["parameters"] = {"binary_data_size": len(parts[-1])}
@@ -190,7 +194,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None]
 def _outputs(
     request: InferRequest, known: Sequence[str]
 ) -> tuple[list[str] | None, set[str] | None]:
-    """Return the wanted outputs and the binary ones, as in ``Request``."""
+    """Return the wanted outputs and the binary ones, as in ``Wanted``."""
     default = _flag(request.parameters, "binary_data_output", False)
     if not request.outputs:
         return None, None if default else set()
@@ -199,7 +203,7 @@ def _outputs(
     for output in request.outputs:
         if output.name not in known:
             raise RequestError(
-                400, f"no output '{output.name:.60}': the model has {', '.join(known)}"
+                400, f"no output {output.name[:60]!r}: the model has {', '.join(known)}"
             )
         if output.name in names:
             raise RequestError(400, f"output '{output.name}' is requested twice")
@@ -217,9 +221,7 @@ def _images(tensor: RequestInput, rest: bytes | None) -> list[bytes]:
             f"input '{INPUT}': expected datatype BYTES, the files of the images, "
             f"got {tensor.datatype[:60]!r}",
         )
-    _check_parameters(
-        f"input '{INPUT}'", tensor.parameters, {"binary_data_size", "content_type"}
-    )
+    _check_parameters(f"input '{INPUT}'", tensor.parameters, {"binary_data_size", "content_type"})
     n = prod(tensor.shape) if tensor.shape else 0
     if n < 1 or n != max(tensor.shape):
         raise RequestError(
@@ -281,7 +283,7 @@ def _check_parameters(owner: str, given: Parameters, known: set[str]) -> None:
     if unknown := sorted(given.keys() - known):
         raise RequestError(
             400,
-            f"{owner}: the parameter '{unknown[0]:.60}' is not supported; expected "
+            f"{owner}: the parameter {unknown[0][:60]!r} is not supported; expected "
             f"{', '.join(sorted(known))}",
         )
 
@@ -289,7 +291,9 @@ def _check_parameters(owner: str, given: Parameters, known: set[str]) -> None:
 def _flag(given: Parameters, name: str, default: bool) -> bool:
     value = given.get(name, default)
     if not isinstance(value, bool):
-        raise RequestError(400, f"the parameter '{name}': expected true or false, got {value!r:.60}")
+        raise RequestError(
+            400, f"the parameter '{name}': expected true or false, got {value!r:.60}"
+        )
     return value
 
 

@@ -66,7 +66,7 @@ def test_frames_of_other_shapes_do_not_share_a_forward_when_time_is_up() -> None
     runnable = Stepped(batch_size=4, batch_by_shape=True)
     assert answered(runnable, 0.05, A, B, A) == ["0", "1", "2"]
     assert all(batch in (["0"], ["1"], ["2"], ["0", "2"]) for batch in runnable.batches)
-    assert sorted(sum(runnable.batches, [])) == ["0", "1", "2"]
+    assert sorted(name for batch in runnable.batches for name in batch) == ["0", "1", "2"]
 
 
 def test_several_forwards_at_once_answer_too() -> None:
