@@ -300,6 +300,6 @@ def _flag(given: Parameters, name: str, default: bool) -> bool:
 def _first(error: ValidationError) -> str:
     """Return the first problem as one sentence."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = ".".join(str(part)[:60] for part in problem["loc"])
+    path = ".".join(ascii(part).strip("'")[:60] for part in problem["loc"][:6])
     message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
     return f"{path}: {message}" if path else message
