@@ -42,7 +42,7 @@ async def images(request: Request) -> AsyncIterator[list[Body]]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
             async with request.form() as form:
-                for value in form.values():
+                for _, value in form.multi_items():
                     if isinstance(value, UploadFile):
                         body = Body(value.filename or NAME, directory / token_hex(8))
                         bodies.append(body)
