@@ -7,7 +7,8 @@ from fastapi.responses import JSONResponse
 
 from pipeline.errors import AssetError
 from runners.serve.errors import RequestError
-from runners.serve.http import health, kserve, predict
+from runners.serve.http import health, predict
+from runners.serve.http.kserve import routes as kserve
 from runners.serve.options import ServeOptions
 from runners.serve.service import Service
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from runners.serve.errors import RequestError
-from runners.serve.http.tensors import Tensor, read_request, write_response
+from runners.serve.http.kserve.requests import read_request
+from runners.serve.http.kserve.tensors import Tensor, write_response
 
 OUTPUTS = ["boxes", "scores"]
 B64 = base64.b64encode(b"abc").decode()

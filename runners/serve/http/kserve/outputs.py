@@ -14,7 +14,7 @@ from pipeline.encoding import PANOPTIC, SEM_SEG
 from pipeline.protocols import FieldsRunnable, Runnable
 from pipeline.records import Predictions, Result
 from pipeline.sinks.label_maps import encode_maps
-from runners.serve.http.tensors import Tensor
+from runners.serve.http.kserve.tensors import Tensor
 from runners.serve.uploads import Answer
 
 Found = Sequence[tuple[Answer, Predictions]]

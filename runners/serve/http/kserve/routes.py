@@ -20,16 +20,10 @@ from pipeline.system.versions import VERSION
 from runners.serve.errors import RequestError
 from runners.serve.http.answering import answers_to
 from runners.serve.http.bodies import Body
+from runners.serve.http.kserve.outputs import OUTPUTS, known_outputs, output_tensors
+from runners.serve.http.kserve.requests import InferRequest, Wanted, read_request
+from runners.serve.http.kserve.tensors import HEADER_LENGTH, INPUT, write_response
 from runners.serve.http.openapi import BINARY, errors, inlined
-from runners.serve.http.outputs import OUTPUTS, known_outputs, output_tensors
-from runners.serve.http.tensors import (
-    HEADER_LENGTH,
-    INPUT,
-    InferRequest,
-    Wanted,
-    read_request,
-    write_response,
-)
 from runners.serve.service import Service
 from runners.serve.uploads import Answer
 

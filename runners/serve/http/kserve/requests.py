@@ -1,30 +1,18 @@
-"""Requests and responses of the Open Inference Protocol: JSON, with or without binary tensors.
-
-A body with binary tensors is a JSON header, whose length is in ``Inference-Header-Content-Length``,
-followed by the bytes of the tensors whose ``binary_data_size`` the header gives, in its order.
-"""
+"""Reads the requests of the Open Inference Protocol; all input is untrusted."""
 
 from __future__ import annotations
 
-import json
-import struct
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from pipeline.encoding import floats
 from runners.serve.errors import RequestError
+from runners.serve.http.kserve.tensors import HEADER_LENGTH, INPUT, LENGTH
 
-INPUT = "image"
-HEADER_LENGTH = "Inference-Header-Content-Length"
-_LENGTH = struct.Struct("<I")
-_DTYPES = {"FP32": "<f4", "INT64": "<i8"}
 _IGNORED = {"priority", "timeout"}  # hints that a server may ignore
 
 Parameters = dict[str, bool | int | float | str]
@@ -94,38 +82,6 @@ class Wanted:
     binary: set[str] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """An output.
-
-    Attributes:
-        name: Its name.
-        datatype: FP32, INT64 or BYTES.
-        shape: Its shape.
-        data: An array of that type; for BYTES, its elements.
-        is_text: Whether BYTES are UTF-8; in JSON, others are base64.
-    """
-
-    name: str
-    datatype: str
-    shape: Sequence[int]
-    data: NDArray[Any] | list[bytes]
-    is_text: bool = True
-
-    def binary(self) -> bytes:
-        """Return the bytes that follow the JSON."""
-        if isinstance(self.data, np.ndarray):
-            return self.data.astype(_DTYPES[self.datatype]).tobytes()
-        return b"".join(_LENGTH.pack(len(element)) + element for element in self.data)
-
-    def plain(self) -> list[Any]:
-        """Return the elements in row-major order for JSON; not a number is ``None``."""
-        if isinstance(self.data, np.ndarray):
-            flat = self.data.ravel()
-            return list(floats(flat) if flat.dtype.kind == "f" else flat.tolist())
-        return [e.decode() if self.is_text else b64encode(e).decode() for e in self.data]
-
-
 def read_request(body: bytes, header_length: str | None, known_outputs: Sequence[str]) -> Wanted:
     """Read a request.
 
@@ -148,33 +104,6 @@ def read_request(body: bytes, header_length: str | None, known_outputs: Sequence
         names = ", ".join(repr(tensor.name[:60]) for tensor in request.inputs[:5]) or "none"
         raise RequestError(400, f"expected one input, named '{INPUT}', got {names}")
     return Wanted(request.id, _images(request.inputs[0], rest), *outputs)
-
-
-def write_response(
-    head: dict[str, Any], tensors: Sequence[Tensor], binary: set[str] | None
-) -> tuple[bytes, int | None]:
-    """Return a body, and the length of its JSON if binary tensors follow.
-
-    Args:
-        head: What precedes the outputs.
-        tensors: The outputs.
-        binary: The names of those whose data follows the JSON; ``None`` for all.
-    """
-    outputs, parts = [], []
-    for tensor in tensors:
-        output: dict[str, Any] = {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": list(tensor.shape),
-        }
-        if binary is None or tensor.name in binary:
-            parts.append(tensor.binary())
-            output["parameters"] = {"binary_data_size": len(parts[-1])}
-        else:
-            output["data"] = tensor.plain()
-        outputs.append(output)
-    text = json.dumps(head | {"outputs": outputs}, allow_nan=False).encode()
-    return b"".join([text, *parts]), len(text) if parts else None
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None]:
@@ -254,8 +183,8 @@ def _elements(tensor: RequestInput, rest: bytes | None) -> Iterator[bytes]:
         )
     position = 0
     while position < size:
-        start = position + _LENGTH.size
-        length = _LENGTH.unpack_from(rest, position)[0] if start <= size else size
+        start = position + LENGTH.size
+        length = LENGTH.unpack_from(rest, position)[0] if start <= size else size
         position = start + length
         if position > size:
             raise RequestError(
