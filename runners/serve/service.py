@@ -23,6 +23,7 @@ from pipeline.sinks.overlay import Overlay
 from pipeline.sources.decode.reading import Reader, read_image
 from runners.rundir.readers import file_reader
 from runners.serve.errors import RequestError
+from runners.serve.metrics import Metrics
 from runners.serve.uploads import Answer, Answers, Upload
 
 
@@ -56,6 +57,7 @@ class Service:
         failure: The error that ended the engine.
         directory: A private directory for the bodies of requests.
         overlay: Draws answers; the sink of the job, if it has one.
+        metrics: Counts what it does.
     """
 
     def __init__(self, job: Job, limits: Limits) -> None:
@@ -65,12 +67,14 @@ class Service:
         self.failure: BaseException | None = None
         self.ended: Future[None] = Future()  # when the engine has
         self._seconds_per_image = 0.0  # moving average
+        self.metrics = Metrics(job, lambda: self.in_flight, lambda: self.is_ready)
         self._pipeline = Pipeline(
             job.runnable,
             job.stages,
             {"answers": Answers()},
             encode=encode,
             max_wait_s=limits.max_wait_s,
+            on_forward=self.metrics.count_forward,
             **{key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")},
         )
         self._queue: SimpleQueue[Upload | None] = SimpleQueue()
@@ -126,7 +130,7 @@ class Service:
         started = monotonic()
         try:
             loop = asyncio.get_running_loop()
-            upload = await loop.run_in_executor(self._decoders, self._decoded, path, name)
+            upload = await loop.run_in_executor(self._decoders, self._counted, path, name)
             self._queue.put(upload)
             if self.failure is not None:  # it ended after ``_admit``
                 raise self._unavailable()
@@ -154,8 +158,12 @@ class Service:
             return RequestError(503, "the model has failed; the service is stopping")
         return RequestError(503, "the service is stopping", retry_after_s=1)
 
-    def _decoded(self, path: Path, name: str) -> Upload:
+    def _counted(self, path: Path, name: str) -> Upload:
         """Decode an image, on a thread of ``_decoders``."""
+        with self.metrics.decoding():
+            return self._decoded(path, name)
+
+    def _decoded(self, path: Path, name: str) -> Upload:
         config: dict[str, Any] = self.job.config
         try:
             reading = self._read(
@@ -171,6 +179,7 @@ class Service:
         in_engine: dict[int, Upload] = {}
         try:
             for outcome in self._pipeline.run(self._uploads(in_engine)):
+                self.metrics.count_outcome(outcome)
                 in_engine.pop(id(outcome.asset)).resolve(outcome)
         except BaseException as exc:
             self.failure = exc  # before the queue is emptied: see ``predict``

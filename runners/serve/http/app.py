@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from pipeline.errors import AssetError
 from runners.serve.errors import RequestError
-from runners.serve.http import health, predict
+from runners.serve.http import health, metrics, predict
 from runners.serve.http.kserve import routes as kserve
 from runners.serve.options import ServeOptions
 from runners.serve.service import Service
@@ -22,10 +22,11 @@ def create_app(service: Service, options: ServeOptions) -> FastAPI:
     """
     app = FastAPI(title="d2run", docs_url=None, redoc_url=None)
     app.state.service, app.state.options = service, options
-    for router in (predict.router, kserve.router, health.router):
+    for router in (predict.router, kserve.router, health.router, metrics.router):
         app.include_router(router)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(AssetError, _failed)
+    app.add_middleware(metrics.CountRequests, metrics=service.metrics)
     return app
 
 
