@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Lock
 from time import perf_counter
@@ -16,6 +16,8 @@ from pipeline.engine.prefetch import Ahead
 from pipeline.errors import AssetError, DeviceLostError, InferenceError
 from pipeline.failures import failed
 from pipeline.protocols import PipelinedRunnable, Runnable, Sized, supports
+
+OnForward = Callable[[int, float], object]
 
 
 class Device:
@@ -33,6 +35,8 @@ class Device:
         ahead: The items in input order; read by one thread at a time.
         results: Receives every item in input order. An item whose forward is still running signals
             ``item.finished`` later.
+        on_forward: Called after each forward with its number of frames and its seconds, on a
+            device thread; ``None`` for nobody.
     """
 
     def __init__(
@@ -43,9 +47,10 @@ class Device:
         forwards: int,
         ahead: Ahead,
         results: Results,
+        on_forward: OnForward | None = None,
     ) -> None:
         self._runnable, self._batches, self._finishers = runnable, batches, finishers
-        self._forwards = forwards
+        self._forwards, self._on_forward = forwards, on_forward
         self._due = self._feed(ahead, results)
         self._turn = Lock()
 
@@ -91,8 +96,10 @@ class Device:
         except BaseException as exc:  # raised again where the results are written
             for item in batch:
                 item.crash = exc
-        # forwards that run at once share the device
-        seconds = (perf_counter() - started) / (len(batch) * self._forwards)
+        took_s = perf_counter() - started
+        if self._on_forward is not None:
+            self._on_forward(len(batch), took_s)
+        seconds = took_s / (len(batch) * self._forwards)  # forwards at once share the device
         for item in batch:
             item.seconds["forward"] = seconds
             if self._finishers is not None and item.error is None and item.crash is None:

@@ -21,7 +21,7 @@ from threading import Thread
 from typing import TypeVar
 
 from pipeline.engine.batches import Batches
-from pipeline.engine.device import Device
+from pipeline.engine.device import Device, OnForward
 from pipeline.engine.finishing import Finishers, Results
 from pipeline.engine.prefetch import Ahead, join
 from pipeline.engine.writing import Encode, Writing
@@ -62,6 +62,8 @@ class Pipeline:
             directory for temporary files.
         max_wait_s: Seconds that a frame may wait for others to share its forward; by default as
             long as it takes to make the batches depend on the input alone.
+        on_forward: Called after each forward with its number of frames and its seconds, on any
+            thread.
     """
 
     runnable: Runnable
@@ -73,6 +75,7 @@ class Pipeline:
     encode: Encode | None = None
     spool_dir: Path | None = None
     max_wait_s: float | None = None
+    on_forward: OnForward | None = None
 
     def run(self, assets: Iterable[Asset]) -> Generator[Outcome, None, None]:
         """Yield each asset's outcome in input order, after every sink has flushed it.
@@ -107,7 +110,7 @@ class Pipeline:
                 n_finishers = threads if forwards == 1 else 0
                 finishers = _started(stack, Finishers(pipelined.finish, n_finishers))
                 stops.append(finishers.stop)
-            device = Device(runnable, batches, finishers, forwards, ahead, results)
+            device = Device(runnable, batches, finishers, forwards, ahead, results, self.on_forward)
             devices = [
                 Thread(target=device.work, name=f"device-{i}", daemon=True) for i in range(forwards)
             ]

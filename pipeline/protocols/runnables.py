@@ -148,6 +148,17 @@ class DescribedRunnable(Runnable, Protocol):
 
 
 @runtime_checkable
+class FieldsRunnable(Runnable, Protocol):
+    """A runnable that knows what its predictions consist of; valid once entered.
+
+    Attributes:
+        fields: Names of the optional fields of its predictions, as ``Predictions.fields``.
+    """
+
+    fields: tuple[str, ...]
+
+
+@runtime_checkable
 class Warns(Protocol):
     """A model or runnable with warnings about its results.
 

@@ -36,6 +36,7 @@ class Segment:
 
 
 _PER_INSTANCE = ("boxes", "scores", "classes", "keypoints", "track_ids")
+_OPTIONAL = ("masks", "keypoints", "track_ids", "sem_seg", "panoptic_seg")
 _PER_FRAME = (
     "image_size", "class_names", "sem_seg", "panoptic_seg", "segments", "stuff_names",
 )  # fmt: skip
@@ -125,10 +126,14 @@ class Predictions:
 
     def __repr__(self) -> str:
         """Return a summary; the arrays themselves would fill pages."""
-        optional = ("masks", "keypoints", "track_ids", "sem_seg", "panoptic_seg")
-        given = [name for name in optional if getattr(self, name) is not None] + list(self.extra)
+        given = [*self.fields, *self.extra]
         also = f", with {', '.join(given)}" if given else ""
         return f"Predictions({len(self)} instances, image_size={self.image_size}{also})"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the optional fields that are present, without the extra columns."""
+        return tuple(name for name in _OPTIONAL if getattr(self, name) is not None)
 
     def __len__(self) -> int:
         """Return the number of instances."""

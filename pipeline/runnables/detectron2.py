@@ -73,6 +73,7 @@ class Detectron2:
             with the highest scores.
         class_names: Names by class id.
         threads: CPU threads per forward, once entered. The number affects the last digits.
+        fields: Names of the optional fields of its predictions, once entered.
         warnings: Warnings to show to the user, once entered.
 
     Raises:
@@ -94,6 +95,7 @@ class Detectron2:
     max_instances: int | None = None
     class_names: tuple[str, ...] = field(init=False)
     threads: int | None = field(init=False, default=None)
+    fields: tuple[str, ...] = field(init=False, default=())
     warnings: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -156,7 +158,8 @@ class Detectron2:
         name = getattr(self.model, "name", "")
         # torch.compile recompiles for each new input size, so test only the resized one
         only_resized = engine_of(self) == "compile"
-        check_model(self, self._module, name=name, device=self.device, only_resized=only_resized)
+        found = check_model(self, self._module, name, self.device, only_resized=only_resized)
+        self.fields = found.fields
         # with exact, a module that keeps state must see frames one by one, like DefaultPredictor
         if self.batch_size == "auto" or (self.exact and self._risks):
             self.batch_size = self._largest_batch(cfg)

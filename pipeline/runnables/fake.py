@@ -25,6 +25,7 @@ class FakeRunnable:
     Attributes:
         class_names: Names by class id.
         device: The device option; has no effect.
+        fields: Names of the optional fields of its predictions.
 
     Args:
         model: Provides the class names. It is never loaded.
@@ -63,6 +64,7 @@ class FakeRunnable:
         self.device = device
         self.n_instances = n_instances
         self.masks = masks
+        self.fields: tuple[str, ...] = ("masks",) if masks else ()
         self.min_score, self.classes, self.max_instances = min_score, classes, max_instances
         self.fail_on = frozenset(fail_on)
         self._entered = False

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.errors import ConfigError, DeviceLostError
 from pipeline.failures import described
 from pipeline.protocols import PipelinedRunnable
-from pipeline.records import Frame
+from pipeline.records import Frame, Predictions
 from pipeline.runnables.steps.postprocess import raw_output
 from pipeline.runnables.steps.preprocess import model_input, prepare_unresized
 
@@ -20,8 +20,8 @@ _BOX = (8.0, 8.0, 56.0, 40.0)
 
 
 def check_model(
-    runnable: PipelinedRunnable, module: Any, *, name: str, device: str, only_resized: bool
-) -> None:
+    runnable: PipelinedRunnable, module: Any, name: str, device: str, *, only_resized: bool
+) -> Predictions:
     """Run a test image through all steps of a runnable.
 
     Args:
@@ -32,6 +32,9 @@ def check_model(
         only_resized: Whether to try only the size that frames are resized to, because other sizes
             would trigger a slow recompilation.
 
+    Returns:
+        The predictions for the test image.
+
     Raises:
         ConfigError: A step failed; names the model and the cause.
     """
@@ -40,15 +43,14 @@ def check_model(
     try:
         prepared = runnable.prepare(frame)
         if only_resized:
-            _run(runnable, module, device, frame, prepared)
-            return
+            return _run(runnable, module, device, frame, prepared)
         try:
-            _run(runnable, module, device, frame, prepare_unresized(frame))
+            return _run(runnable, module, device, frame, prepare_unresized(frame))
         except ConfigError:
             raise
         except Exception as exc:  # perhaps only because the image is small
             _LOG.info("the model fails on an image of %s", _SIZE, exc_info=exc)
-            _run(runnable, module, device, frame, prepared)
+            return _run(runnable, module, device, frame, prepared)
     except (ConfigError, DeviceLostError):
         raise
     except Exception as exc:  # custom layers raise all kinds
@@ -61,7 +63,7 @@ def check_model(
 
 def _run(
     runnable: PipelinedRunnable, module: Any, device: str, frame: Frame, prepared: Any
-) -> None:
+) -> Predictions:
     import torch
 
     (output,) = runnable.forward([prepared])
@@ -71,7 +73,8 @@ def _run(
         with torch.inference_mode():
             inputs = model_input(prepared, device)
             output.content, output.ready = _with_one_box(module, inputs), None
-        runnable.finish(frame, output)
+        found = runnable.finish(frame, output)
+    return found
 
 
 def _with_one_box(module: Any, inputs: dict[str, Any]) -> dict[str, Any]:

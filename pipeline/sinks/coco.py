@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -54,25 +54,42 @@ class CocoJson:
             replaced(self.directory / "coco.json") as dataset,
             replaced(self.directory / "coco_results.json") as results,
         ):
-            dataset.write(b'{"info": {"description": "Predictions of d2run"}, "licenses": [],\n')
-            dataset.write(b'"images": ')
-            dump_list(dataset, (coco_image(record) for record in read_records(journal)))
-            dataset.write(b',\n"annotations": ')
-            dump_list(dataset, _annotations(journal, categories, results))
-            dataset.write(b',\n"categories": ')
-            dump_list(dataset, _categories(categories))
-            dataset.write(b"}\n")
+            write_coco(lambda: read_records(journal), categories, dataset, results)
         if any("panoptic_seg" in record for record in read_records(journal)):
             write_panoptic(self.directory / "panoptic.json", journal, categories)
 
 
+def write_coco(
+    read: Callable[[], Iterable[dict[str, Any]]],
+    categories: Categories,
+    dataset: BinaryIO,
+    results: BinaryIO,
+) -> None:
+    """Write both files; see ``CocoJson``.
+
+    Args:
+        read: Returns the records of ``predictions.jsonl``; called twice.
+        categories: The classes of the records.
+        dataset: Receives ``coco.json``.
+        results: Receives ``coco_results.json``.
+    """
+    dataset.write(b'{"info": {"description": "Predictions of d2run"}, "licenses": [],\n')
+    dataset.write(b'"images": ')
+    dump_list(dataset, (coco_image(record) for record in read()))
+    dataset.write(b',\n"annotations": ')
+    dump_list(dataset, _annotations(read(), categories, results))
+    dataset.write(b',\n"categories": ')
+    dump_list(dataset, _categories(categories))
+    dataset.write(b"}\n")
+
+
 def _annotations(
-    predictions: Path, categories: Categories, results: BinaryIO
+    records: Iterable[dict[str, Any]], categories: Categories, results: BinaryIO
 ) -> Iterator[dict[str, Any]]:
     """Yield the annotations, and write the same instances to ``results``."""
     number = 0
     results.write(b"[")
-    for record in read_records(predictions):
+    for record in records:
         for instance in record["instances"]:
             if None in instance["box"] or instance["score"] is None:
                 continue

@@ -48,12 +48,10 @@ class LabelMaps:
         Raises:
             SinkError: A class id does not fit into a PNG (0..65535).
         """
-        frame, predictions = result.frame, result.predictions
-        if predictions.sem_seg is not None:
-            gray = _gray(frame, predictions.sem_seg, len(predictions.stuff_names))
-            self._write_map(SEM_SEG, frame, gray)
-        if predictions.panoptic_seg is not None:
-            self._write_map(PANOPTIC, frame, _colors(predictions.panoptic_seg))
+        frame = result.frame
+        number = frame.index if self._numbered else None
+        for folder, png in encode_maps(result).items():
+            self._folder.write(map_name(folder, frame.asset_id, number), png)
 
     def flush(self, asset: Asset) -> None:
         """Do nothing: the maps have their final names since ``write``."""
@@ -73,17 +71,32 @@ class LabelMaps:
         for folder in (SEM_SEG, PANOPTIC):
             self._folder.remove(map_name(folder, asset.id, suffix=suffix))
 
-    def _write_map(self, folder: str, frame: Frame, pixels: NDArray[Any]) -> None:
-        import cv2  # takes 0.1 s, which most commands do not need
 
-        # level 1: label maps have few edges, and higher levels cost more than they save
-        done, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        if not done:
-            raise SinkError(
-                f"'{frame.asset_id}': {folder} cannot be encoded as PNG", asset_id=frame.asset_id
-            )
-        number = frame.index if self._numbered else None
-        self._folder.write(map_name(folder, frame.asset_id, number), png.data)
+def encode_maps(result: Result) -> dict[str, memoryview]:
+    """Return a frame's label maps as PNG: ``SEM_SEG``, ``PANOPTIC``, both or none.
+
+    Raises:
+        SinkError: A class id does not fit into a PNG (0..65535).
+    """
+    frame, predictions = result.frame, result.predictions
+    maps: dict[str, NDArray[Any]] = {}
+    if predictions.sem_seg is not None:
+        maps[SEM_SEG] = _gray(frame, predictions.sem_seg, len(predictions.stuff_names))
+    if predictions.panoptic_seg is not None:
+        maps[PANOPTIC] = _colors(predictions.panoptic_seg)
+    return {folder: _png(frame, folder, pixels) for folder, pixels in maps.items()}
+
+
+def _png(frame: Frame, folder: str, pixels: NDArray[Any]) -> memoryview:
+    import cv2  # takes 0.1 s, which most commands do not need
+
+    # level 1: label maps have few edges, and higher levels cost more than they save
+    done, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise SinkError(
+            f"'{frame.asset_id}': {folder} cannot be encoded as PNG", asset_id=frame.asset_id
+        )
+    return memoryview(png.data)
 
 
 def _gray(frame: Frame, sem_seg: NDArray[np.int32], n_classes: int) -> NDArray[Any]:

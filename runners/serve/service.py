@@ -23,6 +23,7 @@ from pipeline.sources.decode.reading import Reader, max_bytes, read_image
 from pipeline.sources.decode.workers import DecodingStopped
 from runners.rundir.readers import file_reader
 from runners.serve.errors import RequestError
+from runners.serve.metrics import Metrics
 from runners.serve.traffic import Traffic
 from runners.serve.uploads import Answer, Answers, Upload
 
@@ -58,6 +59,7 @@ class Service:
         directory: A private directory for the bodies of requests.
         overlay: Draws answers; the sink of the job, if it has one.
         traffic: Counts requests and reports errors.
+        metrics: Counts what it does.
     """
 
     def __init__(self, job: Job, limits: Limits) -> None:
@@ -67,12 +69,14 @@ class Service:
         self.failure: BaseException | None = None
         self.ended: Future[None] = Future()  # when the engine has
         self._seconds_per_image = 0.0  # moving average
+        self.metrics = Metrics(job, lambda: self.in_flight, lambda: self.is_ready)
         self._pipeline = Pipeline(
             job.runnable,
             job.stages,
             {"answers": Answers()},
             encode=encode,
             max_wait_s=limits.max_wait_s,
+            on_forward=self.metrics.count_forward,
             **{key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")},
         )
         self._queue: SimpleQueue[Upload | None] = SimpleQueue()
@@ -120,22 +124,6 @@ class Service:
         if self.failure is not None:
             return "failed"
         return "stopping" if self.is_draining else "ok"
-
-    async def predict(self, path: Path, name: str) -> Answer:
-        """Return the answer to one image.
-
-        Args:
-            path: A file with the image.
-            name: The name that the client gave it, its asset id.
-
-        Raises:
-            RequestError: The service is full or has failed.
-            AssetError: The image cannot be decoded, or the model or a stage fails on it.
-        """
-        (answer,) = await self.predict_all([(path, name)])
-        if isinstance(answer, AssetError):
-            raise answer
-        return answer
 
     async def predict_all(self, images: Sequence[tuple[Path, str]]) -> list[Answer | AssetError]:
         """Return the answer to each image of a request, in order, or its error.
@@ -192,7 +180,7 @@ class Service:
     async def _answer(self, path: Path, name: str) -> Answer | AssetError:
         loop = asyncio.get_running_loop()
         try:
-            upload = await loop.run_in_executor(self._decoders, self._decoded, path, name)
+            upload = await loop.run_in_executor(self._decoders, self._counted, path, name)
             self._queue.put(upload)
             if self.failure is not None:  # it ended after ``_admitted``
                 raise self._unavailable()
@@ -203,8 +191,12 @@ class Service:
     def _unavailable(self) -> RequestError:
         return RequestError(503, "the model has failed; the service is stopping", retry_after_s=1)
 
-    def _decoded(self, path: Path, name: str) -> Upload:
+    def _counted(self, path: Path, name: str) -> Upload:
         """Decode an image, on a thread of ``_decoders``."""
+        with self.metrics.decoding():
+            return self._decoded(path, name)
+
+    def _decoded(self, path: Path, name: str) -> Upload:
         max_pixels, exif = self.job.config["source"]["max_pixels"], self.job.config["exif"]
         try:
             return Upload.of(name, self._read(path, exif=exif, max_pixels=max_pixels))
@@ -233,6 +225,7 @@ class Service:
         in_engine: dict[int, Upload] = {}
         try:
             for outcome in self._pipeline.run(self._uploads(in_engine)):
+                self.metrics.count_outcome(outcome)
                 in_engine.pop(id(outcome.asset)).resolve(outcome)
         except BaseException as exc:
             self._fail(exc)  # before the queue is emptied: see ``_answer``

@@ -65,7 +65,7 @@ async def images(request: Request) -> AsyncIterator[list[Body]]:
         return _create(path)
 
     try:
-        with _storage_errors():
+        with storage_errors():
             if kind == _FORM:
                 form = Form(given, new_file, service.limits.max_queue)
                 try:
@@ -98,7 +98,8 @@ def _create(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors() -> Iterator[None]:
+    """Translate the errors of a full or missing disk into the answer to a request."""
     try:
         yield
     except OSError as exc:

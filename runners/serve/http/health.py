@@ -6,7 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from pipeline.protocols import DescribedRunnable
+from pipeline.protocols import DescribedRunnable, NumericRunnable
+from pipeline.system.versions import VERSION
 from runners.serve.service import Service
 
 router = APIRouter(tags=["health"])
@@ -29,8 +30,16 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/info")
 async def info(request: Request) -> dict[str, Any]:
-    """Return the model, its digest, the device and the numerics."""
+    """Return the version, the model and its classes, the device and the numerics."""
     service: Service = request.app.state.service
-    runnable = service.job.runnable
+    model, runnable = service.job.model, service.job.runnable
     device = dict(runnable.describe()) if isinstance(runnable, DescribedRunnable) else {}
-    return {"model": service.job.model.identity(), **device}
+    return {
+        "version": VERSION,
+        "model": model.identity(),
+        "class_names": model.categories.thing_names,
+        "stuff_names": model.categories.stuff_names,
+        "keypoint_names": model.categories.keypoint_names,
+        "numerics": runnable.numerics if isinstance(runnable, NumericRunnable) else {},
+        **device,
+    }

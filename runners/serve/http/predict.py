@@ -3,52 +3,85 @@
 from __future__ import annotations
 
 import asyncio
-import json
+from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from pipeline.encoding import renumbered
 from pipeline.errors import AssetError
 from runners.serve.errors import RequestError
 from runners.serve.http.answering import answers_to
 from runners.serve.http.bodies import images
+from runners.serve.http.formats import FORMATS, JSON, LINES
+from runners.serve.http.openapi import BINARY, errors, images_body
 from runners.serve.service import Service
-from runners.serve.uploads import Answer
 
 router = APIRouter(tags=["predict"])
 
+_LINE: dict[str, Any] = {
+    "asset": "image",
+    "frame": 0,
+    "time_s": None,
+    "width": 640,
+    "height": 480,
+    "image_id": 1,
+    "instances": [
+        {
+            "box": [12.5, 30.0, 99.25, 80.0],
+            "score": 0.98,
+            "class_id": 0,
+            "class_name": "crack",
+            "mask": {"size": [480, 640], "counts": "o3>..."},
+        }
+    ],
+}
+_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The predictions: JSON for one image, JSON lines for several.",
+        "content": {
+            JSON: {"schema": {"type": "object"}, "example": _LINE},
+            LINES: {"schema": {"type": "string"}},
+        },
+    }
+}
+_DRAWN: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The drawn image.", "content": {"image/jpeg": {"schema": BINARY}}}
+}
+_FORMAT = Query(
+    default="jsonl",
+    description="`jsonl`: one line of predictions.jsonl per image. `coco`: a COCO dataset. "
+    "`roboflow`: the JSON of Roboflow's inference server.",
+    json_schema_extra={"enum": list(FORMATS)},
+)
 
-@router.post("/predict")
-async def predict(request: Request) -> Response:
-    """Return one line of predictions.jsonl per image.
 
-    The body is an image, or a form (multipart/form-data) with one or more images.
+@router.post("/predict", responses=_ANSWER | errors(400, 415, 422), openapi_extra=images_body(True))
+async def predict(request: Request, format: str = _FORMAT) -> Response:
+    """Return the predictions for one or more images.
+
+    The body is an image, or a form (multipart/form-data) with one or more images. Several images
+    are answered with one line each, in order; the line of an image that failed has its `error`.
     """
+    if format not in FORMATS:
+        raise RequestError(422, f"format={format:.60}: expected one of {', '.join(FORMATS)}")
     service: Service = request.app.state.service
     async with images(request) as bodies:
         answers = await answers_to(service, bodies)
-    lines = (_line(answer, i) for i, answer in enumerate(answers, 1))
-    return Response(b"".join(lines), media_type="application/json")
+    categories = service.job.model.categories
+    content = await asyncio.to_thread(FORMATS[format], answers, categories)
+    return Response(content.body, media_type=content.media_type)
 
 
-@router.post("/overlay")
+@router.post("/overlay", responses=_DRAWN | errors(400, 415, 422), openapi_extra=images_body(False))
 async def overlay(request: Request) -> Response:
-    """Return the image as JPEG, with its detections drawn."""
+    """Return an image as JPEG, with its detections drawn."""
     service: Service = request.app.state.service
     async with images(request) as bodies:
         if len(bodies) != 1:
             raise RequestError(422, f"expected one image, got {len(bodies)}")
-        answer = await service.predict(bodies[0].path, bodies[0].name)
+        (answer,) = await answers_to(service, bodies)
+    if isinstance(answer, AssetError):
+        raise answer
     if answer.result is None:
         raise RequestError(422, f"{answer.frame.asset_id}: a stage dropped the image")
     jpeg = await asyncio.to_thread(service.overlay.jpeg, answer.result)
     return Response(bytes(jpeg), media_type="image/jpeg")
-
-
-def _line(answer: Answer | AssetError, image_id: int) -> bytes:
-    if isinstance(answer, AssetError):
-        record = {"asset": answer.asset_id, "error": str(answer), "step": answer.step}
-        return json.dumps(record).encode() + b"\n"
-    if not answer.line:
-        return json.dumps({"asset": answer.frame.asset_id, "dropped": True}).encode() + b"\n"
-    return next(renumbered([answer.line], image_id))

@@ -47,7 +47,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 def malformed() -> Iterator[bytes]:
     chance = random.Random(0)
-    whole, header = form(("a.png", picture()), ("b.png", picture(14)))
+    whole, _ = form(("a.png", picture()), ("b.png", picture(14)))
     head, _, _ = multipart(whole).partition(b"\r\n\r\n")
     for _ in range(60):
         yield multipart(mutated(whole, chance))

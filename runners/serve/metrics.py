@@ -1,0 +1,124 @@
+"""What a service counts, in Prometheus' text format; names as those of ``runner=watch``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from pipeline.errors import AssetError
+from pipeline.job import Job, Outcome
+from pipeline.protocols import PlacedRunnable
+from pipeline.system.versions import VERSION
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_FRAMES = (1, 2, 4, 8, 16, 32)
+
+
+class Metrics:
+    """Counters and gauges of one service. Can be called on any thread.
+
+    Labels have few values: routes are templates, classes are those of the model.
+
+    Args:
+        job: The job, its runnable entered.
+        in_flight: Returns the number of images that wait or are in progress.
+        is_ready: Returns whether requests are accepted.
+    """
+
+    def __init__(
+        self, job: Job, in_flight: Callable[[], float], is_ready: Callable[[], bool]
+    ) -> None:
+        self._registry = CollectorRegistry()  # without the metrics of other libraries
+        registry = self._registry
+        self._requests = Counter(
+            "d2run_requests",
+            "Requests by route and status; 499: the client left before the answer.",
+            ["route", "status"],
+            registry=registry,
+        )
+        self._latency = Histogram(
+            "d2run_request_seconds",
+            "Seconds from a request's headers to the end of its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._batch_sizes = Histogram(
+            "d2run_batch_size", "Images per forward.", buckets=_FRAMES, registry=registry
+        )
+        self._inputs = Counter("d2run_inputs", "Images by outcome.", ["outcome"], registry=registry)
+        self._instances = Counter(
+            "d2run_instances", "Instances found, by class.", ["class"], registry=registry
+        )
+        self._seconds = Counter(
+            "d2run_seconds",
+            "Seconds spent by step; the steps overlap.",
+            ["step"],
+            registry=registry,
+        )
+        for outcome in ("done", "failed"):
+            self._inputs.labels(outcome)
+        in_flight_gauge = Gauge(
+            "d2run_in_flight", "Images that wait or are in progress.", registry=registry
+        )
+        in_flight_gauge.set_function(in_flight)
+        healthy = Gauge("d2run_healthy", "1 if requests are accepted, else 0.", registry=registry)
+        healthy.set_function(is_ready)
+        self._describe(job)
+
+    def _describe(self, job: Job) -> None:
+        registry, identity, runnable = self._registry, job.model.identity(), job.runnable
+        build = Gauge("d2run_build_info", "Version of d2run.", ["version"], registry=registry)
+        build.labels(VERSION).set(1)
+        names = ("name", "tag", "digest")
+        values = [identity.get(name) or "" for name in names]
+        device = runnable.device if isinstance(runnable, PlacedRunnable) else ""
+        model = Gauge("d2run_model_info", "The model.", [*names, "device"], registry=registry)
+        model.labels(*values, device).set(1)
+        started = Gauge(
+            "d2run_start_timestamp_seconds", "When the service started.", registry=registry
+        )
+        started.set(job.started)
+
+    def render(self) -> bytes:
+        """Return the metrics."""
+        return generate_latest(self._registry)
+
+    def count_request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request that has ended.
+
+        Args:
+            route: The template of its path, such as ``/v2/models/{name}/infer``.
+            status: The status of the answer.
+            seconds: How long it took.
+        """
+        self._requests.labels(route, str(status)).inc()
+        self._latency.labels(route).observe(seconds)
+
+    def count_forward(self, n_frames: int, seconds: float) -> None:
+        """Count a forward; ``Pipeline.on_forward``."""
+        self._batch_sizes.observe(n_frames)
+
+    def count_outcome(self, outcome: Outcome) -> None:
+        """Count an image that went through the engine."""
+        self._inputs.labels("failed" if outcome.error else "done").inc()
+        for name, number in outcome.detections.items():
+            self._instances.labels(name).inc(number)
+        for step, seconds in outcome.timings.items():
+            if step not in ("waiting", "decode"):  # images are decoded before the engine
+                self._seconds.labels(step).inc(seconds)
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Count the seconds of the block, which decodes an image, and whether it fails."""
+        started = time.perf_counter()
+        try:
+            yield
+        except AssetError:
+            self._inputs.labels("failed").inc()
+            raise
+        finally:
+            self._seconds.labels("decode").inc(time.perf_counter() - started)
