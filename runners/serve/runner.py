@@ -19,7 +19,7 @@ from runners.reporting.progress import announce_loading
 from runners.serve.options import ServeOptions
 from runners.serve.service import Limits, Service
 
-_EXTRA = ("fastapi", "multipart", "swagger_ui_bundle", "uvicorn")
+_EXTRA = ("fastapi", "fastapi_swagger", "multipart", "uvicorn")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from pipeline.errors import AssetError
 from runners.serve.errors import RequestError
-from runners.serve.http import health, predict
+from runners.serve.http import health, pages, predict
 from runners.serve.options import ServeOptions
 from runners.serve.service import Service
 
@@ -21,7 +21,7 @@ def create_app(service: Service, options: ServeOptions) -> FastAPI:
     """
     app = FastAPI(title="d2run", docs_url=None, redoc_url=None)
     app.state.service, app.state.options = service, options
-    for router in (predict.router, health.router):
+    for router in (predict.router, health.router, pages.router):
         app.include_router(router)
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(AssetError, _failed)

@@ -31,4 +31,5 @@ def info(request: Request) -> dict[str, Any]:
     service: Service = request.app.state.service
     runnable = service.job.runnable
     device = dict(runnable.describe()) if isinstance(runnable, DescribedRunnable) else {}
-    return {"model": service.job.model.identity(), **device}
+    skeleton = service.job.model.categories.skeleton  # for those who draw keypoints
+    return {"model": service.job.model.identity(), "skeleton": skeleton, **device}
