@@ -102,6 +102,7 @@ async function send() {
   }
   document.body.classList.remove("busy");
   state.isSending = false;
+  if (state.current?.status === "done") announce();
 }
 
 async function detect(item) {
