@@ -27,6 +27,8 @@ _STRICT = {
 _SWAGGERS = _STRICT | {"style-src": "'self' 'unsafe-inline'"}  # its elements have style attributes
 
 router = APIRouter(include_in_schema=False)
+# Paths that need no token: the API reference describes the code, not the model.
+OPEN = {"/openapi.json"}
 
 
 def _add(url: str, file: Path, policy: dict[str, str] = _STRICT) -> None:
@@ -37,6 +39,8 @@ def _add(url: str, file: Path, policy: dict[str, str] = _STRICT) -> None:
         "Cache-Control": "no-cache",  # after an update, the page must not be a mix of both versions
     }
     media_type = {".css": "text/css", ".html": "text/html", ".js": "text/javascript"}[file.suffix]
+
+    OPEN.add(url)
 
     @router.get(url)
     async def get() -> FileResponse:
