@@ -20,8 +20,8 @@ from runners.serve.signals import StopSignals
 
 _EXTRA = {
     "fastapi": "fastapi",
+    "fastapi_swagger": "fastapi-swagger",
     "python_multipart": "python-multipart",
-    "swagger_ui_bundle": "swagger-ui-bundle",
     "uvicorn": "uvicorn",
 }
 _REPORT_S = 60.0

@@ -36,6 +36,7 @@ NOT_RUN = {
     "bash .ci/run": "runs these tests",
     "bash benchmarks/gpu.sh": "needs a GPU; tests/benchmarks/test_gpu.py rehearses it",
     "bentoml models import": "in tests/pipeline/store/exchange",
+    "curl": "in tests/docs/test_serve_page.py",
     "useradd": "changes the system",
     "install -d": "changes the system",
     "systemctl": "changes the system",
@@ -127,6 +128,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory with the files that the commands name."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("D2RUN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("D2RUN_TOKEN", "secret")
     monkeypatch.syspath_prepend(ROOT / "examples" / "user_package")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from pipeline.errors import AssetError
 from runners.serve.errors import RequestError
-from runners.serve.http import health, metrics, predict
+from runners.serve.http import health, metrics, pages, predict
 from runners.serve.http.guard.access import OPEN
 from runners.serve.http.guard.guard import Guard, error_response
 from runners.serve.http.kserve import routes as kserve
@@ -27,12 +27,13 @@ def create_app(service: Service, options: ServeOptions) -> FastAPI:
     """
     app = FastAPI(title="d2run", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service, app.state.options = service, options
-    for router in (predict.router, kserve.router, health.router, metrics.router):
+    routers = predict.router, kserve.router, health.router, metrics.router, pages.router
+    for router in routers:
         app.include_router(router)
     for kind in (RequestError, AssetError, HTTPException):
         app.add_exception_handler(kind, partial(_failed, service))
     app.add_exception_handler(RequestValidationError, _not_valid)
-    app.add_middleware(Guard, service=service, options=options, open_paths=OPEN)
+    app.add_middleware(Guard, service=service, options=options, open_paths=OPEN | pages.OPEN)
     app.add_middleware(metrics.CountRequests, metrics=service.metrics)  # also what Guard refuses
     return app
 

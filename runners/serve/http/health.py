@@ -34,12 +34,14 @@ async def info(request: Request) -> dict[str, Any]:
     service: Service = request.app.state.service
     model, runnable = service.job.model, service.job.runnable
     device = dict(runnable.describe()) if isinstance(runnable, DescribedRunnable) else {}
+    categories = model.categories
     return {
         "version": VERSION,
         "model": model.identity(),
-        "class_names": model.categories.thing_names,
-        "stuff_names": model.categories.stuff_names,
-        "keypoint_names": model.categories.keypoint_names,
+        "class_names": categories.thing_names,
+        "stuff_names": categories.stuff_names,
+        "keypoint_names": categories.keypoint_names,
+        "skeleton": categories.skeleton,
         "numerics": runnable.numerics if isinstance(runnable, NumericRunnable) else {},
         **device,
     }
