@@ -107,7 +107,7 @@ class Bench:
         write_case(self.name, self.scratch, self.n_images)
         for pair in range(pairs):
             for name in self.peers:
-                self._peer(name, name)
+                self.run_peer(name, name)
             for variant in self.variants:
                 if label(variant) not in self.failures:
                     self._variant(variant, first=not pair)
@@ -120,7 +120,7 @@ class Bench:
             if first:
                 self.agreements[name] = self._agreement(variant, run)
             if self.floors:
-                self._peer("floor", f"floor of {name}", *variant)
+                self.run_peer("floor", f"floor of {name}", *variant)
         except Failed as exc:
             self.failures[name] = str(exc)
             self.measured.pop(name, None)
@@ -138,7 +138,8 @@ class Bench:
         command = [str(ROOT / "run.py"), *overrides, f"output={output}"]
         return self._process(label(variant), command, output)
 
-    def _peer(self, contender: str, name: str, *overrides: str) -> None:
+    def run_peer(self, contender: str, name: str, *overrides: str) -> None:
+        """Run one of contenders.py and measure it under a name."""
         output = self.scratch / contender
         output.mkdir(exist_ok=True)
         script = str(Path(__file__).with_name("contenders.py"))
@@ -179,7 +180,7 @@ class Bench:
         report.say("  on shapes, whose weights are trained:")
         if not scratch.exists():
             write_case("shapes", scratch, _JUDGED_SCENES)
-            judge._peer("naive", "naive")
+            judge.run_peer("naive", "naive")
         self._judged[settings] = judge._agreement(variant, judge._job(variant))
         return self._judged[settings]
 

@@ -30,7 +30,7 @@ def naive(case: Path, output: Path, device: str) -> Work:
     from detectron2.utils.visualizer import Visualizer
     from pycocotools import mask as coco_mask
 
-    predictor = _predictor(case, device)
+    predictor = default_predictor(case, device)
     metadata = MetadataCatalog.get("bench")
     metadata.thing_classes = (case / "classes.txt").read_text().splitlines()
 
@@ -65,7 +65,7 @@ def predictor(case: Path, output: Path, device: str) -> Work:
     """The bare ``DefaultPredictor`` loop; results are discarded."""
     import cv2
 
-    predict = _predictor(case, device)
+    predict = default_predictor(case, device)
 
     def work() -> None:
         for path in sorted((case / "images").iterdir()):
@@ -80,7 +80,7 @@ def forward(case: Path, output: Path, device: str) -> Work:
     import cv2
     import torch
 
-    predict = _predictor(case, device)
+    predict = default_predictor(case, device)
     inputs = []
     for path in sorted((case / "images").iterdir()):
         image = cv2.imread(str(path))
@@ -138,7 +138,8 @@ def job_overrides(case: Path, device: str, variant: tuple[str, ...] | list[str])
     ]
 
 
-def _predictor(case: Path, device: str) -> Any:
+def default_predictor(case: Path, device: str) -> Any:
+    """Return ``DefaultPredictor`` with the model of a case."""
     from detectron2.config import get_cfg
     from detectron2.engine import DefaultPredictor
 

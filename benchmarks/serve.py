@@ -81,7 +81,7 @@ def _wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) ->
     while monotonic() < until and process.poll() is None:
         try:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/docs.json")
+            connection.request("GET", "/openapi.json")
             connection.getresponse()
             return
         except OSError:
@@ -155,7 +155,7 @@ def measure(name: str, args: argparse.Namespace, scratch: Path) -> dict[str, Any
     found: dict[str, Any] = {"images": n_images, "services": {s: {} for s in args.services}}
     want: dict[str, list[dict[str, Any]]] = {}
     for _ in range(args.rounds):
-        floor._peer("floor", "floor", *args.variant)
+        floor.run_peer("floor", "floor", *args.variant)
         for service in sorted(args.services, key=lambda s: s == "d2run"):
             figures = found["services"][service]
             with started(service, case, args.device, args.variant) as port:

@@ -23,9 +23,9 @@ class Detector:
 
     def __init__(self, case: Path, device: str) -> None:
         sys.path.insert(0, str(Path(__file__).parent))
-        from contenders import _predictor
+        from contenders import default_predictor
 
-        self._predictor = _predictor(case, device)
+        self._predictor = default_predictor(case, device)
         self._lock = Lock()
 
     def detect(self, image: np.ndarray) -> list[dict[str, Any]]:

@@ -236,3 +236,18 @@ def test_wrong_arguments_are_told_at_once(script: str, arguments: list[str], tol
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.detectron2
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_serve(tmp_path: Path) -> None:
+    arguments = ["--case", "shapes", "--images", "2", "--requests", "4", "--rounds", "1"]
+    found = report(tmp_path, "serve.py", *arguments, "--clients", "1", "2")
+    case = found["cases"]["shapes"]
+    assert set(case["services"]) == {"d2run", "fastapi", "bentoml"}
+    for figures in case["services"].values():
+        assert all(figures[n][0]["per_s"] > 0 for n in ("1", "2"))
+    assert case["services"]["d2run"]["agreement"]["detections"] > 0
+    assert case["services"]["d2run"]["agreement"]["holds"]
+    assert case["floor_per_s"][0] > 0
