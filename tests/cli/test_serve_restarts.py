@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from command_line import command, environment
-from served import form, picture
+from served import form, image_file
 
 SIZES = tuple((height, width) for height in (12, 40, 90) for width in (16, 60, 200))
 CLIENTS = 8
@@ -97,7 +97,7 @@ def one_request(kind: str, port: int, expected: dict[Any, Any], chance: random.R
     with connected(port) as connection:
         if kind == "good":
             for _ in range(chance.choice((1, 3))):  # on one connection
-                status, answer = exchange(connection, picture(*size), {})
+                status, answer = exchange(connection, image_file(*size), {})
                 if status == 200:
                     assert lines(answer)[0]["instances"] == expected[size]
                 else:
@@ -106,7 +106,7 @@ def one_request(kind: str, port: int, expected: dict[Any, Any], chance: random.R
                     break
         elif kind == "several":
             others = [size, chance.choice(SIZES)]
-            files = [(f"{i}.png", picture(*each)) for i, each in enumerate(others)]
+            files = [(f"{i}.png", image_file(*each)) for i, each in enumerate(others)]
             status, answer = exchange(connection, *form(*files, ("x.png", b"broken")))
             if status == 200:
                 found = lines(answer)
@@ -116,12 +116,12 @@ def one_request(kind: str, port: int, expected: dict[Any, Any], chance: random.R
             else:
                 assert status == 429
         elif kind == "broken":
-            whole = picture(*size)
+            whole = image_file(*size)
             assert exchange(connection, whole[: len(whole) // 2], {})[0] in (422, 429)
         elif kind == "huge":
             assert exchange(connection, b"x" * 3_000_000, {})[0] == 413
         elif kind == "slow":
-            body = picture(*size)
+            body = image_file(*size)
             connection.putrequest("POST", "/predict")
             connection.putheader("Content-Length", str(len(body)))
             connection.endheaders()
@@ -151,7 +151,9 @@ def shaken(
         expected = {}
         with connected(restarted.port) as connection:
             for size in SIZES:
-                expected[size] = lines(exchange(connection, picture(*size), {})[1])[0]["instances"]
+                expected[size] = lines(exchange(connection, image_file(*size), {})[1])[0][
+                    "instances"
+                ]
         kinds = ["good"] * 5 + ["several", "broken", "huge", "slow", "cut off"]
         done = threading.Semaphore(0)
 

@@ -26,7 +26,7 @@ from runners.serve.service import Limits, Service
 IN_THIS_PROCESS = "decode.isolation=none"
 
 
-def picture(height: int = 12, width: int = 16) -> bytes:
+def image_file(height: int = 12, width: int = 16) -> bytes:
     """An image file, the same for the same size."""
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
     return cv2.imencode(".png", image)[1].tobytes()

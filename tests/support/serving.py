@@ -11,8 +11,6 @@ from http.client import HTTPConnection
 from threading import Thread
 from typing import Any
 
-import cv2
-import numpy as np
 import uvicorn
 from batches import job_of
 
@@ -21,23 +19,6 @@ from runners.serve.http.app import create_app
 from runners.serve.service import Limits, Service
 
 FAKE = ("runner=serve", "decode.isolation=none")
-
-
-def image(height: int = 12, width: int = 16) -> bytes:
-    """Return an image file; its content depends on its size."""
-    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
-    encoded: bytes = cv2.imencode(".png", pixels)[1].tobytes()
-    return encoded
-
-
-def form(*files: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
-    """Return the body of a form with these files, and its header."""
-    parts = [
-        b'--x\r\nContent-Disposition: form-data; name="image"; filename="%s"\r\n'
-        b"Content-Type: image/png\r\n\r\n%s\r\n" % (name.encode(), content)
-        for name, content in files
-    ]
-    return b"".join([*parts, b"--x--\r\n"]), {"Content-Type": "multipart/form-data; boundary=x"}
 
 
 @dataclass(frozen=True)

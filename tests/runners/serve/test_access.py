@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from served import Served, picture, served, served_job
+from served import Served, image_file, served, served_job
 
 from pipeline.errors import ConfigError
 from runners.serve.options import ServeOptions
@@ -51,7 +51,7 @@ def test_the_token_is_in_no_description() -> None:
 def test_without_the_token(guarded: Served, sent: str | None) -> None:
     headers = {} if sent is None else {"Authorization": sent}
     for method, path in (("POST", "/predict"), ("GET", "/info"), ("GET", "/nothing")):
-        status, answer, answered = guarded.request(method, path, picture(), headers)
+        status, answer, answered = guarded.request(method, path, image_file(), headers)
         assert (status, answered["www-authenticate"]) == (401, "Bearer")
         assert TOKEN not in answer["error"]
 
@@ -59,7 +59,7 @@ def test_without_the_token(guarded: Served, sent: str | None) -> None:
 def test_with_the_token(guarded: Served) -> None:
     for sent in (f"Bearer {TOKEN}", f"bearer  {TOKEN} "):
         status, _, headers = guarded.request(
-            "POST", "/predict", picture(), {"Authorization": sent, "Host": "elsewhere.example"}
+            "POST", "/predict", image_file(), {"Authorization": sent, "Host": "elsewhere.example"}
         )
         assert status == 200
         assert not [name for name in headers if name.startswith("access-control")]

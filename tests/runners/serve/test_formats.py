@@ -15,7 +15,8 @@ import pytest
 import supervision
 from batches import run
 from pycocotools import mask
-from serving import Serving, form, image, serving
+from served import form, image_file
+from serving import Serving, serving
 from small_records import SIZE, predictions, result
 
 from pipeline.encoding import encode
@@ -27,7 +28,7 @@ from runners.serve.errors import RequestError
 from runners.serve.http.formats import coco, jsonl, roboflow
 from runners.serve.uploads import Answer
 
-IMAGES = {"a.png": image(40, 50), "b.png": image(30, 60), "c.png": image(50, 40)}
+IMAGES = {"a.png": image_file(40, 50), "b.png": image_file(30, 60), "c.png": image_file(50, 40)}
 CATEGORIES = Categories(("person", "cat"))
 
 

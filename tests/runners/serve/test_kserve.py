@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from serving import Serving, image, serving
+from served import image_file
+from serving import Serving, serving
 from tritonclient.utils import InferenceServerException
 
-IMAGES = [image(12), image(20), image(16)]
+IMAGES = [image_file(12), image_file(20), image_file(16)]
 MODEL, VERSION = "shapes", "1"
 INFER = f"/v2/models/{MODEL}/infer"
 

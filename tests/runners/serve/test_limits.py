@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from processes import wait_for
-from served import Served, form, picture, received, served
+from served import Served, form, image_file, received, served
 
 from pipeline.errors import DecodeError, DeviceLostError
 from runners.serve.http.guard import connections
@@ -20,16 +20,16 @@ HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 
 def test_types_of_bodies(service: Served) -> None:
     for kind in ("image/png", "application/octet-stream", "application/x-www-form-urlencoded"):
-        status, line = service.predict(picture(), {"Content-Type": kind})
+        status, line = service.predict(image_file(), {"Content-Type": kind})
         assert (status, line["asset"], line["height"]) == (200, "image", 12)
     assert service.raw(HEAD + b"Content-Length: 0\r\nConnection: close\r\n\r\n").startswith(
         b"HTTP/1.1 422"
     )
     for kind in ("text/plain", "application/json", "video/mp4"):
-        status, answer = service.predict(picture(), {"Content-Type": kind})
+        status, answer = service.predict(image_file(), {"Content-Type": kind})
         assert status == 415
         assert answer["error"].endswith(f"not {kind}")
-    assert service.predict(picture(), {"Content-Encoding": "gzip"})[0] == 415
+    assert service.predict(image_file(), {"Content-Encoding": "gzip"})[0] == 415
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -49,7 +49,7 @@ def test_a_client_that_waits_for_100_continue_sends_nothing(service: Served) -> 
 
 
 def test_an_image_that_cannot_be_decoded(service: Served) -> None:
-    for body in (b"not an image", picture()[:200], b""):
+    for body in (b"not an image", image_file()[:200], b""):
         status, answer = service.predict(body)
         assert status == 422
         assert answer["step"] == "decode"
@@ -57,7 +57,7 @@ def test_an_image_that_cannot_be_decoded(service: Served) -> None:
 
 
 def test_several_images(service: Served) -> None:
-    body, header = form(("a.png", picture()), ("b.png", b"broken"), ("a.png", picture(14)))
+    body, header = form(("a.png", image_file()), ("b.png", b"broken"), ("a.png", image_file(14)))
     status, lines = service.predict(body, header)
     records = [json.loads(line) for line in lines.splitlines()]
     assert status == 200
@@ -69,7 +69,7 @@ def test_several_images(service: Served) -> None:
 
 
 def test_more_images_than_the_queue_can_hold(service: Served) -> None:
-    body, header = form(*[(f"{i}.png", picture()) for i in range(5)])
+    body, header = form(*[(f"{i}.png", image_file()) for i in range(5)])
     assert service.predict(body, header)[0] == 413
 
 
@@ -78,7 +78,7 @@ def test_more_images_than_the_queue_can_hold(service: Served) -> None:
     [
         (form()[0], 422),
         (form(("", b""))[0], 422),
-        (form(("a.png", picture()))[0][:-6], 400),
+        (form(("a.png", image_file()))[0][:-6], 400),
         (b"", 400),
         (b"--y\r\n\r\n", 400),
         (b"--x\r\nno header\r\n\r\nx\r\n--x--\r\n", 400),
@@ -158,7 +158,7 @@ def test_an_unexpected_error_says_nothing_of_the_request(
 
     monkeypatch.setattr(service.service, "predict_all", fails)
     for _ in range(2):
-        status, answer = service.predict(picture())
+        status, answer = service.predict(image_file())
         assert status == 500
         assert "KeyError" not in answer["error"]
     printed = capsys.readouterr().err
@@ -170,14 +170,14 @@ def test_a_full_disk(
     service: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(service.service, "directory", Path("/dev/full"))
-    status, answer, headers = service.request("POST", "/predict", picture())
+    status, answer, headers = service.request("POST", "/predict", image_file())
     assert (status, headers["retry-after"]) == (503, "10")
     assert answer["error"].startswith("the service cannot store the request: ")
 
 
 def test_the_directory_is_created_again(service: Served) -> None:
     os.rmdir(service.service.directory)  # noqa: PTH106
-    assert service.predict(picture())[0] == 200
+    assert service.predict(image_file())[0] == 200
 
 
 def test_a_decoder_that_does_not_start_is_not_the_clients_fault(
@@ -187,7 +187,7 @@ def test_a_decoder_that_does_not_start_is_not_the_clients_fault(
         raise DecodeError("no process to decode it in: no memory")
 
     monkeypatch.setattr(service.service, "_read", fails)
-    status, answer = service.predict(picture())
+    status, answer = service.predict(image_file())
     assert status == 503
     assert "no process" in answer["error"]
 
@@ -197,7 +197,7 @@ def test_a_full_queue_and_a_client_that_leaves(service: Served) -> None:
     service.gate.opened.clear()
     running = service.service
     waiting = [service.connect() for _ in range(4)]
-    body = picture()
+    body = image_file()
     for connection in waiting:
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     wait_for(lambda: running.in_flight == 4)
@@ -229,7 +229,7 @@ def test_a_lost_device(capsys: pytest.CaptureFixture[str]) -> None:
     with served() as running:
         running.gate.opened.clear()
         answers: list[int] = []
-        asking = threading.Thread(target=lambda: answers.append(running.predict(picture())[0]))
+        asking = threading.Thread(target=lambda: answers.append(running.predict(image_file())[0]))
         asking.start()
         assert running.gate.reached.wait(30)
         running.gate.error = DeviceLostError("the device is lost")
@@ -239,7 +239,7 @@ def test_a_lost_device(capsys: pytest.CaptureFixture[str]) -> None:
         running.service.ended.result(30)
         assert running.request("GET", "/readyz")[:2] == (503, b"failed\n")
         assert running.request("GET", "/livez")[0] == 200
-        assert running.predict(picture())[0] == 503
+        assert running.predict(image_file())[0] == 503
         assert isinstance(running.service.failure, DeviceLostError)
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from served import Served, form, picture, received, served
+from served import Served, form, image_file, received, served
 
 NAMES = ("../../etc/passwd", "/etc/passwd", "..\\..\\x", "a\x00b", "\x1b[2J", "", ".", "a" * 5000,
          '"', "%2e%2e%2f", "\udcff", "CON", "~root/x", "${jndi:x}", "<script>")  # fmt: skip
@@ -47,7 +47,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 def malformed() -> Iterator[bytes]:
     chance = random.Random(0)
-    whole, _ = form(("a.png", picture()), ("b.png", picture(14)))
+    whole, _ = form(("a.png", image_file()), ("b.png", image_file(14)))
     head, _, _ = multipart(whole).partition(b"\r\n\r\n")
     for _ in range(60):
         yield multipart(mutated(whole, chance))
@@ -57,8 +57,8 @@ def malformed() -> Iterator[bytes]:
         part = f'Content-Disposition: form-data; name="i"; filename="{name}"'.encode(
             errors="surrogateescape"
         )
-        yield multipart(b"--x\r\n" + part + b"\r\n\r\n" + picture() + b"\r\n--x--\r\n")
-        yield request(picture(), f"Content-Type: image/png; name={name[:100]}")
+        yield multipart(b"--x\r\n" + part + b"\r\n\r\n" + image_file() + b"\r\n--x--\r\n")
+        yield request(image_file(), f"Content-Type: image/png; name={name[:100]}")
     for body in (
         b"Z\r\n",
         b"5\r\nabc\r\n0\r\n\r\n",
@@ -74,7 +74,7 @@ def malformed() -> Iterator[bytes]:
         yield request(b"", path="/" + "a" * size)
         yield request(b"", "Cookie: " + "a=b;" * (size // 4), method="GET", path="/info")
     for length in (0, 1, 10**6, 10**12):
-        yield request(picture(), length=length)
+        yield request(image_file(), length=length)
     for value in ("-1", "1, 2", "1e3", "0x10", "", "9" * 30):
         yield f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {value}\r\n\r\n".encode()
     for body in (
@@ -105,9 +105,9 @@ def malformed() -> Iterator[bytes]:
         "&&&=",
         "format=coco&format=x",
     ):
-        yield request(picture(), path=f"/predict?{query}")
-    yield request(picture(), "Upgrade: websocket", "Sec-WebSocket-Version: 13", method="GET")
-    yield request(picture(), "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA")
+        yield request(image_file(), path=f"/predict?{query}")
+    yield request(image_file(), "Upgrade: websocket", "Sec-WebSocket-Version: 13", method="GET")
+    yield request(image_file(), "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA")
     yield b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     yield b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)  # TLS
     yield b"\r\n" * 5000
@@ -133,7 +133,7 @@ def statuses(service: Served, requests: list[bytes]) -> list[int]:
         found.append(status)
         if status >= 400 and not data.startswith(b"HEAD"):
             assert isinstance(json.loads(answer.partition(b"\r\n\r\n")[2])["error"], str)
-    assert service.predict(picture())[0] == 200
+    assert service.predict(image_file())[0] == 200
     return found
 
 

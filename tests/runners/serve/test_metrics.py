@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving import Serving, form, image, serving
+from served import form, image_file
+from serving import Serving, serving
 
 from pipeline.system.versions import VERSION
 
@@ -36,8 +37,8 @@ def test_metrics(served: Serving) -> None:
     assert before["d2run_in_flight",] == 0
     (model,) = (key for key in before if key[0] == "d2run_model_info")
     assert model[3:] == ("shapes", "shapes:1")
-    one = served.post("/predict", image()).json
-    served.post("/predict", *form(("a", image()), ("b", image(40))))
+    one = served.post("/predict", image_file()).json
+    served.post("/predict", *form(("a", image_file()), ("b", image_file(40))))
     served.post("/predict", b"x")
     served.get("/v2/models/other")
     served.get("/v2/models/shapes")
@@ -63,7 +64,7 @@ def test_metrics(served: Serving) -> None:
 
 
 def test_each_service_counts_for_itself(served: Serving) -> None:
-    served.post("/predict", image())
+    served.post("/predict", image_file())
     with serving("model=shapes") as other:
         assert scraped(other)["d2run_inputs_total", "done"] == 0
 

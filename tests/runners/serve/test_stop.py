@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, command, environment
 from processes import wait_for
-from served import picture, received, served, served_job
+from served import image_file, received, served, served_job
 
 from pipeline.errors import ConfigError
 from runners.serve.http.guard import connections
@@ -28,7 +28,7 @@ FAKE = ("runner=serve", "runnable=fake", "model=mask_rcnn", "decode.isolation=no
 
 def test_everything_that_has_arrived_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_LINGER_S", 0.3)
-    body = picture()
+    body = image_file()
     whole = REQUEST % len(body) + body
     with served() as running:
         running.gate.opened.clear()
@@ -84,7 +84,7 @@ def test_a_client_that_does_not_receive_its_answer(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(connections, "_LINGER_S", 0.1)
     with served("runner.timeout_s=1") as running:
         running.http._listening.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        body = picture(300, 400)
+        body = image_file(300, 400)
         with socket.socket() as stuck:
             stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             stuck.connect(("127.0.0.1", running.port))
@@ -158,12 +158,12 @@ def test_a_process_ends_with_its_status(tmp_path: Path) -> None:
         port = systemds.getsockname()[1]
         with process(tmp_path, inherited=systemds.fileno()) as (running, served_port):
             assert served_port == port
-            assert b"200 OK" in answer(port, picture())
+            assert b"200 OK" in answer(port, image_file())
             running.send_signal(signal.SIGTERM)
             assert running.wait(30) == 0
             assert "1 request: 1 answered" in running.stderr.read()
         waiting = http.client.HTTPConnection("127.0.0.1", port)
-        waiting.request("POST", "/predict", picture())  # while nobody serves
+        waiting.request("POST", "/predict", image_file())  # while nobody serves
         with process(tmp_path, inherited=systemds.fileno()) as (running, _):
             response = waiting.getresponse()
             assert (response.status, json.load(response)["asset"]) == (200, "image")
