@@ -157,7 +157,7 @@ def test_drawn_where_and_as_the_overlay_draws(watched: Watched, url: str) -> Non
     answer = answer_to(url, SCENE)
     show(page, SCENE)
     page.wait_for_timeout(100)  # it is drawn with the next frame
-    shot = cv2.imdecode(np.frombuffer(page.locator("#image_file canvas").screenshot(), np.uint8), 1)
+    shot = cv2.imdecode(np.frombuffer(page.locator("#canvas canvas").screenshot(), np.uint8), 1)
     shot = cv2.resize(shot, (answer["width"], answer["height"]), interpolation=cv2.INTER_AREA)
     image = cv2.imread(str(SCENE))
     masks = [coco_mask.decode(one["mask"]) for one in answer["instances"]]
@@ -391,7 +391,7 @@ def test_both_color_schemes_and_all_widths(watched: Watched, scheme: str) -> Non
     for width in (360, 1280, 2560):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.locator("#image_file canvas").bounding_box()["width"] > 250
+        assert page.locator("#canvas canvas").bounding_box()["width"] > 250
     assert page.evaluate("document.getAnimations().length") == 0
 
 

@@ -286,7 +286,7 @@ function refresh() {
   $("output").textContent = state.threshold.toFixed(2);
   const count = `${shown.length} of ${state.current.detections.length} detections shown`;
   $("#threshold").setAttribute("aria-valuetext", `${state.threshold.toFixed(2)}, ${count}`);
-  $("#picture canvas").setAttribute("aria-label", `${state.current.name}: ${count}`);
+  $("#canvas canvas").setAttribute("aria-label", `${state.current.name}: ${count}`);
   redraw();
 }
 
@@ -309,13 +309,13 @@ function redraw() {
     isScheduled = false;
     const item = state.current;
     if (item?.status !== "done" || !item.size) return;
-    const style = getComputedStyle($("#picture"));
-    const room = $("#picture").clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    const style = getComputedStyle($("#canvas"));
+    const room = $("#canvas").clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
     const [w, h] = item.size;
     const maxHeight = Math.max(320, window.innerHeight * 0.82);
     const scale = Math.min(room / w, maxHeight / h, MAX_UPSCALE);
     state.scale = scale;
-    draw($("#picture canvas"), {
+    draw($("#canvas canvas"), {
       background: state.bitmap,
       detections: item.drawing && !state.active ? [] : visible(),
       active: state.active,
@@ -329,7 +329,7 @@ function redraw() {
 
 /** The smallest detection under the pointer. */
 function under(event) {
-  const rectangle = $("#picture canvas").getBoundingClientRect();
+  const rectangle = $("#canvas canvas").getBoundingClientRect();
   const x = (event.clientX - rectangle.left) / state.scale;
   const y = (event.clientY - rectangle.top) / state.scale;
   const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
@@ -415,9 +415,9 @@ $("tbody").addEventListener("keydown", (event) => {
   rows[Math.max(0, Math.min(to, rows.length - 1))]?.focus();
 });
 
-$("#picture canvas").addEventListener("mousemove", (event) => highlight(under(event)));
-$("#picture canvas").addEventListener("mouseleave", () => highlight(null));
-new ResizeObserver(redraw).observe($("#picture"));
+$("#canvas canvas").addEventListener("mousemove", (event) => highlight(under(event)));
+$("#canvas canvas").addEventListener("mouseleave", () => highlight(null));
+new ResizeObserver(redraw).observe($("#canvas"));
 
 $("#error button").addEventListener("click", () => {
   state.current.status = "waiting";
