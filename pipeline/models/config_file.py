@@ -115,15 +115,16 @@ def read_plain(path: Path) -> dict[str, Any]:
     return data
 
 
-def parse_yaml(text: str, where: str) -> dict[str, Any]:
+def parse_yaml(text: str, where: str, *, text_keys: bool = True) -> dict[str, Any]:
     """Parse a mapping of plain YAML.
 
     Args:
         text: The YAML.
         where: Name of the file for messages.
+        text_keys: Refuse keys that are not text, at every level.
 
     Raises:
-        ConfigError: The text is not YAML, or not a mapping with text keys.
+        ConfigError: The text is not YAML, or not such a mapping.
         UntrustedModelError: The text has a Python tag.
     """
     if text and (what := describe(text[:HEAD].encode(errors="replace"))):
@@ -141,18 +142,19 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}, line {line}: {problem}") from exc
     except (yaml.YAMLError, ValueError) as exc:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(exc).split())[:300]}") from exc
-    _text_keys(data, where)
-    return dict(data)
-
-
-def _text_keys(data: Any, where: str) -> None:
     if not isinstance(data, dict):
         raise ConfigError(f"{where} has no settings; expected 'KEY: value' lines")
+    if text_keys:
+        _check_keys(data, where)
+    return data
+
+
+def _check_keys(data: dict[Any, Any], where: str) -> None:
     for key, value in data.items():
         if not isinstance(key, str):
             raise ConfigError(f"{where}: expected text as a key, got {key!r}")
         if isinstance(value, dict) and value:
-            _text_keys(value, where)
+            _check_keys(value, where)
 
 
 class _Reading:

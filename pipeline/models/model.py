@@ -89,8 +89,8 @@ class Model:
         self.trust = trust
         self.verify = verify
         self.ema = ema
-        self.labels = dict(labels or {})
-        self.metadata = dict(metadata or {})
+        self.labels = labels
+        self.metadata = metadata
         self.store = store
         self.seed = seed
         self.warnings: list[str] = []

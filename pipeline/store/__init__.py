@@ -9,6 +9,7 @@ from pipeline.store.api.functions import delete, get, get_runnable, list, load_m
 from pipeline.store.api.model import Model
 from pipeline.store.api.store import ModelStore
 from pipeline.store.api.stored_model import StoredModel
+from pipeline.store.disk.tags import Tag
 from pipeline.store.exchange.incoming import import_model
 from pipeline.store.exchange.outgoing import export_model
 
@@ -16,6 +17,7 @@ __all__ = [
     "Model",
     "ModelStore",
     "StoredModel",
+    "Tag",
     "delete",
     "export_model",
     "get",
@@ -25,5 +27,7 @@ __all__ = [
     "load_model",
     "save_model",
 ]
+
+StoredModel.export = export_model
 
 PARTS = ("api.store.ModelStore",)  # what `store._target_` may name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from pipeline.store.api.building import load_version, neutral_cfg
 from pipeline.store.api.catalog import categories_of
 from pipeline.store.api.store import ModelStore
 from pipeline.store.api.stored_model import StoredModel
-from pipeline.store.disk.plain import plain_signatures
+from pipeline.store.disk.plain import expect_mapping
+from pipeline.store.disk.signatures import plain_signatures
+from pipeline.store.disk.tags import Tag, TagLike
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def save_model(
-    name: str,
+    name: TagLike,
     checkpointables: DefaultPredictor | nn.Module,
     config: CfgNode | None = None,
     *,
@@ -41,24 +44,26 @@ def save_model(
     changed.
 
     Args:
-        name: ``name``, which gets a new version, or ``name:version``.
+        name: ``name``, which gets a new version, or ``name:version``; a text, or a tag of d2run or
+            BentoML.
         checkpointables: A ``DefaultPredictor``, or a module that Detectron2 builds from a config.
         config: The module's ``CfgNode``. For a predictor, which has a config, ignored with a
             warning.
-        signatures: Methods of ``get_runnable``, by name; by default
-            ``{"__call__": {"batchable": False}}``.
+        signatures: Options of the methods of ``get_runnable``, by name, as mappings or BentoML's
+            ``ModelSignature``; by default ``{"__call__": {"batchable": False}}``.
         labels: Labels to find the model by.
         custom_objects: Python objects to save with the model, pickled with cloudpickle.
         external_modules: Modules whose source is saved with the model; for a package, all its
             modules.
-        metadata: Values of JSON's types, and NumPy values.
+        metadata: Text, numbers, booleans, ``None``, bytes, dates, times, lists and mappings of them
+            by text or number, and NumPy values.
         class_names: Names by class id, ids and names, or a file
             (``categories.parse_class_names``). By default, the names in Detectron2's
             ``MetadataCatalog`` for the config's datasets.
         store: The store; by default the one in ``$D2RUN_HOME``.
 
     Returns:
-        The stored model.
+        The stored model, whose custom objects and modules are trusted in this process.
 
     Raises:
         ConfigError: A value is missing or cannot be saved.
@@ -67,7 +72,13 @@ def save_model(
         StoreError: The store cannot be written.
     """
     store = store or ModelStore()
-    store.refuse_existing(name)
+    tag = Tag.from_taglike(name)
+    store.refuse_existing(tag)
+    if external_modules is not None and not isinstance(external_modules, Iterable):
+        raise ConfigError(
+            f"external_modules: expected a list of modules, got {external_modules!r:.80}"
+        )
+    objects = expect_mapping(custom_objects, "custom_objects", "objects, as in {'scale': 0.5}")
     cfg, module, kind = _parts(checkpointables, config)
     methods = plain_signatures(signatures)
     for method in methods:
@@ -81,9 +92,9 @@ def save_model(
     else:
         categories, warning = categories_of(cfg, checkpointables)
         if warning:
-            warnings.warn(f"'{name}' is saved {warning}", stacklevel=2)
-    return store.save_tested(
-        name,
+            warnings.warn(f"'{tag}' is saved {warning}", stacklevel=2)
+    saved = store.save_tested(
+        tag,
         cfg,
         module.state_dict(),
         categories,
@@ -91,9 +102,10 @@ def save_model(
         metadata=metadata,
         signatures=methods,
         kind=kind,
-        custom_objects=custom_objects,
+        custom_objects=objects,
         external_modules=external_modules,
     )
+    return replace(saved, trust=True)
 
 
 def _parts(checkpointables: Any, config: Any) -> tuple[Any, nn.Module, str]:
@@ -121,7 +133,7 @@ def _parts(checkpointables: Any, config: Any) -> tuple[Any, nn.Module, str]:
 
 
 def load_model(
-    tag: str | StoredModel,
+    bento_model: TagLike,
     device_id: str = "cpu",
     *,
     trust: bool = False,
@@ -133,7 +145,7 @@ def load_model(
     Torch's random state, default device and default tensor type do not change.
 
     Args:
-        tag: A tag, or the result of ``get``.
+        bento_model: A tag or the result of ``get``, of d2run or BentoML.
         device_id: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
         trust: Import the Python modules saved with the model, which can run any code.
         verify: First compare every file with its SHA-256.
@@ -148,11 +160,11 @@ def load_model(
         ModelCorruptError: A file differs from what was saved, or the weights do not fit.
         UntrustedModelError: It requires the Python modules that were saved with it.
     """
-    model = tag if isinstance(tag, StoredModel) else get(tag, store=store)
-    return load_version(model, str(device_id), trust=trust, verify=verify)
+    model = _stored(bento_model, store)
+    return load_version(model, str(device_id), trust=trust or model.trust, verify=verify)
 
 
-def get_runnable(model: StoredModel | str, *, store: ModelStore | None = None) -> type:
+def get_runnable(bento_model: TagLike, *, store: ModelStore | None = None) -> type:
     """Return a class with one method per signature of a stored model.
 
     Its instances load the model; see ``StoredRunnable`` for the arguments of the methods. As in
@@ -161,27 +173,31 @@ def get_runnable(model: StoredModel | str, *, store: ModelStore | None = None) -
     dimensions whose ``batch_dim`` counts the images, and return a list.
 
     Args:
-        model: A tag, or the result of ``get``.
+        bento_model: A tag or the result of ``get``, of d2run or BentoML.
         store: The store; by default the one in ``$D2RUN_HOME``.
     """
-    return (model if isinstance(model, StoredModel) else get(model, store=store)).to_runnable()
+    return _stored(bento_model, store).to_runnable()
 
 
-def get(tag: str, *, trust: bool = False, store: ModelStore | None = None) -> StoredModel:
+def get(tag_like: TagLike, *, trust: bool = False, store: ModelStore | None = None) -> StoredModel:
     """Find a stored model; see ``ModelStore.get``."""
-    return (store or ModelStore()).get(tag, trust=trust)
+    return (store or ModelStore()).get(tag_like, trust=trust)
 
 
 def list(
-    name: str | None = None,
+    tag: TagLike | None = None,
     *,
     labels: Mapping[str, str] | None = None,
     store: ModelStore | None = None,
 ) -> builtins.list[StoredModel]:
     """Return the stored models; see ``ModelStore.list``."""
-    return (store or ModelStore()).list(name, labels=labels)
+    return (store or ModelStore()).list(tag, labels=labels)
 
 
-def delete(tag: str, *, store: ModelStore | None = None) -> builtins.list[str]:
+def delete(tag: TagLike, *, store: ModelStore | None = None) -> builtins.list[str]:
     """Delete one version, or all versions for a bare name; see ``ModelStore.delete``."""
     return (store or ModelStore()).delete(tag)
+
+
+def _stored(bento_model: TagLike, store: ModelStore | None) -> StoredModel:
+    return bento_model if isinstance(bento_model, StoredModel) else get(bento_model, store=store)

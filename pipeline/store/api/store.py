@@ -15,8 +15,10 @@ from pipeline.records import Categories
 from pipeline.store.api.rebuilding import rebuild
 from pipeline.store.api.stored_model import StoredModel
 from pipeline.store.disk import lookup, writing
+from pipeline.store.disk.plain import plain_labels, plain_metadata
 from pipeline.store.disk.pointers import aliases_in
 from pipeline.store.disk.staging import remove_leftovers
+from pipeline.store.disk.tags import Tag, TagLike
 from pipeline.system.files import expanded
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class ModelStore:
 
     def save(
         self,
-        tag: str,
+        tag: TagLike,
         *,
         config_yaml: str,
         weights: Mapping[str, Tensor],
@@ -65,7 +67,7 @@ class ModelStore:
 
     def save_tested(
         self,
-        tag: str,
+        tag: TagLike,
         cfg: Any,
         weights: Mapping[str, Tensor],
         categories: Categories,
@@ -103,14 +105,15 @@ class ModelStore:
             ModelCorruptError: The weights do not fit the config.
             StoreError: The directory cannot be written.
         """
+        tag = Tag.from_taglike(tag)
+        plain = {"labels": plain_labels(labels), "metadata": plain_metadata(metadata)}
         rebuilt = rebuild(tag, cfg, weights, categories, custom_objects, external_modules, origin)
         return self.save(
             tag,
             config_yaml=rebuilt.config_yaml,
             weights=rebuilt.weights,
             categories=categories,
-            labels=labels,
-            metadata=metadata,
+            **plain,
             signatures=signatures,
             kind=kind,
             created=created,
@@ -122,7 +125,7 @@ class ModelStore:
         """Move a sealed directory into the store; see ``disk.writing.publish``."""
         return StoredModel.of(writing.publish(self.root, folder, name, version))
 
-    def refuse_existing(self, tag: str) -> None:
+    def refuse_existing(self, tag: TagLike) -> None:
         """Check that a new version can have a tag.
 
         Raises:
@@ -131,13 +134,13 @@ class ModelStore:
         """
         writing.refuse_existing(self.root, tag)
 
-    def get(self, tag: str, *, trust: bool = False) -> StoredModel:
+    def get(self, tag: TagLike, *, trust: bool = False) -> StoredModel:
         """Find ``name``, ``name:latest``, an alias, a version or a unique prefix of a version.
 
         Models that come with d2run are found too, unless the store has a model with that tag.
 
         Args:
-            tag: The tag.
+            tag: A tag, or a model for its tag, of d2run or BentoML.
             trust: Whether the model's custom objects and modules may run code in this process.
 
         Raises:
@@ -149,17 +152,17 @@ class ModelStore:
         return StoredModel.of(lookup.find_model(self.root, tag, trust=trust))
 
     def list(
-        self, name: str | None = None, *, labels: Mapping[str, str] | None = None
+        self, tag: TagLike | None = None, *, labels: Mapping[str, str] | None = None
     ) -> builtins.list[StoredModel]:
-        """Return all versions of all models, sorted by name and time.
+        """Return all versions of all models, or those that match, sorted by name and time.
 
         Damaged versions are skipped with a warning.
 
         Args:
-            name: Return only versions of this model.
+            tag: Return only versions that this tag matches: for a bare name, all versions.
             labels: Return only versions with all of these labels.
         """
-        return [StoredModel.of(model) for model in lookup.list_models(self.root, name, labels)]
+        return [StoredModel.of(model) for model in lookup.list_models(self.root, tag, labels)]
 
     def tags(self) -> builtins.list[str]:
         """Return the tags of all versions, including damaged ones."""
@@ -169,7 +172,7 @@ class ModelStore:
         """Return the versions of a model's aliases, by alias."""
         return aliases_in(self.root / name)
 
-    def alias(self, tag: str, alias: str) -> StoredModel:
+    def alias(self, tag: TagLike, alias: str) -> StoredModel:
         """Set the alias ``name:alias`` of a version.
 
         Raises:
@@ -179,7 +182,7 @@ class ModelStore:
         """
         return StoredModel.of(writing.set_alias(self.root, tag, alias))
 
-    def unalias(self, tag: str) -> None:
+    def unalias(self, tag: TagLike) -> None:
         """Remove the alias ``name:alias``; its version stays.
 
         Raises:
@@ -187,7 +190,7 @@ class ModelStore:
         """
         writing.remove_alias(self.root, tag)
 
-    def delete(self, *tags: str) -> builtins.list[str]:
+    def delete(self, *tags: TagLike) -> builtins.list[str]:
         """Delete versions, all of a model for a bare name, and return their tags.
 
         Either all of them are deleted or, if one cannot be deleted, none.
@@ -199,7 +202,7 @@ class ModelStore:
         """
         return writing.delete_versions(self.root, *tags)
 
-    def resolve(self, *tags: str) -> builtins.list[Path]:
+    def resolve(self, *tags: TagLike) -> builtins.list[Path]:
         """Return the directories that ``delete`` would delete, including damaged versions.
 
         Raises:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.models.config_file import ConfigFile, read_plain
 from pipeline.store.api.building import build_module, load_version
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class StoredModel(ModelVersion):
-    """One version of a model in the store.
+    """One version of a model in the store, with the interface of BentoML's ``Model``.
 
     Attributes:
         tag: ``name:version``; a string with the attributes ``name`` and ``version``.
@@ -28,10 +30,22 @@ class StoredModel(ModelVersion):
         trust: Whether the model's custom objects and modules may run code in this process.
     """
 
+    # pipeline.store.export_model, which is in a layer above
+    export: ClassVar[Callable[..., str]]
+
     @classmethod
     def of(cls, version: ModelVersion) -> StoredModel:
         """Return a version on disk as a stored model."""
         return cls(version.tag, version.path, version.info, version.trust)
+
+    def path_of(self, item: str) -> str:
+        """Return the path of one of its files."""
+        return str(self.path / item.lstrip("/"))
+
+    @property
+    def creation_time(self) -> datetime:
+        """Time of saving, with its time zone."""
+        return self.info.creation_time
 
     @property
     def custom_objects(self) -> dict[str, Any]:

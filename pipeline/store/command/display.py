@@ -14,6 +14,7 @@ import yaml
 from pipeline.errors import escaped, printable
 from pipeline.store.api.store import ModelStore
 from pipeline.store.api.stored_model import StoredModel
+from pipeline.store.disk.plain import json_value
 from pipeline.store.disk.pointers import resolve_version, versions_in
 
 OUTPUTS = ("table", "json", "yaml", "path")
@@ -47,7 +48,7 @@ def show(rows: Any, output: str) -> None:
     """Print rows, or any plain values as JSON or YAML, with control characters escaped."""
     if output == "json":
         # DEL is the only control character that json does not escape
-        print(json.dumps(rows, indent=2).replace("\x7f", "\\u007f"))
+        print(json.dumps(json_value(rows), indent=2).replace("\x7f", "\\u007f"))
     elif output == "yaml":
         text = yaml.dump(rows, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
         print("\n".join(map(escaped, text.split("\n"))), end="")

@@ -18,6 +18,8 @@ import yaml
 from pipeline.errors import ConfigError, ModelCorruptError
 from pipeline.models.config_file import parse_yaml
 from pipeline.models.plain_yaml import load_yaml
+from pipeline.store.disk.context import ModelContext
+from pipeline.store.disk.signatures import Signature
 from pipeline.store.disk.tags import Tag
 
 _SEALED = re.compile(rb"(?P<body>.*\n)digest: (?P<digest>[0-9a-f]{64})\n", re.DOTALL)
@@ -27,7 +29,9 @@ _KEY = re.compile(r"^([a-z_]+):", re.MULTILINE)  # lines that belong to a key ar
 
 
 class ModelInfo(Mapping[str, Any]):
-    """The content of ``model.yaml``, as a mapping and, as in BentoML, as attributes.
+    """The content of ``model.yaml``: a mapping and, with the names of BentoML, attributes.
+
+    Infos are equal if their digests are.
 
     Args:
         text: The file's content.
@@ -74,15 +78,55 @@ class ModelInfo(Mapping[str, Any]):
             raise AttributeError(f"{self._where} has no '{key}'; it has {', '.join(self)}")
         return self[key]
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ModelInfo):
+            return bool(self["digest"] == other["digest"])  # NaN is not equal to itself
+        return super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return hash(self["digest"])
+
     @property
     def tag(self) -> Tag:
         """``name:version``."""
-        return Tag(f"{self.get('name')}:{self.get('version')}")
+        # not validated, because importing reports what is not valid
+        return str.__new__(Tag, f"{self.get('name')}:{self.get('version')}")
 
     @property
     def creation_time(self) -> datetime:
         """Time of saving, with its time zone."""
         return datetime.fromisoformat(self["created"])
+
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """The callable methods of the model, by name."""
+        return {name: Signature(options) for name, options in self["signatures"].items()}
+
+    @property
+    def context(self) -> ModelContext:
+        """The software that the model was saved with."""
+        return ModelContext.of(self["context"])
+
+    @property
+    def api_version(self) -> str:
+        """The version of BentoML's interface to Detectron2 models."""
+        return "v1"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return BentoML's keys and values, and then the other keys of ``model.yaml``."""
+        theirs = {
+            "name": self["name"],
+            "version": self["version"],
+            "module": self["module"],
+            "labels": self["labels"],
+            "options": self.get("options", {"partial_kwargs": {}}),
+            "metadata": self["metadata"],
+            "context": self.context.to_dict(),
+            "signatures": self["signatures"],
+            "api_version": self.api_version,
+            "creation_time": self["created"],
+        }
+        return theirs | {key: self[key] for key in self if key not in (*theirs, "created")}
 
 
 def _parsed(section: str, where: str) -> dict[str, Any]:
@@ -90,7 +134,7 @@ def _parsed(section: str, where: str) -> dict[str, Any]:
         with suppress(yaml.YAMLError, ValueError):  # parse_yaml has better messages
             if isinstance(data := load_yaml(section, yaml.CSafeLoader), dict):
                 return data
-    return parse_yaml(section, where)
+    return parse_yaml(section, where, text_keys=False)
 
 
 class _Dumper(yaml.SafeDumper):

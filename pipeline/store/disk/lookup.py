@@ -7,8 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.errors import ConfigError, ModelNotFoundError, StoreError
-from pipeline.store.disk.pointers import folders_in, resolve_version, versions_in
-from pipeline.store.disk.tags import is_name, parse_tag
+from pipeline.store.disk.pointers import (
+    folders_in,
+    matching_versions,
+    resolve_version,
+    versions_in,
+)
+from pipeline.store.disk.tags import Tag, TagLike, is_name
 from pipeline.store.disk.version import ModelVersion, open_version
 
 BUNDLED = Path(__file__).parents[1] / "bundled"  # models that come with d2run, read-only
@@ -16,7 +21,7 @@ BUNDLED = Path(__file__).parents[1] / "bundled"  # models that come with d2run, 
 _log = logging.getLogger(__name__)
 
 
-def find_model(root: Path, tag: str, *, trust: bool = False) -> ModelVersion:
+def find_model(root: Path, tag: TagLike, *, trust: bool = False) -> ModelVersion:
     """Return the version that a tag names, preferring the store's own models to bundled ones.
 
     Raises:
@@ -25,16 +30,16 @@ def find_model(root: Path, tag: str, *, trust: bool = False) -> ModelVersion:
         StoreError: The tag is a prefix of several versions.
         ModelCorruptError: The ``model.yaml`` is damaged.
     """
-    name, _ = parse_tag(tag)
-    for home in (place / name for place in _roots(root)):
+    tag = Tag.from_taglike(tag)
+    for home in (place / tag.name for place in _roots(root)):
         if version := resolve_version(tag, home):
             return open_version(home / version, trust=trust)
-    known = [f"{name}:{v}" for place in _roots(root) for v in versions_in(place / name)]
+    known = [f"{tag.name}:{v}" for place in _roots(root) for v in versions_in(place / tag.name)]
     known = known or sorted({model.tag.name for model in list_models(root)})
     raise ModelNotFoundError(str(tag), known, str(root))
 
 
-def find_own(root: Path, tag: str) -> ModelVersion:
+def find_own(root: Path, tag: TagLike) -> ModelVersion:
     """Return the version that a tag names, unless it is bundled with d2run.
 
     Raises:
@@ -47,20 +52,25 @@ def find_own(root: Path, tag: str) -> ModelVersion:
 
 
 def list_models(
-    root: Path, name: str | None = None, labels: Mapping[str, str] | None = None
+    root: Path, tag: TagLike | None = None, labels: Mapping[str, str] | None = None
 ) -> list[ModelVersion]:
-    """Return all versions, sorted by name and time; damaged ones are skipped with a warning.
+    """Return the matching versions, sorted by name and time.
+
+    Damaged versions are skipped with a warning.
 
     Args:
         root: The store directory.
-        name: Return only versions of this model.
+        tag: Return only versions that this tag matches: for a bare name, all versions.
         labels: Return only versions with all of these labels.
     """
+    wanted = None if tag is None else Tag.from_taglike(tag)
     found: dict[str, ModelVersion] = {}
     for place in _roots(root):
+        if wanted is not None and wanted.version and found:
+            break  # as find_model, which prefers the store's own models
         for home in folders_in(place):
-            if is_name(home.name) and name in (None, home.name):
-                for model in _versions(home):
+            if is_name(home.name) and (wanted is None or wanted.name == home.name):
+                for model in _versions(home, wanted or Tag(home.name)):
                     found.setdefault(model.tag, model)
     required = dict(labels or {}).items()
     matching = [model for model in found.values() if required <= model.info["labels"].items()]
@@ -74,7 +84,7 @@ def list_tags(root: Path) -> list[str]:
     return [f"{v.parent.name}:{v.name}" for v in versions if is_name(v.name)]
 
 
-def resolve_paths(root: Path, *tags: str) -> list[Path]:
+def resolve_paths(root: Path, *tags: TagLike) -> list[Path]:
     """Return the directories that deleting the tags would delete, including damaged versions.
 
     Args:
@@ -86,10 +96,9 @@ def resolve_paths(root: Path, *tags: str) -> list[Path]:
         StoreError: The model is bundled with d2run.
     """
     paths: dict[Path, None] = {}
-    for tag in tags:
-        name, version = parse_tag(tag)
-        home = root / name
-        if versions := versions_in(home) if not version else []:
+    for tag in map(Tag.from_taglike, tags):
+        home = root / tag.name
+        if versions := versions_in(home) if not tag.version else []:
             paths |= dict.fromkeys(home / each for each in versions)
         elif found := resolve_version(tag, home):
             paths[home / found] = None
@@ -104,8 +113,8 @@ def _roots(root: Path) -> Iterator[Path]:
         yield BUNDLED
 
 
-def _versions(home: Path) -> Iterator[ModelVersion]:
-    for version in versions_in(home):
+def _versions(home: Path, tag: Tag) -> Iterator[ModelVersion]:
+    for version in matching_versions(tag, home):
         try:
             yield open_version(home / version)
         except (StoreError, ConfigError) as exc:

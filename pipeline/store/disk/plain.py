@@ -1,18 +1,34 @@
-"""Plain copies of a model's labels, metadata, signatures and class names, for ``model.yaml``."""
+"""Plain copies of a model's labels, metadata and class names, for ``model.yaml``."""
 
 from __future__ import annotations
 
+import base64
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
+
+import numpy as np
 
 from pipeline.errors import ConfigError
 from pipeline.records import Categories
 
 _MAX_BITS = 200  # per number; at most 64 digits can be read back
-DEFAULT_SIGNATURES = {"__call__": {"batchable": False}}
-_SIGNATURE = {"batchable", "batch_dim", "input_spec", "output_spec"}
+_PLAIN = "text, numbers, true, false, null, bytes, dates, lists and mappings"
+_KEYS = (str, int, float)  # as in BentoML
+
+
+def expect_mapping(given: Any, name: str, expected: str) -> Mapping[Any, Any]:
+    """Return a mapping, empty for ``None``.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"{name}: expected a mapping of names to {expected}, got {given!r:.80}")
+    return given or {}
 
 
 def plain_labels(labels: Mapping[str, Any] | None) -> dict[str, str]:
@@ -22,76 +38,109 @@ def plain_labels(labels: Mapping[str, Any] | None) -> dict[str, str]:
         ConfigError: A key is not text, or a value is neither text nor a number.
     """
     plain = {}
-    for key, value in (labels or {}).items():
-        if not isinstance(key, str) or not isinstance(value, (str, int, float)):
-            raise ConfigError(f"label {key!r}: expected text, as in team: vision, got {value!r}")
-        plain[key] = str(value).lower() if isinstance(value, bool) else str(value)
+    for key, given in expect_mapping(labels, "labels", "text, as in {'team': 'vision'}").items():
+        if not isinstance(key, str) or not isinstance(given, (str, int, float)):
+            raise ConfigError(f"label {key!r}: expected text, as in team: vision, got {given!r}")
+        value = plain_value(given, f"label {key!r}")
+        plain[str.__str__(key)] = str(value).lower() if isinstance(value, bool) else str(value)
     return plain
 
 
-def plain_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a copy of metadata in JSON's types, with NumPy values as numbers and lists.
+def plain_metadata(metadata: Mapping[Any, Any] | None) -> dict[Any, Any]:
+    """Return a copy of metadata in YAML's types, with NumPy values as numbers and lists.
 
     Raises:
         ConfigError: A value has another type; says where.
     """
+    given = expect_mapping(metadata, "metadata", "values, as in {'box_ap': 41.2}")
     try:
-        copy: dict[str, Any] = plain_value(dict(metadata or {}), "metadata")
+        copy: dict[Any, Any] = plain_value(given, "metadata")
     except RecursionError:
         raise ConfigError("metadata is nested too deeply or contains itself; flatten it") from None
     return copy
 
 
 def plain_value(value: Any, where: str) -> Any:
-    """Return a copy made of mappings, lists, text, numbers, booleans and ``None``.
+    """Return a copy made of YAML's types; subclasses become these types, and tuples lists.
 
     Raises:
         ConfigError: A value has another type; says where.
     """
-    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # NumPy and torch
+    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "detach"):  # or torch
         value = value.tolist()
-    if value is None or isinstance(value, (str, bool)):
-        return value
-    if isinstance(value, int) and value.bit_length() <= _MAX_BITS:
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
+    if value is None:
+        return None
+    is_huge = isinstance(value, int) and value.bit_length() > _MAX_BITS
+    for kind, convert in () if is_huge else _SCALARS:
+        if isinstance(value, kind):
+            return convert(value)
     if isinstance(value, (list, tuple)):
         return [plain_value(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: plain_value(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return _plain_mapping(value, where)
     raise ConfigError(
-        f"{where}: expected text, finite numbers, true, false, null, lists and mappings with text "
-        f"keys, got {value!r:.80}. Save other values as custom_objects"
+        f"{where}: expected {_PLAIN}, got {value!r:.80}. Save other values as custom_objects"
     )
 
 
-def plain_signatures(signatures: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """Return a copy of signatures, which describe the callable methods as in BentoML.
+def json_value(value: Any) -> Any:
+    """Return a plain value in JSON's types.
 
-    Raises:
-        ConfigError: A signature is not valid.
+    As in the JSON of protobuf, NaN and infinite numbers become the text ``NaN``, ``Infinity`` and
+    ``-Infinity``, and bytes become base64. Dates become ISO text.
     """
-    plain: dict[str, dict[str, Any]] = {}
-    for name, given in (DEFAULT_SIGNATURES if signatures is None else signatures).items():
-        options = given if isinstance(given, Mapping) else _attributes(given)
-        if not str(name).isidentifier() or options is None or set(options) - _SIGNATURE:
+    if isinstance(value, Mapping):
+        return {_json_key(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _plain_mapping(value: Mapping[Any, Any], where: str) -> dict[Any, Any]:
+    plain: dict[Any, Any] = {}
+    shown: dict[str, Any] = {}
+    for key, item in value.items():
+        if not isinstance(name := plain_value(key, f"a key of {where}"), _KEYS):
+            raise ConfigError(f"{where}: expected text or a number as a key, got {key!r:.80}")
+        if (text := _json_key(name)) in shown:
             raise ConfigError(
-                f"signatures: expected methods and mappings with {', '.join(sorted(_SIGNATURE))}, "
-                f"as in {DEFAULT_SIGNATURES}, got {name!r}: {given!r}"
+                f"{where}: the keys {shown[text]!r} and {name!r} are the same text; rename one"
             )
-        plain[name] = {"batchable": False} | plain_value(dict(options), f"signature {name}")
-    if not plain:
-        raise ConfigError(f"signatures is empty; omit it for {DEFAULT_SIGNATURES}")
+        shown[text] = name
+        plain[name] = plain_value(item, f"{where}.{text}")
     return plain
 
 
-def _attributes(signature: Any) -> dict[str, Any] | None:
-    """Return the options of BentoML's ``ModelSignature``; ``None`` for other objects."""
-    if not hasattr(signature, "batchable"):
-        return None
-    found = {key: getattr(signature, key, None) for key in sorted(_SIGNATURE)}
-    return {key: value for key, value in found.items() if value is not None}
+def _json_key(key: Any) -> str:
+    """Return the text of a key in JSON."""
+    return key if isinstance(key, str) else json.dumps(key, default=str)
+
+
+def _plain_date(value: date) -> date:
+    return date(value.year, value.month, value.day)
+
+
+def _plain_time(value: datetime) -> datetime:
+    plain = datetime.combine(value.date(), value.timetz())
+    offset = plain.utcoffset()
+    # YAML has no seconds in offsets
+    return plain.astimezone(timezone.utc) if offset and offset % timedelta(minutes=1) else plain
+
+
+# in this order, because a bool is an int, and a datetime a date
+_SCALARS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (bool, bool),
+    (str, str.__str__),
+    (int, int),
+    (float, float),
+    (bytes, bytes),
+    (datetime, _plain_time),
+    (date, _plain_date),
+)
 
 
 def plain_categories(categories: Categories) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from pipeline.errors import ConfigError, StoreError
-from pipeline.store.disk.tags import LATEST, is_name, parse_tag
+from pipeline.store.disk.tags import LATEST, Tag, TagLike, is_name
 from pipeline.store.disk.version import INFO, open_version
 from pipeline.system.files import RegularFile, sync_folder, write_whole
 
@@ -55,21 +55,32 @@ def creation_time(version: Path) -> datetime:
         return EARLIEST
 
 
-def resolve_version(tag: str, home: Path) -> str | None:
+def matching_versions(tag: Tag, home: Path) -> list[str]:
+    """Return the versions in a model's directory that a tag matches; all for a bare name.
+
+    Several match only a bare name, or a version that is the start of their names.
+    """
+    versions = versions_in(home)
+    name = tag.version
+    if name is None:
+        return versions
+    if name == LATEST:
+        return [latest_version(home, versions)] if versions else []
+    if name in versions or (home / name).is_dir():  # damaged versions too
+        return [name]
+    if version := aliases_in(home).get(name):
+        return [version]
+    return [version for version in versions if version.startswith(name)]
+
+
+def resolve_version(tag: TagLike, home: Path) -> str | None:
     """Return the version in a model's directory that a tag names; ``None`` if there is none.
 
     Raises:
-        StoreError: The tag is a prefix of several versions.
+        StoreError: The tag is the start of several versions.
     """
-    _, name = parse_tag(tag)
-    versions = versions_in(home)
-    if versions and name in ("", LATEST):
-        return latest_version(home, versions)
-    if name in versions or (name and (home / name).is_dir()):  # damaged versions too
-        return name
-    if version := aliases_in(home).get(name):
-        return version
-    matches = [version for version in versions if version.startswith(name)]
+    tag = Tag.from_taglike(tag)
+    matches = matching_versions(tag if tag.version else Tag(tag.name, LATEST), home)
     if len(matches) > 1:
         raise StoreError(
             f"'{tag}' matches several versions: {', '.join(matches)}; use a longer prefix"

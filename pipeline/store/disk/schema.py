@@ -13,8 +13,8 @@ from pipeline.store.disk.plain import (
     parse_categories,
     plain_labels,
     plain_metadata,
-    plain_signatures,
 )
+from pipeline.store.disk.signatures import plain_signatures
 from pipeline.store.disk.tags import check_name, check_version
 from pipeline.store.disk.version import CONFIG, FILE_NAME, INFO, WEIGHTS
 

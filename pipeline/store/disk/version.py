@@ -33,9 +33,9 @@ EXTERNAL_MODULES = "external_modules.zip"
 FILE_NAME = re.compile(r"[a-z][a-z0-9_.]{0,62}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ModelVersion:
-    """One version of a model.
+    """One version of a model. Versions are equal if their tags and paths are.
 
     Attributes:
         tag: ``name:version``; a string with the attributes ``name`` and ``version``.
@@ -46,8 +46,11 @@ class ModelVersion:
 
     tag: Tag
     path: Path
-    info: ModelInfo
+    info: ModelInfo = field(compare=False)
     trust: bool = field(default=False, compare=False)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(tag="{self.tag}", path="{self.path}")'
 
     @property
     def digest(self) -> str:

@@ -29,7 +29,6 @@ from pipeline.store.disk.plain import (
     plain_categories,
     plain_labels,
     plain_metadata,
-    plain_signatures,
 )
 from pipeline.store.disk.pointers import (
     EARLIEST,
@@ -39,8 +38,9 @@ from pipeline.store.disk.pointers import (
     update_latest,
     versions_in,
 )
+from pipeline.store.disk.signatures import plain_signatures
 from pipeline.store.disk.staging import hide, locked, staged
-from pipeline.store.disk.tags import LATEST, check_version, parse_tag
+from pipeline.store.disk.tags import LATEST, Tag, TagLike, check_version
 from pipeline.store.disk.version import (
     CONFIG,
     WEIGHTS,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 def write_version(
     root: Path,
-    tag: str,
+    tag: TagLike,
     *,
     config_yaml: str,
     weights: Mapping[str, Tensor],
@@ -93,11 +93,10 @@ def write_version(
         ModelExistsError: The name has this version.
         StoreError: The directory cannot be written.
     """
+    tag = Tag.from_taglike(tag)
     refuse_existing(root, tag)
-    name, version = parse_tag(tag)
     now = datetime.now(timezone.utc)
-    version = version or f"{now:%Y%m%dt%H%M%S%f}-{secrets.token_hex(3)}"
-    check_version(version)
+    name, version = tag.name, tag.version or f"{now:%Y%m%dt%H%M%S%f}-{secrets.token_hex(3)}"
     parse_yaml(config_yaml, "the config")
     info = {
         "name": name,
@@ -134,7 +133,7 @@ def publish(root: Path, folder: Path, name: str, version: str) -> ModelVersion:
     home = root / name
     home.mkdir(parents=True, exist_ok=True)
     with locked(home):
-        refuse_existing(root, f"{name}:{version}")
+        refuse_existing(root, Tag(name, version))
         before = versions_in(home)
         newest = creation_time(home / latest_version(home, before)) if before else EARLIEST
         # the pointer first: as long as it names a missing version, the newest one counts
@@ -147,24 +146,24 @@ def publish(root: Path, folder: Path, name: str, version: str) -> ModelVersion:
     return open_version(home / version)
 
 
-def refuse_existing(root: Path, tag: str) -> None:
+def refuse_existing(root: Path, tag: TagLike) -> None:
     """Check that a new version can have a tag.
 
     Raises:
         ConfigError: The tag is not valid, or ``latest``.
         ModelExistsError: The name has this version, or an alias of this name.
     """
-    name, version = parse_tag(tag)
-    if ":" not in tag:
+    tag = Tag.from_taglike(tag)
+    if tag.version is None:
         return
-    check_version(version)
-    path = root / name / version
+    check_version(tag.version)
+    path = root / tag.name / tag.version
     if path.exists() or path.is_symlink():
         what = "version" if path.is_dir() else "alias"
         raise ModelExistsError(f"the {what} '{tag}' already exists ({path}); choose another tag")
 
 
-def set_alias(root: Path, tag: str, alias: str) -> ModelVersion:
+def set_alias(root: Path, tag: TagLike, alias: str) -> ModelVersion:
     """Set the alias ``name:alias`` of a version.
 
     Raises:
@@ -172,8 +171,9 @@ def set_alias(root: Path, tag: str, alias: str) -> ModelVersion:
         ModelExistsError: A version has this name.
         StoreError: The model is bundled with d2run, or the directory cannot be written.
     """
-    check_version(alias)
     model = find_own(root, tag)
+    alias = str(Tag(model.tag.name, alias).version)
+    check_version(alias)
     home = model.path.parent
     try:
         with locked(home):
@@ -187,20 +187,21 @@ def set_alias(root: Path, tag: str, alias: str) -> ModelVersion:
     return model
 
 
-def remove_alias(root: Path, tag: str) -> None:
+def remove_alias(root: Path, tag: TagLike) -> None:
     """Remove the alias ``name:alias``; its version stays.
 
     Raises:
         ModelNotFoundError: There is no such alias.
     """
-    name, alias = parse_tag(tag)
-    known = aliases_in(root / name)
-    if alias not in known:
-        raise ModelNotFoundError(tag, [f"{name}:{key}" for key in known], str(root))
-    (root / name / alias).unlink(missing_ok=True)
+    tag = Tag.from_taglike(tag)
+    home = root / tag.name
+    known = aliases_in(home)
+    if (alias := tag.version) not in known:
+        raise ModelNotFoundError(tag, [f"{tag.name}:{key}" for key in known], str(root))
+    (home / str(alias)).unlink(missing_ok=True)
 
 
-def delete_versions(root: Path, *tags: str) -> list[str]:
+def delete_versions(root: Path, *tags: TagLike) -> list[str]:
     """Delete versions, all of a model for a bare name, and return their tags.
 
     Either all of them are deleted or, if one cannot be deleted, none.
@@ -224,7 +225,7 @@ def delete_versions(root: Path, *tags: str) -> list[str]:
         for folder in hidden:
             shutil.rmtree(folder, ignore_errors=True)  # prune() deletes what remains
     except OSError as exc:
-        what = ", ".join(tags)
+        what = ", ".join(map(Tag.from_taglike, tags))
         raise StoreError(f"cannot delete '{what}': {exc.strerror or exc}") from exc
     return [f"{path.parent.name}:{path.name}" for path in paths]
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.store.disk.plain import plain_labels, plain_metadata
+
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
@@ -26,3 +28,8 @@ class ImportOptions:
     metadata: Mapping[str, Any] | None = None
     ema: bool = False
     trust: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the types that would fail only after the weights are read."""
+        plain_labels(self.labels)
+        plain_metadata(self.metadata)

@@ -13,6 +13,7 @@ from pipeline.store.api.store import ModelStore
 from pipeline.store.api.stored_model import StoredModel
 from pipeline.store.disk.plain import plain_categories
 from pipeline.store.disk.staging import staged
+from pipeline.store.disk.tags import TagLike
 from pipeline.store.disk.version import INFO, WEIGHTS, sync_files
 from pipeline.store.exchange import archive
 from pipeline.store.exchange.bento_writing import write_bento
@@ -23,7 +24,7 @@ _SUFFIX = {"bentoml": ".bentomodel", "dir": ""}
 
 
 def export_model(
-    tag: str | StoredModel,
+    tag: TagLike,
     path: str | Path = ".",
     *,
     format: str | None = None,
@@ -34,7 +35,7 @@ def export_model(
     """Write a stored model to a file, a directory or an address.
 
     Args:
-        tag: A tag, or the result of ``get``.
+        tag: A tag or the result of ``get``, of d2run or BentoML.
         path: A file; an existing directory, or a path with a trailing ``/``, for a file
             ``<name>-<version>`` in it; or an address that fsspec supports, such as
             ``s3://bucket/``.

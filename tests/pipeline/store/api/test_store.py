@@ -93,8 +93,8 @@ def test_tags(store):
 @pytest.mark.parametrize(
     "tag",
     [
-        "../x", "a/b", "a:..", "x" * 64, "Crack", "", ":", ":v", "a:b:c", "a:../b", ".hidden",
-        "a\n", "a:b\n", "a b", "ü", "a:X", "-a", "a:.staging", "a\x00",
+        "../x", "a/b", "a:..", "x" * 64, "", ":", ":v", "a:b:c", "a:../b", ".hidden",
+        "a\n", "a:b\n", "a b", "ü", "-a", "a:.staging", "a\x00",
     ],
 )  # fmt: skip
 def test_bad_tags(store, tag):
@@ -102,7 +102,7 @@ def test_bad_tags(store, tag):
         store.get(tag)
 
 
-@pytest.mark.parametrize("more", [{"name": "A"}, {"version": "latest"}, {"version": "../v"}])
+@pytest.mark.parametrize("more", [{"name": "-a"}, {"version": "latest"}, {"version": "../v"}])
 def test_bad_names_to_save(store, more):
     with pytest.raises(ConfigError):
         save(store, **more)
