@@ -164,7 +164,9 @@ def get_runnable(model: StoredModel | str, *, store: ModelStore | None = None) -
         model: A tag, or the result of ``get``.
         store: The store; by default the one in ``$D2RUN_HOME``.
     """
-    return (model if isinstance(model, StoredModel) else get(model, store=store)).to_runnable()
+    stored = model if isinstance(model, StoredModel) else get(model, store=store)
+    runnable: type = stored.to_runnable()
+    return runnable
 
 
 def get(tag: str, *, trust: bool = False, store: ModelStore | None = None) -> StoredModel:

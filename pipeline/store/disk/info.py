@@ -6,6 +6,7 @@ them would take too long. So the file is split at its top-level keys, and each i
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,13 @@ class ModelInfo(Mapping[str, Any]):
         if key not in self._sections:
             raise AttributeError(f"{self._where} has no '{key}'; it has {', '.join(self)}")
         return self[key]
+
+    def replace(self, **values: Any) -> ModelInfo:
+        """Return a copy with other values; the file does not change."""
+        changed = copy.copy(self)
+        changed._sections = self._sections | dict.fromkeys(values, "")
+        changed._values = self._values | values
+        return changed
 
     @property
     def tag(self) -> Tag:
