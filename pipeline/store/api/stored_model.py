@@ -12,7 +12,7 @@ from pipeline.models.config_file import ConfigFile, read_plain
 from pipeline.store.api.building import build_module, load_version
 from pipeline.store.api.custom import import_modules, load_custom_objects
 from pipeline.store.api.running.factory import make_runnable, make_runner
-from pipeline.store.api.running.options import ModelOptions
+from pipeline.store.disk.options import ModelOptions
 from pipeline.store.disk.version import CONFIG, WEIGHTS, ModelVersion
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class StoredModel(ModelVersion):
     @property
     def options(self) -> ModelOptions:
         """How it is run."""
-        return ModelOptions(**self.info.get("options", {}))
+        return self.info.options
 
     def with_options(self, **options: Any) -> StoredModel:
         """Return the model with other options; the store does not change.
@@ -96,14 +96,14 @@ class StoredModel(ModelVersion):
         Raises:
             ConfigError: There is no such option or method, or a value is not valid.
         """
-        changed = self.options.with_options(**options)
+        changed = self.info.with_options(**options)
         for method in options.get("partial_kwargs", {}):
             if method not in self.info["signatures"]:
                 raise ConfigError(
                     f"partial_kwargs: '{self.tag}' has no signature {method!r}; it has "
                     f"{', '.join(self.info['signatures'])}"
                 )
-        return replace(self, info=self.info.replace(options=changed.to_dict()))
+        return replace(self, info=changed)
 
     def to_runnable(self) -> Any:
         """Return a class with one method per signature; see ``pipeline.store.get_runnable``."""

@@ -19,6 +19,7 @@ import yaml
 from pipeline.errors import ConfigError, ModelCorruptError
 from pipeline.models.config_file import parse_yaml
 from pipeline.models.plain_yaml import load_yaml
+from pipeline.store.disk.options import ModelOptions
 from pipeline.store.disk.tags import Tag
 
 _SEALED = re.compile(rb"(?P<body>.*\n)digest: (?P<digest>[0-9a-f]{64})\n", re.DOTALL)
@@ -75,11 +76,20 @@ class ModelInfo(Mapping[str, Any]):
             raise AttributeError(f"{self._where} has no '{key}'; it has {', '.join(self)}")
         return self[key]
 
-    def replace(self, **values: Any) -> ModelInfo:
-        """Return a copy with other values; the file does not change."""
+    @property
+    def options(self) -> ModelOptions:
+        """How the model is run."""
+        return ModelOptions(**self.get("options", {}))
+
+    def with_options(self, **options: Any) -> ModelInfo:
+        """Return a copy with other options; the file does not change.
+
+        Raises:
+            ConfigError: There is no such option, or a value is not valid.
+        """
         changed = copy.copy(self)
-        changed._sections = self._sections | dict.fromkeys(values, "")
-        changed._values = self._values | values
+        changed._sections = self._sections | {"options": ""}
+        changed._values = self._values | {"options": self.options.with_options(**options).to_dict()}
         return changed
 
     @property

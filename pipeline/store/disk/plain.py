@@ -1,4 +1,4 @@
-"""Plain copies of what a model's ``model.yaml`` holds: labels, metadata, signatures and so on."""
+"""Plain copies of a model's labels, metadata, signatures and class names, for ``model.yaml``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pipeline.records import Categories
 _MAX_BITS = 200  # per number; at most 64 digits can be read back
 DEFAULT_SIGNATURES = {"__call__": {"batchable": False}}
 _SIGNATURE = {"batchable", "batch_dim", "input_spec", "output_spec"}
-OPTIONS = ("device_id", "partial_kwargs")
 
 
 def plain_labels(labels: Mapping[str, Any] | None) -> dict[str, str]:
@@ -93,42 +92,6 @@ def _attributes(signature: Any) -> dict[str, Any] | None:
         return None
     found = {key: getattr(signature, key, None) for key in sorted(_SIGNATURE)}
     return {key: value for key, value in found.items() if value is not None}
-
-
-def plain_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a copy of a model's options, without those that have no value.
-
-    Raises:
-        ConfigError: There is no such option, or a value is not valid.
-    """
-    plain: dict[str, Any] = plain_value(dict(options or {}), "options")
-    check_options(plain)
-    return {name: value for name, value in plain.items() if value}
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Check options of a stored model, whose keyword arguments can be any objects.
-
-    Raises:
-        ConfigError: There is no such option, or a value is not valid.
-    """
-    for name, value in options.items():
-        if name not in OPTIONS:
-            raise ConfigError(
-                f"a stored model has no option {name!r}; its options are {', '.join(OPTIONS)}"
-            )
-        if name == "device_id" and not isinstance(value, str):
-            raise ConfigError(f"{name}: expected auto, cpu, cuda or cuda:N, got {value!r}")
-        if name == "partial_kwargs" and not _is_nested(value):
-            raise ConfigError(
-                f"{name}: expected keyword arguments by method, as in "
-                f"{{'inference': {{'do_postprocess': False}}}}, got {value!r:.80}"
-            )
-
-
-def _is_nested(value: Any) -> bool:
-    inner = value.values() if isinstance(value, Mapping) else [value]
-    return all(isinstance(item, Mapping) for item in inner)
 
 
 def plain_categories(categories: Categories) -> dict[str, Any]:

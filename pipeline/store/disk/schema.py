@@ -9,11 +9,11 @@ from typing import Any
 
 from pipeline.errors import ConfigError, ModelCorruptError
 from pipeline.store.disk.info import ModelInfo
+from pipeline.store.disk.options import plain_options
 from pipeline.store.disk.plain import (
     parse_categories,
     plain_labels,
     plain_metadata,
-    plain_options,
     plain_signatures,
 )
 from pipeline.store.disk.tags import check_name, check_version

@@ -25,11 +25,11 @@ from pipeline.models.config_file import parse_yaml
 from pipeline.records import Categories
 from pipeline.store.disk.context import framework_context
 from pipeline.store.disk.lookup import find_own, resolve_paths
+from pipeline.store.disk.options import plain_options
 from pipeline.store.disk.plain import (
     plain_categories,
     plain_labels,
     plain_metadata,
-    plain_options,
     plain_signatures,
 )
 from pipeline.store.disk.pointers import (

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError
 from pipeline.store.api.building import load_version, stored_cfg
 from pipeline.store.api.running.arguments import split_arguments
-from pipeline.store.api.running.options import ModelOptions
 from pipeline.store.disk.version import ModelVersion
 from pipeline.system.devices import resolve_device
 
@@ -37,7 +36,7 @@ class StoredRunnable:
     stored: ModelVersion
 
     def __init__(self, device_id: str | None = None) -> None:
-        options = ModelOptions(**self.stored.info.get("options", {}))
+        options = self.stored.info.options
         self.device_id = resolve_device(device_id or options.device_id)
         self.model: Any = load_version(
             self.stored, self.device_id, trust=self.stored.trust, verify=True
