@@ -9,12 +9,14 @@ from pipeline.store.api.functions import delete, get, get_runnable, list, load_m
 from pipeline.store.api.model import Model
 from pipeline.store.api.store import ModelStore
 from pipeline.store.api.stored_model import StoredModel
+from pipeline.store.disk.options import ModelOptions
 from pipeline.store.disk.tags import Tag
 from pipeline.store.exchange.incoming import import_model
 from pipeline.store.exchange.outgoing import export_model
 
 __all__ = [
     "Model",
+    "ModelOptions",
     "ModelStore",
     "StoredModel",
     "Tag",

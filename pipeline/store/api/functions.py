@@ -176,7 +176,8 @@ def get_runnable(bento_model: TagLike, *, store: ModelStore | None = None) -> ty
         bento_model: A tag or the result of ``get``, of d2run or BentoML.
         store: The store; by default the one in ``$D2RUN_HOME``.
     """
-    return _stored(bento_model, store).to_runnable()
+    runnable: type = _stored(bento_model, store).to_runnable()
+    return runnable
 
 
 def get(tag_like: TagLike, *, trust: bool = False, store: ModelStore | None = None) -> StoredModel:

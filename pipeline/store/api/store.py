@@ -75,6 +75,7 @@ class ModelStore:
         labels: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         signatures: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
         kind: str = "predictor",
         created: datetime | None = None,
         custom_objects: Mapping[str, Any] | None = None,
@@ -93,6 +94,7 @@ class ModelStore:
             labels: Labels to find the model by.
             metadata: Plain values.
             signatures: Callable methods of the model.
+            options: How the model is run; see ``ModelOptions``.
             kind: ``predictor`` or ``module``: the type that ``load_model`` returns.
             created: Time of creation, if not now.
             custom_objects: Python objects to save with the model.
@@ -115,6 +117,7 @@ class ModelStore:
             categories=categories,
             **plain,
             signatures=signatures,
+            options=options,
             kind=kind,
             created=created,
             files=rebuilt.files,

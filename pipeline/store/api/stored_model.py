@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline.errors import ConfigError
 from pipeline.models.config_file import ConfigFile, read_plain
 from pipeline.store.api.building import build_module, load_version
 from pipeline.store.api.custom import import_modules, load_custom_objects
-from pipeline.store.api.runnable import LocalRunner, make_runnable
+from pipeline.store.api.running.factory import make_runnable, make_runner
+from pipeline.store.disk.options import ModelOptions
 from pipeline.store.disk.version import CONFIG, WEIGHTS, ModelVersion
 
 if TYPE_CHECKING:
@@ -92,10 +94,66 @@ class StoredModel(ModelVersion):
         """Return the model on a device; see ``pipeline.store.load_model``."""
         return load_version(self, device_id, trust=self.trust, verify=True)
 
-    def to_runnable(self) -> type:
+    @property
+    def options(self) -> ModelOptions:
+        """How it is run."""
+        return self.info.options
+
+    def with_options(self, **options: Any) -> StoredModel:
+        """Return the model with other options; the store does not change.
+
+        Args:
+            options: ``device_id``: the device of its runnable; ``partial_kwargs``: keyword
+                arguments for its methods, by method.
+
+        Raises:
+            ConfigError: There is no such option or method, or a value is not valid.
+        """
+        changed = self.info.with_options(**options)
+        for method in options.get("partial_kwargs", {}):
+            if method not in self.info["signatures"]:
+                raise ConfigError(
+                    f"partial_kwargs: '{self.tag}' has no signature {method!r}; it has "
+                    f"{', '.join(self.info['signatures'])}"
+                )
+        return replace(self, info=changed)
+
+    def to_runnable(self) -> Any:
         """Return a class with one method per signature; see ``pipeline.store.get_runnable``."""
         return make_runnable(self)
 
-    def to_runner(self, name: str = "") -> LocalRunner:
-        """Return the model with BentoML's interface: ``init_local()``, then ``run(image)``."""
-        return LocalRunner(self, name or str(self.info["name"]))
+    def to_runner(
+        self,
+        name: str = "",
+        max_batch_size: int | None = None,
+        max_latency_ms: int | None = None,
+        method_configs: Mapping[str, Mapping[str, int]] | None = None,
+        embedded: bool = False,
+        scheduling_strategy: type | None = None,
+    ) -> Any:
+        """Return a runner, which loads the model on the first ``run(image)`` or ``async_run``.
+
+        It is a ``bentoml.legacy.Runner`` if BentoML is installed, for the ``runners`` of a
+        ``bentoml.legacy.Service``; otherwise a ``LocalRunner`` with the same methods.
+
+        Args:
+            name: The runner's name; by default the model's.
+            max_batch_size: The largest batch that BentoML's server gathers from requests to
+                methods whose signature is ``batchable``.
+            max_latency_ms: The time in ms within which it answers such a request.
+            method_configs: These two by method.
+            embedded: Run the model in the process of the service instead of its own.
+            scheduling_strategy: A subclass of ``bentoml.legacy.Strategy``.
+
+        Raises:
+            ConfigError: The name is not valid, or there is no such method.
+        """
+        return make_runner(
+            self,
+            name=name,
+            max_batch_size=max_batch_size,
+            max_latency_ms=max_latency_ms,
+            method_configs=method_configs,
+            scheduling_strategy=scheduling_strategy,
+            embedded=embedded,
+        )

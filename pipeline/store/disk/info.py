@@ -6,6 +6,7 @@ them would take too long. So the file is split at its top-level keys, and each i
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from pipeline.errors import ConfigError, ModelCorruptError
 from pipeline.models.config_file import parse_yaml
 from pipeline.models.plain_yaml import load_yaml
 from pipeline.store.disk.context import ModelContext
+from pipeline.store.disk.options import ModelOptions
 from pipeline.store.disk.signatures import Signature
 from pipeline.store.disk.tags import Tag
 
@@ -31,7 +33,7 @@ _KEY = re.compile(r"^([a-z_]+):", re.MULTILINE)  # lines that belong to a key ar
 class ModelInfo(Mapping[str, Any]):
     """The content of ``model.yaml``: a mapping and, with the names of BentoML, attributes.
 
-    Infos are equal if their digests are.
+    Infos are equal if their digests and options are.
 
     Args:
         text: The file's content.
@@ -80,11 +82,28 @@ class ModelInfo(Mapping[str, Any]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, ModelInfo):
-            return bool(self["digest"] == other["digest"])  # NaN is not equal to itself
+            # not the values, because NaN is not equal to itself
+            return bool(self["digest"] == other["digest"]) and self.options == other.options
         return super().__eq__(other)
 
     def __hash__(self) -> int:
         return hash(self["digest"])
+
+    @property
+    def options(self) -> ModelOptions:
+        """How the model is run."""
+        return ModelOptions(**self.get("options", {}))
+
+    def with_options(self, **options: Any) -> ModelInfo:
+        """Return a copy with other options; the file does not change.
+
+        Raises:
+            ConfigError: There is no such option, or a value is not valid.
+        """
+        changed = copy.copy(self)
+        changed._sections = self._sections | {"options": ""}
+        changed._values = self._values | {"options": self.options.with_options(**options).to_dict()}
+        return changed
 
     @property
     def tag(self) -> Tag:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError, ModelCorruptError
 from pipeline.store.disk.info import ModelInfo
+from pipeline.store.disk.options import plain_options
 from pipeline.store.disk.plain import (
     parse_categories,
     plain_labels,
@@ -28,6 +29,8 @@ def check_info(info: ModelInfo) -> None:
         ModelCorruptError: A key is missing or not valid; says which.
     """
     for key, check in _CHECKS.items():
+        if key in _OPTIONAL and key not in info:
+            continue
         try:
             check(info[key])
         except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as exc:
@@ -55,6 +58,7 @@ def _kind(kind: str) -> None:
         raise ValueError(f"expected predictor or module, got {kind!r}")
 
 
+_OPTIONAL = {"options"}
 _CHECKS: dict[str, Any] = {
     "name": check_name,
     "version": check_version,
@@ -63,6 +67,7 @@ _CHECKS: dict[str, Any] = {
     "labels": lambda labels: plain_labels(dict(labels.items())),
     "metadata": lambda metadata: plain_metadata(dict(metadata.items())),
     "signatures": lambda signatures: plain_signatures(dict(signatures.items())),
+    "options": lambda options: plain_options(dict(options.items())),
     "context": lambda context: dict(context.items()),
     "categories": parse_categories,
     "files": _files,

@@ -25,6 +25,7 @@ from pipeline.models.config_file import parse_yaml
 from pipeline.records import Categories
 from pipeline.store.disk.context import framework_context
 from pipeline.store.disk.lookup import find_own, resolve_paths
+from pipeline.store.disk.options import plain_options
 from pipeline.store.disk.plain import (
     plain_categories,
     plain_labels,
@@ -66,6 +67,7 @@ def write_version(
     labels: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     signatures: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     kind: str = "predictor",
     created: datetime | None = None,
     files: Mapping[str, bytes] | None = None,
@@ -83,6 +85,7 @@ def write_version(
         labels: Labels to find it by.
         metadata: Other plain values.
         signatures: Callable methods of the model, as BentoML describes them.
+        options: How the model is run; see ``ModelOptions``.
         kind: ``predictor`` or ``module``.
         created: Time of creation if not now; an older version does not become the latest.
         files: Contents of more files, by name.
@@ -107,6 +110,7 @@ def write_version(
         "labels": plain_labels(labels),
         "metadata": plain_metadata(metadata),
         "signatures": plain_signatures(signatures),
+        **({"options": plain} if (plain := plain_options(options)) else {}),
         "context": framework_context(),
         "categories": plain_categories(categories),
         **(more or {}),

@@ -255,6 +255,7 @@ def test_its_config_names_its_weights(store, predictor):
     assert_same(DefaultPredictor(loaded.cfg)(picture()), predictor(picture()))
 
 
-def test_the_import_needs_no_torch():
-    code = "import sys, pipeline.store; assert not {'torch', 'detectron2'} & set(sys.modules)"
+def test_the_import_needs_no_torch_and_no_bentoml():
+    heavy = {"torch", "detectron2", "bentoml"}
+    code = f"import sys, pipeline.store; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,5 +1,3 @@
-import asyncio
-
 import numpy as np
 import pytest
 import torch
@@ -145,18 +143,3 @@ def test_device(make):
     with pytest.raises(DeviceError):
         type(make("predictor"))("cuda:99")
     assert type(make("predictor"))().device_id in ("cpu", "cuda:0")
-
-
-def test_runner(make, predictor):
-    stored = make("predictor", {"__call__": {}, "inference": {}}).stored
-    runner = stored.to_runner()
-    assert runner.name == "predictor"
-    runner.init_local("cpu")
-    image = picture()
-    assert_same(runner.run(image), predictor(image))
-    assert_same(runner.__call__.run(image), predictor(image))
-    assert_same(runner.inference.run(image)[0], predictor(image))
-    assert_same(asyncio.run(runner.async_run(image)), predictor(image))
-    assert_same(stored.to_runnable()("cpu")(image), predictor(image))
-    with pytest.raises(AttributeError):
-        runner.predict  # noqa: B018

@@ -187,7 +187,10 @@ def test_json():
         (None, {}),
         ({}, {}),
         ({"label1": "label", "label3": "anotherlabel"},) * 2,
-        ({"a": 1, "b": 1.5, "c": True, "d": math.nan},) + ({"a": "1", "b": "1.5", "c": "true", "d": "nan"},),
+        (
+            {"a": 1, "b": 1.5, "c": True, "d": math.nan},
+            {"a": "1", "b": "1.5", "c": "true", "d": "nan"},
+        ),
         ({Text.A: Text.A, "b": Number.ONE}, {"a": "a", "b": "1"}),
     ],
 )  # fmt: skip

@@ -1,9 +1,8 @@
-"""A stored model with BentoML's interface: a class with one method per signature."""
+"""The runnable of a stored model: an object with one method per signature."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.store.api.building import load_version, stored_cfg
+from pipeline.store.api.running.arguments import split_arguments
 from pipeline.store.disk.version import ModelVersion
 from pipeline.system.devices import resolve_device
 
@@ -26,17 +26,22 @@ class StoredRunnable:
     the channel order of ``INPUT.FORMAT``, a tensor must have it already. A mapping with the keys of
     Detectron2's inputs is passed through. Results are in pixels of the given image.
 
+    Further arguments are those of the model's method, which has the images as its first.
+
     Args:
-        device_id: ``auto`` (cuda:0 if there is one, else cpu), ``cpu``, ``cuda``, ``cuda:N``.
+        device_id: ``auto`` (cuda:0 if there is one, else cpu), ``cpu``, ``cuda``, ``cuda:N``; by
+            default the one in the model's options.
     """
 
     stored: ModelVersion
 
-    def __init__(self, device_id: str = "auto") -> None:
-        self.device_id = resolve_device(device_id)
+    def __init__(self, device_id: str | None = None) -> None:
+        options = self.stored.info.options
+        self.device_id = resolve_device(device_id or options.device_id)
         self.model: Any = load_version(
             self.stored, self.device_id, trust=self.stored.trust, verify=True
         )
+        self._partial_kwargs = options.partial_kwargs
         self._is_predictor = self.stored.info["kind"] != "module"
         self._module: Any = self.model.model if self._is_predictor else self.model
         self._format = stored_cfg(self.stored).INPUT.FORMAT
@@ -45,10 +50,17 @@ class StoredRunnable:
         import torch
 
         single = self._is_predictor and not options["batchable"]
-        images, others = _split(args, name, options, single)
+        images, others, named = split_arguments(
+            self._documented(name),
+            name,
+            options,
+            args,
+            {**self._partial_kwargs.get(name, {}), **kwargs},
+            single=single,
+        )
         inputs = [self._input(image) for image in images]
         moved = [self._to_device(value) for value in others]
-        named = {key: self._to_device(value) for key, value in kwargs.items()}
+        named = {key: self._to_device(value) for key, value in named.items()}
         method = self._module if name == "__call__" else getattr(self._module, name)
         with torch.inference_mode():
             if name not in _FORWARDS:
@@ -59,6 +71,13 @@ class StoredRunnable:
                 for i, output in zip(positions, found, strict=True):
                     outputs[i] = output
         return outputs[0] if single else outputs
+
+    def _documented(self, name: str) -> Callable[..., Any]:
+        """Return the method whose arguments a caller knows."""
+        owner = self.model if self._is_predictor and name == "__call__" else self._module
+        is_module_call = name == "__call__" and not self._is_predictor
+        method: Callable[..., Any] = getattr(owner, "forward" if is_module_call else name)
+        return method
 
     def _batches(self, inputs: list[dict[str, Any]]) -> list[list[int]]:
         """Return the positions that share a forward: one on the CPU, otherwise those of equal size.
@@ -97,57 +116,29 @@ class StoredRunnable:
         return value.to(self.device_id) if isinstance(value, torch.Tensor) else value
 
 
-def make_runnable(model: ModelVersion) -> type:
-    """Return a subclass of StoredRunnable; see ``pipeline.store.get_runnable``."""
-    methods = {name: _method(name, options) for name, options in model.info["signatures"].items()}
+def plain_runnable(model: ModelVersion) -> type[StoredRunnable]:
+    """Return the class for a stored model, which does not require BentoML."""
+    signatures = model.info["signatures"].items()
+    methods = {name: runnable_method(name, options) for name, options in signatures}
     return type("Detectron2Runnable", (StoredRunnable,), {"stored": model, **methods})
 
 
-def _method(name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+def batch_dims(name: str, options: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the dimensions that count the images of a method's input and output."""
+    dim = options.get("batch_dim") or 0
+    given, returned = (dim, dim) if isinstance(dim, int) else dim
+    return given, 0 if name in _FORWARDS else returned  # they return a list of outputs
+
+
+def runnable_method(name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the function of a runnable that calls a method of the model."""
+
     def call(self: StoredRunnable, *args: Any, **kwargs: Any) -> Any:
         return self._run(name, options, args, kwargs)
 
     call.__name__ = name
     call.__doc__ = f"Call the model's ``{name}``."
     return call
-
-
-def _split(
-    args: Sequence[Any], name: str, options: Mapping[str, Any], single: bool
-) -> tuple[list[Any], list[Any]]:
-    """Return the images and the other arguments."""
-    if not args:
-        raise ConfigError(
-            f"{name}: expected an image, an array (H, W, 3) BGR or a tensor (3, H, W)"
-        )
-    first = args[0]
-    is_batch = isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) == 4
-    if options["batchable"]:
-        if not is_batch:
-            raise ConfigError(
-                f"{name} is batchable: expected a list of images, or an array of four dimensions"
-            )
-        return _unstack(first, options.get("batch_dim", 0)), list(args[1:])
-    if is_batch:
-        raise ConfigError(
-            f"{name} accepts one image per call; to pass several, save the model with "
-            f"signatures={{'{name}': {{'batchable': True}}}}"
-        )
-    images = [first] if single else [value for value in args if _is_image(value)]
-    return images, [value for value in args if not any(value is image for image in images)]
-
-
-def _is_image(value: Any) -> bool:
-    return isinstance(value, Mapping) or getattr(value, "ndim", 0) == 3
-
-
-def _unstack(batch: Any, batch_dim: int | Sequence[int]) -> list[Any]:
-    if isinstance(batch, (list, tuple)):
-        return list(batch)
-    dim = batch_dim if isinstance(batch_dim, int) else batch_dim[0]
-    if isinstance(batch, np.ndarray):
-        return list(np.moveaxis(batch, dim, 0))
-    return list(batch.movedim(dim, 0))
 
 
 def _hwc(given: Any) -> NDArray[Any]:
@@ -164,54 +155,3 @@ def _hwc(given: Any) -> NDArray[Any]:
     rounded = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     # Pillow resizes uint8; a float tensor of whole numbers is the same image
     return rounded if np.array_equal(rounded, image) else image
-
-
-class LocalRunner:
-    """The runner of BentoML's ``to_runner()``, in this process.
-
-    Args:
-        model: The model.
-        name: The runner's name, as in BentoML; only for display.
-    """
-
-    def __init__(self, model: ModelVersion, name: str) -> None:
-        self.name = name
-        self._model = model
-        self._methods = list(model.info["signatures"])
-        self._instance: Any = None
-
-    def init_local(self, device_id: str = "auto") -> None:
-        """Load the model; otherwise it is loaded by the first call."""
-        self._instance = make_runnable(self._model)(device_id)
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the only method, or ``__call__`` if there are several."""
-        name = self._methods[0] if len(self._methods) == 1 else "__call__"
-        return RunnerMethod(self, name).run(*args, **kwargs)
-
-    async def async_run(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the method without blocking the event loop."""
-        return await asyncio.to_thread(self.run, *args, **kwargs)
-
-    def __getattr__(self, name: str) -> RunnerMethod:
-        if name not in self.__dict__.get("_methods", ()):
-            raise AttributeError(f"the model has no signature '{name}'")
-        return RunnerMethod(self, name)
-
-
-class RunnerMethod:
-    """One method of a runner: ``runner.predict.run(image)``."""
-
-    def __init__(self, runner: LocalRunner, name: str) -> None:
-        self._runner = runner
-        self._name = name
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the method."""
-        if self._runner._instance is None:
-            self._runner.init_local()
-        return getattr(self._runner._instance, self._name)(*args, **kwargs)
-
-    async def async_run(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the method without blocking the event loop."""
-        return await asyncio.to_thread(self.run, *args, **kwargs)
