@@ -15,6 +15,7 @@ from tiny_model import CLASS_NAMES, assert_same, picture, tiny_cfg, tiny_predict
 from pipeline.errors import ConfigError, ModelCorruptError, StoreError, UntrustedModelError
 from pipeline.records import Categories
 from pipeline.store import ModelStore, get, load_model, save_model
+from pipeline.store.api import custom
 from pipeline.store.api.code.importing import SourceFinder
 from pipeline.store.api.code.packing import pack_modules
 from pipeline.store.api.custom import (
@@ -456,48 +457,80 @@ def test_names_that_d2run_does_not_write(store, write_module, key, value):
 
 
 HEADS = """
-from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling import GeneralizedRCNN, StandardROIHeads
+from ..settings import FACTOR
 
 @ROI_HEADS_REGISTRY.register()
 class TravellingHeads(StandardROIHeads):
+    def forward_with_given_boxes(self, features, instances):
+        for found in super().forward_with_given_boxes(features, instances):
+            found.scores = found.scores * FACTOR
+        return instances
+
+@META_ARCH_REGISTRY.register()
+class TravellingRCNN(GeneralizedRCNN):
     pass
+
+class Scale:
+    def __call__(self, value):
+        return value * FACTOR
 """
 
 
 @pytest.mark.detectron2
-def test_custom_head_in_another_process(store, write_module, tmp_path):
-    """In another process, which has not imported the module."""
-    write_module("travelling_heads.py", HEADS)
-    import travelling_heads
-    from detectron2.modeling import build_model
+def test_custom_architecture_in_another_process(store, write_module, tmp_path, monkeypatch):
+    """Registered classes of a subpackage: the same detections in a process without the package."""
+    write_module("trained/__init__.py", "")
+    write_module("trained/settings.py", "FACTOR = 0.5\n")
+    write_module("trained/arch/__init__.py", "")
+    write_module("trained/arch/heads.py", HEADS)
+    from detectron2.engine import DefaultPredictor
+    from trained.arch import heads
 
-    cfg = tiny_cfg(MODEL__ROI_HEADS__NAME="TravellingHeads")
-    save_model(
-        "crack",
-        build_model(cfg),
-        cfg,
-        external_modules=[travelling_heads],
-        class_names=CLASS_NAMES,
-        store=store,
-    )
-    code = f"""
+    names = {
+        "MODEL__META_ARCHITECTURE": "TravellingRCNN",
+        "MODEL__ROI_HEADS__NAME": "TravellingHeads",
+    }
+    predictor = DefaultPredictor(tiny_cfg(**names))
+    given = {"class_names": CLASS_NAMES, "store": store}
+    said = []  # not caplog, whose handlers get another level when torch's logger is quietened
+    monkeypatch.setattr(custom._log, "warning", lambda text, *args: said.append(text % args))
+    save_model("alone:v1", predictor, **given)
+    assert said == [
+        "'alone:v1' requires modules that are not saved with it: trained. Add them to "
+        "external_modules"
+    ]
+    said.clear()
+    objects = {"scale": heads.Scale()}
+    save_model("crack", predictor, custom_objects=objects, external_modules=[heads], **given)
+    assert not said
+    lines = run(
+        store,
+        f"""
 import sys
-from pipeline.store import ModelStore, load_model
-store = ModelStore({str(store.root)!r})
+sys.path.append("tests/support")
+import torch
+from tiny_model import picture
 try:
     load_model("crack", store=store)
 except Exception as exc:
     print(type(exc).__name__, exc)
-print(type(load_model("crack", store=store, trust=True).roi_heads).__name__)
-"""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    first, last = done.stdout.strip().splitlines()[-2:]
-    assert first.startswith("UntrustedModelError")
-    assert "travelling_heads" in first
-    assert last == "TravellingHeads"
+predictor = load_model("crack", store=store, trust=True)
+torch.save(predictor(picture())["instances"].get_fields(), {str(tmp_path / "found.pt")!r})
+print(type(predictor.model).__name__, type(predictor.model.roi_heads).__name__)
+print(get("crack", trust=True, store=store).custom_objects["scale"](8))
+""",
+    )
+    assert lines[0].startswith("UntrustedModelError")
+    assert "trained.arch.heads" in lines[0]
+    assert lines[1:] == ["TravellingRCNN TravellingHeads", "4.0"]
+    found = torch.load(tmp_path / "found.pt", weights_only=False)
+    want = predictor(picture())["instances"].get_fields()
+    assert 0 < want["scores"].max() <= 0.5  # the custom heads ran
+    assert torch.equal(found.pop("pred_boxes").tensor, want.pop("pred_boxes").tensor)
+    assert found.keys() == want.keys()
+    assert all(torch.equal(found[key], value) for key, value in want.items())
 
 
 @pytest.mark.detectron2

@@ -172,7 +172,7 @@ def test_config_of_a_predictor_is_ignored(store, predictor):
         ("predictor", {"signatures": {}}, "signatures is empty"),
         ("predictor", {"custom_objects": {"x": (i for i in ())}}, "cannot be pickled"),
         ("predictor", {"external_modules": ["numpy"]}, "expected modules"),
-        ("predictor", {"external_modules": [sys]}, "has no Python source"),
+        ("predictor", {"external_modules": [sys]}, "is part of Python"),
     ],
 )
 def test_unsupported_values(store, predictor, what, more, message):
