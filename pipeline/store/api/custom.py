@@ -6,26 +6,29 @@ the model was opened with ``trust=True``, and the error message says what code w
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import io
+import logging
 import pickle
 import pickletools
-import sys
+import re
 import zipfile
-import zipimport
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline.errors import ConfigError, StoreError, UntrustedModelError
+from pipeline.errors import ConfigError, ModelCorruptError, StoreError, UntrustedModelError
+from pipeline.store.api.code import importing
+from pipeline.store.api.code.packing import pack_modules, unsaved_modules
 from pipeline.store.disk.version import CUSTOM_OBJECTS, EXTERNAL_MODULES, ModelVersion
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest in zip; the same content gives the same bytes
 _SHOWN = 8  # names in a message
 _MAX_STEPS = 1_000_000  # of a pickle that is inspected
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!-]*")
+
+_log = logging.getLogger(__name__)
 
 
 def pack_custom(
@@ -35,21 +38,44 @@ def pack_custom(
 
     Args:
         objects: Objects that cloudpickle supports, by name.
-        modules: Modules whose source is saved with the model; of a package, all modules.
+        modules: Modules that the model requires. The source of the user's own is saved, of a
+            package all modules; of installed packages, the name and version.
 
     Raises:
         ConfigError: An object cannot be pickled, or a module has no source.
     """
     files: dict[str, bytes] = {}
     keys: dict[str, Any] = {}
+    packed = pack_modules(modules or ())
+    if packed.names:
+        keys["external_modules"] = packed.names
+    if packed.requirements:
+        keys["requirements"] = packed.requirements
+    if packed.files:
+        files[EXTERNAL_MODULES] = _zipped(packed.files)
+    if packed.compiled:
+        _log.warning("compiled modules are not saved: %s", ", ".join(packed.compiled[:_SHOWN]))
     if objects:
-        files[CUSTOM_OBJECTS] = _pickled(dict(objects))
+        files[CUSTOM_OBJECTS] = pickled(dict(objects))
         keys["custom_objects"] = [str(name) for name in objects]
-    packages = {_package(module).__name__: _package(module) for module in modules or ()}
-    if packages:
-        files[EXTERNAL_MODULES] = _zipped([_sources(module) for module in packages.values()])
-        keys["external_modules"] = sorted(packages)
     return files, keys
+
+
+def warn_unsaved(tag: str, files: Mapping[str, bytes], names: Iterable[str]) -> None:
+    """Log which of the user's modules a model would miss in another process.
+
+    Args:
+        tag: The model.
+        files: The result of ``pack_custom``.
+        names: The modules with the classes that it consists of.
+    """
+    names = {*names, *(module for module, _ in _names(files.get(CUSTOM_OBJECTS, b".")))}
+    if unsaved := unsaved_modules(names, _unzipped(files.get(EXTERNAL_MODULES))):
+        _log.warning(
+            "'%s' requires modules that are not saved with it: %s. Add them to external_modules",
+            tag,
+            ", ".join(unsaved),
+        )
 
 
 def load_custom_objects(model: ModelVersion) -> dict[str, Any]:
@@ -75,47 +101,49 @@ def load_custom_objects(model: ModelVersion) -> dict[str, Any]:
 
 
 def import_modules(model: ModelVersion) -> None:
-    """Import the Python modules that were saved with a model.
+    """Import the Python modules that a model requires.
 
     Raises:
         UntrustedModelError: The model was opened without ``trust=True``.
-        StoreError: Another module of that name is imported, or a module fails.
+        StoreError: A package is not installed, another module of a name is imported, or a module
+            fails.
     """
-    names = list(model.info.get("external_modules", []))
+    names = _texts(model, "external_modules", _MODULE)
     if not names:
         return
+    requirements = _texts(model, "requirements", _REQUIREMENT)
     if not model.trust:
         raise UntrustedModelError(
-            f"'{model.tag}' requires its own Python modules ({', '.join(names)}), whose code would "
-            "run. If you trust its author, load it with trust=True (model.trust=true)"
+            f"'{model.tag}' requires Python modules ({', '.join(names)}), whose code would run. If "
+            "you trust its author, load it with trust=True (model.trust=true)"
         )
-    archive = model.file(EXTERNAL_MODULES)
-    importer = zipimport.zipimporter(str(archive))
-    importer.invalidate_caches()  # the path may have had another model before
-    for name in names:
-        if name in sys.modules:
-            _compare(sys.modules[name], archive, model)
-            continue
-        spec = importer.find_spec(name)
-        if spec is None or spec.loader is None:
-            raise StoreError(
-                f"the module '{name}' is missing in '{model.tag}'; save the model again"
-            )
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException as exc:
-            del sys.modules[name]
-            if not isinstance(exc, Exception):
-                raise
-            raise StoreError(
-                f"the module '{name}' of '{model.tag}' cannot be imported here: "
-                f"{type(exc).__name__}: {exc}"
-            ) from exc
+    try:
+        importing.import_modules(
+            names, read_sources(model), requirements, str(model.path / EXTERNAL_MODULES)
+        )
+    except ImportError as exc:
+        raise StoreError(f"'{model.tag}' cannot be loaded: {exc}") from exc
 
 
-def _pickled(objects: dict[str, Any]) -> bytes:
+def read_sources(model: ModelVersion) -> dict[str, bytes]:
+    """Return the sources of a model's modules, by path."""
+    stored = EXTERNAL_MODULES in model.info["files"]
+    return _unzipped(model.file(EXTERNAL_MODULES).read_bytes() if stored else None)
+
+
+def _texts(model: ModelVersion, key: str, pattern: re.Pattern[str]) -> list[str]:
+    values = model.info.get(key, [])
+    if not isinstance(values, list) or not all(pattern.fullmatch(str(text)) for text in values):
+        raise ModelCorruptError(f"the {key} of '{model.tag}' are not valid: {values!r:.80}")
+    return values
+
+
+def pickled(objects: dict[str, Any]) -> bytes:
+    """Return objects as a pickle.
+
+    Raises:
+        ConfigError: An object cannot be pickled.
+    """
     import cloudpickle
 
     try:
@@ -127,7 +155,14 @@ def _pickled(objects: dict[str, Any]) -> bytes:
 
 def _globals(data: bytes) -> str:
     """Return the names that a pickle would import, without loading it."""
-    names: dict[str, None] = {}
+    names = [".".join(pair).strip(".") for pair in _names(data)]
+    shown = ", ".join(names[:_SHOWN])
+    return shown + (" and more" if len(names) > _SHOWN else "") or "no code"
+
+
+def _names(data: bytes) -> list[tuple[str, str]]:
+    """Return the modules and names that a pickle would import, without loading it."""
+    names: dict[tuple[str, str], None] = {}
     texts: list[str] = []
     memo: dict[Any, str] = {}
     count = 0
@@ -135,9 +170,9 @@ def _globals(data: bytes) -> str:
     try:
         for opcode, argument, _ in islice(pickletools.genops(data), _MAX_STEPS):
             if opcode.name == "STACK_GLOBAL":
-                names[".".join(texts[-2:])] = None
+                names[_pair(texts[-2:])] = None
             elif opcode.name in ("GLOBAL", "INST"):
-                names[str(argument).replace(" ", ".")] = None
+                names[_pair(str(argument).split(" ", 1))] = None
             elif "PUT" in opcode.name or opcode.name == "MEMOIZE":
                 memo[count if argument is None else int(argument)] = latest
                 count += 1
@@ -147,60 +182,26 @@ def _globals(data: bytes) -> str:
                 latest = memo.get(int(argument or 0), "")
             texts += [latest] * bool(latest)
     except Exception:
-        names["unknown code, because it is damaged"] = None
-    shown = list(names)[:_SHOWN]
-    return ", ".join(shown) + (" and more" if len(names) > _SHOWN else "") or "no code"
+        names["", "unknown code, because it is damaged"] = None
+    return list(names)
 
 
-def _package(module: ModuleType) -> ModuleType:
-    if not isinstance(module, ModuleType):
-        raise ConfigError(
-            f"external_modules: expected modules, as after 'import my_heads', got {module!r:.80}"
-        )
-    return importlib.import_module(module.__name__.partition(".")[0])
+def _pair(texts: list[str]) -> tuple[str, str]:
+    return texts[0], texts[-1]
 
 
-def _sources(module: ModuleType) -> dict[str, bytes]:
-    """Return the sources of a module, or of all modules of a package, by path in the archive."""
-    name = module.__name__
-    loader = getattr(module, "__loader__", None)
-    if isinstance(loader, zipimport.zipimporter):  # the module was imported from a stored model
-        with zipfile.ZipFile(loader.archive) as archive:
-            mine = [n for n in archive.namelist() if n == f"{name}.py" or n.startswith(f"{name}/")]
-            return {path: archive.read(path) for path in mine}
-    folders = [Path(path) for path in getattr(module, "__path__", ())]
-    found = {
-        f"{name}/{path.relative_to(folder).as_posix()}": path.read_bytes()
-        for folder in folders
-        for path in sorted(folder.rglob("*.py"))
-    }
-    file = getattr(module, "__file__", None)
-    if not folders and file and name != "__main__" and Path(file).suffix == ".py":
-        found[f"{name}.py"] = Path(file).read_bytes()
-    if not found:
-        raise ConfigError(
-            f"external_modules: '{name}' has no Python source; move the code that the model "
-            "requires to a .py file and import that"
-        )
-    return found
-
-
-def _zipped(modules: list[dict[str, bytes]]) -> bytes:
+def _zipped(sources: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, source in sorted(item for module in modules for item in module.items()):
+        for path, source in sorted(sources.items()):
             info = zipfile.ZipInfo(path, _EPOCH)
             info.external_attr = 0o644 << 16
             archive.writestr(info, source, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
-def _compare(module: ModuleType, archive: Path, model: ModelVersion) -> None:
-    name = module.__name__
-    with zipfile.ZipFile(archive) as stored:
-        paths = [p for p in stored.namelist() if p == f"{name}.py" or p.startswith(f"{name}/")]
-        if {path: stored.read(path) for path in paths} != _sources(module):
-            raise StoreError(
-                f"'{model.tag}' has its own module '{name}', but another of that name is imported "
-                f"from {getattr(module, '__file__', '?')}; load the model in another process"
-            )
+def _unzipped(data: bytes | None) -> dict[str, bytes]:
+    if data is None:
+        return {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}

@@ -12,7 +12,7 @@ from pipeline.models.weights.weights import load_weights
 from pipeline.records import Categories
 from pipeline.store.api import selftest
 from pipeline.store.api.building import neutral_cfg
-from pipeline.store.api.custom import pack_custom
+from pipeline.store.api.custom import pack_custom, warn_unsaved
 from pipeline.store.disk.version import SELFTEST
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def rebuild(
         load_weights(module, weights, f"the weights of '{tag}'")
         with selftest.open_runnable(tag, lenient, module.eval(), categories) as runnable:
             recorded = selftest.record(runnable)
+    warn_unsaved(tag, files, {type(part).__module__ for part in module.modules()})
     if recorded is not None:
         files[SELFTEST] = recorded
         more["selftest"] = selftest.environment()

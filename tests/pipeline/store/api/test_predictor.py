@@ -176,7 +176,7 @@ def test_config_of_a_predictor_is_ignored(store, predictor):
         ("predictor", {"custom_objects": ["x"]}, "custom_objects: expected a mapping"),
         ("predictor", {"external_modules": sys}, "external_modules: expected a list"),
         ("predictor", {"external_modules": ["numpy"]}, "expected modules"),
-        ("predictor", {"external_modules": [sys]}, "has no Python source"),
+        ("predictor", {"external_modules": [sys]}, "is part of Python"),
     ],
 )
 def test_unsupported_values(store, predictor, what, more, message):

@@ -1,0 +1,1 @@
+"""Python source that travels with a model: which files are saved, and how they are imported."""
