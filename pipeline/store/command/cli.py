@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import ConfigError, PipelineError, printable
+from pipeline.errors import ConfigError, ModelNotFoundError, PipelineError, printable
 from pipeline.store.api import checks
 from pipeline.store.api.model import Model
 from pipeline.store.api.store import ModelStore
@@ -25,12 +25,15 @@ from pipeline.store.command.arguments import (
     make_parser,
     parse_names,
     parse_pairs,
+    parse_tags,
     parse_values,
 )
-from pipeline.store.command.display import format_size, make_rows, show
+from pipeline.store.command.display import format_size, make_details, make_rows, show
+from pipeline.store.disk import lookup
+from pipeline.store.disk.tags import parse_tag
 from pipeline.store.exchange.incoming import import_path
 from pipeline.store.exchange.options import ImportOptions
-from pipeline.store.exchange.outgoing import export_model
+from pipeline.store.exchange.outgoing import export_model, resolve_format
 from pipeline.system.terminal import print_stderr, print_stdout
 
 
@@ -68,11 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list(store: ModelStore, args: argparse.Namespace) -> None:
-    rows = make_rows(store, store.list(args.tag, labels=parse_pairs(args.label)))
-    if not rows and args.output in (None, "table"):
-        return print_stdout(
-            f"no such model in {store.root}" if args.tag else f"no models in {store.root}"
+    labels = parse_pairs(args.label)
+    rows = make_rows(store, store.list(args.tag, labels=labels))
+    if not rows and args.tag and not (labels and store.list(args.tag)):
+        parse_tag(args.tag)
+        raise ModelNotFoundError(
+            args.tag, sorted({model.tag.name for model in store.list()}), str(store.root)
         )
+    if not rows and args.output in (None, "table"):
+        return print_stdout(f"no models{' with these labels' * bool(labels)} in {store.root}")
     return show(rows, args.output or "table")
 
 
@@ -80,7 +87,7 @@ def _get(store: ModelStore, args: argparse.Namespace) -> None:
     model = store.get(args.tag)
     if args.output in ("table", "path"):
         return show(make_rows(store, [model]), args.output)
-    return show({**model.info, "path": str(model.path)}, args.output or "yaml")
+    return show(make_details(model), args.output or "yaml")
 
 
 def _save(store: ModelStore, args: argparse.Namespace) -> None:
@@ -117,17 +124,22 @@ def _import(store: ModelStore, args: argparse.Namespace) -> None:
 
 def _export(store: ModelStore, args: argparse.Namespace) -> None:
     model = store.get(args.tag, trust=args.trust)
-    path = export_model(model, args.path, format=args.format, overwrite=args.force)
+    if None not in (args.format, args.output_format) and args.format != args.output_format:
+        raise ConfigError(f"export: two formats, '{args.output_format}' and '{args.format}'")
+    format = resolve_format(args.path, args.format or args.output_format)
+    path = export_model(model, args.path, format, name=args.name, overwrite=args.force)
     if args.output in (None, "table"):
-        print_stdout(f"exported {model.tag} to {path}")
-        if args.format == "bentoml" or path.endswith(".bentomodel"):
+        name = f" as {args.name}" if args.name else ""
+        print_stdout(f"exported {model.tag}{name} to {path}")
+        if format == "bentoml":
             print_stdout(f"to import it: bentoml models import {Path(path).absolute()}")
     else:
         show([{"tag": str(model.tag), "path": path}], args.output)
 
 
 def _delete(store: ModelStore, args: argparse.Namespace) -> None:
-    paths = store.resolve(*args.tag)
+    tags = parse_tags(args.tag)
+    paths = store.resolve(*tags)
     if not args.yes:
         for path in paths:
             n_bytes = sum(file.stat().st_size for file in path.iterdir())
@@ -138,18 +150,20 @@ def _delete(store: ModelStore, args: argparse.Namespace) -> None:
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             print_stderr("nothing was deleted")
             return
-    tags = store.delete(*args.tag)
+    deleted = store.delete(*tags)
     if args.output in (None, "table"):
-        for tag in tags:
+        for tag in deleted:
             print_stdout(f"deleted {tag}")
     else:
-        pairs = zip(tags, paths, strict=True)
+        pairs = zip(deleted, paths, strict=True)
         show([{"tag": str(tag), "path": str(path)} for tag, path in pairs], args.output)
 
 
 def _verify(store: ModelStore, args: argparse.Namespace) -> None:
     rows = []
-    for tag in args.tag or store.tags():
+    bundled = ModelStore(lookup.BUNDLED)  # come with d2run
+    tags = parse_tags(args.tag) or dict.fromkeys([*store.tags(), *bundled.tags()])
+    for tag in tags:
         try:
             model = store.get(tag, trust=args.trust)
             result = checks.verify_model(store.root, model, device=args.device, force=args.selftest)
@@ -165,6 +179,8 @@ def _verify(store: ModelStore, args: argparse.Namespace) -> None:
             )
     if args.output not in (None, "table"):
         show(rows, args.output)
+    elif not rows:
+        print_stdout(f"no models in {store.root}")
 
 
 def _prune(store: ModelStore, args: argparse.Namespace) -> None:

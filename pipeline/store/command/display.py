@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import yaml
@@ -17,6 +20,42 @@ from pipeline.store.api.stored_model import StoredModel
 from pipeline.store.disk.pointers import resolve_version, versions_in
 
 OUTPUTS = ("table", "json", "yaml", "path")
+
+
+def make_details(model: StoredModel) -> dict[str, Any]:
+    """Return the description of a model: first the keys of BentoML, then those that only d2run has.
+
+    The values are plain; metadata can have dates and bytes.
+    """
+    info = dict(model.info)
+    context = info["context"]
+    versions = dict(context["versions"])
+    signatures = {name: _bento_signature(given) for name, given in info["signatures"].items()}
+    return {
+        **{key: info.pop(key) for key in ("name", "version", "module", "labels")},
+        "options": info.pop("options", {"partial_kwargs": {}}),
+        "metadata": info.pop("metadata"),
+        "context": {
+            "framework_name": context["framework"],
+            "framework_versions": {"detectron2": versions["detectron2"]},
+            "bentoml_version": None,  # saved without BentoML
+            "python_version": versions["python"],
+            **context,
+        },
+        "signatures": signatures,
+        "api_version": "v1",
+        "creation_time": info["created"],
+        **{key: value for key, value in info.items() if key not in ("context", "signatures")},
+        "path": str(model.path),
+    }
+
+
+def _bento_signature(signature: dict[str, Any]) -> dict[str, Any]:
+    """Return a signature with the pair of input and output dimensions, as BentoML shows it."""
+    if not signature["batchable"]:
+        return signature
+    dim = signature.get("batch_dim", 0)
+    return signature | {"batch_dim": [dim, dim] if isinstance(dim, int) else dim}
 
 
 def make_rows(store: ModelStore, models: Sequence[StoredModel]) -> list[dict[str, Any]]:
@@ -32,10 +71,12 @@ def make_rows(store: ModelStore, models: Sequence[StoredModel]) -> list[dict[str
     return [
         {
             "tag": str(model.tag),
+            "module": model.info["module"],
             "aliases": aliases.get(model.tag, []),
             "kind": model.info["kind"],
             "labels": model.info["labels"],
             "size": model.size,
+            "creation_time": model.info["created"],
             "created": model.info["created"],
             "path": str(model.path),
         }
@@ -47,7 +88,8 @@ def show(rows: Any, output: str) -> None:
     """Print rows, or any plain values as JSON or YAML, with control characters escaped."""
     if output == "json":
         # DEL is the only control character that json does not escape
-        print(json.dumps(rows, indent=2).replace("\x7f", "\\u007f"))
+        text = json.dumps(_json(rows), indent=2, allow_nan=False)
+        print(text.replace("\x7f", "\\u007f"))
     elif output == "yaml":
         text = yaml.dump(rows, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
         print("\n".join(map(escaped, text.split("\n"))), end="")
@@ -56,6 +98,29 @@ def show(rows: Any, output: str) -> None:
             print(printable(row["path"]) if sys.stdout.isatty() else row["path"])
     else:
         _table(rows)
+
+
+def _json(value: Any) -> Any:
+    """Return a copy in JSON's types: dates as ISO text, bytes as base64, NaN and inf as null."""
+    if isinstance(value, Mapping):
+        return {
+            key if isinstance(key, str) else _key(key): _json(item) for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, date):  # datetime too
+        return value.isoformat()
+    return value
+
+
+def _key(key: Any) -> str:
+    """Return a key that is not text as JSON spells the value: ``1``, ``true``, ``2026-01-31``."""
+    plain = _json(key)
+    return plain if isinstance(plain, str) else json.dumps(plain)
 
 
 class _Dumper(yaml.SafeDumper):
