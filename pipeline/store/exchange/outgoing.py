@@ -62,7 +62,7 @@ def export_model(
     model.verify()
     renamed = _renamed(model.tag, name)
     target = str(path)
-    format = resolve_format(target, output_format or format)
+    format = resolve_format(target, format if output_format is None else output_format)
     form = FORMATS[format]
     target = _target_path(target, form, renamed)
     is_address = "://" in target

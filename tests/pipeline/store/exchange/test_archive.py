@@ -317,7 +317,7 @@ def test_reads_archives_of_shutil(format, model, folder, tmp_path):
     assert content(folder) == FILES
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.98])  # of a tar, the last 10 kB are padding
 @pytest.mark.parametrize("format", FORMATS)
 def test_truncated(format, share, model, folder, tmp_path):
     archive = tmp_path / "archive"
