@@ -101,26 +101,24 @@ def show(rows: Any, output: str) -> None:
 
 
 def _json(value: Any) -> Any:
-    """Return a copy in JSON's types: dates as ISO text, bytes as base64, NaN and inf as null."""
+    """Return a copy in JSON's types.
+
+    Numbers that are not finite become the text ``NaN``, ``Infinity`` and ``-Infinity``, bytes become
+    base64, dates ISO text, and keys the text that JSON has for their value.
+    """
     if isinstance(value, Mapping):
-        return {
-            key if isinstance(key, str) else _key(key): _json(item) for key, item in value.items()
-        }
+        return {_key(key): _json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return json.dumps(value)
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    if isinstance(value, date):  # datetime too
-        return value.isoformat()
-    return value
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def _key(key: Any) -> str:
-    """Return a key that is not text as JSON spells the value: ``1``, ``true``, ``2026-01-31``."""
-    plain = _json(key)
-    return plain if isinstance(plain, str) else json.dumps(plain)
+    return key if isinstance(key, str) else json.dumps(key, default=str)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -197,7 +197,8 @@ def _renamed(tag: Tag, name: str | None) -> Tag:
 def _target_path(target: str, form: Format, tag: Tag) -> str:
     """Append the model's name to a directory, and the format's suffix to a file."""
     place = Path(target).expanduser()
-    in_folder = "://" not in target and place.is_dir() and not (place / form.marker).is_file()
+    is_export = any((place / known.marker).is_file() for known in FORMATS.values())
+    in_folder = "://" not in target and place.is_dir() and not is_export
     if target.endswith("/") or in_folder:
         return f"{target.rstrip('/')}/{tag.replace(':', '-')}{form.suffix}"
     return target if archive.format_of(target) else target + form.suffix
@@ -206,9 +207,11 @@ def _target_path(target: str, form: Format, tag: Tag) -> str:
 def _copy(folder: Path, place: Path, overwrite: bool, marker: str) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     with staged(place.parent) as copy:
-        for file in folder.iterdir():
-            shutil.copyfile(file, copy / file.name)
-        sync_files(copy)
+        for path in sorted(folder.rglob("*")):
+            target = copy / path.relative_to(folder)
+            target.mkdir() if path.is_dir() else shutil.copyfile(path, target)
+        for path in (copy, *(path for path in copy.rglob("*") if path.is_dir())):
+            sync_files(path)
         if overwrite and place.exists():
             if not (place / marker).is_file():
                 raise StoreError(f"'{place}' is not an exported model; choose another path")
