@@ -57,6 +57,10 @@ def make_parser(commands: Mapping[str, Callable[..., None]]) -> argparse.Argumen
             choices=OUTPUTS,
             help="output format; by default for people",
         )
+        sub.add_argument("-q", "--quiet", action="store_true", help="show no warnings")
+        sub.add_argument("--verbose", "--debug", action="store_true", help="show more messages")
+        # scripts for BentoML can have it; d2run never tracks
+        sub.add_argument("--do-not-track", action="store_true", help=argparse.SUPPRESS)
         return sub
 
     def add_description(sub: argparse.ArgumentParser) -> None:
@@ -90,7 +94,9 @@ def make_parser(commands: Mapping[str, Callable[..., None]]) -> argparse.Argumen
     sub.add_argument("--name", metavar="NAME[:VERSION]", help="export it under another name")
     sub.add_argument("--force", action="store_true", help="replace an existing target")
     sub.add_argument("--trust", action="store_true", help=trust)
-    sub = command("import", "Import an archive, a directory, a BentoML model or a training output.")
+    sub = command(
+        "import", "Import an export, a BentoML model, a whole BentoML store or a training output."
+    )
     sub.add_argument("path", metavar="PATH")
     sub.add_argument("--name", metavar="NAME[:VERSION]")
     sub.add_argument("--trust", action="store_true", help=trust)

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import ConfigError, ModelNotFoundError, PipelineError, printable
+from pipeline.errors import ConfigError, ModelNotFoundError, PipelineError, StoreError, printable
 from pipeline.store.api import checks
 from pipeline.store.api.model import Model
 from pipeline.store.api.store import ModelStore
@@ -31,7 +31,8 @@ from pipeline.store.command.arguments import (
 from pipeline.store.command.display import format_size, make_details, make_rows, show
 from pipeline.store.disk import lookup
 from pipeline.store.disk.tags import parse_tag
-from pipeline.store.exchange.incoming import import_path
+from pipeline.store.exchange.foreign import UPDATES
+from pipeline.store.exchange.incoming import import_path, import_store, versions_in_store
 from pipeline.store.exchange.options import ImportOptions
 from pipeline.store.exchange.outgoing import export_model, resolve_format
 from pipeline.system.terminal import print_stderr, print_stdout
@@ -46,9 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="surrogateescape")  # keeps paths that are not UTF-8
     args = make_parser(_COMMANDS).parse_args(arguments)
     warnings.simplefilter("ignore")  # libraries warn their developers
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("warning: %(message)s"))
-    logging.getLogger("pipeline").addHandler(handler)
+    logger, handler = logging.getLogger("pipeline"), logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    handler.setLevel(logging.ERROR if args.quiet else logging.NOTSET)
+    logger.addHandler(handler)
+    level = logger.level
+    if args.verbose:
+        logger.setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
     try:
         args.command(ModelStore(args.root), args)
@@ -67,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_stderr(f"cannot read or write {exc.filename or 'the output'}: {exc.strerror or exc}")
         return 1
     finally:
-        logging.getLogger("pipeline").removeHandler(handler)
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _list(store: ModelStore, args: argparse.Namespace) -> None:
@@ -103,7 +109,7 @@ def _save(store: ModelStore, args: argparse.Namespace) -> None:
     )
     store.refuse_existing(args.name)
     model.check()
-    for warning in model.warnings:
+    for warning in model.warnings if not args.quiet else ():
         print_stderr(f"warning: {warning}")
     _report(store, model.save(), "saved {tag} in {path}", args)
 
@@ -117,9 +123,38 @@ def _import(store: ModelStore, args: argparse.Namespace) -> None:
         ema=args.ema,
         trust=args.trust,
     )
+    if versions := versions_in_store(args.path):
+        return _import_store(store, versions, options, args)
     model, is_new = import_path(store, args.path, options)
-    message = "imported {tag} to {path}" if is_new else "{tag} already exists in {path}; unchanged"
-    _report(store, model, message, args)
+    return _report(store, model, _import_text(model, is_new), args)
+
+
+def _import_store(
+    store: ModelStore, versions: list[Path], options: ImportOptions, args: argparse.Namespace
+) -> None:
+    models = []
+    for outcome in import_store(store, versions, options):
+        if outcome.error is None and outcome.model is not None:
+            models.append(outcome.model)
+            if args.output in (None, "table"):
+                text = _import_text(outcome.model, outcome.is_new)
+                print_stdout(text.format(tag=outcome.model.tag, path=outcome.model.path))
+        elif outcome.is_foreign:
+            print_stderr(f"skipped {outcome.tag}: {outcome.error}")
+        elif outcome.error is not None:
+            print_stderr(f"cannot import {outcome.tag}: {outcome.error}")
+            args.status = 1  # also if it is not a StoreError: the command was right
+    if args.output not in (None, "table"):
+        show(make_rows(store, models), args.output)
+    if not models and not args.status:
+        raise StoreError(f"'{args.path}' has no Detectron2 model")
+
+
+def _import_text(model: StoredModel, is_new: bool) -> str:
+    if not is_new:
+        return "{tag} already exists in {path}; unchanged"
+    updated = model.info.get("origin", {}).get(UPDATES)
+    return "imported {tag} to {path}" + (f"; it updates {updated}" if updated else "")
 
 
 def _export(store: ModelStore, args: argparse.Namespace) -> None:
@@ -209,7 +244,7 @@ def _alias(store: ModelStore, args: argparse.Namespace) -> None:
 
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return printable(f"{record.levelname.lower()}: {super().format(record)}")
 
 
 def _report(store: ModelStore, model: StoredModel, text: str, args: argparse.Namespace) -> None:

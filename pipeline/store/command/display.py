@@ -103,8 +103,8 @@ def show(rows: Any, output: str) -> None:
 def _json(value: Any) -> Any:
     """Return a copy in JSON's types.
 
-    Numbers that are not finite become the text ``NaN``, ``Infinity`` and ``-Infinity``, bytes become
-    base64, dates ISO text, and keys the text that JSON has for their value.
+    Numbers that are not finite become the text ``NaN``, ``Infinity`` and ``-Infinity``, bytes
+    become base64, dates ISO text, and keys the text that JSON has for their value.
     """
     if isinstance(value, Mapping):
         return {_key(key): _json(item) for key, item in value.items()}
