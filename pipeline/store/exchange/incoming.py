@@ -176,9 +176,10 @@ def _import_bento(
 ) -> tuple[StoredModel, bool]:
     model = read_bento(folder, trust=options.trust)
     created = datetime.fromisoformat(model.created)
+    tag = options.name or model.name
     return save_foreign(
         store,
-        f"{options.name or model.name}:{model.version}",
+        tag if ":" in tag else f"{tag}:{model.version}",
         model.config,
         read_weights(model.weights),
         options,

@@ -1103,6 +1103,60 @@ def test_import_of_a_training(cli, store, tmp_path, training, kind):
 
 
 @pytest.mark.detectron2
+def test_import_again(cli, store, training):
+    folder = training[0]
+    (folder / "last_checkpoint").write_text("model_0000199.pth")
+    arguments = ["import", folder, "--name", "crack"]
+    said = cli(*arguments)
+    assert said.status == 0
+    assert "no 'model_0000199.pth', which last_checkpoint names; using model_final" in said.err
+    first = store.get("crack")
+    said = cli(*arguments, "--class-names", "crack,spall,rust", "-q")
+    updated = store.get("crack")
+    assert updated.categories.thing_names == tuple(CLASS_NAMES)
+    assert (said.status, said.err) == (0, "")
+    assert said.out == f"imported {updated.tag} to {updated.path}; it updates {first.tag}\n"
+    said = cli(*arguments, "--verbose")
+    assert (said.status, said.out) == (
+        0,
+        f"{updated.tag} already exists in {updated.path}; unchanged\n",
+    )
+    version = f"crack:{first.info.version}"
+    said = cli("import", folder, "--name", version, "-l", "by=me", "--do-not-track")
+    assert said.status == 1
+    assert f"'{version}' has other labels" in said.err
+
+
+def test_import_of_a_whole_store(cli, put, store, tmp_path, elsewhere):
+    put("crack:v1")
+    put("crack:v2")
+    flip(put("damaged:v1").path / "config.yaml")
+    other = store.root / "models" / "other" / "v1"
+    for folder in (store.root / "crack", store.root / "damaged"):
+        shutil.move(folder, store.root / "models" / folder.name)
+    other.mkdir(parents=True)
+    (other.parent / "latest").write_text("v1")
+    (other / "model.yaml").write_text("name: other\nversion: v1\nmodule: bentoml.sklearn\n")
+    said = cli("import", store.root, root=elsewhere)
+    assert said.status == 1
+    assert said.out.splitlines() == [
+        f"imported crack:{version} to {elsewhere}/crack/{version}" for version in ("v1", "v2")
+    ]
+    failed, skipped = said.err.splitlines()
+    assert failed.startswith("cannot import damaged:v1: 'config.yaml' of the stored model")
+    assert skipped.startswith("skipped other:v1: ")
+    assert "a model of bentoml.sklearn" in skipped
+    shutil.rmtree(store.root / "models" / "damaged")
+    said = cli("import", store.root, "-o", "json", root=elsewhere)
+    assert said.status == 0
+    assert [row["tag"] for row in said.rows] == ["crack:v1", "crack:v2"]
+    shutil.rmtree(store.root / "models" / "crack")
+    said = cli("import", store.root, root=elsewhere)
+    assert said.status == 1
+    assert cli("import", store.root / "models", "--name", "x", root=elsewhere).status == 2
+
+
+@pytest.mark.detectron2
 def test_import_of_averages_of_a_training(cli, store, training):
     folder, weights, averages = training
     said = cli("import", folder, "--name", "crack:ema", "--ema")
