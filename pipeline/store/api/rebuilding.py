@@ -47,6 +47,7 @@ def rebuild(
 ) -> RebuiltModel:
     """Rebuild a model and record its self-test; see ``ModelStore.save_tested``."""
     files, more = pack_custom(custom_objects, external_modules)
+    cfg = neutral_cfg(cfg)  # a training's config usually names a device that is not here
     with architectures.quiet():
         lenient = selftest.lenient_cfg(cfg)
         module = architectures.build(lenient, seed=0)
@@ -59,4 +60,4 @@ def rebuild(
         more["selftest"] = selftest.environment()
     if origin:
         more["origin"] = dict(origin)
-    return RebuiltModel(neutral_cfg(cfg).dump(), module.state_dict(), files, more)
+    return RebuiltModel(cfg.dump(), module.state_dict(), files, more)

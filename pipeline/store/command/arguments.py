@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from pipeline.errors import ConfigError, printable
 from pipeline.store.command.display import OUTPUTS
-from pipeline.store.exchange.outgoing import FORMATS
+from pipeline.store.exchange.outgoing import ALIASES, FORMATS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,6 +57,10 @@ def make_parser(commands: Mapping[str, Callable[..., None]]) -> argparse.Argumen
             choices=OUTPUTS,
             help="output format; by default for people",
         )
+        sub.add_argument("-q", "--quiet", action="store_true", help="show no warnings")
+        sub.add_argument("--verbose", "--debug", action="store_true", help="show more messages")
+        # scripts for BentoML can have it; d2run never tracks
+        sub.add_argument("--do-not-track", action="store_true", help=argparse.SUPPRESS)
         return sub
 
     def add_description(sub: argparse.ArgumentParser) -> None:
@@ -76,22 +80,29 @@ def make_parser(commands: Mapping[str, Callable[..., None]]) -> argparse.Argumen
     sub.add_argument("--config", required=True, help="a YAML file, or the name of a zoo config")
     sub.add_argument("--weights", required=True, help="a file, an address, zoo, or random")
     add_description(sub)
-    sub = command("delete", "Delete a version, or all versions for a bare name.")
-    sub.add_argument("tag", nargs="+", metavar="TAG")
-    sub.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
+    sub = command("delete", "Delete versions, or all versions for a bare name.")
+    sub.add_argument("tag", nargs="+", metavar="TAG[,TAG...]")
+    sub.add_argument(
+        "-y", "--yes", "--assume-yes", action="store_true", help="do not ask for confirmation"
+    )
     sub = command("export", "Write a model to a file, a directory or an address.")
     sub.add_argument("tag", metavar="TAG")
     sub.add_argument("path", nargs="?", default=".", metavar="PATH")
-    sub.add_argument("--format", choices=FORMATS)
+    formats = ", ".join((*FORMATS, *ALIASES))
+    sub.add_argument("output_format", nargs="?", metavar="FORMAT", help=formats)
+    sub.add_argument("--format", help="the same")
+    sub.add_argument("--name", metavar="NAME[:VERSION]", help="export it under another name")
     sub.add_argument("--force", action="store_true", help="replace an existing target")
     sub.add_argument("--trust", action="store_true", help=trust)
-    sub = command("import", "Import an archive, a directory, a BentoML model or a training output.")
+    sub = command(
+        "import", "Import an export, a BentoML model, a whole BentoML store or a training output."
+    )
     sub.add_argument("path", metavar="PATH")
     sub.add_argument("--name", metavar="NAME[:VERSION]")
     sub.add_argument("--trust", action="store_true", help=trust)
     add_description(sub)
     sub = command("verify", "Verify models, by default all: files and self-test.")
-    sub.add_argument("tag", nargs="*", metavar="TAG")
+    sub.add_argument("tag", nargs="*", metavar="TAG[,TAG...]")
     sub.add_argument("--selftest", action="store_true", help="always repeat the self-test")
     sub.add_argument("--device", help="repeat the self-test on this device: cpu, cuda:N")
     sub.add_argument("--trust", action="store_true", help=trust)
@@ -101,6 +112,18 @@ def make_parser(commands: Mapping[str, Callable[..., None]]) -> argparse.Argumen
     sub.add_argument("alias", nargs="?", metavar="ALIAS")
     sub.add_argument("-d", "--delete", action="store_true", help="remove the alias name:alias")
     return parser
+
+
+def parse_tags(texts: Sequence[str]) -> list[str]:
+    """Return the tags in arguments that can be lists, as in ``a:v1,b:v2``.
+
+    Raises:
+        ConfigError: There are arguments, but no tags in them.
+    """
+    tags = " ".join(texts).replace(",", " ").split()
+    if texts and not tags:
+        raise ConfigError("expected a tag, as in crack_finder:v1, or tags separated by commas")
+    return tags
 
 
 def parse_pairs(texts: Sequence[str]) -> dict[str, str]:

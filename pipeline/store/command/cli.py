@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import ConfigError, PipelineError, printable
+from pipeline.errors import ConfigError, ModelNotFoundError, PipelineError, StoreError, printable
 from pipeline.store.api import checks
 from pipeline.store.api.model import Model
 from pipeline.store.api.store import ModelStore
@@ -25,12 +25,16 @@ from pipeline.store.command.arguments import (
     make_parser,
     parse_names,
     parse_pairs,
+    parse_tags,
     parse_values,
 )
-from pipeline.store.command.display import format_size, make_rows, show
-from pipeline.store.exchange.incoming import import_path
+from pipeline.store.command.display import format_size, make_details, make_rows, show
+from pipeline.store.disk import lookup
+from pipeline.store.disk.tags import Tag
+from pipeline.store.exchange.foreign import UPDATES
+from pipeline.store.exchange.incoming import import_path, import_store, versions_in_store
 from pipeline.store.exchange.options import ImportOptions
-from pipeline.store.exchange.outgoing import export_model
+from pipeline.store.exchange.outgoing import export_model, resolve_format
 from pipeline.system.terminal import print_stderr, print_stdout
 
 
@@ -43,9 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="surrogateescape")  # keeps paths that are not UTF-8
     args = make_parser(_COMMANDS).parse_args(arguments)
     warnings.simplefilter("ignore")  # libraries warn their developers
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("warning: %(message)s"))
-    logging.getLogger("pipeline").addHandler(handler)
+    logger, handler = logging.getLogger("pipeline"), logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    handler.setLevel(logging.ERROR if args.quiet else logging.NOTSET)
+    logger.addHandler(handler)
+    level = logger.level
+    if args.verbose:
+        logger.setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
     try:
         args.command(ModelStore(args.root), args)
@@ -64,15 +72,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_stderr(f"cannot read or write {exc.filename or 'the output'}: {exc.strerror or exc}")
         return 1
     finally:
-        logging.getLogger("pipeline").removeHandler(handler)
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _list(store: ModelStore, args: argparse.Namespace) -> None:
-    rows = make_rows(store, store.list(args.tag, labels=parse_pairs(args.label)))
-    if not rows and args.output in (None, "table"):
-        return print_stdout(
-            f"no such model in {store.root}" if args.tag else f"no models in {store.root}"
+    labels = parse_pairs(args.label)
+    rows = make_rows(store, store.list(args.tag, labels=labels))
+    if not rows and args.tag and not (labels and store.list(args.tag)):
+        Tag(args.tag)
+        raise ModelNotFoundError(
+            args.tag, sorted({model.tag.name for model in store.list()}), str(store.root)
         )
+    if not rows and args.output in (None, "table"):
+        return print_stdout(f"no models{' with these labels' * bool(labels)} in {store.root}")
     return show(rows, args.output or "table")
 
 
@@ -80,7 +93,7 @@ def _get(store: ModelStore, args: argparse.Namespace) -> None:
     model = store.get(args.tag)
     if args.output in ("table", "path"):
         return show(make_rows(store, [model]), args.output)
-    return show({**model.info, "path": str(model.path)}, args.output or "yaml")
+    return show(make_details(model), args.output or "yaml")
 
 
 def _save(store: ModelStore, args: argparse.Namespace) -> None:
@@ -96,7 +109,7 @@ def _save(store: ModelStore, args: argparse.Namespace) -> None:
     )
     store.refuse_existing(args.name)
     model.check()
-    for warning in model.warnings:
+    for warning in model.warnings if not args.quiet else ():
         print_stderr(f"warning: {warning}")
     _report(store, model.save(), "saved {tag} in {path}", args)
 
@@ -110,24 +123,60 @@ def _import(store: ModelStore, args: argparse.Namespace) -> None:
         ema=args.ema,
         trust=args.trust,
     )
+    if versions := versions_in_store(args.path):
+        return _import_store(store, versions, options, args)
     model, is_new = import_path(store, args.path, options)
-    message = "imported {tag} to {path}" if is_new else "{tag} already exists in {path}; unchanged"
-    _report(store, model, message, args)
+    return _report(store, model, _import_text(model, is_new), args)
+
+
+def _import_store(
+    store: ModelStore, versions: list[Path], options: ImportOptions, args: argparse.Namespace
+) -> None:
+    models = []
+    for outcome in import_store(store, versions, options):
+        if outcome.error is None and outcome.model is not None:
+            models.append(outcome.model)
+            if args.output in (None, "table"):
+                text = _import_text(outcome.model, outcome.is_new)
+                print_stdout(text.format(tag=outcome.model.tag, path=outcome.model.path))
+        elif outcome.is_foreign:
+            print_stderr(f"skipped {outcome.tag}: {outcome.error}")
+        elif outcome.error is not None:
+            print_stderr(f"cannot import {outcome.tag}: {outcome.error}")
+            args.status = 1  # also if it is not a StoreError: the command was right
+    if args.output not in (None, "table"):
+        show(make_rows(store, models), args.output)
+    if not models and not args.status:
+        raise StoreError(f"'{args.path}' has no Detectron2 model")
+
+
+def _import_text(model: StoredModel, is_new: bool) -> str:
+    if not is_new:
+        return "{tag} already exists in {path}; unchanged"
+    updated = model.info.get("origin", {}).get(UPDATES)
+    return "imported {tag} to {path}" + (f"; it updates {updated}" if updated else "")
 
 
 def _export(store: ModelStore, args: argparse.Namespace) -> None:
     model = store.get(args.tag, trust=args.trust)
-    path = export_model(model, args.path, format=args.format, overwrite=args.force)
+    if None not in (args.format, args.output_format) and args.format != args.output_format:
+        raise ConfigError(f"export: two formats, '{args.output_format}' and '{args.format}'")
+    format = resolve_format(args.path, args.format or args.output_format)
+    path = export_model(model, args.path, format, name=args.name, overwrite=args.force)
     if args.output in (None, "table"):
-        print_stdout(f"exported {model.tag} to {path}")
-        if args.format == "bentoml" or path.endswith(".bentomodel"):
+        name = f" as {args.name}" if args.name else ""
+        print_stdout(f"exported {model.tag}{name} to {path}")
+        if format == "bentoml":
             print_stdout(f"to import it: bentoml models import {Path(path).absolute()}")
+        elif format == "bento-service":
+            print_stdout(f"to serve it: bentoml serve {Path(path).absolute()}")
     else:
         show([{"tag": str(model.tag), "path": path}], args.output)
 
 
 def _delete(store: ModelStore, args: argparse.Namespace) -> None:
-    paths = store.resolve(*args.tag)
+    tags = parse_tags(args.tag)
+    paths = store.resolve(*tags)
     if not args.yes:
         for path in paths:
             n_bytes = sum(file.stat().st_size for file in path.iterdir())
@@ -138,18 +187,20 @@ def _delete(store: ModelStore, args: argparse.Namespace) -> None:
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             print_stderr("nothing was deleted")
             return
-    tags = store.delete(*args.tag)
+    deleted = store.delete(*tags)
     if args.output in (None, "table"):
-        for tag in tags:
+        for tag in deleted:
             print_stdout(f"deleted {tag}")
     else:
-        pairs = zip(tags, paths, strict=True)
+        pairs = zip(deleted, paths, strict=True)
         show([{"tag": str(tag), "path": str(path)} for tag, path in pairs], args.output)
 
 
 def _verify(store: ModelStore, args: argparse.Namespace) -> None:
     rows = []
-    for tag in args.tag or store.tags():
+    bundled = ModelStore(lookup.BUNDLED)  # come with d2run
+    tags = parse_tags(args.tag) or dict.fromkeys([*store.tags(), *bundled.tags()])
+    for tag in tags:
         try:
             model = store.get(tag, trust=args.trust)
             result = checks.verify_model(store.root, model, device=args.device, force=args.selftest)
@@ -165,6 +216,8 @@ def _verify(store: ModelStore, args: argparse.Namespace) -> None:
             )
     if args.output not in (None, "table"):
         show(rows, args.output)
+    elif not rows:
+        print_stdout(f"no models in {store.root}")
 
 
 def _prune(store: ModelStore, args: argparse.Namespace) -> None:
@@ -193,7 +246,7 @@ def _alias(store: ModelStore, args: argparse.Namespace) -> None:
 
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return printable(f"{record.levelname.lower()}: {super().format(record)}")
 
 
 def _report(store: ModelStore, model: StoredModel, text: str, args: argparse.Namespace) -> None:

@@ -20,6 +20,14 @@ from pipeline.store.disk.pointers import resolve_version, versions_in
 OUTPUTS = ("table", "json", "yaml", "path")
 
 
+def make_details(model: StoredModel) -> dict[str, Any]:
+    """Return the description of a model: first the keys of BentoML, then those that only d2run has.
+
+    The values are plain; metadata can have dates and bytes.
+    """
+    return model.info.to_dict() | {"path": str(model.path)}
+
+
 def make_rows(store: ModelStore, models: Sequence[StoredModel]) -> list[dict[str, Any]]:
     """Return one row of plain values per model."""
     aliases: dict[str, list[str]] = {}
@@ -33,10 +41,12 @@ def make_rows(store: ModelStore, models: Sequence[StoredModel]) -> list[dict[str
     return [
         {
             "tag": str(model.tag),
+            "module": model.info["module"],
             "aliases": aliases.get(model.tag, []),
             "kind": model.info["kind"],
             "labels": model.info["labels"],
             "size": model.size,
+            "creation_time": model.info["created"],
             "created": model.info["created"],
             "path": str(model.path),
         }
@@ -48,7 +58,8 @@ def show(rows: Any, output: str) -> None:
     """Print rows, or any plain values as JSON or YAML, with control characters escaped."""
     if output == "json":
         # DEL is the only control character that json does not escape
-        print(json.dumps(json_value(rows), indent=2).replace("\x7f", "\\u007f"))
+        text = json.dumps(json_value(rows), indent=2, allow_nan=False)
+        print(text.replace("\x7f", "\\u007f"))
     elif output == "yaml":
         text = yaml.dump(rows, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
         print("\n".join(map(escaped, text.split("\n"))), end="")

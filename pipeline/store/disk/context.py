@@ -20,11 +20,13 @@ class ModelContext:
         framework_name: ``detectron2``.
         framework_versions: The version of each package that was installed, by name.
         python_version: The version of Python.
+        bentoml_version: ``None``, because models are saved without BentoML.
     """
 
     framework_name: str
     framework_versions: dict[str, str]
     python_version: str
+    bentoml_version: str | None = None
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> ModelContext:

@@ -140,12 +140,12 @@ class ModelInfo(Mapping[str, Any]):
             "labels": self["labels"],
             "options": self.get("options", {"partial_kwargs": {}}),
             "metadata": self["metadata"],
-            "context": self.context.to_dict(),
-            "signatures": self["signatures"],
+            "context": self.context.to_dict() | self["context"],
+            "signatures": {name: given.to_dict() for name, given in self.signatures.items()},
             "api_version": self.api_version,
             "creation_time": self["created"],
         }
-        return theirs | {key: self[key] for key in self if key not in (*theirs, "created")}
+        return theirs | {key: self[key] for key in self if key not in theirs}
 
 
 def _parsed(section: str, where: str) -> dict[str, Any]:

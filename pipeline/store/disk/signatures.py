@@ -36,6 +36,10 @@ class Signature(dict[str, Any]):
         """A description of the output, for the user."""
         return self.get("output_spec")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as BentoML shows it: with both dimensions if it is batchable."""
+        return dict(self) | ({"batch_dim": [*self.batch_dim]} if self.batchable else {})
+
     def __eq__(self, other: object) -> bool:
         """Return whether another signature, of d2run or BentoML, or a mapping is equal."""
         if isinstance(other, Mapping):

@@ -6,6 +6,7 @@ by their ``extract`` methods, whose checks have had security holes.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import lzma
@@ -16,9 +17,10 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.errors import ModelCorruptError, StoreError, did_you_mean
 from pipeline.models.foreign import ForeignFileError
@@ -33,13 +35,17 @@ from pipeline.store.exchange.members import (
 )
 from pipeline.system.files import replaced
 
-FORMATS = ("tar.xz", "tar.gz", "zip")
+FORMATS = {  # with the suffixes of their files; a bare compression is what BentoML calls them
+    "tar.xz": (".tar.xz", ".txz", ".xz", ".bentomodel"),
+    "tar.gz": (".tar.gz", ".tgz", ".gz"),
+    "tar.bz2": (".tar.bz2", ".tbz2", ".tbz", ".bz2"),
+    "tar": (".tar",),
+    "zip": (".zip",),
+}
 MAX_MEMBERS = 1000  # files and directories
 MAX_DEPTH = 8
 MAX_NAME = 100  # with its directories; the length of the field in a tar
 
-# in the order of FORMATS
-_SUFFIXES = ((".tar.xz", ".txz", ".bentomodel"), (".tar.gz", ".tgz"), (".zip",))
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 # raised for damaged archives; gzip and bz2 raise an OSError without errno
 _DAMAGED = (EOFError, RuntimeError, ValueError, OSError, lzma.LZMAError, zlib.error)
@@ -47,8 +53,8 @@ _DAMAGED = (EOFError, RuntimeError, ValueError, OSError, lzma.LZMAError, zlib.er
 
 def format_of(path: str) -> str | None:
     """Return the archive format for a file's suffix; ``None`` for other suffixes."""
-    pairs = zip(FORMATS, _SUFFIXES, strict=True)
-    return next((name for name, ends in pairs if path.lower().endswith(ends)), None)
+    name = path.lower()
+    return next((format for format, ends in FORMATS.items() if name.endswith(ends)), None)
 
 
 def pack(folder: Path, archive: Path, format: str) -> None:
@@ -160,10 +166,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _write_tar(files: dict[str, Path], file: BinaryIO, format: str) -> int:
     with (
-        # the fastest presets: weights hardly compress, and stronger presets take minutes
-        lzma.open(file, "wb", preset=0)
-        if format == "tar.xz"
-        else gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream,
+        _compressing(file, format) as stream,
         tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as tar,
     ):
         for name, path in files.items():
@@ -172,6 +175,15 @@ def _write_tar(files: dict[str, Path], file: BinaryIO, format: str) -> int:
             with path.open("rb") as source:
                 tar.addfile(member, source)
     return tar.offset
+
+
+def _compressing(file: BinaryIO, format: str) -> AbstractContextManager[Any]:
+    # the fastest presets: weights hardly compress, and stronger presets take minutes
+    if format == "tar.xz":
+        return lzma.open(file, "wb", preset=0)
+    if format == "tar.gz":
+        return gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0)
+    return bz2.open(file, "wb", compresslevel=1) if format == "tar.bz2" else nullcontext(file)
 
 
 def _write_zip(files: dict[str, Path], file: BinaryIO) -> int:

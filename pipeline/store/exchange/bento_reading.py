@@ -91,10 +91,16 @@ for _tag in ("timestamp", "binary"):
 
 def is_bento(folder: Path) -> bool:
     """Return whether a directory is a Detectron2 model of BentoML."""
+    return _MODULES.fullmatch(module_of(folder) or "") is not None
+
+
+def module_of(folder: Path) -> str | None:
+    """Return the module that saved the model in a directory; ``None`` if that is unknown."""
     try:
-        return _is_detectron(_read_info(folder / INFO))
+        module = _read_info(folder / INFO).get("module")
     except StoreError:
-        return False
+        return None
+    return module if isinstance(module, str) else None
 
 
 def read_bento(folder: Path, *, trust: bool = False) -> BentoModel:
@@ -115,8 +121,8 @@ def read_bento(folder: Path, *, trust: bool = False) -> BentoModel:
         info = _read_info(folder / INFO)
         if not _is_detectron(info):
             raise StoreError(
-                f"'{folder}' is a model of {info.get('module')}; only models of {MODULE} can be "
-                "imported"
+                f"'{folder}' is a model of {info.get('module') or 'no framework'}; only models of "
+                f"{MODULE} can be imported"
             )
         if not (folder / WEIGHTS).is_file():
             raise ModelCorruptError(f"{WEIGHTS} is missing in '{folder}'; export the model again")

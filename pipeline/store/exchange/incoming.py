@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError, ModelExistsError, StoreError
+from pipeline.errors import ConfigError, ModelExistsError, PipelineError, StoreError
 from pipeline.models.weights.weights import SUFFIXES, read_weights
 from pipeline.store.api.store import ModelStore
 from pipeline.store.api.stored_model import StoredModel
-from pipeline.store.disk.pointers import read_pointer
+from pipeline.store.disk.pointers import folders_in, read_pointer, versions_in
 from pipeline.store.disk.schema import check_info
 from pipeline.store.disk.staging import staged
 from pipeline.store.disk.tags import LATEST, check_version
 from pipeline.store.disk.version import CONFIG, INFO, read_version, sync_files
 from pipeline.store.exchange import archive, training
-from pipeline.store.exchange.bento_reading import is_bento, read_bento
+from pipeline.store.exchange.bento_reading import is_bento, module_of, read_bento
+from pipeline.store.exchange.foreign import save_foreign
 from pipeline.store.exchange.options import ImportOptions
 from pipeline.store.exchange.remote import fetch, shown
+
+_MODULE = "pipeline.store"  # in the model.yaml of d2run's models
 
 
 def import_model(
@@ -67,7 +70,7 @@ def import_path(store: ModelStore, path: str, options: ImportOptions) -> tuple[S
             folder = _find_model(_open(path, scratch), path)
             if not (folder / INFO).is_file():
                 return training.import_training(store, folder, options)
-            if is_bento(folder):
+            if is_bento(folder) or _is_foreign(folder):
                 return _import_bento(store, folder, options)
             if options != ImportOptions(trust=options.trust):
                 given = [key for key, value in asdict(options).items() if value and key != "trust"]
@@ -78,6 +81,72 @@ def import_path(store: ModelStore, path: str, options: ImportOptions) -> tuple[S
             return _import_own(store, folder, scratch)
     except OSError as exc:
         raise StoreError(f"cannot import '{shown(path)}': {exc.strerror or exc}") from exc
+
+
+def versions_in_store(path: str) -> list[Path]:
+    """Return the versions in the directory of a whole store, of BentoML or d2run.
+
+    Such a directory has ``<name>/<version>/model.yaml`` for at least one model, or the directory
+    ``models`` in it has. For any other path, the result is empty.
+    """
+    folder = Path(path).expanduser()
+    if "://" in path or (folder / INFO).is_file() or training.is_output(folder):
+        return []
+    for root in (folder / "models", folder):
+        # the pointer tells a store from an archive's directory with directories around a model
+        homes = [home for home in folders_in(root) if (home / LATEST).is_file()]
+        if any(versions_in(home) for home in homes):
+            return [version for home in homes for version in folders_in(home)]
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one version in a whole store.
+
+    Attributes:
+        tag: The tag in that store.
+        model: The imported model; ``None`` after an error.
+        is_new: Whether the model was new.
+        error: The error.
+        is_foreign: Whether d2run cannot import such a model: it is one of another framework, or
+            its directory has no ``model.yaml``.
+    """
+
+    tag: str
+    model: StoredModel | None = None
+    is_new: bool = False
+    error: PipelineError | None = None
+    is_foreign: bool = False
+
+
+def import_store(
+    store: ModelStore, versions: Sequence[Path], options: ImportOptions
+) -> Iterator[Outcome]:
+    """Import the versions from ``versions_in_store``; an error does not stop the others.
+
+    Raises:
+        ConfigError: ``options`` has a name, which only one model can have.
+    """
+    if options.name:
+        raise ConfigError(
+            f"the directory is a store of {len(versions)} models, which keep their names; remove "
+            "the name, or import the directory of one version"
+        )
+    for folder in versions:
+        tag = f"{folder.parent.name}:{folder.name}"
+        try:
+            if not (folder / INFO).is_file():
+                raise StoreError(f"it has no {INFO}")
+            yield Outcome(tag, *import_path(store, str(folder), options))
+        except PipelineError as exc:
+            is_foreign = not (folder / INFO).is_file() or _is_foreign(folder)
+            yield Outcome(tag, error=exc, is_foreign=is_foreign)
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Return whether a directory is a model of another framework."""
+    return module_of(folder) not in (None, _MODULE) and not is_bento(folder)
 
 
 def _import_own(store: ModelStore, folder: Path, scratch: Path) -> tuple[StoredModel, bool]:
@@ -107,9 +176,10 @@ def _import_bento(
 ) -> tuple[StoredModel, bool]:
     model = read_bento(folder, trust=options.trust)
     created = datetime.fromisoformat(model.created)
-    return training.save_foreign(
+    tag = options.name or model.name
+    return save_foreign(
         store,
-        f"{options.name or model.name}:{model.version}",
+        tag if ":" in tag else f"{tag}:{model.version}",
         model.config,
         read_weights(model.weights),
         options,
@@ -161,6 +231,11 @@ def _find_model(folder: Path, path: str) -> Path:
         if len(below) != 1:
             break
         folder = below[0]
+    if n := len(versions_in_store(path)):
+        raise StoreError(
+            f"'{path}' is a store of {n} models; import one version's directory, or all of them "
+            f"with python -m pipeline.store import '{path}'"
+        )
     raise StoreError(
         f"'{shown(path)}' has no model; expected the {INFO} of d2run or BentoML, or the {CONFIG} "
         "and checkpoint of a Detectron2 training"

@@ -1,33 +1,34 @@
-"""Imports models from training outputs of Detectron2, and saves models from other tools."""
+"""Imports models from training outputs of Detectron2."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.errors import StoreError
-from pipeline.models import architectures
-from pipeline.models.config_file import ConfigFile, make_cfg, read_plain
+from pipeline.errors import ConfigError, StoreError
+from pipeline.models.config_file import read_plain
 from pipeline.models.weights.weights import SUFFIXES, read_weights
-from pipeline.records import Categories
-from pipeline.store.api.catalog import categories_of
 from pipeline.store.api.store import ModelStore
 from pipeline.store.api.stored_model import StoredModel
+from pipeline.store.disk.plain import plain_metadata
 from pipeline.store.disk.pointers import read_pointer
 from pipeline.store.disk.version import CONFIG
+from pipeline.store.exchange.foreign import save_foreign
 from pipeline.store.exchange.options import ImportOptions
-from pipeline.system.files import sha256_file
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from pipeline.system.files import RegularFile, sha256_file
 
 _POINTER = "last_checkpoint"  # of fvcore.common.checkpoint.Checkpointer
 _FINAL = "model_final.pth"
+_METRICS = "metrics.json"  # of detectron2.utils.events.JSONWriter
+_MAX_METRICS = 64 << 20  # bytes read from its end: about a hundred thousand lines
+_MAX_LINE = 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def import_training(
 
     Raises:
         ConfigError: The config or the class names do not fit.
+        ModelExistsError: The name has this version, of another model or with other values.
         StoreError: The checkpoint is ambiguous or cannot be read.
     """
     checkpoint = _last_checkpoint(folder)
@@ -53,92 +55,15 @@ def import_training(
         "checkpoint": checkpoint.name,
         "sha256": hashlib.sha256(parts.encode()).hexdigest(),
     }
+    metrics = _read_metrics(folder / _METRICS, checkpoint)
     return save_foreign(
         store,
         options.name or _model_name(folder),
         read_plain(folder / CONFIG),
         read_weights(checkpoint, ema=options.ema),
-        options,
+        replace(options, metadata=metrics | dict(options.metadata or {})),
         origin=origin,
     )
-
-
-def save_foreign(
-    store: ModelStore,
-    tag: str,
-    config: dict[str, Any],
-    weights: Mapping[str, Tensor],
-    options: ImportOptions,
-    *,
-    origin: dict[str, Any],
-    known: Mapping[str, Any] | None = None,
-    kind: str = "predictor",
-    labels: Mapping[str, str] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    signatures: Mapping[str, Any] | None = None,
-    created: datetime | None = None,
-    custom_objects: Mapping[str, Any] | None = None,
-) -> tuple[StoredModel, bool]:
-    """Save a model from another tool if the store does not have it; also return if it was new.
-
-    Args:
-        store: The store.
-        tag: ``name`` or ``name:version``.
-        config: Nested plain values, as dumped from a ``CfgNode``.
-        weights: Tensors by name.
-        options: The user's options, which override the model's own values.
-        origin: The model's origin. Models with the same ``sha256`` are the same.
-        known: ``kind`` and ``categories``, if d2run exported the model.
-        kind: ``predictor`` or ``module``.
-        labels: The model's labels.
-        metadata: The model's metadata.
-        signatures: The model's signatures.
-        created: Time of creation.
-        custom_objects: The model's custom objects.
-    """
-    name = tag.partition(":")[0]
-    for there in store.list(name):
-        if there.info.get("origin", {}).get("sha256") == origin["sha256"]:
-            return there, False
-    cfg = make_cfg(ConfigFile(CONFIG, config, in_zoo=False), strict=False)
-    saved = store.save_tested(
-        tag,
-        cfg,
-        weights,
-        _categories(cfg, options, known or {}, name),
-        labels=dict(labels or {}) | dict(options.labels or {}),
-        metadata=dict(metadata or {}) | dict(options.metadata or {}),
-        signatures=signatures,
-        kind=str((known or {}).get("kind", kind)),
-        created=created,
-        custom_objects=custom_objects,
-        origin=origin,
-    )
-    return saved, True
-
-
-def _categories(
-    cfg: Any, options: ImportOptions, known: Mapping[str, Any], name: str
-) -> Categories:
-    if options.class_names is not None:
-        return architectures.cfg_categories(cfg, options.class_names)
-    stored = known.get("categories")
-    if isinstance(stored, Mapping):
-        fields = {key: _tuples(value) for key, value in stored.items()}
-        try:
-            return Categories(**fields)
-        except (TypeError, ValueError) as exc:
-            raise StoreError(
-                f"the class names of '{name}' are damaged ({exc}); set class_names"
-            ) from exc
-    found, warning = categories_of(cfg)
-    if warning:
-        _log.warning("'%s' is saved %s", name, warning)
-    return found
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -148,18 +73,63 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _last_checkpoint(folder: Path) -> Path:
     """Return the checkpoint that the training wrote last."""
     found = {path.name: path for path in _checkpoints(folder)}
-    pointer = folder / _POINTER
-    last = read_pointer(pointer).strip() or _FINAL
-    last = last.rsplit("/", 1)[-1]  # the value can be the path at the time of training
-    if last in found:
+    # the value can be the path at the time of training
+    named = read_pointer(folder / _POINTER).strip().rsplit("/", 1)[-1]
+    if named in found:
+        return found[named]
+    only = next(iter(found)) if len(found) == 1 else None
+    if last := _FINAL if _FINAL in found else only:
+        if named:
+            _log.warning(
+                "'%s' has no '%s', which %s names; using %s", folder, named, _POINTER, last
+            )
         return found[last]
-    if len(found) == 1:
-        return next(iter(found.values()))
     raise StoreError(
-        f"'{folder}' has {len(found)} checkpoints, but no {_POINTER} or {_FINAL}: "
+        f"'{folder}' has {len(found)} checkpoints, but no {named or _POINTER} or {_FINAL}: "
         f"{', '.join(found)}. Choose one: python -m pipeline.store save NAME --config "
         f"{folder / CONFIG} --weights {folder / next(iter(found))}"
     )
+
+
+def _read_metrics(path: Path, checkpoint: Path) -> dict[str, Any]:
+    """Return the last value of each metric, up to the iteration in the checkpoint's name."""
+    number = re.search(r"_(\d{1,12})$", checkpoint.stem)
+    last = int(number[1]) if number else None
+    metrics: dict[str, Any] = {}
+    damaged = 0
+    for line in _lines(path) if path.is_file() else ():
+        try:
+            values = json.loads(line)
+            if not isinstance(values, dict):
+                raise ValueError("not an object")
+        except (ValueError, RecursionError):
+            damaged += 1
+            continue
+        iteration = values.get("iteration")
+        if last is None or not isinstance(iteration, int) or iteration <= last:
+            metrics |= {key: value for key, value in values.items() if _is_number(value)}
+    if damaged:
+        _log.warning("'%s': skipped %d lines that are not JSON objects", path, damaged)
+    return metrics
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, at most those at its end."""
+    with RegularFile(path) as file:
+        if file.size > _MAX_METRICS:
+            file.seek(-_MAX_METRICS, 2)
+            file.readline(_MAX_LINE)  # the rest of a line
+        while line := file.readline(_MAX_LINE):
+            if line.strip():
+                yield line
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number that metadata can have."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with suppress(ConfigError):
+            return bool(plain_metadata({"value": value}))
+    return False
 
 
 def _model_name(folder: Path) -> str:

@@ -317,21 +317,18 @@ def test_reads_archives_of_shutil(format, model, folder, tmp_path):
     assert content(folder) == FILES
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
-@pytest.mark.parametrize("format", [*FORMATS, "tar.bz2", "tar"])
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.98])  # of a tar, the last 10 kB are padding
+@pytest.mark.parametrize("format", FORMATS)
 def test_truncated(format, share, model, folder, tmp_path):
     archive = tmp_path / "archive"
-    if format in FORMATS:
-        pack(model, archive, format)
-    else:
-        archive.write_bytes(COMPRESSIONS[format](tarred("a", FILES["weights.safetensors"])))
+    pack(model, archive, format)
     os.truncate(archive, int(archive.stat().st_size * share))
     with pytest.raises(StoreError) as caught:
         unpack(archive, folder)
     assert not share or isinstance(caught.value, ModelCorruptError)
 
 
-@pytest.mark.parametrize("format", [*FORMATS, "tar.bz2", "tar"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_random_damage(format, tmp_path):
     data = tar(("m.yaml", b"a" * 700, {}), ("d", b"", {"type": b"5"}), ("d/w", b"b" * 900, {}))
     if format == "zip":
@@ -419,8 +416,13 @@ def test_pack_refuses_what_unpack_would(tmp_path, model, monkeypatch):
         ("s3://b/a.TAR.GZ", "tar.gz"),
         ("a.tgz", "tar.gz"),
         ("a.zip", "zip"),
-        ("a.tar", None),
-        ("a.xz", None),
+        ("a.tar", "tar"),
+        ("a.tar.bz2", "tar.bz2"),
+        ("a.tbz", "tar.bz2"),
+        ("a.xz", "tar.xz"),
+        ("a.gz", "tar.gz"),
+        ("a-1.2", None),
+        ("tar", None),
         ("", None),
     ],
 )

@@ -61,14 +61,18 @@ def there(tmp_path):
         ("a.tar.gz", None, "a.tar.gz"),
         ("b.zip", None, "b.zip"),
         ("c", None, "c.tar.xz"),
+        ("e.tar", None, "e.tar"),
+        ("f.tbz2", None, "f.tbz2"),
+        ("g", "gz", "g.tar.gz"),
+        ("crack-1.2", "tar", "crack-1.2.tar"),
         ("d/e", "dir", "d/e"),
-        ("", "dir", "crack-v1"),
+        ("", "folder", "crack-v1"),
     ],
 )
 def test_round_trip(here, there, tmp_path, predictor, path, format, written):
     out = tmp_path / "out"
     out.mkdir()
-    place = export_model("crack", f"{out}/{path}", format=format, store=here)
+    place = export_model("crack", f"{out}/{path}", format, store=here)
     assert Path(place) == out / written
     taken = import_model(place, store=there)
     assert taken == here.get("crack") or taken.digest == here.get("crack").digest
@@ -169,10 +173,40 @@ def test_options_for_foreign_models_only(here, there, tmp_path):
         import_model(place, name="other", labels={"a": "b"}, store=there)
 
 
-@pytest.mark.parametrize("format", ["rar", "tar"])
-def test_unknown_format(here, tmp_path, format):
-    with pytest.raises(ConfigError, match="expected one of"):
-        export_model("crack", tmp_path, format=format, store=here)
+@pytest.mark.parametrize(
+    ("path", "format", "message"),
+    [
+        ("x", "rar", "expected one of tar.xz, .*, got 'rar'"),
+        ("x", "", "expected one of"),
+        ("x.zip", "tar.gz", r"has the suffix of format zip, not tar\.gz"),
+        ("x.bentomodel", "tar.xz", "suffix of format bentoml"),
+        ("x.TAR.ZST", None, r"unsupported suffix; use \.tar\.xz, "),
+        ("memory://bucket/x", "dir", "cannot write to an address"),
+    ],
+)
+def test_wrong_format(here, tmp_path, monkeypatch, path, format, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        export_model("crack", path, format, store=here)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", ["zip", "dir", "bentoml"])
+def test_export_under_another_name(here, there, tmp_path, format):
+    place = export_model("crack", tmp_path, format, name="spall:2026", trust=True, store=here)
+    assert Path(place).name.startswith("spall-2026")
+    imported = import_model(place, trust=True, store=there)
+    assert imported.tag == "spall:2026"
+    imported.verify()
+    ours = here.get("crack")
+    for key in ("created", "labels", "metadata", "signatures", "categories", "kind"):
+        assert imported.info[key] == ours.info[key]
+    assert imported.digest != ours.digest
+    ours.verify()
+    kept = export_model("crack", tmp_path, format, name="rust", trust=True, store=here)
+    assert import_model(kept, trust=True, store=there).tag == "rust:v1"
+    with pytest.raises(ConfigError, match="expected"):
+        export_model("crack", tmp_path, format, name="../x", trust=True, store=here)
 
 
 def test_a_name_that_leads_out_of_the_store(here, there, tmp_path):
