@@ -122,6 +122,8 @@ def _export(store: ModelStore, args: argparse.Namespace) -> None:
         print_stdout(f"exported {model.tag} to {path}")
         if args.format == "bentoml" or path.endswith(".bentomodel"):
             print_stdout(f"to import it: bentoml models import {Path(path).absolute()}")
+        elif args.format == "bento-service":
+            print_stdout(f"to serve it: bentoml serve {Path(path).absolute()}")
     else:
         show([{"tag": str(model.tag), "path": path}], args.output)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,11 +16,13 @@ from pipeline.store.disk.plain import plain_categories
 from pipeline.store.disk.staging import staged
 from pipeline.store.disk.version import INFO, WEIGHTS, sync_files
 from pipeline.store.exchange import archive
+from pipeline.store.exchange.bento_service import BENTOFILE, write_service
 from pipeline.store.exchange.bento_writing import write_bento
 from pipeline.store.exchange.remote import send, shown
 
-FORMATS = (*archive.FORMATS, "dir", "bentoml")
-_SUFFIX = {"bentoml": ".bentomodel", "dir": ""}
+_FOLDERS = {"dir": INFO, "bento-service": BENTOFILE}  # formats, and a file that each has
+FORMATS = (*archive.FORMATS, *_FOLDERS, "bentoml")
+_SUFFIX = {"bentoml": ".bentomodel"} | dict.fromkeys(_FOLDERS, "")
 
 
 def export_model(
@@ -38,10 +41,12 @@ def export_model(
         path: A file; an existing directory, or a path with a trailing ``/``, for a file
             ``<name>-<version>`` in it; or an address that fsspec supports, such as
             ``s3://bucket/``.
-        format: ``tar.xz``, ``tar.gz``, ``zip``, ``dir`` (a plain copy) or ``bentoml``; by default
-            the format of the path's suffix, otherwise ``tar.xz``.
+        format: ``tar.xz``, ``tar.gz``, ``zip``, ``dir`` (a plain copy), ``bentoml``, or
+            ``bento-service`` (a directory for ``bentoml build``, with a service and the model); by
+            default the format of the path's suffix, otherwise ``tar.xz``.
         overwrite: Replace an existing target.
-        trust: For ``bentoml``: load the custom objects, which must be pickled again.
+        trust: For ``bentoml``: load the custom objects, which must be pickled again. For
+            ``bento-service``: the service may import the model's external modules.
         store: The store; by default the one in ``$D2RUN_HOME``.
 
     Returns:
@@ -51,6 +56,7 @@ def export_model(
         ConfigError: The format is unknown.
         ModelNotFoundError: There is no such model.
         ModelCorruptError: A file differs from what was saved.
+        UntrustedModelError: ``trust`` is required.
         StoreError: The target exists or cannot be written.
     """
     model = tag if isinstance(tag, StoredModel) else (store or ModelStore()).get(tag, trust=trust)
@@ -68,8 +74,8 @@ def export_model(
             folder = model.path
             if format == "bentoml":
                 folder = _as_bento(model, Path(scratch, "bento"))
-            if format == "dir":
-                _copy(folder, target, overwrite)
+            if format in _FOLDERS:
+                _write_folder(model, target, format, overwrite)
             elif is_address:
                 packed = Path(scratch, "packed")
                 archive.pack(folder, packed, _packing(format))
@@ -115,25 +121,30 @@ def _target_path(target: str, format: str, model: StoredModel) -> str:
     """Append the model's name to a directory, and the format's suffix to a file."""
     suffix = _SUFFIX.get(format, f".{format}")
     place = Path(target).expanduser()
-    in_folder = "://" not in target and place.is_dir() and not (place / INFO).is_file()
+    is_export = any((place / name).is_file() for name in _FOLDERS.values())
+    in_folder = "://" not in target and place.is_dir() and not is_export
     if target.endswith("/") or in_folder:
         return f"{target.rstrip('/')}/{model.tag.replace(':', '-')}{suffix}"
     return target if archive.format_of(target) or not suffix else target + suffix
 
 
-def _copy(folder: Path, target: str, overwrite: bool) -> None:
+def _write_folder(model: StoredModel, target: str, format: str, overwrite: bool) -> None:
     if "://" in target:
         raise ConfigError(
-            f"format=dir cannot write to an address: '{shown(target)}'. Use an archive"
+            f"format={format} cannot write to an address: '{shown(target)}'. Use an archive"
         )
     place = Path(target).expanduser()
     place.parent.mkdir(parents=True, exist_ok=True)
-    with staged(place.parent) as copy:
-        for file in folder.iterdir():
-            shutil.copyfile(file, copy / file.name)
-        sync_files(copy)
+    with staged(place.parent) as folder:
+        if format == "dir":
+            for file in model.path.iterdir():
+                shutil.copyfile(file, folder / file.name)
+        else:
+            write_service(model, folder)
+        for path, _, _ in os.walk(folder, topdown=False):
+            sync_files(Path(path))
         if overwrite and place.exists():
-            if not (place / INFO).is_file():
+            if not (place / _FOLDERS[format]).is_file():
                 raise StoreError(f"'{place}' is not an exported model; choose another path")
             shutil.rmtree(place)
-        copy.rename(place)
+        folder.rename(place)
