@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import ConfigError, StoreError
@@ -16,8 +16,9 @@ from pipeline.store.api.stored_model import StoredModel
 from pipeline.store.disk.plain import plain_categories
 from pipeline.store.disk.staging import staged
 from pipeline.store.disk.tags import Tag, TagLike, check_version
-from pipeline.store.disk.version import INFO, WEIGHTS, read_version, seal, sync_files
+from pipeline.store.disk.version import INFO, WEIGHTS, ModelVersion, read_version, seal, sync_files
 from pipeline.store.exchange import archive
+from pipeline.store.exchange.bento_service import BENTOFILE, write_service
 from pipeline.store.exchange.bento_writing import write_bento
 from pipeline.store.exchange.remote import send, shown
 
@@ -44,7 +45,8 @@ def export_model(
             suffix, otherwise ``tar.xz``.
         name: Export it as ``name``, or ``name:version``, instead of its own.
         overwrite: Replace an existing target.
-        trust: For ``bentoml``: load the custom objects, which must be pickled again.
+        trust: For ``bentoml``: load the custom objects, which must be pickled again. For
+            ``bento-service``: the service may import the model's external modules.
         store: The store; by default the one in ``$D2RUN_HOME``.
         format: The same as ``output_format``.
 
@@ -56,6 +58,7 @@ def export_model(
             valid.
         ModelNotFoundError: There is no such model.
         ModelCorruptError: A file differs from what was saved.
+        UntrustedModelError: ``trust`` is required.
         StoreError: The target exists or cannot be written.
     """
     model = tag if isinstance(tag, StoredModel) else (store or ModelStore()).get(tag, trust=trust)
@@ -121,6 +124,17 @@ def _bento(model: StoredModel, tag: Tag, folder: Path) -> Path:
     return folder
 
 
+def _service(model: StoredModel, tag: Tag, folder: Path) -> Path:
+    """Write a service for BentoML's server, with the model inside."""
+    exported: ModelVersion = model
+    if tag != model.tag:
+        copy = read_version(_own(model, tag, folder.with_name("renamed")))
+        exported = replace(copy, trust=model.trust)
+    folder.mkdir()
+    write_service(exported, folder)
+    return folder
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """A format of exports.
@@ -143,6 +157,7 @@ FORMATS = {
     **{name: Format(_own, f".{name}", name) for name in archive.FORMATS},
     "dir": Format(_own),
     "bentoml": Format(_bento, ".bentomodel", "tar.xz"),
+    "bento-service": Format(_service, marker=BENTOFILE),
 }
 ALIASES = {  # BentoML's names
     "xz": "tar.xz",
