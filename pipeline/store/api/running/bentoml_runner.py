@@ -8,6 +8,8 @@ opens the store by itself.
 from __future__ import annotations
 
 import asyncio
+import warnings
+from collections.abc import Mapping
 from threading import Lock
 from types import ModuleType
 from typing import Any
@@ -45,12 +47,16 @@ def bentoml_runnable(legacy: ModuleType, model: ModelVersion) -> Any:
     return runnable
 
 
-def load_on_first_call(runner: Any) -> Any:
-    """Make a ``bentoml.legacy.Runner`` load its model on the first call outside of a server.
+def bentoml_runner(legacy: ModuleType, model: ModelVersion, options: Mapping[str, Any]) -> Any:
+    """Return a ``bentoml.legacy.Runner`` that loads its model on the first call.
 
-    BentoML's runner would raise there until ``init_local`` is called, unlike the local runner. Its
-    servers replace this placeholder just as BentoML's own.
+    Without that, BentoML's runner raises outside of a server until ``init_local`` is called, unlike
+    the local runner. BentoML's servers replace this placeholder just as BentoML's own.
     """
+    with warnings.catch_warnings():
+        # it recommends new-style services, for which there is load_model
+        warnings.filterwarnings("ignore", "`Runner` is deprecated")
+        runner = legacy.Runner(bentoml_runnable(legacy, model), **options)
 
     class LoadOnFirstCall(type(runner._runner_handle)):  # type: ignore[misc]
         def __init__(self) -> None:

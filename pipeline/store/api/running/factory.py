@@ -9,8 +9,8 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.store.api.running.bentoml_runner import (
     bentoml_runnable,
+    bentoml_runner,
     import_legacy,
-    load_on_first_call,
 )
 from pipeline.store.api.running.local_runner import LocalRunner
 from pipeline.store.api.running.runnable import plain_runnable
@@ -56,7 +56,7 @@ def make_runner(
     legacy = import_legacy()
     if legacy is None:
         return LocalRunner(plain_runnable(model), **options)
-    return load_on_first_call(legacy.Runner(bentoml_runnable(legacy, model), **options))
+    return bentoml_runner(legacy, model, options)
 
 
 def _runner_name(given: str, model_name: str) -> str:

@@ -15,7 +15,6 @@ from pipeline.store.api.running.runnable import StoredRunnable
 
 pytestmark = [
     pytest.mark.detectron2,
-    pytest.mark.filterwarnings("ignore:`Runner` is deprecated since BentoML"),
 ]
 CROPPED = {"partial_kwargs": {"inference": {"do_postprocess": False}}}
 SIGNATURES = {

@@ -133,7 +133,9 @@ def test_large_metadata_with_numbers_as_keys():  # too large for the fast parser
         pytest.param({"a": ITSELF}, "nested too deeply or contains itself", id="itself"),
         pytest.param({"a": 1 << 5000}, "metadata.a: expected text, numbers", id="huge-number"),
         *(
-            pytest.param({"a": [0, {"b": value}]}, r"metadata\.a\[1\]\.b: expected .* got", id=name)
+            pytest.param(
+                {"a": [0, {"b": value}]}, r"metadata\.a\[1\]\.b(\[0\])?: expected .* got", id=name
+            )
             for name, value in {
                 "set": {1, 2},
                 "object": object(),

@@ -406,7 +406,7 @@ LAUGHS = "a0: &a0 ha\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i 
     [
         ("bentoml.detectron", "bentoml.sklearn", StoreError, "a model of bentoml.sklearn"),
         ("bentoml.detectron", "pipeline.store", StoreError, "a model of pipeline.store"),
-        ("module: ", "modul: ", StoreError, "a model of None"),
+        ("module: ", "modul: ", StoreError, "a model of no framework"),
         ("name: crack", "name: [", ModelCorruptError, "not valid YAML"),
         ("name: crack", "name: [a]", ModelCorruptError, "expected text as 'name'"),
         ("version: v1", "version: 1", ModelCorruptError, "expected text as 'version'"),
