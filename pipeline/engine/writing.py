@@ -13,7 +13,7 @@ from pipeline.engine.items import Item
 from pipeline.errors import OutputError, PipelineError, StageError
 from pipeline.failures import failed, sink_failed
 from pipeline.job import Outcome
-from pipeline.protocols import Asset, BeginsAssets, Sink, Stage, supports
+from pipeline.protocols import Asset, BeginsAssets, SelectiveSink, Sink, Stage, supports
 from pipeline.records import Result
 from pipeline.system.spool import Spool
 
@@ -126,7 +126,8 @@ class Writing:
         with current.timed("sinks"):
             for name, sink in self.sinks.items():
                 try:
-                    sink.write(result)
+                    min_score = sink.min_score if supports(sink, SelectiveSink) else 0
+                    sink.write(result.at_least(min_score) if min_score else result)
                 except Exception as exc:
                     current.error = sink_failed(exc, current.asset, name)
                     return

@@ -25,6 +25,7 @@ from pipeline.protocols.parts import (
     Durable,
     Pushdown,
     PushesDown,
+    SelectiveSink,
     Sink,
     Stage,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "ReadableAsset",
     "Runnable",
     "SavableModel",
+    "SelectiveSink",
     "Sink",
     "Sized",
     "SkippedEntry",

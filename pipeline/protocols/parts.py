@@ -110,6 +110,17 @@ class Durable(Protocol):
 
 
 @runtime_checkable
+class SelectiveSink(Sink, Protocol):
+    """A sink that does not receive instances with low scores, which the run keeps all the same.
+
+    Attributes:
+        min_score: Lowest score in [0, 1]. Compared as float32, like scores.
+    """
+
+    min_score: float
+
+
+@runtime_checkable
 class Aggregate(Protocol):
     """A file over the whole run, derived from ``predictions.jsonl`` when the run ends.
 

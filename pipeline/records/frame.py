@@ -62,3 +62,8 @@ class Result:
     def replace(self, predictions: Predictions) -> Result:
         """Return the same frame with other predictions."""
         return Result(self.frame, predictions)
+
+    def at_least(self, min_score: float) -> Result:
+        """Return the result without instances of a lower score, compared as float32."""
+        keep = self.predictions.scores >= np.float32(min_score)
+        return self if keep.all() else self.replace(self.predictions[keep])

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import SinkError
-from pipeline.protocols import Asset
 from pipeline.records import Categories, Result
-from pipeline.system.files import output_name
-from pipeline.system.output_folder import OutputFolder
+from pipeline.sinks.frame_files import FrameFiles
 from pipeline.validation import check_choice, check_flag, check_number, check_whole
 
 if TYPE_CHECKING:
     from pipeline.sinks.drawing import Painter
 
 
-class Overlay:
+class Overlay(FrameFiles):
     """Writes ``<directory>/<asset id>.jpg``; of a video ``<asset id>/<frame>.jpg``.
 
     Images keep the frame's size, except that those whose longer side is at most 480 px are
@@ -26,6 +24,7 @@ class Overlay:
 
     Args:
         directory: Directory of the images.
+        min_score: Draw only instances with at least this score, 0 to 1.
         quality: JPEG quality, 1 to 100.
         masks: Draw instance masks, semantic and panoptic maps.
         boxes: Draw boxes.
@@ -38,9 +37,12 @@ class Overlay:
         ConfigError: An option has an invalid value.
     """
 
+    suffix = ".jpg"
+
     def __init__(
         self,
         directory: str | Path,
+        min_score: float = 0.0,
         quality: int = 90,
         masks: bool = True,
         boxes: bool = True,
@@ -53,17 +55,15 @@ class Overlay:
             check_flag(option, value)
         check_choice("color", color, ("class", "instance", "track"))
         check_number("opacity", opacity, 0, 1)
-        self.directory = Path(directory)
-        self.outputs = (f"{self.directory.name}/",)
+        super().__init__(directory)
+        check_number("min_score", min_score, 0, 1)
+        self.min_score = min_score
         self.quality = quality
         self.masks, self.boxes, self.labels = masks, boxes, labels
         self.color: Literal["class", "instance", "track"] = color
         self.opacity = opacity
-        self._numbered = False
         self._skeleton: tuple[tuple[int, int], ...] = ()
         self._painter: Painter | None = None
-        # rooted at the run directory, so that a link named `overlay` cannot lead out of it
-        self._folder = OutputFolder(self.directory.parent)
 
     def check(self, categories: Categories) -> None:
         """Store which keypoints to join."""
@@ -87,21 +87,7 @@ class Overlay:
         """Drop the painter; no file stays open."""
         self._painter = None
 
-    def begin(self, asset: Asset) -> None:
-        """Number the images by frame unless the asset is a still."""
-        self._numbered = not asset.is_still
-
-    def write(self, result: Result) -> None:
-        """Draw one frame and write the image.
-
-        Raises:
-            SinkError: The image is larger than JPEG allows (65,500 px per side).
-        """
-        frame = result.frame
-        number = frame.index if self._numbered else None
-        self._folder.write(self._name(frame.asset_id, ".jpg", number), self.jpeg(result))
-
-    def jpeg(self, result: Result) -> memoryview:
+    def encode(self, result: Result) -> memoryview:
         """Return one frame as JPEG, with its detections drawn. Can be called on several threads.
 
         Raises:
@@ -125,17 +111,3 @@ class Overlay:
                 step="overlay",
             )
         return memoryview(jpeg.data)
-
-    def flush(self, asset: Asset) -> None:
-        """Do nothing: the images have their final names since ``write``."""
-
-    def sync(self) -> None:
-        """Make the names of the images durable."""
-        self._folder.sync()
-
-    def discard(self, asset: Asset) -> None:
-        """Remove the asset's images, including those of an earlier run."""
-        self._folder.remove(self._name(asset.id, ".jpg" if asset.is_still else ""))
-
-    def _name(self, asset_id: str, suffix: str, frame: int | None = None) -> str:
-        return f"{self.directory.name}/{output_name(asset_id, suffix, frame)}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from pipeline.protocols import Pushdown
 from pipeline.records import Result
 from pipeline.validation import check_number
@@ -33,5 +31,4 @@ class MinScore:
 
     def __call__(self, result: Result) -> Result:
         """Return the result without the instances below the threshold."""
-        keep = result.predictions.scores >= np.float32(self.threshold)
-        return result if keep.all() else result.replace(result.predictions[keep])
+        return result.at_least(self.threshold)

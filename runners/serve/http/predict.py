@@ -83,5 +83,6 @@ async def overlay(request: Request) -> Response:
         raise answer
     if answer.result is None:
         raise RequestError(422, f"{answer.frame.asset_id}: a stage dropped the image")
-    jpeg = await asyncio.to_thread(service.overlay.jpeg, answer.result)
+    drawing = service.overlay
+    jpeg = await asyncio.to_thread(drawing.encode, answer.result.at_least(drawing.min_score))
     return Response(bytes(jpeg), media_type="image/jpeg")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from scripted import Halved, ListedAsset, Recording, Scripted, Stepped, run
 
@@ -276,3 +277,34 @@ def test_forward_seconds_are_those_of_the_device() -> None:
 
     outcomes = run([ListedAsset(f"{i}") for i in range(6)], runnable=Slow(batch_size=3))
     assert 0.04 <= sum(outcome.timings["forward"] for outcome in outcomes) < 0.08
+
+
+@dataclass
+class Selective(Recording):
+    """A sink that records the scores it receives."""
+
+    min_score: float = 0.75
+    scores: tuple[float, ...] = ()
+
+    def write(self, result: Result) -> None:
+        super().write(result)
+        self.scores += tuple(result.predictions.scores.round(3).tolist())
+
+
+class ThreeScores(Scripted):
+    def predict(self, frames: Sequence[Frame]) -> list[Predictions]:
+        scores = np.array([0.875, 0.75, 0.5], np.float32)
+        return [
+            make_predictions(3, size=frame.size, class_names=self.class_names).replace(
+                scores=scores
+            )
+            for frame in frames
+        ]
+
+
+def test_a_sink_receives_instances_from_its_lowest_score() -> None:
+    some, others = Selective(), Selective(min_score=0)
+    outcomes = run([ListedAsset("a")], runnable=ThreeScores(), sinks={"s": some, "o": others})
+    assert some.scores == (0.875, 0.75)
+    assert others.scores == (0.875, 0.75, 0.5)
+    assert sum(outcomes[0].detections.values()) == 3
