@@ -2,15 +2,9 @@
 
 import filecmp
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +12,7 @@ import cv2
 import pytest
 import torch
 import yaml
+from bentoml_server import environment, request, served
 from tiny_model import CLASS_NAMES, picture, tiny_predictor
 
 from pipeline import Predictor, find_model
@@ -27,8 +22,7 @@ pytestmark = [
     pytest.mark.detectron2,
     pytest.mark.skipif(find_spec("bentoml") is None, reason="the extra 'bentoml' is not installed"),
 ]
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "bentoml_service"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "bentoml_service"
 FORM = "multipart/form-data; boundary=b"
 
 
@@ -67,53 +61,6 @@ def expected(home):
     return answers
 
 
-def environment(home, d2run):
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "D2RUN_HOME": str(home / d2run),
-        "BENTOML_HOME": str(home / "bentoml"),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # it affects the last digits
-        "PYTHONPATH": str(ROOT),
-    }
-
-
-@contextmanager
-def served(*arguments, env, log):
-    """Serve in another process, and yield the address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as output:
-        server = subprocess.Popen([*command, *arguments], env=env, stdout=output, stderr=output)
-        try:
-            address = f"http://127.0.0.1:{port}"
-            end = time.monotonic() + 110
-            while request(f"{address}/readyz")[0] != 200:
-                assert server.poll() is None, log.read_text()[-3000:]
-                assert time.monotonic() < end, log.read_text()[-3000:]
-                time.sleep(0.1)
-            yield address
-        finally:
-            server.terminate()
-            server.wait(timeout=60)
-
-
-def request(url, body=None, kind="image/png"):
-    """Return the status and the answer."""
-    asked = urllib.request.Request(url, data=body, headers={"Content-Type": kind})
-    try:
-        with urllib.request.urlopen(asked, timeout=100) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as exc:
-        return exc.code, exc.read().decode()
-    except OSError:
-        return 0, ""
-
-
 def form(*bodies, name="images"):
     parts = [
         b'--b\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n\r\n%s\r\n'
@@ -127,7 +74,7 @@ def form(*bodies, name="images"):
 def address(home):
     """The example, started in its directory with a model of the user's store."""
     arguments = (str(EXAMPLE), "--arg", "tag=crack:v1")
-    env = environment(home, "d2run")
+    env = environment(home)
     with served(*arguments, env=env, log=home / "example.log") as address:
         yield f"{address}/predict"
 
@@ -169,7 +116,7 @@ def test_bentomls_client(address, expected, home):
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, address[: -len("/predict")], home / "0.png"],
-        env=environment(home, "d2run"), capture_output=True, text=True,
+        env=environment(home), capture_output=True, text=True,
     )  # fmt: skip
     assert json.loads(done.stdout) == [expected[(home / "0.png").read_bytes()]], done.stderr
 
@@ -205,7 +152,7 @@ def test_a_built_export_is_served_with_its_model(home, expected, tmp_path):
     folder = Path(export_model("crack", tmp_path / "svc", format="bento-service", store=store))
     assert filecmp.cmp(folder / "service.py", EXAMPLE / "service.py", shallow=False)
 
-    env = environment(tmp_path, "d2run")
+    env = environment(tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "bentoml", "build", str(folder)],
         env=env, cwd=tmp_path, capture_output=True, text=True,
@@ -221,7 +168,7 @@ def test_a_built_export_is_served_with_its_model(home, expected, tmp_path):
 
     bento = built.parent.rename(tmp_path / "bento")  # away from BentoML's store
     empty = tmp_path / "empty"
-    with served(str(bento), env=environment(empty, "d2run"), log=tmp_path / "log") as address:
+    with served(str(bento), env=environment(empty), log=tmp_path / "log") as address:
         for image, answer in expected.items():
             status, found = request(f"{address}/predict", image)
             assert (status, json.loads(found)) == (200, [answer])

@@ -70,8 +70,12 @@ def _split(
             f"{name} accepts one image per call; to pass several, save the model with "
             f"signatures={{'{name}': {{'batchable': True}}}}"
         )
-    images = [first] if single else [value for value in args if _is_image(value)]
-    return images, [value for value in args if not any(value is image for image in images)]
+    if single:
+        return [first], list(args[1:])
+    return (
+        [value for value in args if _is_image(value)],
+        [value for value in args if not _is_image(value)],
+    )
 
 
 def _is_image(value: Any) -> bool:
