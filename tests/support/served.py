@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -143,7 +143,11 @@ def served(*arguments: str) -> Iterator[Served]:
     assert isinstance(runner, Serve)
     listening = listen(runner)
     limits = Limits(runner.max_queue, runner.max_wait_ms / 1000)
-    with listening.socket, gate, Service(job, limits) as service:
+    with (
+        listening.socket,
+        ExitStack() as stack,
+        Service(job, limits, runner.load(job, stack)) as service,
+    ):
         port = listening.socket.getsockname()[1]
         with HttpServer(service, runner, listening) as http_server:
             try:
