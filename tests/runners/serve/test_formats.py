@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 import supervision
@@ -53,6 +54,17 @@ def answer(p: Predictions | None) -> Answer:
     found = None if p is None else Result(frame, p)
     line = b"" if found is None else encode(found)
     return Answer(Outcome(None, timings={"forward": 0.5, "waiting": 9.0}), line, frame, found)  # type: ignore[arg-type]
+
+
+def test_httpx(served: Serving, batch: Path) -> None:
+    """A client that makes forms of its own kind."""
+    url = f"http://127.0.0.1:{served.port}/predict"
+    first, *_ = (batch / "predictions.jsonl").read_text().splitlines()
+    with httpx.Client() as client:
+        raw = client.post(url, content=IMAGES["a.png"])
+        several = client.post(url, files=[("image", item) for item in IMAGES.items()])
+    assert raw.json() == json.loads(first) | {"asset": "image"}
+    assert several.text == (batch / "predictions.jsonl").read_text()
 
 
 def test_several_images_are_the_lines_of_a_batch(served: Serving, batch: Path) -> None:
