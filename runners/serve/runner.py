@@ -17,7 +17,7 @@ from runners.serve.listening import listen
 from runners.serve.options import ServeOptions
 from runners.serve.record.directory import recorded
 from runners.serve.record.recorder import Recorder
-from runners.serve.service import Limits, Service
+from runners.serve.service import Service
 from runners.serve.signals import StopSignals
 
 _EXTRA = {
@@ -56,9 +56,8 @@ class Serve(ServeOptions):
             for part in (job.model, job.runnable):
                 for text in part.warnings if isinstance(part, Warns) else ():
                     print_stderr(f"warning: {text}")
-            limits = Limits(self.max_queue, self.max_wait_ms / 1000)
             with (
-                Service(job, limits, recorder) as service,
+                Service(job, self, recorder) as service,
                 StopSignals() as stops,
                 HttpServer(service, self, listening) as http,
             ):

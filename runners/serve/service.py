@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -26,22 +25,10 @@ from pipeline.sources.decode.workers import DecodingStopped
 from runners.rundir.readers import file_reader
 from runners.serve.errors import RequestError
 from runners.serve.metrics import Metrics
+from runners.serve.options import ServeOptions
 from runners.serve.record.recorder import Recorder
 from runners.serve.traffic import Traffic
 from runners.serve.uploads import Answer, Answers, Upload
-
-
-@dataclass
-class Limits:
-    """How much a service accepts.
-
-    Attributes:
-        max_queue: Images that may wait or be in progress.
-        max_wait_s: Seconds that an image may wait for others to share its forward.
-    """
-
-    max_queue: int
-    max_wait_s: float
 
 
 class Service:
@@ -53,7 +40,7 @@ class Service:
 
     Args:
         job: The job, its runnable entered.
-        limits: How much it accepts.
+        options: How much it accepts.
         recorder: Records answers; ``None`` to keep none.
 
     Attributes:
@@ -66,8 +53,8 @@ class Service:
         metrics: Counts what it does.
     """
 
-    def __init__(self, job: Job, limits: Limits, recorder: Recorder | None = None) -> None:
-        self.job, self.limits, self._recorder = job, limits, recorder
+    def __init__(self, job: Job, options: ServeOptions, recorder: Recorder | None = None) -> None:
+        self.job, self.options, self._recorder = job, options, recorder
         self.in_flight = 0
         self.is_draining = False
         self.failure: BaseException | None = None
@@ -79,7 +66,7 @@ class Service:
             job.stages,
             {"answers": Answers()},
             encode=encode,
-            max_wait_s=limits.max_wait_s,
+            max_wait_s=options.max_wait_ms / 1000,
             on_forward=self.metrics.count_forward,
             **{key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")},
         )
@@ -160,7 +147,7 @@ class Service:
         """
         if self.failure is not None:
             raise self._unavailable()
-        limit = self.limits.max_queue
+        limit = self.options.max_queue
         if n_images > limit:
             raise RequestError(413, f"{n_images} images are more than runner.max_queue={limit}")
         if self.in_flight + n_images > limit:

@@ -39,7 +39,7 @@ class Answered:
         self.is_over.set_result(None)
 
 
-class Answers:
+class AnsweredExecutor:
     """An executor for images that have been answered: writes what the engine made of them.
 
     Args:

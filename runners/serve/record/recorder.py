@@ -26,7 +26,7 @@ from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
 from runners.rundir.opening import StartedRun
 from runners.rundir.translation import output_errors
 from runners.serve.metrics import Metrics
-from runners.serve.record.answered import Answered, Answers
+from runners.serve.record.answered import Answered, AnsweredExecutor
 from runners.serve.traffic import Traffic
 from runners.serve.uploads import Answer
 
@@ -164,7 +164,7 @@ class Recorder(Hooks):
 
     def _opened(self) -> Session:
         return Session(
-            self.job, self._run.ledger, hooks=self, executor=Answers(self.job, self._given)
+            self.job, self._run.ledger, hooks=self, executor=AnsweredExecutor(self.job, self._given)
         ).__enter__()
 
     def _close(self) -> None:
