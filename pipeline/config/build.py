@@ -46,6 +46,9 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         ConfigError: The configuration is not valid; lists all problems that were found.
         StoreError: The model is not in the store.
     """
+    record = OmegaConf.select(cfg, "runner.record")
+    if record and isinstance(record, str):
+        cfg.output = record  # sinks write there
     config = _resolved(cfg)
     if problems := [*unknown_keys(config), *untrusted(config)]:
         raise ConfigError(*problems)

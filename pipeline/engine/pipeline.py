@@ -118,7 +118,7 @@ class Pipeline:
             for thread in devices:
                 thread.start()  # after ``_stop`` is registered, as in ``_started``
             writing = Writing(self.stages, self.sinks, self.encode, self.spool_dir)
-            yield from writing.outcomes(results)
+            yield from writing.outcomes(iter(results.get, None))
 
     def _batch_size(self) -> int:
         own = self.runnable.batch_size if isinstance(self.runnable, BatchingRunnable) else None

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
-from pipeline.engine.finishing import Results
 from pipeline.engine.items import Item
 from pipeline.errors import OutputError, PipelineError, StageError
 from pipeline.failures import failed, sink_failed
@@ -84,13 +83,17 @@ class Writing:
     encode: Encode | None = None
     spool_dir: Path | None = None
 
-    def outcomes(self, results: Results) -> Iterator[Outcome]:
-        """Yield each asset's outcome once every sink has flushed it."""
+    def outcomes(self, items: Iterator[Item]) -> Iterator[Outcome]:
+        """Yield each asset's outcome once every sink has flushed it.
+
+        Args:
+            items: The frames of each asset, in order, each asset followed by an item without frame.
+        """
         current: _Open | None = None
         try:
             while True:
                 started = perf_counter()
-                item = results.get()
+                item = next(items, None)
                 if item is None:
                     return
                 if current is None:

@@ -104,7 +104,7 @@ def share_of(job: Job, ledger: Ledger | None, on_change: str, *, can_extend: boo
         if len(known) == len(own) and all(a.matches(b) for a, b in zip(known, own, strict=True)):
             if not can_extend and len(recorded) > 1:
                 raise ConfigError(
-                    f"{job.output} holds results of several inputs; runner=watch needs an output "
+                    f"{job.output} holds results of several inputs; this runner needs an output "
                     "that holds only its own"
                 )
             recorded[index] = tuple(a if a.cwd else b for a, b in zip(known, own, strict=True))

@@ -204,9 +204,11 @@ def check_settings(job: Job, ledger: Ledger, *, loaded: bool) -> None:
     now = redacted(job.settings() if loaded else job.settings() | {"device": None})
     before = redacted(ledger.fact("settings"))
     if changed := differences(before or now, now):
+        has_option = hasattr(job.runner, "on_change")
+        restart = ", or runner.on_change=restart to start from scratch" if has_option else ""
         raise ConfigError(
             f"{job.output} holds results of other settings ({'; '.join(changed)}); choose another "
-            "output, or runner.on_change=restart to start from scratch"
+            f"output{restart}"
         )
     if before is None or (loaded and not before["device"]):
         ledger.set_fact("settings", now)

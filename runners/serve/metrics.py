@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -61,6 +62,12 @@ class Metrics:
         )
         for outcome in ("done", "failed"):
             self._inputs.labels(outcome)
+        self._recorded = Counter(
+            "d2run_recorded",
+            "Answers that runner.record has written, and those that were lost to it.",
+            ["outcome"],
+            registry=registry,
+        )
         in_flight_gauge = Gauge(
             "d2run_in_flight", "Images that wait or are in progress.", registry=registry
         )
@@ -110,6 +117,10 @@ class Metrics:
         for step, seconds in outcome.timings.items():
             if step not in ("waiting", "decode"):  # images are decoded before the engine
                 self._seconds.labels(step).inc(seconds)
+
+    def count_recorded(self, outcome: Literal["written", "lost"], number: int = 1) -> None:
+        """Count answers that ``runner.record`` has written, or could not write."""
+        self._recorded.labels(outcome).inc(number)
 
     @contextmanager
     def decoding(self) -> Iterator[None]:

@@ -22,6 +22,8 @@ class ServeOptions:
         max_wait_ms: Milliseconds that an image may wait for others to share its forward.
         max_body_mb: Largest request, in units of 10^6 bytes.
         timeout_s: Seconds that a client may take to send its request.
+        record: Directory in which images and results are kept; ``None`` to keep none. It is the
+            ``output`` of the job.
 
     Raises:
         ConfigError: An option has a bad value.
@@ -35,6 +37,7 @@ class ServeOptions:
     max_wait_ms: float = 5
     max_body_mb: float = 64
     timeout_s: float = 30
+    record: str | None = None
 
     def __post_init__(self) -> None:
         is_host = isinstance(self.host, str) and bool(self.host)
@@ -46,6 +49,8 @@ class ServeOptions:
         check_number("max_wait_ms", self.max_wait_ms, 0)
         check_number("max_body_mb", self.max_body_mb, 0.001)
         check_number("timeout_s", self.timeout_s, 0.1)
+        is_name = self.record is None or (isinstance(self.record, str) and bool(self.record))
+        check("record", self.record, is_name, "a directory, or null")
         self.check_access(self.host)
 
     def check_access(self, host: str) -> None:

@@ -15,7 +15,9 @@ from pipeline.system.terminal import print_stderr
 from runners.reporting.progress import announce_loading
 from runners.serve.listening import listen
 from runners.serve.options import ServeOptions
-from runners.serve.service import Limits, Service
+from runners.serve.record.directory import recorded
+from runners.serve.record.recorder import Recorder
+from runners.serve.service import Service
 from runners.serve.signals import StopSignals
 
 _EXTRA = {
@@ -38,6 +40,7 @@ class Serve(ServeOptions):
             ConfigError: The extra is not installed, the address is not available, there is an
                 input, or the device does not exist; nothing was started.
             StoreError: The weights are unavailable or do not fit the model.
+            OutputError: ``record`` cannot be written, or is the output of another run.
             DeviceLostError: The device failed; the service has ended.
             PipelineError: The HTTP server failed.
         """
@@ -47,19 +50,17 @@ class Serve(ServeOptions):
         from runners.serve.http.server import HttpServer
 
         listening = listen(self)
-        with listening.socket:
+        with listening.socket, ExitStack() as stack:
             announce_loading(job)
-            with ExitStack() as stack:
-                with warnings.catch_warnings():  # Detectron2 uses what torch has deprecated
-                    warnings.simplefilter("ignore", FutureWarning)
-                    stack.enter_context(job.runnable)
-                for part in (job.model, job.runnable):
-                    for text in part.warnings if isinstance(part, Warns) else ():
-                        print_stderr(f"warning: {text}")
-                limits = Limits(self.max_queue, self.max_wait_ms / 1000)
-                service = stack.enter_context(Service(job, limits))
-                stops = stack.enter_context(StopSignals())
-                http = stack.enter_context(HttpServer(service, self, listening))
+            recorder = self.load(job, stack)
+            for part in (job.model, job.runnable):
+                for text in part.warnings if isinstance(part, Warns) else ():
+                    print_stderr(f"warning: {text}")
+            with (
+                Service(job, self, recorder) as service,
+                StopSignals() as stops,
+                HttpServer(service, self, listening) as http,
+            ):
                 for ended in (service.ended, http.ended):
                     ended.add_done_callback(lambda _: stops.wake())
                 if not job.config["quiet"]:
@@ -73,9 +74,21 @@ class Serve(ServeOptions):
                     stops.wait(_REPORT_S)
                 service.traffic.print_counts()
                 http.ended.result()
-        if service.failure is not None:
-            raise service.failure
-        return Report(130 if stops.number == signal.SIGINT else 0)
+            if service.failure is not None:
+                raise service.failure
+            exit_status = 130 if stops.number == signal.SIGINT else 0
+            if recorder is not None:
+                recorder.exit_status = exit_status
+        return Report(exit_status)
+
+    def load(self, job: Job, stack: ExitStack) -> Recorder | None:
+        """Load the model and open what ``record`` names; ``stack`` closes both."""
+        if self.record is not None:
+            return stack.enter_context(recorded(job, self.max_queue))
+        with warnings.catch_warnings():  # Detectron2 uses what torch has deprecated
+            warnings.simplefilter("ignore", FutureWarning)
+            stack.enter_context(job.runnable)
+        return None
 
 
 def _check_extra() -> None:

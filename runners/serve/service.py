@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from copy import copy
 from math import ceil
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -18,27 +18,17 @@ from pipeline.encoding import encode
 from pipeline.engine import Pipeline, default_decode_threads
 from pipeline.errors import AssetError, DecodeError, DeviceLostError, PoisonError
 from pipeline.job import Job
+from pipeline.records import Frame
 from pipeline.sinks.overlay import Overlay
 from pipeline.sources.decode.reading import Reader, max_bytes, read_image
 from pipeline.sources.decode.workers import DecodingStopped
 from runners.rundir.readers import file_reader
 from runners.serve.errors import RequestError
 from runners.serve.metrics import Metrics
+from runners.serve.options import ServeOptions
+from runners.serve.record.recorder import Recorder
 from runners.serve.traffic import Traffic
 from runners.serve.uploads import Answer, Answers, Upload
-
-
-@dataclass
-class Limits:
-    """How much a service accepts.
-
-    Attributes:
-        max_queue: Images that may wait or be in progress.
-        max_wait_s: Seconds that an image may wait for others to share its forward.
-    """
-
-    max_queue: int
-    max_wait_s: float
 
 
 class Service:
@@ -50,20 +40,21 @@ class Service:
 
     Args:
         job: The job, its runnable entered.
-        limits: How much it accepts.
+        options: How much it accepts.
+        recorder: Records answers; ``None`` to keep none.
 
     Attributes:
         in_flight: Number of images that wait or are in progress.
         is_draining: Whether the service is stopping: it answers what has reached it.
         failure: The error that ended the engine.
         directory: A private directory for the bodies of requests.
-        overlay: Draws answers; the sink of the job, if it has one.
+        overlay: Draws answers, with the options of the job's sink if it has one.
         traffic: Counts requests and reports errors.
         metrics: Counts what it does.
     """
 
-    def __init__(self, job: Job, limits: Limits) -> None:
-        self.job, self.limits = job, limits
+    def __init__(self, job: Job, options: ServeOptions, recorder: Recorder | None = None) -> None:
+        self.job, self.options, self._recorder = job, options, recorder
         self.in_flight = 0
         self.is_draining = False
         self.failure: BaseException | None = None
@@ -75,7 +66,7 @@ class Service:
             job.stages,
             {"answers": Answers()},
             encode=encode,
-            max_wait_s=limits.max_wait_s,
+            max_wait_s=options.max_wait_ms / 1000,
             on_forward=self.metrics.count_forward,
             **{key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")},
         )
@@ -86,7 +77,8 @@ class Service:
         self.directory = Path()
         self.traffic = Traffic(quiet=job.config["quiet"])
         drawing = job.sinks.get("overlay")
-        self.overlay = drawing if isinstance(drawing, Overlay) else Overlay("overlay")
+        # a copy, because the recorder opens and closes the sink
+        self.overlay = copy(drawing) if isinstance(drawing, Overlay) else Overlay("overlay")
         self.overlay.check(job.model.categories)
 
     def __enter__(self) -> Service:
@@ -94,7 +86,10 @@ class Service:
 
         Raises:
             PipelineError: A decoding process does not start.
+            OutputError: The recorder cannot write.
         """
+        if self._recorder is not None:
+            self._recorder.start(self.traffic, self.metrics)
         with ExitStack() as stack:
             n_decoders = self.job.config["decode_threads"] or default_decode_threads()
             reader = stack.enter_context(file_reader(self.job, isolate_by_default=True))
@@ -152,7 +147,7 @@ class Service:
         """
         if self.failure is not None:
             raise self._unavailable()
-        limit = self.limits.max_queue
+        limit = self.options.max_queue
         if n_images > limit:
             raise RequestError(413, f"{n_images} images are more than runner.max_queue={limit}")
         if self.in_flight + n_images > limit:
@@ -179,14 +174,20 @@ class Service:
 
     async def _answer(self, path: Path, name: str) -> Answer | AssetError:
         loop = asyncio.get_running_loop()
+        frame: Frame | None = None
+        answer: Answer | AssetError
         try:
             upload = await loop.run_in_executor(self._decoders, self._counted, path, name)
+            frame = upload.frame
             self._queue.put(upload)
             if self.failure is not None:  # it ended after ``_admitted``
                 raise self._unavailable()
-            return await asyncio.wrap_future(upload.answer)
+            answer = await asyncio.wrap_future(upload.answer)
         except AssetError as exc:
-            return exc
+            answer = exc
+        if self._recorder is not None:
+            await self._recorder.record(path, answer, frame)
+        return answer
 
     def _unavailable(self) -> RequestError:
         return RequestError(503, "the model has failed; the service is stopping", retry_after_s=1)

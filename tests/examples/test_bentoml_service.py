@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,9 @@ pytestmark = [
     pytest.mark.detectron2,
     pytest.mark.skipif(find_spec("bentoml") is None, reason="the extra 'bentoml' is not installed"),
 ]
-EXAMPLE = Path(__file__).parents[2] / "examples" / "bentoml_service"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "bentoml_service"
+BENTOML_PAGE = ROOT / "docs" / "bentoml.md"
 FORM = "multipart/form-data; boundary=b"
 
 
@@ -109,16 +112,20 @@ def test_several_images_in_a_form(address, expected):
 
 
 def test_bentomls_client(address, expected, home):
-    code = (
-        "import bentoml, json, pathlib, sys\n"
-        "with bentoml.SyncHTTPClient(sys.argv[1]) as client:\n"
-        "    print(json.dumps(client.predict(images=[pathlib.Path(sys.argv[2])])))\n"
+    """The Python of docs/bentoml.md."""
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```", BENTOML_PAGE.read_text(), re.DOTALL | re.MULTILINE
     )
+    code = code.replace("http://localhost:3000", address.removesuffix("/predict"))
+    code = f"{code.replace('photo.jpg', '0.png')}\nimport json\nprint(json.dumps(answers))\n"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, address[: -len("/predict")], home / "0.png"],
+        [sys.executable, "-W", "ignore", "-c", code], cwd=home,
         env=environment(home), capture_output=True, text=True,
     )  # fmt: skip
-    assert json.loads(done.stdout) == [expected[(home / "0.png").read_bytes()]], done.stderr
+    answer = expected[(home / "0.png").read_bytes()]
+    shown, _, answers = done.stdout.strip().rpartition("\n")
+    assert json.loads(answers) == [answer], done.stderr
+    assert shown == f"{answer['class_names']} {answer['boxes']}"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from pipeline.job import Job
 from runners.serve.http.server import HttpServer
 from runners.serve.listening import listen
 from runners.serve.runner import Serve
-from runners.serve.service import Limits, Service
+from runners.serve.service import Service
 
 IN_THIS_PROCESS = "decode.isolation=none"
 
@@ -66,6 +66,23 @@ class Gate:
         return self._runnable.predict(frames)
 
 
+@dataclass(frozen=True)
+class Response:
+    """A response; ``headers`` have names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.body.splitlines()]
+
+
 @dataclass
 class Served:
     """A running service.
@@ -82,6 +99,31 @@ class Served:
     port: int
     gate: Gate
 
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Response:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, dict(headers or {}), **options)
+            response = connection.getresponse()
+            sent = {name.lower(): value for name, value in response.getheaders()}
+            return Response(response.status, sent, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Response:
+        return self.send("GET", path)
+
+    def post(
+        self, path: str, body: Any = b"", headers: Mapping[str, str] | None = None
+    ) -> Response:
+        return self.send("POST", path, body, headers)
+
     def request(
         self,
         method: str,
@@ -91,16 +133,10 @@ class Served:
         **options: Any,
     ) -> tuple[int, Any, dict[str, str]]:
         """Send a request; return status, decoded body and headers (in lower case)."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, body, dict(headers or {}), **options)
-            response = connection.getresponse()
-            data = response.read()
-            sent = {name.lower(): value for name, value in response.getheaders()}
-        finally:
-            connection.close()
-        is_json = sent.get("content-type", "").startswith("application/json")
-        return response.status, json.loads(data) if is_json and b"\n{" not in data else data, sent
+        sent = self.send(method, path, body, headers, **options)
+        is_json = sent.headers.get("content-type", "").startswith("application/json")
+        data = sent.json if is_json and b"\n{" not in sent.body else sent.body
+        return sent.status, data, sent.headers
 
     def predict(self, body: Any, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         status, answer, _ = self.request("POST", "/predict", body, headers)
@@ -142,8 +178,11 @@ def served(*arguments: str) -> Iterator[Served]:
     runner = job.runner
     assert isinstance(runner, Serve)
     listening = listen(runner)
-    limits = Limits(runner.max_queue, runner.max_wait_ms / 1000)
-    with listening.socket, gate, Service(job, limits) as service:
+    with (
+        listening.socket,
+        ExitStack() as stack,
+        Service(job, runner, runner.load(job, stack)) as service,
+    ):
         port = listening.socket.getsockname()[1]
         with HttpServer(service, runner, listening) as http_server:
             try:

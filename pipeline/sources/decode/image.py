@@ -97,7 +97,7 @@ def decode_image(
     """
     if not data:
         raise DecodeError("empty file")
-    kind = _kind(data[:16])
+    kind = kind_of(data[:16])
     if kind is None:
         raise DecodeError(f"not an image that d2run reads ({', '.join(FORMATS)})")
     _silence_pillow()
@@ -153,7 +153,8 @@ def _bgr(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
 
 
-def _kind(prefix: bytes) -> str | None:
+def kind_of(prefix: bytes) -> str | None:
+    """Return the format of a file that begins with these 16 bytes, as Pillow names it."""
     for name in FORMATS:
         accepts = Image.OPEN[name][1]
         if accepts is not None and accepts(prefix) is True:  # a str if support is missing

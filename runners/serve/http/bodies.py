@@ -67,7 +67,7 @@ async def images(request: Request) -> AsyncIterator[list[Body]]:
     try:
         with storage_errors():
             if kind == _FORM:
-                form = Form(given, new_file, service.limits.max_queue)
+                form = Form(given, new_file, service.options.max_queue)
                 try:
                     async for chunk in request.stream():
                         await asyncio.to_thread(form.write, chunk)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 import supervision
 from batches import run
 from pycocotools import mask
-from served import form, image_file
-from serving import Serving, serving
+from served import Served, form, image_file
+from served import served as serving
 from small_records import SIZE, predictions, result
 
 from pipeline.encoding import encode
@@ -33,7 +34,7 @@ CATEGORIES = Categories(("person", "cat"))
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Serving]:
+def served() -> Iterator[Served]:
     with serving() as service:
         yield service
 
@@ -55,13 +56,24 @@ def answer(p: Predictions | None) -> Answer:
     return Answer(Outcome(None, timings={"forward": 0.5, "waiting": 9.0}), line, frame, found)  # type: ignore[arg-type]
 
 
-def test_several_images_are_the_lines_of_a_batch(served: Serving, batch: Path) -> None:
+def test_httpx(served: Served, batch: Path) -> None:
+    """A client that makes forms of its own kind."""
+    url = f"http://127.0.0.1:{served.port}/predict"
+    first, *_ = (batch / "predictions.jsonl").read_text().splitlines()
+    with httpx.Client() as client:
+        raw = client.post(url, content=IMAGES["a.png"])
+        several = client.post(url, files=[("image", item) for item in IMAGES.items()])
+    assert raw.json() == json.loads(first) | {"asset": "image"}
+    assert several.text == (batch / "predictions.jsonl").read_text()
+
+
+def test_several_images_are_the_lines_of_a_batch(served: Served, batch: Path) -> None:
     response = served.post("/predict", *form(*IMAGES.items()))
     assert response.headers["content-type"] == "application/x-ndjson"
     assert response.body == (batch / "predictions.jsonl").read_bytes()
 
 
-def test_one_image(served: Serving, batch: Path) -> None:
+def test_one_image(served: Served, batch: Path) -> None:
     response = served.post("/predict", *form(("a.png", IMAGES["a.png"])))
     assert response.headers["content-type"] == "application/json"
     assert response.body == (batch / "predictions.jsonl").read_bytes().splitlines(True)[0]
@@ -69,7 +81,7 @@ def test_one_image(served: Serving, batch: Path) -> None:
     assert raw.json == response.json | {"asset": "image"}
 
 
-def test_an_image_that_fails_among_others(served: Serving) -> None:
+def test_an_image_that_fails_among_others(served: Served) -> None:
     files = [("a.png", IMAGES["a.png"]), ("x.png", b"x"), ("c.png", IMAGES["c.png"])]
     response = served.post("/predict", *form(*files))
     first, failed, last = response.lines
@@ -82,14 +94,14 @@ def test_an_image_that_fails_among_others(served: Serving) -> None:
     assert served.post("/predict", *form(("x.png", b"x"), ("y.png", b"y"))).status == 422
 
 
-def test_coco_is_the_file_of_a_batch(served: Serving, batch: Path) -> None:
+def test_coco_is_the_file_of_a_batch(served: Served, batch: Path) -> None:
     response = served.post("/predict?format=coco", *form(*IMAGES.items()))
     assert response.headers["content-type"] == "application/json"
     assert response.body == (batch / "coco.json").read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_roboflow_is_read_by_supervision(served: Serving) -> None:
+def test_roboflow_is_read_by_supervision(served: Served) -> None:
     response = served.post("/predict?format=roboflow", IMAGES["a.png"]).json
     line = served.post("/predict", IMAGES["a.png"]).json
     assert set(response) == {"inference_id", "time", "image", "predictions"}
@@ -104,7 +116,7 @@ def test_roboflow_is_read_by_supervision(served: Serving) -> None:
     np.testing.assert_array_equal(found.mask, [mask.decode(one["mask"]) for one in instances])
 
 
-def test_roboflow_of_several_is_a_list(served: Serving) -> None:
+def test_roboflow_of_several_is_a_list(served: Served) -> None:
     response = served.post("/predict?format=roboflow", *form(*IMAGES.items())).json
     assert [one["image"]["width"] for one in response] == [50, 60, 40]
 
@@ -174,7 +186,7 @@ def test_formats_of_instances_need_a_model_with_instances(render: Any) -> None:
     assert raised.value.status == 422
 
 
-def test_an_unknown_format(served: Serving) -> None:
+def test_an_unknown_format(served: Served) -> None:
     response = served.post("/predict?format=yolo", IMAGES["a.png"])
     assert (response.status, response.json) == (
         422,
@@ -182,7 +194,7 @@ def test_an_unknown_format(served: Serving) -> None:
     )
 
 
-def test_overlay(served: Serving) -> None:
+def test_overlay(served: Served) -> None:
     response = served.post("/overlay", IMAGES["a.png"])
     assert response.headers["content-type"] == "image/jpeg"
     drawn = cv2.imdecode(np.frombuffer(response.body, np.uint8), cv2.IMREAD_COLOR)
@@ -192,7 +204,7 @@ def test_overlay(served: Serving) -> None:
     assert served.post("/overlay", b"x").status == 422
 
 
-def test_curl(served: Serving, batch: Path, tmp_path: Path) -> None:
+def test_curl(served: Served, batch: Path, tmp_path: Path) -> None:
     for name, content in IMAGES.items():
         (tmp_path / name).write_bytes(content)
     url = f"http://127.0.0.1:{served.port}/predict"
@@ -208,7 +220,7 @@ def test_curl(served: Serving, batch: Path, tmp_path: Path) -> None:
     assert curl(*files) == lines
 
 
-def test_openapi(served: Serving) -> None:
+def test_openapi(served: Served) -> None:
     document = served.get("/openapi.json").json
     predict = document["paths"]["/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from served import image_file
-from serving import Serving, serving
+from served import Served, image_file
+from served import served as serving
 from tritonclient.utils import InferenceServerException
 
 IMAGES = [image_file(12), image_file(20), image_file(16)]
@@ -20,13 +20,13 @@ INFER = f"/v2/models/{MODEL}/infer"
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Serving]:
+def served() -> Iterator[Served]:
     with serving("model=shapes") as service:
         yield service
 
 
 @pytest.fixture
-def client(served: Serving) -> Iterator[Any]:
+def client(served: Served) -> Iterator[Any]:
     with triton.InferenceServerClient(f"127.0.0.1:{served.port}", concurrency=4) as client:
         yield client
 
@@ -48,7 +48,7 @@ def tensor(
     return wanted.set_data_from_numpy(array, binary_data=binary)
 
 
-def lines_of(served: Serving, images: list[bytes]) -> list[dict[str, Any]]:
+def lines_of(served: Served, images: list[bytes]) -> list[dict[str, Any]]:
     return [served.post("/predict", each).json for each in images]
 
 
@@ -100,7 +100,7 @@ def test_health_and_metadata(client: Any) -> None:
 @pytest.mark.parametrize("version", ["", VERSION])
 @pytest.mark.parametrize("shape", [[3], [1, 3], [3, 1]])
 def test_infer_with_the_clients_defaults(
-    served: Serving, client: Any, version: str, shape: list[int]
+    served: Served, client: Any, version: str, shape: list[int]
 ) -> None:
     result = client.infer(MODEL, [tensor(IMAGES, shape=shape)], version, request_id="7")
     response = result.get_response()
@@ -109,7 +109,7 @@ def test_infer_with_the_clients_defaults(
     assert_same_as_lines(result, lines_of(served, IMAGES))
 
 
-def test_infer_with_json(served: Serving, client: Any) -> None:
+def test_infer_with_json(served: Served, client: Any) -> None:
     names = ["scores", "masks", "boxes", "classes", "class_names", "counts"]
     wanted = [triton.InferRequestedOutput(name, binary_data=False) for name in names]
     result = client.infer(MODEL, [tensor(IMAGES, binary=False)], outputs=wanted)
@@ -131,13 +131,13 @@ def test_outputs_are_selected(client: Any) -> None:
     assert result.as_numpy("boxes") is None
 
 
-def test_async_infer(served: Serving, client: Any) -> None:
+def test_async_infer(served: Served, client: Any) -> None:
     pending = [client.async_infer(MODEL, [tensor([each])]) for each in IMAGES * 4]
     for each, one in zip(IMAGES * 4, pending, strict=True):
         assert_same_as_lines(one.get_result(), lines_of(served, [each]))
 
 
-def test_plain_json(served: Serving) -> None:
+def test_plain_json(served: Served) -> None:
     data = [base64.b64encode(IMAGES[0]).decode()]
     request = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": data}]}
     response = served.post(INFER, json.dumps(request))
@@ -205,7 +205,7 @@ def test_hints_of_the_protocol_are_accepted(client: Any) -> None:
     assert client.infer(MODEL, [tensor(IMAGES)], priority=1, timeout=1000).as_numpy("counts").size
 
 
-def test_not_ready_when_draining(served: Serving, client: Any) -> None:
+def test_not_ready_when_draining(served: Served, client: Any) -> None:
     served.service.is_draining = True
     try:
         assert client.is_server_live()

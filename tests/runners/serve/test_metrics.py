@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from served import form, image_file
-from serving import Serving, serving
+from served import Served, form, image_file
+from served import served as serving
 
 from pipeline.system.versions import VERSION
 
 
 @pytest.fixture
-def served() -> Iterator[Serving]:
+def served() -> Iterator[Served]:
     with serving("model=shapes") as service:
         yield service
 
 
-def scraped(served: Serving) -> dict[tuple[str, ...], float]:
+def scraped(served: Served) -> dict[tuple[str, ...], float]:
     """Return the values by name and labels, in the order of the labels' names."""
     response = served.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
@@ -29,7 +29,7 @@ def scraped(served: Serving) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_metrics(served: Serving) -> None:
+def test_metrics(served: Served) -> None:
     before = scraped(served)
     assert before["d2run_inputs_total", "done"] == before["d2run_inputs_total", "failed"] == 0
     assert before["d2run_build_info", VERSION] == 1
@@ -63,18 +63,18 @@ def test_metrics(served: Serving) -> None:
         assert after["d2run_seconds_total", step] > 0
 
 
-def test_each_service_counts_for_itself(served: Serving) -> None:
+def test_each_service_counts_for_itself(served: Served) -> None:
     served.post("/predict", image_file())
     with serving("model=shapes") as other:
         assert scraped(other)["d2run_inputs_total", "done"] == 0
 
 
-def test_a_service_that_stops_is_not_healthy(served: Serving) -> None:
+def test_a_service_that_stops_is_not_healthy(served: Served) -> None:
     served.service.is_draining = True
     assert scraped(served)["d2run_healthy",] == 0
 
 
-def test_info(served: Serving) -> None:
+def test_info(served: Served) -> None:
     info = served.get("/info").json
     assert info["version"] == VERSION
     assert (info["model"]["tag"], info["model"]["name"]) == ("shapes:1", "shapes")

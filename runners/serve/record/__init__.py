@@ -1,0 +1,1 @@
+"""``runner.record``: keeps images and results of requests in a run directory."""
