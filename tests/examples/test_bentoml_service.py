@@ -74,12 +74,38 @@ def form(*bodies, name="images"):
 
 
 @pytest.fixture(scope="module")
-def address(home):
-    """The example, started in its directory with a model of the user's store."""
-    arguments = (str(EXAMPLE), "--arg", "tag=crack:v1")
-    env = environment(home)
-    with served(*arguments, env=env, log=home / "example.log") as address:
+def built(home):
+    """The directory of a Bento that BentoML built from an export."""
+    store = ModelStore(home / "d2run" / "models")
+    folder = Path(export_model("crack", home / "svc", format="bento-service", store=store))
+    assert filecmp.cmp(folder / "service.py", EXAMPLE / "service.py", shallow=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "bentoml", "build", str(folder)],
+        env=environment(home), cwd=home, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (info,) = home.glob("bentoml/bentos/crack/*/bento.yaml")
+    return info.parent
+
+
+def test_a_built_export_contains_its_model(built):
+    info = yaml.safe_load((built / "bento.yaml").read_text())
+    assert info["labels"] == {"model": "crack:v1"}
+    assert info["args"] == {"tag": "crack:v1", "trust": False}
+    assert (built / "src/models/crack/v1/weights.safetensors").is_file()
+    dockerfile = (built / "env/docker/Dockerfile").read_text()
+    assert "./src/wheels ./src/wheels" in dockerfile
+
+
+@pytest.fixture(scope="module")
+def address(home, built):
+    """The built Bento, served where neither d2run nor BentoML has a store."""
+    bento = built.rename(home / "bento")  # away from BentoML's store
+    empty = home / "empty"
+    with served(str(bento), env=environment(empty), log=home / "log") as address:
         yield f"{address}/predict"
+    assert not (empty / "d2run").exists()
+    assert not list(empty.glob("bentoml/models/*"))
 
 
 def test_parallel_requests_share_batches_and_do_not_affect_one_another(address, expected):
@@ -154,30 +180,11 @@ def test_pickles_are_refused(address):
     assert request(address, b"cos\n.", "application/vnd.bentoml+pickle")[0] == 415
 
 
-def test_a_built_export_is_served_with_its_model(home, expected, tmp_path):
-    store = ModelStore(home / "d2run" / "models")
-    folder = Path(export_model("crack", tmp_path / "svc", format="bento-service", store=store))
-    assert filecmp.cmp(folder / "service.py", EXAMPLE / "service.py", shallow=False)
-
-    env = environment(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "bentoml", "build", str(folder)],
-        env=env, cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (built,) = tmp_path.glob("bentoml/bentos/crack/*/bento.yaml")
-    info = yaml.safe_load(built.read_text())
-    assert info["labels"] == {"model": "crack:v1"}
-    assert info["args"] == {"tag": "crack:v1", "trust": False}
-    assert (built.parent / "src/models/crack/v1/weights.safetensors").is_file()
-    dockerfile = (built.parent / "env/docker/Dockerfile").read_text()
-    assert "./src/wheels ./src/wheels" in dockerfile
-
-    bento = built.parent.rename(tmp_path / "bento")  # away from BentoML's store
-    empty = tmp_path / "empty"
-    with served(str(bento), env=environment(empty), log=tmp_path / "log") as address:
+@pytest.mark.slow
+def test_the_example_serves_a_model_of_the_users_store(home, expected):
+    arguments = (str(EXAMPLE), "--arg", "tag=crack:v1")
+    env = environment(home)
+    with served(*arguments, env=env, log=home / "example.log") as address:
         for image, answer in expected.items():
             status, found = request(f"{address}/predict", image)
             assert (status, json.loads(found)) == (200, [answer])
-    assert not (empty / "d2run").exists()
-    assert not list(empty.glob("bentoml/models/*"))

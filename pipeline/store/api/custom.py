@@ -108,21 +108,29 @@ def import_modules(model: ModelVersion) -> None:
         StoreError: A package is not installed, another module of a name is imported, or a module
             fails.
     """
-    names = _texts(model, "external_modules", _MODULE)
-    if not names:
+    arguments = import_arguments(model)
+    if not arguments:
         return
-    requirements = _texts(model, "requirements", _REQUIREMENT)
     if not model.trust:
         raise UntrustedModelError(
-            f"'{model.tag}' requires Python modules ({', '.join(names)}), whose code would run. If "
-            "you trust its author, load it with trust=True (model.trust=true)"
+            f"'{model.tag}' requires Python modules ({', '.join(arguments['names'])}), whose code "
+            "would run. If you trust its author, load it with trust=True (model.trust=true)"
         )
     try:
-        importing.import_modules(
-            names, read_sources(model), requirements, str(model.path / EXTERNAL_MODULES)
-        )
+        importing.import_modules(**arguments, origin=str(model.path / EXTERNAL_MODULES))
     except ImportError as exc:
         raise StoreError(f"'{model.tag}' cannot be loaded: {exc}") from exc
+
+
+def import_arguments(model: ModelVersion) -> dict[str, Any]:
+    """Return ``names``, ``files`` and ``requirements`` for ``importing.import_modules``.
+
+    The result is empty for a model without modules.
+    """
+    if not (names := _texts(model, "external_modules", _MODULE)):
+        return {}
+    requirements = _texts(model, "requirements", _REQUIREMENT)
+    return {"names": names, "files": read_sources(model), "requirements": requirements}
 
 
 def read_sources(model: ModelVersion) -> dict[str, bytes]:

@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Hashable, Mapping
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
 
 from pipeline.errors import ConfigError, ModelCorruptError, StoreError, UntrustedModelError
-from pipeline.models.plain_yaml import MAX_BYTES, PlainLoader, load_yaml
+from pipeline.models.plain_yaml import MAX_BYTES, load_yaml
 from pipeline.models.weights.unpickle import load_config, plain_copy
 from pipeline.system.files import read_regular, sha256_file
 
@@ -38,6 +40,8 @@ CONFIG = "config"  # the custom object with the config
 IS_PREDICTOR = "_is_predictor"  # in the metadata: the type that BentoML loads
 FROM_D2RUN = "d2run"  # in the metadata: values of d2run
 KIND = "kind"
+MODULES = "modules"
+OPTIONS = "options"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,14 @@ class BentoModel:
         created: Time of saving, as ISO text with a time zone.
         kind: ``predictor`` or ``module``.
         labels: Labels to find it by.
-        metadata: Other plain values, with dates and keys as text.
+        metadata: Other plain values.
         signatures: Callable methods of the model; ``batch_dim`` is a pair, of input and output.
         config: Detectron2's ``CfgNode`` as nested plain values.
         weights: The checkpoint's path.
+        options: Options of the model, as for ``ModelOptions``.
         class_info: The argument ``d2run`` of ``write_bento``; empty if d2run did not write it.
         custom_objects: The user's objects.
+        modules: Modules that the model requires, if d2run wrote it.
         sha256: SHA-256 over its files, in hexadecimal digits.
     """
 
@@ -66,27 +72,13 @@ class BentoModel:
     labels: dict[str, str]
     metadata: dict[str, Any]
     signatures: dict[str, Any]
+    options: dict[str, Any]
     config: dict[str, Any]
     weights: Path
     class_info: dict[str, Any]
     custom_objects: dict[str, Any]
+    modules: list[ModuleType]
     sha256: str
-
-
-class _Loader(PlainLoader):
-    """Plain YAML whose keys are converted to text, and whose dates stay text."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        mapping = super().construct_mapping(node, deep)  # BentoML allows numbers as keys
-        return {str(key): value for key, value in mapping.items()}
-
-
-def _as_text(loader: _Loader, node: Any) -> str:
-    return str(loader.construct_scalar(node))
-
-
-for _tag in ("timestamp", "binary"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _as_text)
 
 
 def is_bento(folder: Path) -> bool:
@@ -140,25 +132,28 @@ def read_bento(folder: Path, *, trust: bool = False) -> BentoModel:
     is_predictor = metadata.pop(IS_PREDICTOR, True)  # BentoML's default
     ours = metadata.pop(FROM_D2RUN) if isinstance(metadata.get(FROM_D2RUN), dict) else {}
     kind = ours.pop(KIND, "module")
+    options = ours.pop(OPTIONS, None) or _mapping(info, "options", folder)
     return BentoModel(
         name=_text(info, "name", folder),
         version=_text(info, "version", folder),
         created=_created(info, folder),
         kind="predictor" if is_predictor or kind == "predictor" else "module",
-        labels={key: str(value) for key, value in _mapping(info, "labels", folder).items()},
+        labels={str(key): str(value) for key, value in _mapping(info, "labels", folder).items()},
         metadata=metadata,
         signatures=_mapping(info, "signatures", folder),
+        options=options,
         config=config,
         weights=folder / WEIGHTS,
         class_info=ours,
         custom_objects=objects,
+        modules=_imported(ours.pop(MODULES, []), folder),
         sha256=sha256,
     )
 
 
 def _read_info(path: Path) -> dict[str, Any]:
     try:
-        info = plain_copy(load_yaml(read_regular(path, MAX_BYTES), _Loader))
+        info = plain_copy(load_yaml(read_regular(path, MAX_BYTES)))
     except FileNotFoundError:
         raise StoreError(
             f"no such file: '{path}'; give the directory of one version of a BentoML model"
@@ -200,6 +195,16 @@ def _read_objects(path: Path, trust: bool) -> dict[str, Any]:
     return {**objects, CONFIG: _dicts(objects.get(CONFIG))}
 
 
+def _imported(names: Any, folder: Path) -> list[ModuleType]:
+    """Return the modules that loading the custom objects imported."""
+    try:
+        return [sys.modules[name] for name in names]
+    except (KeyError, TypeError) as exc:
+        raise ModelCorruptError(
+            f"the {OBJECTS} in '{folder}' lacks the modules of the model: {exc}; export it again"
+        ) from exc
+
+
 def _dicts(node: Any) -> Any:
     """Return a ``CfgNode`` as nested dicts."""
     return {key: _dicts(item) for key, item in node.items()} if isinstance(node, dict) else node
@@ -229,6 +234,9 @@ def _mapping(info: Mapping[str, Any], key: str, folder: Path) -> dict[str, Any]:
 
 def _created(info: Mapping[str, Any], folder: Path) -> str:
     try:
+        time = info.get("creation_time")
+        if isinstance(time, datetime):  # without quotes in the file
+            return with_time_zone(time.isoformat())
         return with_time_zone(_text(info, "creation_time", folder))
     except ConfigError as exc:
         raise ModelCorruptError(f"'{folder / INFO}': {exc}") from exc

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelExistsError, StoreError
@@ -40,8 +41,10 @@ def save_foreign(
     labels: Mapping[str, str] | None = None,
     metadata: Mapping[str, Any] | None = None,
     signatures: Mapping[str, Any] | None = None,
+    model_options: Mapping[str, Any] | None = None,
     created: datetime | None = None,
     custom_objects: Mapping[str, Any] | None = None,
+    external_modules: Iterable[ModuleType] | None = None,
 ) -> tuple[StoredModel, bool]:
     """Save a model from another tool if the store does not have it; also return if it was new.
 
@@ -60,8 +63,10 @@ def save_foreign(
         labels: The model's labels.
         metadata: The model's metadata.
         signatures: The model's signatures.
+        model_options: The model's options, as for ``ModelOptions``.
         created: Time of creation.
         custom_objects: The model's custom objects.
+        external_modules: Modules that the model requires.
 
     Raises:
         ConfigError: The config or the class names do not fit.
@@ -105,9 +110,11 @@ def save_foreign(
         labels=labels,
         metadata=metadata,
         signatures=signatures,
+        options=model_options,
         kind=str((known or {}).get("kind", kind)),
         created=created,
         custom_objects=custom_objects,
+        external_modules=external_modules,
         origin=origin,
     )
     return saved, True

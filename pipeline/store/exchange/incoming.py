@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,8 @@ def import_model(
         labels: For BentoML and training: labels to find the model by.
         metadata: For BentoML and training: plain values.
         ema: For training: use the averaged weights (``ema_state``).
-        trust: For BentoML: load the model's custom objects, which can run any code.
+        trust: Whether the model's custom objects and modules may run code in this process. For
+            BentoML, they are loaded to be saved again.
         store: The store; by default the one in ``$D2RUN_HOME``.
 
     Raises:
@@ -60,7 +61,8 @@ def import_model(
         StoreError: The path cannot be read, has no model, or is an archive that is refused.
     """
     options = ImportOptions(name, class_names, labels, metadata, ema, trust)
-    return import_path(store or ModelStore(), str(path), options)[0]
+    model, _ = import_path(store or ModelStore(), str(path), options)
+    return replace(model, trust=trust)
 
 
 def import_path(store: ModelStore, path: str, options: ImportOptions) -> tuple[StoredModel, bool]:
@@ -189,8 +191,10 @@ def _import_bento(
         labels=model.labels,
         metadata=model.metadata,
         signatures=model.signatures or None,
+        model_options=model.options,
         created=created if created.tzinfo else created.replace(tzinfo=timezone.utc),
         custom_objects=model.custom_objects,
+        external_modules=model.modules,
     )
 
 

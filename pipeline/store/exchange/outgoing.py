@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.errors import ConfigError, StoreError
 from pipeline.models.weights.weights import read_weights
 from pipeline.store.api.building import stored_cfg
+from pipeline.store.api.custom import import_arguments
 from pipeline.store.api.store import ModelStore
 from pipeline.store.api.stored_model import StoredModel
 from pipeline.store.disk.plain import plain_categories
@@ -119,7 +120,9 @@ def _bento(model: StoredModel, tag: Tag, folder: Path) -> Path:
         cfg=stored_cfg(model),
         weights=read_weights(model.path / WEIGHTS),
         custom_objects=model.custom_objects,
-        d2run={"kind": model.info["kind"], "categories": plain_categories(model.categories)},
+        d2run={"categories": plain_categories(model.categories)},
+        options=model.info.get("options"),
+        modules=import_arguments(model),
     )
     return folder
 

@@ -1,3 +1,4 @@
+import datetime
 import importlib.util
 import os
 import pickle
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
@@ -58,8 +60,6 @@ def tiny_cfg():
 
 def save(folder):
     """Save models with BentoML, in a separate process."""
-    import datetime
-
     import bentoml
     from detectron2.engine import DefaultPredictor
 
@@ -151,7 +151,7 @@ def test_predictor(saved):
     assert (model.name, model.version, model.kind) == ("predictor", "v1", "predictor")
     assert model.created.endswith("+00:00")
     assert model.labels == LABELS
-    assert model.metadata == {**METADATA, "0": "crack", "on": "2026-01-31"}
+    assert model.metadata == {**METADATA, 0: "crack", "on": datetime.date(2026, 1, 31)}
     assert model.signatures == {"__call__": {"batchable": False}}
     assert model.config == tiny_cfg() | {"MODEL": model.config["MODEL"]}
     assert model.config["MODEL"]["WEIGHTS"] == "/nowhere/model_final.pkl"
@@ -269,13 +269,95 @@ def written(tmp_path):
     return write
 
 
-def test_small(written):
+def test_metadata_keeps_its_types(written):
+    metadata = {
+        "bytes": b"\x00\xff",
+        "date": datetime.date(2026, 1, 31),
+        "times": [datetime.datetime(2026, 1, 31, 12, 0, 0, 123)],
+        "by number": {1: "a", 2.5: "b"},
+        "inf": float("-inf"),
+        "texts": ["2026-01-31", "yes", "1e3", "null"],
+    }
+    assert read_bento(written(metadata=metadata)).metadata == metadata
+
+
+def test_options(written):
+    kwargs = {"inference": {"do_postprocess": False}}
+    folder = written(options={"device_id": "cpu", "partial_kwargs": kwargs})
+    assert read_bento(folder).options == {"device_id": "cpu", "partial_kwargs": kwargs}
+    assert yaml.safe_load((folder / "model.yaml").read_text())["options"] == {
+        "partial_kwargs": kwargs
+    }
+    edited(folder, "d2run:", "x:")
+    assert read_bento(folder).options == {"partial_kwargs": kwargs}  # saved with BentoML
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"metadata": {"_is_predictor": 1}}, "metadata: BentoML uses the name '_is_predictor'"),
+        ({"metadata": {"d2run": {}}}, "metadata: BentoML uses the name 'd2run' itself"),
+        ({"custom_objects": {"config": 1}}, "custom_objects: BentoML uses the name 'config'"),
+    ],
+)
+def test_reserved_names(written, more, message):
+    with pytest.raises(ConfigError, match=message):
+        written(**more)
+
+
+LOADED = """
+import pickle, sys
+with open(sys.argv[1], "rb") as file:
+    objects = pickle.load(file, encoding="ascii")
+print(objects["scale"].factor, sorted(objects["config"]), "pipeline" in sys.modules)
+"""
+
+
+def test_modules_travel_in_the_pickle(written, tmp_path, monkeypatch):
+    """BentoML loads the pickle before it builds a model, and d2run is not installed there."""
+    package = tmp_path / "packages" / "scales_of_bento"
+    package.mkdir(parents=True)
+    sources = {
+        "scales_of_bento/__init__.py": b"",
+        "scales_of_bento/scale.py": b"class Scale:\n    factor = 3\n",
+    }
+    for path, source in sources.items():
+        (tmp_path / "packages" / path).write_bytes(source)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    scale = importlib.import_module("scales_of_bento.scale")
+    names = ["scales_of_bento.scale"]
+    modules = {"names": names, "files": sources, "requirements": []}
+    folder = written(custom_objects={"scale": scale.Scale()}, modules=modules)
+
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, str(folder / "custom_objects.pkl")],
+        cwd=tmp_path, env={"PYTHONSAFEPATH": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == "3 ['MODEL'] False\n", done.stderr
+
+    with pytest.raises(UntrustedModelError, match="--trust"):
+        read_bento(folder)
+    model = read_bento(folder, trust=True)
+    assert model.modules == [scale]
+    assert type(model.custom_objects["scale"]) is scale.Scale
+
+
+def test_modules_that_are_not_in_the_pickle(written):
+    folder = written(d2run={"modules": ["absent_of_bento"]})
+    with pytest.raises(ModelCorruptError, match="lacks the modules of the model"):
+        read_bento(folder)
+
+
+def test_small(written, caplog):
     folder = written(metadata={"a": None, "b": {"c": None}}, d2run={"x": None})
     model = read_bento(folder)
     assert model.created == "2026-01-31T12:00:00+00:00"
     assert model.kind == "module"
     assert model.config == {"MODEL": {"WEIGHTS": "", "DEVICE": "cpu", "N": (1, 2)}}
-    assert model.metadata == {"b": {}}  # BentoML does not support null
+    assert model.metadata == {"b": {}}
+    assert caplog.messages == [
+        "BentoML does not support null; not exported: metadata.a, metadata.b.c"
+    ]
     assert (model.labels, model.signatures, model.class_info) == ({}, {}, {})
     assert sorted(p.name for p in folder.iterdir()) == [
         "custom_objects.pkl",
