@@ -45,7 +45,8 @@ class CountRequests:
             nonlocal is_counted
             if not is_counted:
                 is_counted = True
-                route = getattr(scope.get("route"), "path", _UNKNOWN)
+                known = scope["path"] if status < 400 else _UNKNOWN  # of a route without a template
+                route = getattr(scope.get("route"), "path", known)
                 self._metrics.count_request(route, status, perf_counter() - started)
 
         async def counted(message: Message) -> None:
