@@ -38,6 +38,8 @@ _FLAG = re.compile(rf"(?<!\S)(--?[A-Za-z][\w.-]*)(\s+)({_SHELL_WORD})")
 _QUOTED = re.compile(
     r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')(?=$|\s|[,;]["'\s]|[)}\]]+(?:$|[\s,;]))"""
 )
+# names a variable, and is none of its value
+_VARIABLE = re.compile(r"""(["']?)\$\{oc\.env:\w+\}\1(?=$|\s+[A-Za-z])""")
 _ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)(\S+)", re.IGNORECASE)
 _QUERY = re.compile(r"^([^\s?'\"]*\?)((?:[^\s'\"]|['\"](?=[\w%&=+/.~-]))+)")
 _AUTH_HEADER = re.compile(
@@ -148,10 +150,16 @@ def _line(line: str) -> str:
         if plain:
             digits = plain[0].lstrip("-")
             value = int(digits) if digits.isdigit() else None
-        if rest.startswith(HIDDEN) or not is_secret(found[1], value):
+        if rest.startswith(HIDDEN) or not is_secret(found[1], value) or _is_variable(rest):
             continue
         quoted = _QUOTED.match(rest)
         after = rest[quoted.end() :] if quoted else ""
         line = line[:at] + HIDDEN + after
         at += len(HIDDEN)
     return line
+
+
+def _is_variable(rest: str) -> bool:
+    """Return whether a value is only the name of an environment variable: quoted, or alone."""
+    found = _VARIABLE.match(rest)
+    return bool(found and (found[1] or found.end() == len(rest)))

@@ -22,7 +22,7 @@ from runners.reporting.progress import Progress, announce_loading
 from runners.reporting.status import Status
 from runners.reporting.summary import print_summary
 from runners.reporting.tally import Tally, most_common, totals
-from runners.rundir.commit import Session, finish, is_finished
+from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, SKIPPED, write_skipped
 from runners.rundir.lock import locked
@@ -147,8 +147,8 @@ def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
 
 
 @dataclass
-class _Run:
-    """A run in progress."""
+class _Run(Hooks):
+    """A run in progress; counts what is committed, so that no record promises more."""
 
     job: Job
     batch: Batch
@@ -162,7 +162,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.known = self.ledger.counts(self.places).total()
-        self.removed = 0
+        self.removed = self.n_failed = 0
         limit = budget.allowed(self.batch.max_failures, self.total)
         self.limit = 0 if self.batch.on_error == "raise" else limit
 
@@ -173,15 +173,17 @@ class _Run:
             self.record.start()
             with (
                 file_reader(job, isolate_by_default=False) as decode,
-                Session(job, self.ledger, decode) as session,
+                Session(job, self.ledger, decode, self) as session,
                 Progress(self.total, quiet=job.config["quiet"]).shown() as progress,
             ):
                 self._each_input(session, found, progress)
             if not self._is_over():
                 self._forget_removed()
-            if self.tally.counts or self.todo.moved or not is_finished(job, self.ledger):
+            is_outdated = not is_finished(job, self.ledger)
+            if self.tally.counts or self.todo.moved or is_outdated:
                 finish(job, self.ledger)
-            report = self._report()
+            rebuilt = is_outdated and not self.tally.counts and bool(self.ledger.counts().total())
+            report = replace(self._report(), rebuilt=rebuilt)
             self.record.finish(report)
         except BaseException as exc:
             self._record_failure(exc)
@@ -196,7 +198,7 @@ class _Run:
         outcomes = session.process(found)
         try:
             for outcome in outcomes:
-                self.tally.add(outcome)
+                self.n_failed += outcome.error is not None
                 self.tally.status.update(earlier=self.todo.not_to_do)
                 progress.advance(outcome.asset.id, outcome.error, not_to_do=self.todo.not_to_do)
                 if outcome.error is not None and self._is_over():
@@ -204,8 +206,13 @@ class _Run:
         finally:
             outcomes.close()
 
+    def committed(self, group: Group) -> None:
+        """Count a group that is durable."""
+        for _, outcome in group:
+            self.tally.add(outcome)
+
     def _is_over(self) -> bool:
-        return self.limit is not None and self.tally.counts["failed"] > self.limit
+        return self.limit is not None and self.n_failed > self.limit
 
     def _forget_removed(self) -> None:
         """Forget failures of inputs that no longer exist; keep and report results of others."""

@@ -128,7 +128,8 @@ class _Jobs:
         try:
             status, report, message = self._run(cfg)
             if message:
-                print_stderr(f"error: job {number}: {message}" if is_sweep else f"error: {message}")
+                kind = "error" if status else "warning"
+                print_stderr(f"{kind}: {f'job {number}: ' * is_sweep}{message}")
             self.statuses.append(status)
         except Terminated as exc:
             status = exc.exit_status
@@ -173,7 +174,9 @@ class _Jobs:
     def say_interrupted(self, what: str) -> None:
         """Print what is kept of an interrupted job, and how to resume it."""
         kept = describe_kept(self._job.output) if self._job is not None else ""
-        print_stderr(f"error: {what}; {kept or 'there are no results yet'}")
+        if self._job is None or self._job.source is not None:
+            what += f"; {kept or 'there are no results yet'}"
+        print_stderr(f"error: {what}")
         if self._job is not None and kept:
             print("resume with: ", end="", file=sys.stderr)
             print(resume_command(sys.orig_argv, self._sweep or self._job.output), file=sys.stderr)

@@ -48,11 +48,14 @@ class Plan:
 
         Raises:
             ConfigError: There is no input, or the output holds files that no run wrote.
+
+        Returns:
+            The report; with the error and the exit status of the batch if it would be refused.
         """
         if job.source is None:
             raise ConfigError("no input to plan for: add input=PATH")
         with ExitStack() as stack:
-            ledger, warnings = _ledger(job, stack)
+            ledger, warnings, refused = _ledger(job, stack)
             refuse_foreign(job, recorded_outputs(job.output, ledger))
             survey = _Survey()
             assets = iter(job.source)
@@ -75,7 +78,10 @@ class Plan:
         for warning in warnings:
             print_stderr(f"warning: {warning}")
         counts = {"planned": survey.kinds.total(), "skipped": len(skipped)}
-        return Report(exit_status=0, counts=counts)
+        if refused is None:
+            return Report(exit_status=0, counts=counts)
+        message = f"the run would be refused: {refused}"
+        return Report(exit_status=refused.exit_status, counts=counts, message=message)
 
 
 @dataclass
@@ -143,25 +149,26 @@ class _Survey:
             print_table("Colliding names", (f"{len(collisions)} colliding outputs",), shown)
 
 
-def _ledger(job: Job, stack: ExitStack) -> tuple[Ledger | None, list[str]]:
+def _ledger(job: Job, stack: ExitStack) -> tuple[Ledger | None, list[str], PipelineError | None]:
     """Open the ledger of the output, without changing it.
 
     Returns:
-        The ledger, ``None`` if there are no usable earlier results; and warnings.
+        The ledger, ``None`` if there are no usable earlier results; warnings; and why a run would
+        be refused, ``None`` if it would not.
     """
     if not os.path.lexists(job.output / LEDGER):
-        return None, []
+        return None, [], None
     try:
         stack.enter_context(locked(job.output))
         ledger = stack.enter_context(Ledger(job.output / LEDGER))
         check_settings(job, ledger, loaded=False)
         share_of(job, ledger, "error", can_extend=True)
     except PipelineError as exc:
-        return None, [f"earlier results are not counted: {exc}"]
+        return None, [], exc
     killed = killed_run(job.output, ledger)
     if killed is None:
-        return ledger, []
-    return ledger, [f"the run of {killed['start']} was killed; {_counts(killed)}"]
+        return ledger, [], None
+    return ledger, [f"the run of {killed['start']} was killed; {_counts(killed)}"], None
 
 
 def name_collisions(ids: Iterable[str]) -> Iterator[str]:

@@ -106,7 +106,8 @@ def _bad_key(
         return f"{key} has no value; choose an option: {group}=NAME"
     if isinstance(exc, InterpolationResolutionError):
         if unset := _ENVIRONMENT.search(text):
-            return f"{prefix}the environment variable {unset[1]} is not set"
+            what = f"{key} requires" if key else "required:"  # no colon: that would hide secrets
+            return f"{what} the environment variable {unset[1]}, which is not set"
         return f"{prefix}{text[:1].lower()}{text[1:]}"
     values = [o.value() for o in overrides if o.key_or_group == key and not o.is_delete()]
     value = values[-1] if values else exc.value

@@ -30,8 +30,8 @@ def announce_loading(job: Job) -> None:
     if job.config["runnable"]["_target_"].endswith(".FakeRunnable"):
         return
     identity, device = job.model.identity(), job.config["device"]
-    where = "the default device" if device == "auto" else device
-    print_stderr(f"loading {identity.get('tag') or identity.get('name')} on {where}")
+    where = "" if device == "auto" else f" on {device}"
+    print_stderr(f"loading {identity.get('tag') or identity.get('name')}{where}")
 
 
 @dataclass

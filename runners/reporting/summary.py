@@ -55,7 +55,8 @@ def print_summary(
     idle = report.counts and not (report.counts["done"] or report.counts["failed"])
     if idle:
         none = "no new input" if any(report.totals.values()) else "no input"
-        print_stdout(f"nothing to do: {counts or none}")
+        what = "lists and aggregates were rebuilt;" if report.rebuilt else "nothing to do:"
+        print_stdout(f"{what} {counts or none}")
     else:
         if report.detections:
             title = "Detections in this run" if has_more else "Detections"
@@ -63,7 +64,9 @@ def print_summary(
         if verbose:
             _print_speedups(device.get("speedups", ()))
             _print_times(report)
-    for group in report.failures:
+    # standard error has a line per failure: where no reason occurs twice, that is enough
+    groups = report.failures if any(group.count > 1 for group in report.failures) else ()
+    for group in groups:
         more = ", ..." if group.count > len(group.examples) else ""
         examples = f"{', '.join(group.examples)}{more}"
         print_stdout(f"{group.count} x {group.reason}: {examples}", unbroken=group.examples)

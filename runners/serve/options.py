@@ -43,7 +43,8 @@ class ServeOptions:
         is_host = isinstance(self.host, str) and bool(self.host)
         check("host", self.host, is_host, "an address such as 127.0.0.1")
         check_whole("port", self.port, 0, 65535)
-        check("token", "***", self._is_token(), "text without spaces, or null")
+        if not self._is_token():  # its value is a secret, so it is not shown
+            raise ConfigError("token must be text without spaces, or null")
         check_flag("public", self.public)
         check_whole("max_queue", self.max_queue, 1)
         check_number("max_wait_ms", self.max_wait_ms, 0)

@@ -164,11 +164,11 @@ class Service:
         """Count images as in flight while the block runs."""
         self.check_room(n_images)
         self.in_flight += n_images
-        started = monotonic()
+        started, n_before = monotonic(), self.in_flight  # these images are finished, too
         try:
             yield
         finally:
-            took_s = (monotonic() - started) / self.in_flight
+            took_s = (monotonic() - started) / n_before
             self._seconds_per_image += 0.1 * (took_s - self._seconds_per_image)
             self.in_flight -= n_images
 

@@ -188,7 +188,15 @@ VALUES = [
      "output README.md/x: it is a file; choose another output"),
     (["device=${seed"], "device: '${{seed' is not a valid interpolation; write ${{KEY}}"),
     (["input=${nope}"], "input: interpolation key 'nope' not found"),
-    (["device=${oc.env:D2RUN_NOPE}"], "device: the environment variable D2RUN_NOPE is not set"),
+    (["device=${oc.env:D2RUN_NOPE}"],
+     "device requires the environment variable D2RUN_NOPE, which is not set"),
+    (["runner=serve", "runner.token=${oc.env:D2RUN_NOPE}"],  # messages about it are not hidden
+     "runner.token requires the environment variable D2RUN_NOPE, which is not set"),
+    (["runner=serve", "runner.token=a b"], "runner: token must be text without spaces, or null"),
+    (["runner=serve", "runner.host=0.0.0.0"],
+     "runner.host: other machines can connect to 0.0.0.0. Set runner.token="
+     "'${{oc.env:D2RUN_TOKEN}}' so that they need the token in that environment variable, or "
+     "runner.public=true to serve everyone"),
     (["device=${model.name}", "model.name=${device}"],
      "device: recursive interpolation detected"),
     (["-m", "exif=true,maybe"], "exif: expected true or false, got 'maybe'"),

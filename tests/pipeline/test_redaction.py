@@ -43,6 +43,12 @@ from pipeline.redaction import is_secret, redacted, redacted_text
         ("input=d/*?.jpg", "input=d/*?.jpg"),
         ("keypoints=3 tokens=4 input=a@b", "keypoints=3 tokens=4 input=a@b"),
         ("a bearer token is needed; Basic settings", "a bearer token is needed; Basic settings"),
+        ("runner.token=${oc.env:TOKEN}",) * 2,
+        ("set api_token='${oc.env:TOKEN}' so that",) * 2,
+        ("token=${oc.env:TOKEN} S", "token=***"),
+        ("token=${oc.env:TOKEN,S}", "token=***"),
+        ("token='${oc.env:TOKEN}S'", "token=***"),
+        ("token='${oc.env:TOKEN}'S", "token=***"),
         ("class_names=[monkey,keyboard] nms_threshold=0.5",) * 2,
     ],
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from pipeline.errors import AssetError
@@ -25,7 +26,11 @@ def create_app(service: Service, options: ServeOptions) -> FastAPI:
         service: The model, entered; routes find it as ``request.app.state.service``.
         options: The runner's options, ``request.app.state.options``.
     """
-    app = FastAPI(title="d2run", docs_url=None, redoc_url=None, redirect_slashes=False)
+    # only describes the token, so that /docs can ask for it; Guard checks it
+    bearer = [Depends(HTTPBearer(auto_error=False))] if options.token else []
+    app = FastAPI(
+        title="d2run", docs_url=None, redoc_url=None, redirect_slashes=False, dependencies=bearer
+    )
     app.state.service, app.state.options = service, options
     routers = predict.router, kserve.router, health.router, metrics.router, pages.router
     for router in routers:

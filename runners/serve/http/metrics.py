@@ -45,7 +45,9 @@ class CountRequests:
             nonlocal is_counted
             if not is_counted:
                 is_counted = True
-                route = getattr(scope.get("route"), "path", _UNKNOWN)
+                # a path that is answered, such as /openapi.json, is a route without a template
+                known: str = scope["path"] if status < 400 else _UNKNOWN
+                route: str = getattr(scope.get("route"), "path", known)
                 self._metrics.count_request(route, status, perf_counter() - started)
 
         async def counted(message: Message) -> None:

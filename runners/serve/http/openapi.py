@@ -14,10 +14,12 @@ class ErrorBody(BaseModel):
 
     Attributes:
         error: One sentence.
-        step: The step that failed on an image, such as ``decode``; absent for refused requests.
+        asset: The name of the image that failed; absent for refused requests.
+        step: The step that failed on it, such as ``decode``; absent for refused requests.
     """
 
     error: str
+    asset: str | None = None
     step: str | None = None
 
 
@@ -27,7 +29,7 @@ _REASONS = {
     404: "There is no such model or version.",
     413: "The request is larger than `runner.max_body_mb`.",
     415: "The content type or encoding is not supported.",
-    422: "The image cannot be decoded, or the model cannot process it.",
+    422: "An image cannot be decoded or processed, or the form or `format` is not valid.",
     429: "Too many images are in progress; `Retry-After` says when to try again.",
     503: "The service is stopping.",
 }

@@ -43,6 +43,7 @@ def _add(url: str, file: Path, policy: dict[str, str] = _STRICT) -> None:
     OPEN.add(url)
 
     @router.get(url)
+    @router.head(url)
     async def get() -> FileResponse:
         return FileResponse(file, headers=headers, media_type=media_type)
 

@@ -148,9 +148,11 @@ class Tree:
                 self._unreadable(folder_id, exc)
                 continue
             identity = file_identity(status)
-            if identity in excluded or identity in seen:
-                reason = "link to a directory that is already included"
-                self._skip(folder_id, reason if identity in seen else "not part of the input")
+            if identity in seen:
+                self._skip(folder_id, "link to a directory that is already included")
+                continue
+            if identity in excluded:
+                self._visited[folder_id] = _Folder(None, 0.0)
                 continue
             seen.add(identity)
             yield from self._folder(folder_id, status, deep)

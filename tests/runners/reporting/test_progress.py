@@ -83,7 +83,7 @@ def job(**config: Any) -> Any:
     ("config", "line"),
     [
         ({}, "loading shapes:1 on cpu\n"),
-        ({"device": "auto"}, "loading shapes:1 on the default device\n"),
+        ({"device": "auto"}, "loading shapes:1\n"),
         ({"quiet": True}, ""),
         ({"runnable": {"_target_": "pipeline.runnables.fake.FakeRunnable"}}, ""),
     ],

@@ -123,6 +123,22 @@ def test_this_run_and_the_output(shown: Callable[..., list[str]]) -> None:
     assert lines[2:] == ["in the output: 8 done, 1 failed", "results in out"]
 
 
+def test_only_lists_and_aggregates_were_rebuilt(shown: Callable[..., list[str]]) -> None:
+    report = Report(
+        0, Path("out"), {"done": 0, "failed": 0, "earlier": 8}, {"done": 8}, rebuilt=True
+    )
+    assert shown(report)[0] == "lists and aggregates were rebuilt; 8 done earlier"
+
+
+def test_failures_without_a_common_reason_are_not_repeated(
+    shown: Callable[..., list[str]],
+) -> None:
+    groups = (FailureGroup("decode: empty file", 1, ("a.jpg",)),
+              FailureGroup("decode: truncated", 1, ("d.jpg",)))  # fmt: skip
+    lines = shown(Report(3, Path("out"), {"done": 0, "failed": 2}, failures=groups, wall_s=1.0))
+    assert lines[0].startswith("2 failed, ")
+
+
 def test_failures_by_reason(shown: Callable[..., list[str]]) -> None:
     groups = (FailureGroup("decode: empty file", 4, ("a.jpg", "b.jpg", "c.jpg")),
               FailureGroup("decode: truncated", 1, ("d.jpg",)))  # fmt: skip

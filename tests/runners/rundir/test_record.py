@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from batches import job_of, record, run, write_images
 
+from pipeline.errors import OutputError
+from runners.rundir.commit import Session
 from runners.rundir.ledger.duplicates import record_duplicates, recorded_duplicates
 from runners.rundir.ledger.ledger import Entry, Ledger
 
@@ -107,3 +109,23 @@ def test_the_start_is_recorded(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
         job.runner.run(job)
     ended = record(Path("out"))
     assert (ended["state"], ended["exit_status"]) == ("ended", 130)
+
+
+def test_what_is_not_committed_is_not_counted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Session) -> None:
+        raise OutputError("disk full")
+
+    monkeypatch.setattr(Session, "commit", fail)
+    with pytest.raises(OutputError):
+        run("input=in", "output=out")
+    content, status = record(Path("out")), json.loads(Path("out/status.json").read_text())
+    assert content["counts"] == content["totals"] == {"done": 0, "failed": 0}
+    assert not any(status["counts"].values())
+
+
+def test_a_removed_aggregate_is_rebuilt(here: Path) -> None:
+    assert not run("input=in", "output=out").rebuilt
+    Path("out/coco.json").unlink()
+    assert run("input=in", "output=out").rebuilt
+    assert Path("out/coco.json").exists()
+    assert not run("input=in", "output=out").rebuilt

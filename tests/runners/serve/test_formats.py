@@ -90,7 +90,8 @@ def test_an_image_that_fails_among_others(served: Served) -> None:
     assert (failed["asset"], failed["step"]) == ("x.png", "decode")
     assert failed["error"].startswith("not an image")
     for format_ in ("coco", "roboflow"):  # they have no place for errors
-        assert served.post(f"/predict?format={format_}", *form(*files)).status == 422
+        refused = served.post(f"/predict?format={format_}", *form(*files))
+        assert (refused.status, refused.json) == (422, failed)  # which names the image
     assert served.post("/predict", *form(("x.png", b"x"), ("y.png", b"y"))).status == 422
 
 
@@ -235,5 +236,6 @@ def test_openapi(served: Served) -> None:
     infer = document["paths"]["/v2/models/{name}/infer"]["post"]
     schema = infer["requestBody"]["content"]["application/json"]["schema"]
     assert "$ref" not in json.dumps(schema)
+    assert "securitySchemes" not in document["components"]  # there is no token
     assert schema["properties"]["inputs"]["items"]["required"] == ["name", "shape", "datatype"]
     assert document["components"]["schemas"]["ErrorBody"]["required"] == ["error"]

@@ -44,7 +44,9 @@ def test_metrics(served: Served) -> None:
     served.get("/v2/models/shapes")
     for path in ("/x", "/y/z", "/%00"):
         assert served.get(path).status == 404
+    served.get("/openapi.json")
     after = scraped(served)
+    assert after["d2run_requests_total", "/openapi.json", "200"] == 1
     assert after["d2run_requests_total", "/predict", "200"] == 2
     assert after["d2run_requests_total", "/predict", "422"] == 1
     assert after["d2run_requests_total", "/v2/models/{name}", "404"] == 1

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.errors import AssetError
 from runners.serve.errors import RequestError
-from runners.serve.http.guard.access import Access
+from runners.serve.http.guard.access import OPEN, Access
 from runners.serve.http.guard.exchange import Exchange
 from runners.serve.options import ServeOptions
 from runners.serve.service import Service
@@ -58,7 +58,8 @@ class Guard:
             with suppress(ClientDisconnect):
                 await error_response(exc, service)(scope, exchange.receive, exchange.send)
         finally:
-            service.traffic.count(exchange.status)
+            if scope["path"] not in OPEN:  # monitors ask all the time
+                service.traffic.count(exchange.status)
 
     async def _answer(self, scope: Scope, exchange: Exchange) -> None:
         """Run the route, as long as the client is there."""
@@ -88,7 +89,7 @@ def error_response(exc: Exception, service: Service) -> Response:
         return JSONResponse({"error": str(exc)}, exc.status, exc.headers)
     if isinstance(exc, AssetError):
         # the image is what failed, whatever the step: the client can only send another one
-        return JSONResponse({"error": str(exc), "step": exc.step}, 422)
+        return JSONResponse({"asset": exc.asset_id, "error": str(exc), "step": exc.step}, 422)
     if isinstance(exc, HTTPException):
         return JSONResponse({"error": str(exc.detail)}, exc.status_code, exc.headers)
     # without the message, which may quote what a client sent

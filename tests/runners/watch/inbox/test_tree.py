@@ -94,17 +94,22 @@ def test_a_folder_that_is_replaced_is_listed(put, root, clock, settled, tmp_path
         ("draft_1.jpg", "ignored"),
         ("raw/x.jpg", "ignored"),
         ("a/b.jpg", "ignored"),
-        ("failed/x.jpg", "not part of the input"),
     ],
 )
 def test_skipped_names(name, reason, put, root, clock, settled):
     put(name)
     put("taken.jpg")
-    inbox = Inbox(
-        root, Schedule(clock=clock), ignore=("draft_*", "raw", "a/*"), excluded=(root / "failed",)
-    )
+    inbox = Inbox(root, Schedule(clock=clock), ignore=("draft_*", "raw", "a/*"))
     assert ids(settled(inbox)) == ["taken.jpg"]
     assert inbox.skipped == {reason: 1}
+
+
+def test_own_folders_are_no_input_and_not_counted_as_skipped(put, root, clock, settled):
+    for name in ("done/x.jpg", "done/notes.txt", "failed/y.jpg", "z.jpg"):
+        put(name)
+    inbox = Inbox(root, Schedule(clock=clock), excluded=(root / "done", root / "failed"))
+    assert ids(settled(inbox)) == ["z.jpg"]
+    assert inbox.skipped == {}
 
 
 def test_the_root_itself_is_never_excluded(put, root, clock, settled):
