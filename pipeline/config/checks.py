@@ -12,7 +12,7 @@ from pipeline.config.arguments import given, near
 from pipeline.config.schema import text_keys, types
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
-from pipeline.protocols import Aggregate, Checkable, CheckableSource, Sink
+from pipeline.protocols import Aggregate, CategorizedSource, Checkable, CheckableSource, Sink
 from pipeline.system.files import is_output_name
 from pipeline.validation import check_choice, check_whole
 
@@ -91,6 +91,8 @@ def check_parts(job: Job) -> None:
             if part is job.source:
                 if isinstance(part, CheckableSource):
                     part.check()
+                if isinstance(part, CategorizedSource):
+                    part.compare_categories(job.model.categories)
             elif isinstance(part, Checkable):
                 part.check(job.model.categories)
         except ConfigError as exc:

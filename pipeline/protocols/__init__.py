@@ -7,6 +7,7 @@ with ``supports`` where that would be too slow.
 
 from pipeline.protocols.assets import (
     Asset,
+    CategorizedSource,
     CheckableSource,
     Closable,
     IdentifiedSource,
@@ -51,6 +52,7 @@ __all__ = [
     "Asset",
     "BatchingRunnable",
     "BeginsAssets",
+    "CategorizedSource",
     "Checkable",
     "CheckableSource",
     "Closable",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from pipeline.records import Frame
+from pipeline.records import Categories, Frame
 
 
 @runtime_checkable
@@ -127,6 +127,15 @@ class IdentifiedSource(Source, Protocol):
 
         A run into an output that holds results of other origins is refused.
         """
+        ...
+
+
+@runtime_checkable
+class CategorizedSource(Source, Protocol):
+    """A source whose input has categories of its own, such as an annotated dataset."""
+
+    def compare_categories(self, categories: Categories) -> None:
+        """Compare them with those of the model; what differs is a warning, see ``Warns``."""
         ...
 
 

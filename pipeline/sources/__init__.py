@@ -1,4 +1,4 @@
-"""Sources list the assets of a run: image files, directories, globs and lists."""
+"""Sources list the assets of a run: image files, directories, globs, lists and datasets."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ from pipeline.sources.several import Several
 __all__ = ["ImageAsset", "Images", "Manifest", "Several", "Skipped", "decode_image"]
 
 # what `source._target_` may name
-PARTS = ("auto.auto", "images.Images", "manifest.Manifest")
+PARTS = ("auto.auto", "coco_images.CocoImages", "images.Images", "manifest.Manifest")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.sources.asset import check_options, user_path
+from pipeline.sources.coco_images import CocoImages
 from pipeline.sources.decode.image import MAX_PIXELS
 from pipeline.sources.images import Images
 from pipeline.sources.manifest import Manifest
@@ -16,19 +17,24 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
 def auto(
-    input: str, exif: bool = True, max_pixels: int = MAX_PIXELS, recursive: bool = True
-) -> Images | Manifest:
+    input: str,
+    exif: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    recursive: bool = True,
+    root: str = "",
+) -> Images | Manifest | CocoImages:
     """Return the source that reads an input. Whether the input exists is checked by ``check()``.
 
     Args:
-        input: A file, a directory, a glob, a list (``.txt``, ``.csv``), or ``-`` for standard
-            input.
+        input: A file, a directory, a glob, a list (``.txt``, ``.csv``), a COCO ``.json``, or ``-``
+            for standard input.
         exif: Apply the EXIF orientation.
         max_pixels: Refuse larger images.
         recursive: Include subdirectories.
+        root: The directory of the images of a COCO ``.json``.
 
     Raises:
-        ConfigError: No source reads this kind of input: a URL, a video, a COCO ``.json``.
+        ConfigError: No source reads this kind of input: a URL, a video.
     """
     text = check_options(input, max_pixels)
     if url := _URL.match(text):  # the rest of the URL may contain a password
@@ -38,10 +44,9 @@ def auto(
     if text == "-" or suffix in (".txt", ".csv"):
         return Manifest(text, exif=exif, max_pixels=max_pixels)
     if suffix == ".json":
-        raise ConfigError(
-            f"input: '{text}': COCO .json is not supported; list its images in a .txt, one path "
-            "per line"
-        )
+        return CocoImages(text, root, exif=exif, max_pixels=max_pixels)
+    if root:
+        raise ConfigError(f"root: it applies to a COCO .json, and the input is '{text}'")
     if suffix in VIDEOS:
         raise ConfigError(
             f"input: '{text}': videos are not supported; extract the frames into a directory"

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from pipeline.errors import ConfigError
-from pipeline.protocols import Asset, CheckableSource, IdentifiedSource, SkippingSource, Source
+from pipeline.protocols import (
+    Asset,
+    CategorizedSource,
+    CheckableSource,
+    IdentifiedSource,
+    NumberedAsset,
+    SkippingSource,
+    Source,
+    Warns,
+)
+from pipeline.records import Categories
 from pipeline.sources.asset import Skipped
 from pipeline.sources.paths import Origin, distinct_tails, plain_path, real_path
 
@@ -31,6 +41,7 @@ class Several:
         self.sources = sources
         self._assets: list[Asset] | None = None
         self._skipped: list[Skipped] = []
+        self._own_warnings: list[str] = []
 
     def check(self) -> None:
         """Check every input.
@@ -66,6 +77,18 @@ class Several:
         """Return a value that identifies these inputs."""
         return [origin for source in self.sources for origin in origins(source)]
 
+    def compare_categories(self, categories: Categories) -> None:
+        """Compare the categories of each input that has some."""
+        for source in self.sources:
+            if isinstance(source, CategorizedSource):
+                source.compare_categories(categories)
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of all inputs."""
+        warning = [source for source in self.sources if isinstance(source, Warns)]
+        return [text for source in warning for text in source.warnings] + self._own_warnings
+
     def _list(self) -> list[Asset]:
         # all at once, because the number of assets depends on which files are listed twice
         assets: list[Asset] = []
@@ -91,7 +114,19 @@ class Several:
             for entry in source.skipped() if isinstance(source, SkippingSource) else ():
                 skipped.append(Skipped(f"{prefix}/{entry.path}", entry.reason, entry.lost))
         self._assets, self._skipped = assets, skipped
+        self._own_warnings = _renumbered(assets)
         return assets
+
+
+def _renumbered(assets: Sequence[Asset]) -> list[str]:
+    """Remove the inputs' image ids unless every asset has its own; return a warning if so."""
+    numbered = [asset for asset in assets if isinstance(asset, NumberedAsset)]
+    ids = {asset.image_id for asset in numbered} - {None}
+    if not ids or len(ids) == len(assets):
+        return []
+    for asset in numbered:
+        asset.image_id = None
+    return ["image ids are numbered from 1 in input order, because those of the inputs overlap"]
 
 
 @runtime_checkable

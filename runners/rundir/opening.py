@@ -92,7 +92,7 @@ class OpenRun:
         check_settings(job, ledger, loaded=load_model)
         self.share.record(ledger)
         outputs = record_outputs(job, ledger)
-        parts = (job.model, job.runnable)
+        parts: tuple[object, ...] = (job.model, job.runnable, job.source)
         warnings = [text for part in parts if isinstance(part, Warns) for text in part.warnings]
         inputs = self.share.as_json()
         record = Record(job, ledger, device, warnings, inputs, outputs, self._killed)

@@ -53,7 +53,6 @@ def test_recursive_reaches_the_folder() -> None:
     [
         pytest.param("x.mp4", "'x.mp4': videos are not supported", id="video"),
         pytest.param("dir/*.MOV", "videos are not supported", id="videos"),
-        pytest.param("coco.json", "COCO .json is not supported", id="coco"),
         pytest.param("s3://bucket/x", "^input: s3:// is not supported", id="s3"),
         pytest.param("https://host/x.jpg", "^input: https:// is not supported", id="https"),
         pytest.param("", "input is missing", id="empty"),
