@@ -267,7 +267,7 @@ def test_metadata(here, predictor):
         {"labels": "text"}, {"labels": {1: "a"}},
         {"metadata": "text"}, {"metadata": {"a": object()}}, {"metadata": {(1,): 2}},
     ],
-    ids=str,
+    ids=["labels", "label-name", "metadata", "object", "key"],
 )  # fmt: skip
 def test_wrong_values_are_refused(detectron, predictor, wrong):
     with pytest.raises((*REFUSED, AttributeError)):  # BentoML's for labels that are text
