@@ -11,4 +11,4 @@ from pipeline.sources.several import Several
 __all__ = ["ImageAsset", "Images", "Manifest", "Several", "Skipped", "decode_image"]
 
 # what `source._target_` may name
-PARTS = ("auto.auto", "images.Images", "manifest.Manifest")
+PARTS = ("auto.auto", "images.Images", "manifest.Manifest", "recorded.Recorded")
