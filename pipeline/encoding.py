@@ -25,7 +25,7 @@ from pipeline.system.files import asset_keys, output_name
 NAME = "predictions.jsonl"
 SEM_SEG, PANOPTIC = "sem_seg", "panoptic"
 _STEP = "predictions"
-_INSTANCE_KEYS = ("box", "score", "class_id", "class_name", "mask", "keypoints", "track_id")
+INSTANCE_KEYS = ("box", "score", "class_id", "class_name", "mask", "keypoints", "track_id")
 # quotes inside a JSON string are escaped, so the first match is the line's own key
 _IMAGE_ID = re.compile(rb', "image_id": \d+, "instances": ')
 
@@ -70,6 +70,12 @@ def encode(result: Result, *, numbered: bool = False) -> bytes:
         ) from exc
     # what is not Unicode in a class name or column becomes JSON's escape sequence
     return f"{text}\n".encode(errors="backslashreplace")
+
+
+def asset_prefix(asset_id: str) -> bytes:
+    """Return the text with which every line of an asset begins."""
+    keys = json.dumps(asset_keys(asset_id), ensure_ascii=False)
+    return f'{keys[:-1]}, "frame": '.encode(errors="backslashreplace")
 
 
 def renumbered(lines: Iterable[bytes], first: int) -> Iterator[bytes]:
@@ -153,7 +159,7 @@ def _instances(frame: Frame, p: Predictions) -> list[dict[str, Any]]:
     if p.track_ids is not None:
         columns["track_id"] = p.track_ids.tolist()
     for name, column in p.extra.items():
-        if name in _INSTANCE_KEYS:
+        if name in INSTANCE_KEYS:
             raise SinkError(
                 f"'{frame.asset_id}': the extra column '{name}' has the name of a key of {NAME}. "
                 "Give it another name",

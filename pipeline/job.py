@@ -15,9 +15,12 @@ from pipeline.protocols import (
     Aggregate,
     Asset,
     BatchingRunnable,
+    LimitedRunnable,
     Model,
     NumericRunnable,
     PlacedRunnable,
+    Pushdown,
+    PushesDown,
     Runnable,
     Sink,
     Source,
@@ -26,6 +29,8 @@ from pipeline.protocols import (
 )
 from pipeline.system.spool import Spool
 from pipeline.system.versions import library_versions
+
+_PLACES = ("input", "run", "root")  # where a source finds its files, not what it does with them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,6 +186,19 @@ class Job:
         parts: list[Sink | Aggregate] = [*self.sinks.values(), *self.aggregates.values()]
         return tuple(dict.fromkeys(name for part in parts for name in part.outputs))
 
+    def limits(self) -> Pushdown:
+        """Return which instances the options and stages drop, whatever the images show."""
+        model, runnable = self.config["model"], self.config["runnable"]
+        keys = ("min_score", "classes", "max_instances")
+        limits = Pushdown(min_score=model["score_threshold"])
+        limits = limits.combined(Pushdown(**{key: runnable.get(key) for key in keys}))
+        if isinstance(self.runnable, LimitedRunnable):
+            limits = limits.combined(self.runnable.limits)
+        for stage in self.stages.values():
+            if isinstance(stage, PushesDown):
+                limits = limits.combined(stage.pushdown())
+        return limits
+
     def settings(self) -> dict[str, Any]:
         """Return everything that determines the results; the fingerprint is its digest.
 
@@ -190,7 +208,7 @@ class Job:
         settings = {
             "model": self.model.identity(),
             "jpeg": config["decode"]["jpeg"],
-            "source": {k: v for k, v in config["source"].items() if k != "input"},
+            "source": {k: v for k, v in config["source"].items() if k not in _PLACES},
             "runnable": {k: v for k, v in config["runnable"].items() if k != "cache"},
             "batch_size": config["batch_size"],
             "seed": config["seed"],

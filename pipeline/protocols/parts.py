@@ -52,6 +52,15 @@ class Pushdown:
     classes: Sequence[str] | None = None
     max_instances: int | None = None
 
+    def combined(self, other: Pushdown) -> Pushdown:
+        """Return what is dropped by either."""
+        scores = [p.min_score for p in (self, other) if p.min_score is not None]
+        numbers = [p.max_instances for p in (self, other) if p.max_instances is not None]
+        classes = self.classes if other.classes is None else other.classes
+        if self.classes is not None and classes is not None:
+            classes = [name for name in self.classes if name in classes]
+        return Pushdown(max(scores, default=None), classes, min(numbers, default=None))
+
 
 @runtime_checkable
 class PushesDown(Protocol):
@@ -63,6 +72,20 @@ class PushesDown(Protocol):
     def pushdown(self) -> Pushdown:
         """Return what the stage drops."""
         ...
+
+
+@runtime_checkable
+class DeclaresPixels(Protocol):
+    """A stage or sink that says whether it reads ``Frame.image``.
+
+    A part that does not say counts as one that does. ``runnable=replay`` decodes no images if no
+    part needs them: frames then have black images of the right size.
+
+    Attributes:
+        needs_pixels: Whether it reads the pixels of images.
+    """
+
+    needs_pixels: bool
 
 
 @runtime_checkable

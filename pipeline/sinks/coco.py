@@ -12,9 +12,10 @@ from pycocotools import mask as coco_mask
 
 from pipeline.encoding import read_records
 from pipeline.records import Categories
-from pipeline.sinks.coco_format import coco_image, dump_list
+from pipeline.sinks.coco_format import at_least, coco_image, dump_list
 from pipeline.sinks.coco_panoptic import write_panoptic
 from pipeline.system.files import replaced
+from pipeline.validation import check_number
 
 
 class CocoJson:
@@ -36,13 +37,19 @@ class CocoJson:
 
     Args:
         directory: The run directory, where the files are written.
+        min_score: Write only instances with at least this score, 0 to 1, to the first two files.
+
+    Raises:
+        ConfigError: ``min_score`` is not in [0, 1].
     """
 
     is_aggregate: Literal[True] = True
     outputs = "coco.json", "coco_results.json", "panoptic.json"
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, min_score: float = 0.0) -> None:
+        check_number("min_score", min_score, 0, 1)
         self.directory = Path(directory)
+        self.min_score = min_score
 
     def build(self, journal: Path, categories: Categories) -> None:
         """Read ``journal`` and replace the files, each atomically.
@@ -54,9 +61,12 @@ class CocoJson:
             replaced(self.directory / "coco.json") as dataset,
             replaced(self.directory / "coco_results.json") as results,
         ):
-            write_coco(lambda: read_records(journal), categories, dataset, results)
+            write_coco(lambda: self._records(journal), categories, dataset, results)
         if any("panoptic_seg" in record for record in read_records(journal)):
             write_panoptic(self.directory / "panoptic.json", journal, categories)
+
+    def _records(self, journal: Path) -> Iterator[dict[str, Any]]:
+        return (at_least(record, self.min_score) for record in read_records(journal))
 
 
 def write_coco(

@@ -27,7 +27,7 @@ def announce_loading(job: Job) -> None:
     """Print on a terminal which model is loaded and where; importing torch alone takes seconds."""
     if job.config["quiet"] or not is_terminal(sys.stderr):
         return
-    if job.config["runnable"]["_target_"].endswith(".FakeRunnable"):
+    if job.config["runnable"]["_target_"].endswith((".FakeRunnable", ".Replay")):
         return
     identity, device = job.model.identity(), job.config["device"]
     where = "" if device == "auto" else f" on {device}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from finished_run import write_run
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -32,6 +33,9 @@ NEEDS = {
     ],
     "model/semantic_fpn": ["model.weights=random"],
     "model/stored": ["model.tag=shapes"],
+    "runnable/replay": ["runnable.run={root}/recorded", "source=recorded", "input=null"],
+    "model/recorded": ["model.run={root}/recorded"],
+    "source/recorded": ["source.run={root}/recorded", "input=null"],
     "stage/keep_classes": ["stage.keep_classes.names=[circle]"],
     "source/manifest": ["input={root}/list.txt"],
 }
@@ -39,6 +43,7 @@ NEEDS = {
 
 def composed(tmp_path: Path, *overrides: str) -> Any:
     (tmp_path / "list.txt").write_text("")
+    write_run(tmp_path / "recorded")
     base = ["model=shapes", f"input={tmp_path}", f"output={tmp_path}/run"]
     given = [override.replace("{root}", str(tmp_path)) for override in overrides]
     base = [item for item in base if item.split("=")[0] not in {g.split("=")[0] for g in given}]
