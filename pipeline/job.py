@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PartialError, PipelineError
 from pipeline.protocols import (
     Aggregate,
     Asset,
@@ -44,6 +44,7 @@ class Outcome:
         timings: Seconds by step.
         detections: Number of instances written, by class name.
         error: Why the asset failed; ``None`` if it is done.
+        partial: Why a part of an asset that is done could not be decoded; ``None`` if all could.
         records: The asset's lines for ``predictions.jsonl``, with image id 0; empty if it failed or
             nothing encodes. Whoever gets the outcome closes them.
     """
@@ -54,6 +55,7 @@ class Outcome:
     timings: Mapping[str, float] = field(default_factory=dict)
     detections: Mapping[str, int] = field(default_factory=dict)
     error: PipelineError | None = None
+    partial: PartialError | None = None
     records: Spool = field(default_factory=Spool)
 
 
@@ -104,7 +106,8 @@ class Report:
         totals: Number of assets in the output, including earlier runs: ``done``, ``failed``.
         skipped: Number of skipped files of the input, by reason.
         detections: Number of instances written, by class name.
-        failures: The assets that failed in this run, by reason, the most common reason first.
+        failures: The assets that failed in this run, or are not done in full, by reason, the most
+            common reason first.
         timings: Seconds by step, over all threads.
         wall_s: Seconds from the first to the last asset.
         rebuilt: Whether lists or aggregates were missing or outdated, and were built again.

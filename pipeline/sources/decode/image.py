@@ -10,7 +10,8 @@ import contextlib
 import logging
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from io import BytesIO
 
 import numpy as np
@@ -29,9 +30,10 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.errors import DecodeError, DeviceLostError, printable
 from pipeline.sources.decode import damage, jpeg, tiff
+from pipeline.sources.decode.options import MAX_PIXELS as MAX_PIXELS
+from pipeline.sources.decode.options import Decoded, FrameOptions
 
 DecodeJpeg = Callable[[bytes], NDArray[np.uint8]]
-MAX_PIXELS = 64_000_000
 NO_MEMORY = "not enough memory to decode"
 
 # The supported formats. Others are not tried: EPS would start Ghostscript, TGA and DIB have no
@@ -103,16 +105,58 @@ def decode_image(
     _silence_pillow()
     try:
         image = _open(kind, data)
-        _check_size(image.size, max_pixels)
+        check_size(image.size, max_pixels)
         bgr = _jpeg(image, data, decode_jpeg) if kind == "JPEG" else None
         if bgr is None:
             bgr = _pixels(image, data, kind)
-        method = _TRANSPOSE.get(_orientation(image)) if exif else None
-        return bgr if method is None else np.array(Image.fromarray(bgr).transpose(method))
+        return _upright(bgr, image, exif)
     except (DecodeError, DeviceLostError):
         raise
     except Exception as exc:  # Pillow raises a dozen classes for broken files, TypeError included
         raise DecodeError(_reason(kind, exc)) from exc
+
+
+def decode_pages(data: bytes, options: FrameOptions) -> Iterator[Decoded]:
+    """Yield every page of an image file, or every image of an animation with its timestamp.
+
+    Each page is decoded as ``decode_image`` decodes the first one. An image of an animation is the
+    whole image that is shown, with what its predecessors left.
+
+    Args:
+        data: The whole file.
+        options: ``exif``, ``max_pixels`` and ``stride``.
+
+    Raises:
+        DecodeError: See ``decode_image``.
+    """
+    kind = kind_of(data[:16])
+    if kind in (None, "JPEG"):
+        yield Decoded(decode_image(data, exif=options.exif, max_pixels=options.max_pixels))
+        return
+    assert kind is not None
+    _silence_pillow()
+    pts = 0
+    try:
+        image = _open(kind, data)
+        for page in range(getattr(image, "n_frames", 1)):
+            image.seek(page)
+            check_size(image.size, options.max_pixels)
+            if page % options.stride == 0:
+                bgr = _pixels(image, data, kind)
+                duration_ms = image.info.get("duration")
+                time = (None, None) if duration_ms is None else (pts, Fraction(1, 1000))
+                yield Decoded(_upright(bgr, image, options.exif), *time)
+            # players show an image without a duration for a tenth of a second
+            pts += round(image.info.get("duration") or 100)
+    except DecodeError:
+        raise
+    except Exception as exc:
+        raise DecodeError(_reason(kind, exc)) from exc
+
+
+def _upright(bgr: NDArray[np.uint8], image: Image.Image, exif: bool) -> NDArray[np.uint8]:
+    method = _TRANSPOSE.get(_orientation(image)) if exif else None
+    return bgr if method is None else np.array(Image.fromarray(bgr).transpose(method))
 
 
 def _jpeg(
@@ -168,7 +212,12 @@ def _open(kind: str, data: bytes) -> ImageFile:
     return Image.OPEN[kind][0](BytesIO(data), "")
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Check the size of an image, (width, height), before memory is allocated for it.
+
+    Raises:
+        DecodeError: It has no pixels, or more than ``max_pixels``.
+    """
     width, height = size
     if width * height < 1:
         raise DecodeError(f"image of {width}x{height} has no pixels")
