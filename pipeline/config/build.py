@@ -29,7 +29,7 @@ from pipeline.engine.pushdown import leading_limits
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
 from pipeline.models.model import Model
-from pipeline.protocols import Aggregate, Stage
+from pipeline.protocols import Aggregate, Sink, Stage
 from pipeline.sinks.label_maps import LabelMaps
 from pipeline.sources.paths import refuse_input_in
 from pipeline.system.files import expanded
@@ -66,7 +66,10 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
     pushed = pushdown_arguments(stages.values(), config["runnable"])
     written = {name: build(f"sink.{name}") for name in config["sink"]}
     aggregates = {name: part for name, part in written.items() if isinstance(part, Aggregate)}
-    sinks = {name: part for name, part in written.items() if name not in aggregates}
+    # a part may be both: a file per asset, and one over the whole run
+    sinks = {
+        n: part for n, part in written.items() if n not in aggregates or isinstance(part, Sink)
+    }
     job = Job(
         source=build_source(config, partial(build, "source")),
         model=model,

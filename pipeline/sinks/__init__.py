@@ -2,7 +2,9 @@
 
 PARTS = (  # what `sink.NAME._target_` may name
     "coco.CocoJson",
+    "crops.Crops",
     "csv.CsvTables",
+    "masks.Masks",
     "overlay.Overlay",
     "parquet.ParquetTables",
 )
