@@ -7,4 +7,5 @@ PARTS = (  # what `sink.NAME._target_` may name
     "masks.Masks",
     "overlay.Overlay",
     "parquet.ParquetTables",
+    "webhook.Webhook",
 )

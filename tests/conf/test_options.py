@@ -32,6 +32,7 @@ NEEDS = {
     ],
     "model/semantic_fpn": ["model.weights=random"],
     "model/stored": ["model.tag=shapes"],
+    "sink/webhook": ["sink.webhook.url=http://127.0.0.1:9/results"],
     "stage/keep_classes": ["stage.keep_classes.names=[circle]"],
     "source/manifest": ["input={root}/list.txt"],
 }

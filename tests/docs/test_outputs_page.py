@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from journals import write_journal
 
 from pipeline.records import Categories
+from pipeline.sinks.delivery.endpoint import _headers
 from pipeline.sinks.parquet import ParquetTables
 from pipeline.testing import make_result
 
@@ -91,8 +94,16 @@ def test_the_tables(full: bool, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert ("none.jpg" in printed, "crack" in printed) == (full, full)
 
 
+def test_the_signature_of_the_webhook() -> None:
+    names: dict[str, Any] = {}
+    exec(block("hmac"), names)
+    headers = _headers(BytesIO(b"{}"), b"key")
+    assert names["is_authentic"](b"{}", headers["X-D2run-Signature"], b"key")
+    assert not names["is_authentic"](b"{ }", headers["X-D2run-Signature"], b"key")
+
+
 def test_every_block_is_run() -> None:
-    words = {"COCOeval", "duckdb", "statistics", "supervision", *NOT_RUN}
+    words = {"COCOeval", "duckdb", "hmac", "statistics", "supervision", *NOT_RUN}
     assert [sum(word in block for word in words) for block in BLOCKS] == [1] * len(words)
 
 
