@@ -72,12 +72,33 @@ def segments_in(png: Path) -> dict[int, tuple[int, list[int]]]:
     colors = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if colors is None:
         raise OutputError(f"'{png}' cannot be read; run again with the same output to write it")
-    ids: NDArray[np.int64] = colors @ np.array([1 << 16, 1 << 8, 1])  # OpenCV's order is BGR
-    found = {}
-    for i, area in zip(*map(np.ndarray.tolist, np.unique(ids, return_counts=True)), strict=True):
-        if i:
-            found[i] = area, list(cv2.boundingRect((ids == i).astype(np.uint8)))
-    return found
+    # red is the least significant byte
+    ids: NDArray[Any] = cv2.cvtColor(colors, cv2.COLOR_BGR2RGBA).view("<u4")[..., 0]
+    return _segments(ids & 0xFFFFFF)
+
+
+def _segments(ids: NDArray[Any]) -> dict[int, tuple[int, list[int]]]:
+    """Return the areas and boxes by id, from the runs of equal pixels in each row."""
+    width = ids.shape[1]
+    flat = ids.ravel()
+    begins = np.ones(flat.shape, bool)
+    begins[1:] = flat[1:] != flat[:-1]
+    begins[::width] = True
+    starts = np.flatnonzero(begins)
+    ends = np.append(starts[1:], flat.size)
+    order = np.argsort(flat[starts], kind="stable")
+    order = order[flat[starts[order]] != 0]
+    if not order.size:
+        return {}
+    values, starts, ends = flat[starts[order]], starts[order], ends[order]
+    firsts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+    area = np.add.reduceat(ends - starts, firsts)
+    left = np.minimum.reduceat(starts % width, firsts)
+    right = np.maximum.reduceat((ends - 1) % width, firsts) + 1
+    top = np.minimum.reduceat(starts // width, firsts)
+    bottom = np.maximum.reduceat(starts // width, firsts) + 1
+    boxes = np.stack([left, top, right - left, bottom - top], axis=1).tolist()
+    return dict(zip(values[firsts].tolist(), zip(area.tolist(), boxes, strict=True), strict=True))
 
 
 def _panoptic(predictions: Path) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +19,8 @@ _GRACE_S = 2.0  # for a POST that was aborted; only a DNS server can take longer
 class Courier:
     """Posts files on a thread, and removes those that the receiver has accepted.
 
-    After a failure it waits, twice as long each time, and goes on with the next file. A file that
+    After a failure it waits, twice as long each time, and goes on with the next file; ``close``
+    ends the wait. A file that
     the receiver refuses for good is kept, and not posted again by this courier. Nothing that the
     caller does waits for the receiver, except ``close``.
 
@@ -38,10 +38,12 @@ class Courier:
         self._backoff_s, self._max_backoff_s = backoff_s, max_backoff_s
         self._changed = Condition()
         self._sizes: dict[str, int] = {}  # of all files that are kept
+        self._kept_bytes = 0
         self._queue: deque[str] = deque()
         self._posting = ""  # emptied when the file is withdrawn meanwhile
         self._refused = 0
-        self._closes_at_s: float | None = None
+        self._is_closing = False
+        self._is_hurried = False  # ends a wait after a failure
         self._is_stopped = False
         self._thread = Thread(target=self._run, name="webhook", daemon=True)
 
@@ -53,7 +55,7 @@ class Courier:
     def kept_bytes(self) -> int:
         """Total size of the files that are not delivered yet."""
         with self._changed:
-            return sum(self._sizes.values())
+            return self._kept_bytes
 
     def add(self, names: Iterable[str]) -> None:
         """Deliver files, which exist and may be removed from now on."""
@@ -62,13 +64,14 @@ class Courier:
                 status = status_of(self._root / name)
                 if status is not None:
                     self._sizes[name] = status.st_size
+                    self._kept_bytes += status.st_size
                     self._queue.append(name)
             self._changed.notify_all()
 
     def withdraw(self, name: str) -> None:
         """Forget a file, which is about to be replaced or removed; it may be on its way already."""
         with self._changed:
-            if self._sizes.pop(name, None) is not None and name in self._queue:
+            if self._forget(name) and name in self._queue:
                 self._queue.remove(name)
             if self._posting == name:
                 self._posting = ""
@@ -83,13 +86,13 @@ class Courier:
             The number of files that are kept, and of those among them that were refused.
         """
         with self._changed:
-            self._closes_at_s = time.monotonic() + drain_s
+            self._is_closing = self._is_hurried = True
             self._changed.notify_all()
         try:
             self._thread.join(drain_s)
         finally:
             with self._changed:
-                self._is_stopped = True
+                self._is_stopped = self._is_hurried = True
                 self._changed.notify_all()
             self._endpoint.abort()
             self._thread.join(_GRACE_S)
@@ -115,15 +118,14 @@ class Courier:
             failures = min(failures + 1, 60)
             _log.info("webhook: %s; next attempt in %.1f s", answer.reason, pause_s)
             with self._changed:
-                self._changed.wait_for(lambda: self._is_stopped, pause_s)
+                if self._changed.wait_for(lambda: self._is_hurried, pause_s):
+                    failures, self._is_hurried = 0, False
         self._endpoint.close()
 
     def _next(self) -> str | None:
         """Return the next file once there is one; ``None`` at the end."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._queue or self._is_stopped or self._closes_at_s is not None
-            )
+            self._changed.wait_for(lambda: self._queue or self._is_stopped or self._is_closing)
             if self._is_stopped or not self._queue:
                 return None
             self._posting = self._queue.popleft()
@@ -139,6 +141,11 @@ class Courier:
             _log.warning("webhook: '%s' cannot be read, and is kept: %s", name, exc)
         return None
 
+    def _forget(self, name: str) -> bool:
+        size = self._sizes.pop(name, None)
+        self._kept_bytes -= size or 0
+        return size is not None
+
     def _settle(self, name: str, answer: Answer) -> None:
         """Remove a delivered file, or keep it, unless it was withdrawn meanwhile."""
         is_withdrawn, self._posting = self._posting != name, ""
@@ -149,7 +156,7 @@ class Courier:
                 remove(self._root / name)
             except (OSError, OutputError) as exc:
                 _log.warning("webhook: '%s' was delivered and cannot be removed: %s", name, exc)
-            del self._sizes[name]
+            self._forget(name)
         elif answer.is_final:
             self._refused += 1
             _log.warning("webhook: '%s' was refused, and is kept: %s", name, answer.reason)

@@ -65,9 +65,9 @@ class Endpoint:
             self._connection.close()  # the receiver may have closed a connection that was idle
             try:
                 answer = self._attempt(body, headers)
-            except (OSError, HTTPException) as again:
+            except Exception as again:
                 return self._failed(again)
-        except OSError as exc:
+        except Exception as exc:  # a bad host name is a ValueError
             return self._failed(exc)
         return answer
 
@@ -85,10 +85,14 @@ class Endpoint:
 
     def _attempt(self, body: BinaryIO, headers: dict[str, str]) -> Answer:
         body.seek(0)
-        self._connection.request("POST", self._target, body, headers)
+        with suppress(BrokenPipeError):  # the receiver has answered before it has read all
+            self._connection.request("POST", self._target, body, headers)
         response = self._connection.getresponse()
-        response.read(_BLOCK)
-        if response.read(1):  # a connection with a longer answer is not used again
+        is_whole = False
+        with suppress(OSError, HTTPException):  # the status says it all
+            response.read(_BLOCK)
+            is_whole = not response.read(1)
+        if not is_whole:
             self._connection.close()
         if 200 <= response.status < 300:
             return Answer(True, True)
