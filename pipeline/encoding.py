@@ -94,6 +94,11 @@ def renumbered(lines: Iterable[bytes], first: int) -> Iterator[bytes]:
         yield numbered
 
 
+def without_image_id(line: bytes) -> bytes:
+    """Return a line of ``encode`` without its image id, which is not known yet."""
+    return _IMAGE_ID.sub(b', "instances": ', line, 1)
+
+
 def read_records(predictions: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a ``predictions.jsonl``, one at a time.
 

@@ -72,7 +72,10 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
     pushed = pushdown_arguments(stages.values(), config["runnable"])
     written = {name: build(f"sink.{name}") for name in config["sink"]}
     aggregates = {name: part for name, part in written.items() if isinstance(part, Aggregate)}
-    sinks = {name: part for name, part in written.items() if name not in aggregates}
+    # a part may be both: a file per asset, and one over the whole run
+    sinks = {
+        n: part for n, part in written.items() if n not in aggregates or isinstance(part, Sink)
+    }
     pixels = _pixels(config["source"], [*stages.values(), *sinks.values()])
     job = Job(
         source=build_source(config, partial(build, "source", **pixels)),

@@ -148,6 +148,7 @@ class Aggregate(Protocol):
     """A file over the whole run, derived from ``predictions.jsonl`` when the run ends.
 
     Aggregates are not part of the fingerprint: one that is added to a finished run is built then.
+    A sink can be an aggregate too: it writes the files of each asset, and one over the whole run.
 
     Attributes:
         is_aggregate: Always true; a sink that happens to have ``build`` is not an aggregate.

@@ -36,6 +36,7 @@ NEEDS = {
     "runnable/replay": ["runnable.run={root}/recorded", "source=recorded", "input=null"],
     "model/recorded": ["model.run={root}/recorded"],
     "source/recorded": ["source.run={root}/recorded", "input=null"],
+    "sink/webhook": ["sink.webhook.url=http://127.0.0.1:9/results"],
     "stage/keep_classes": ["stage.keep_classes.names=[circle]"],
     "source/manifest": ["input={root}/list.txt"],
 }

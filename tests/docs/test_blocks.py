@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGES = {"README.md": 1, "docs/python.md": 7, "docs/write_a_stage.md": 3}  # and their blocks
 # test_models_page.py, test_outputs_page.py, test_serve_page.py, and bentoml.md in tests/examples
-ELSEWHERE = {"docs/bentoml.md": 1, "docs/models.md": 5, "docs/outputs.md": 4, "docs/serve.md": 2}
+ELSEWHERE = {"docs/bentoml.md": 1, "docs/models.md": 5, "docs/outputs.md": 6, "docs/serve.md": 2}
 
 
 def run_blocks(page: Path) -> dict[str, object]:
