@@ -1,3 +1,8 @@
 """Sinks write the results: files per asset, and files over the whole run."""
 
-PARTS = ("coco.CocoJson", "overlay.Overlay")  # what `sink.NAME._target_` may name
+PARTS = (  # what `sink.NAME._target_` may name
+    "coco.CocoJson",
+    "cvat.Cvat",
+    "labelstudio.LabelStudio",
+    "overlay.Overlay",
+)
