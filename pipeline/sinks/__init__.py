@@ -4,6 +4,8 @@ PARTS = (  # what `sink.NAME._target_` may name
     "coco.CocoJson",
     "crops.Crops",
     "csv.CsvTables",
+    "cvat.Cvat",
+    "labelstudio.LabelStudio",
     "masks.Masks",
     "overlay.Overlay",
     "parquet.ParquetTables",
