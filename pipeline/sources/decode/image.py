@@ -28,7 +28,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.errors import DecodeError, DeviceLostError, printable
-from pipeline.sources.decode import damage, jpeg, tiff
+from pipeline.sources.decode import damage, extras, jpeg, tiff
 
 DecodeJpeg = Callable[[bytes], NDArray[np.uint8]]
 MAX_PIXELS = 64_000_000
@@ -47,7 +47,8 @@ _READ = (
     PpmImageFile,
     Jpeg2KImageFile,
 )
-FORMATS = tuple(str(reader.format) for reader in _READ)
+_BUILT_IN = tuple(str(reader.format) for reader in _READ)
+FORMATS = (*_BUILT_IN, *extras.FORMATS)
 
 _TRANSPOSE = {  # EXIF 2.32, tag 274: how to turn the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -83,7 +84,8 @@ def decode_image(
 
     Args:
         data: The whole file.
-        exif: Apply the EXIF orientation. A TIFF's own orientation tag is always applied.
+        exif: Apply the EXIF orientation. What the format itself says of the orientation is always
+            applied (TIFF, HEIC, JPEG XL).
         max_pixels: Refuse a larger image according to its header, before allocating memory.
         decode_jpeg: Decodes intact JPEGs with the usual color spaces to RGB, without applying the
             orientation. If it raises a RuntimeError, the image is decoded here.
@@ -97,12 +99,15 @@ def decode_image(
     """
     if not data:
         raise DecodeError("empty file")
-    kind = kind_of(data[:16])
+    kind = kind_of(data[:256])
     if kind is None:
         raise DecodeError(f"not an image that d2run reads ({', '.join(FORMATS)})")
     _silence_pillow()
+    extras.check_installed(kind)
     try:
-        image = _open(kind, data)
+        if kind == "JXL":
+            return _jxl(data, exif, max_pixels, decode_jpeg)
+        image = extras.open_heif(data) if kind == "HEIF" else _open(kind, data)
         _check_size(image.size, max_pixels)
         bgr = _jpeg(image, data, decode_jpeg) if kind == "JPEG" else None
         if bgr is None:
@@ -113,6 +118,17 @@ def decode_image(
         raise
     except Exception as exc:  # Pillow raises a dozen classes for broken files, TypeError included
         raise DecodeError(_reason(kind, exc)) from exc
+
+
+def _jxl(
+    data: bytes, exif: bool, max_pixels: int, decode_jpeg: DecodeJpeg | None
+) -> NDArray[np.uint8]:
+    _check_size(extras.jxl_size(data), max_pixels)  # opening decodes all of it
+    damage.check("JXL", data)
+    image = extras.open_jxl(data)
+    if isinstance(image, bytes):
+        return decode_image(image, exif=exif, max_pixels=max_pixels, decode_jpeg=decode_jpeg)
+    return _bgr(np.asarray(_to_rgb(image)))
 
 
 def _jpeg(
@@ -154,8 +170,10 @@ def _bgr(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def kind_of(prefix: bytes) -> str | None:
-    """Return the format of a file that begins with these 16 bytes, as Pillow names it."""
-    for name in FORMATS:
+    """Return the format of a file that begins with these 256 bytes, as Pillow names it."""
+    if kind := extras.kind_of(prefix):  # Pillow would say AVIF of some HEIC files
+        return kind
+    for name in _BUILT_IN:
         accepts = Image.OPEN[name][1]
         if accepts is not None and accepts(prefix) is True:  # a str if support is missing
             return name
