@@ -13,6 +13,7 @@ from pipeline.sinks.annotations.instances import Instance, check_has_instances, 
 from pipeline.sinks.annotations.run_lengths import cvat_rle
 from pipeline.sinks.annotations.text import image_name, is_frame, number, printable, xml_text
 from pipeline.sinks.coco import write_coco
+from pipeline.sinks.coco_format import at_least
 from pipeline.system.files import replaced
 from pipeline.validation import check_choice, check_number
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipeline.sources.asset import Skipped
+from pipeline.sources.decode import extras
 from pipeline.system.files import file_identity
 from pipeline.system.os_errors import describe_os_error
 
@@ -26,7 +27,7 @@ VIDEOS = frozenset((
 ))
 VIDEO = "video"  # the reason
 _OTHER_IMAGES = frozenset((
-    ".heic", ".heif", ".jxl", ".svg", ".eps", ".psd", ".ico", ".tga", ".exr", ".hdr", ".fits",
+    ".svg", ".eps", ".psd", ".ico", ".tga", ".exr", ".hdr", ".fits",
     ".dcm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
 ))
 _TEMPORARY = (
@@ -101,6 +102,9 @@ def not_an_image(name: str) -> str | None:
 def _no_image_has(suffix: str) -> str | None:
     if suffix in IMAGES:
         return None
+    if suffix in extras.SUFFIXES:
+        extra = extras.missing_extra(suffix)
+        return extra and f"unsupported image format ({suffix} needs the extra {extra})"
     if suffix in VIDEOS:
         return VIDEO
     if suffix in _OTHER_IMAGES:

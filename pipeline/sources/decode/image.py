@@ -29,7 +29,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.errors import DecodeError, DeviceLostError, printable
-from pipeline.sources.decode import damage, jpeg, tiff
+from pipeline.sources.decode import damage, extras, jpeg, tiff
 from pipeline.sources.decode.options import MAX_PIXELS as MAX_PIXELS
 from pipeline.sources.decode.options import Decoded, FrameOptions
 
@@ -49,7 +49,8 @@ _READ = (
     PpmImageFile,
     Jpeg2KImageFile,
 )
-FORMATS = tuple(str(reader.format) for reader in _READ)
+_BUILT_IN = tuple(str(reader.format) for reader in _READ)
+FORMATS = (*_BUILT_IN, *extras.FORMATS)
 
 _TRANSPOSE = {  # EXIF 2.32, tag 274: how to turn the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,7 +86,8 @@ def decode_image(
 
     Args:
         data: The whole file.
-        exif: Apply the EXIF orientation. A TIFF's own orientation tag is always applied.
+        exif: Apply the EXIF orientation. What the format itself says of the orientation is always
+            applied (TIFF, HEIC, JPEG XL).
         max_pixels: Refuse a larger image according to its header, before allocating memory.
         decode_jpeg: Decodes intact JPEGs with the usual color spaces to RGB, without applying the
             orientation. If it raises a RuntimeError, the image is decoded here.
@@ -99,12 +101,15 @@ def decode_image(
     """
     if not data:
         raise DecodeError("empty file")
-    kind = kind_of(data[:16])
+    kind = kind_of(data[:256])
     if kind is None:
         raise DecodeError(f"not an image that d2run reads ({', '.join(FORMATS)})")
     _silence_pillow()
+    extras.check_installed(kind)
     try:
-        image = _open(kind, data)
+        if kind == "JXL":
+            return _jxl(data, exif, max_pixels, decode_jpeg)
+        image = extras.open_heif(data) if kind == "HEIF" else _open(kind, data)
         check_size(image.size, max_pixels)
         bgr = _jpeg(image, data, decode_jpeg) if kind == "JPEG" else None
         if bgr is None:
@@ -130,14 +135,15 @@ def decode_pages(data: bytes, options: FrameOptions) -> Iterator[Decoded]:
         DecodeError: See ``decode_image``.
     """
     kind = kind_of(data[:16])
-    if kind in (None, "JPEG"):
+    if kind in (None, "JPEG", "JXL"):
         yield Decoded(decode_image(data, exif=options.exif, max_pixels=options.max_pixels))
         return
     assert kind is not None
     _silence_pillow()
+    extras.check_installed(kind)
     pts = 0
     try:
-        image = _open(kind, data)
+        image = extras.open_heif(data) if kind == "HEIF" else _open(kind, data)
         for page in range(getattr(image, "n_frames", 1)):
             image.seek(page)
             check_size(image.size, options.max_pixels)
@@ -157,6 +163,17 @@ def decode_pages(data: bytes, options: FrameOptions) -> Iterator[Decoded]:
 def _upright(bgr: NDArray[np.uint8], image: Image.Image, exif: bool) -> NDArray[np.uint8]:
     method = _TRANSPOSE.get(_orientation(image)) if exif else None
     return bgr if method is None else np.array(Image.fromarray(bgr).transpose(method))
+
+
+def _jxl(
+    data: bytes, exif: bool, max_pixels: int, decode_jpeg: DecodeJpeg | None
+) -> NDArray[np.uint8]:
+    check_size(extras.jxl_size(data), max_pixels)  # opening decodes all of it
+    damage.check("JXL", data)
+    image = extras.open_jxl(data)
+    if isinstance(image, bytes):
+        return decode_image(image, exif=exif, max_pixels=max_pixels, decode_jpeg=decode_jpeg)
+    return _bgr(np.asarray(_to_rgb(image)))
 
 
 def _jpeg(
@@ -198,8 +215,10 @@ def _bgr(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def kind_of(prefix: bytes) -> str | None:
-    """Return the format of a file that begins with these 16 bytes, as Pillow names it."""
-    for name in FORMATS:
+    """Return the format of a file that begins with these 256 bytes, as Pillow names it."""
+    if kind := extras.kind_of(prefix):  # Pillow would say AVIF of some HEIC files
+        return kind
+    for name in _BUILT_IN:
         accepts = Image.OPEN[name][1]
         if accepts is not None and accepts(prefix) is True:  # a str if support is missing
             return name

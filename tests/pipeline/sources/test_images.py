@@ -272,7 +272,7 @@ def test_arguments(options: dict[str, Any], message: str) -> None:
         ("x", "not an image (no extension)"),
         ("jpg", "not an image (no extension)"),
         ("x.MP4", "video"),
-        ("x.heic", "unsupported image format (.heic)"),
+        ("x.psd", "unsupported image format (.psd)"),
         ("x.svg", "unsupported image format (.svg)"),
     ],
 )
