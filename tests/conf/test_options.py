@@ -38,12 +38,14 @@ NEEDS = {
     "source/recorded": ["source.run={root}/recorded", "input=null"],
     "sink/webhook": ["sink.webhook.url=http://127.0.0.1:9/results"],
     "stage/keep_classes": ["stage.keep_classes.names=[circle]"],
+    "source/coco": ["input={root}/dataset.json"],
     "source/manifest": ["input={root}/list.txt"],
 }
 
 
 def composed(tmp_path: Path, *overrides: str) -> Any:
     (tmp_path / "list.txt").write_text("")
+    (tmp_path / "dataset.json").write_text('{"images": []}')
     write_run(tmp_path / "recorded")
     base = ["model=shapes", f"input={tmp_path}", f"output={tmp_path}/run"]
     given = [override.replace("{root}", str(tmp_path)) for override in overrides]

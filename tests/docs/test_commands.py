@@ -140,6 +140,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "runs/shapes").mkdir(parents=True)
     write_run(tmp_path / "runs/night")
+    (tmp_path / "annotations.json").write_text('{"images": []}')
     for weights in ("model_final.pth", "runs/shapes/weights.safetensors"):
         (tmp_path / weights).write_bytes(b"weights")
     for page in PAGES:
