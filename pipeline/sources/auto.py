@@ -26,8 +26,8 @@ def auto(
     """Return the source that reads an input. Whether the input exists is checked by ``check()``.
 
     Args:
-        input: A file, a directory, a glob, a list (``.txt``, ``.csv``), a COCO ``.json``, or ``-``
-            for standard input.
+        input: A file, a directory, a glob, a list (``.txt``, ``.csv``, ``.parquet``), a COCO
+            ``.json``, or ``-`` for standard input.
         exif: Apply the EXIF orientation.
         max_pixels: Refuse larger images.
         recursive: Include subdirectories.
@@ -41,7 +41,7 @@ def auto(
         raise ConfigError(f"input: {url[1]}:// is not supported; use files on this machine")
     path = user_path(text)
     suffix = "" if _is_folder(path) else path.suffix.lower()
-    if text == "-" or suffix in (".txt", ".csv"):
+    if text == "-" or suffix in (".txt", ".csv", ".parquet"):
         return Manifest(text, exif=exif, max_pixels=max_pixels)
     if suffix == ".json":
         return CocoImages(text, root, exif=exif, max_pixels=max_pixels)

@@ -18,10 +18,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline.encoding import columns_digest
 from pipeline.engine.local import LocalExecutor
 from pipeline.errors import AssetError, OutputError, PipelineError, printable
 from pipeline.job import Executor, Job, Outcome
 from pipeline.protocols import (
+    AnnotatedAsset,
     Asset,
     Closable,
     Durable,
@@ -241,6 +243,7 @@ class Session:
             image_id=asset.image_id if supports(asset, NumberedAsset) else None,
             frames=outcome.n_frames,
             dropped=outcome.n_dropped,
+            columns=columns_digest(asset.columns) if supports(asset, AnnotatedAsset) else None,
         )
         with suppress(OSError, ValueError, PipelineError):  # the error says why
             size = asset.size_bytes if supports(asset, VersionedAsset) else 0
