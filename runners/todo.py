@@ -47,6 +47,7 @@ class Todo:
         known: Number of these inputs that are in the ledger as inputs of this source.
         moved: Whether the place of any known input changed.
         unseen_failures: Ids of failed inputs; each is removed when it is seen.
+        seen: Receives the ids of all inputs; ``None`` if nobody needs them.
     """
 
     source: Iterable[Asset]
@@ -61,6 +62,7 @@ class Todo:
     known: int = 0
     moved: bool = False
     unseen_failures: set[str] = field(default_factory=set)
+    seen: set[str] | None = None
 
     @property
     def not_to_do(self) -> int:
@@ -78,6 +80,8 @@ class Todo:
         assets = iter(self.source)
         place = self.first_place
         while chunk := list(islice(assets, _AT_ONCE)):
+            if self.seen is not None:
+                self.seen.update(asset.id for asset in chunk)
             unchanged = self._unchanged(chunk, place)
             others = [asset.id for asset in chunk if asset.id not in unchanged]
             known = self.ledger.find(others) if self.ledger and others else {}

@@ -42,6 +42,7 @@ from runners.rundir.journal import Journal, Position
 from runners.rundir.ledger.duplicates import record_duplicates
 from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.owned.aggregates import are_built, build_aggregates
+from runners.rundir.owned.pruning import finish_pruning
 from runners.rundir.readers import isolated_reader
 from runners.rundir.translation import output_errors
 from runners.todo import trusted_mtime
@@ -110,6 +111,7 @@ class Session:
             self._journal = stack.enter_context(Journal(output, self._position))
             for sink in self.job.sinks.values():
                 stack.enter_context(sink)
+            finish_pruning(self.job, self.ledger)
             if self._in_flight.suspects and not isinstance(self._reader, DecodeWorkers):
                 self._isolated = stack.enter_context(isolated_reader(self.job)) or self._reader
             self._open = stack.pop_all()
