@@ -30,12 +30,15 @@ INSTANCE_KEYS = ("box", "score", "class_id", "class_name", "mask", "keypoints", 
 _IMAGE_ID = re.compile(rb', "image_id": \d+, "instances": ')
 
 
-def encode(result: Result, *, numbered: bool = False) -> bytes:
+def encode(
+    result: Result, *, numbered: bool = False, columns: Mapping[str, Any] | None = None
+) -> bytes:
     """Return a frame's line, newline included, with ``"image_id": 0``.
 
     Args:
         result: One frame and its predictions.
         numbered: Whether the frame's label maps are named by frame; see ``map_name``.
+        columns: Values of the asset; see ``AnnotatedAsset``.
 
     Raises:
         SinkError: An extra column has the name of a known key, or a value that JSON cannot hold.
@@ -59,6 +62,8 @@ def encode(result: Result, *, numbered: bool = False) -> bytes:
             "file": map_name(PANOPTIC, frame.asset_id, number),
             "segments": _segments(predictions),
         }
+    if columns is not None:
+        line["columns"] = dict(columns)
     try:
         text = json.dumps(line, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as exc:
@@ -76,6 +81,11 @@ def asset_prefix(asset_id: str) -> bytes:
     """Return the text with which every line of an asset begins."""
     keys = json.dumps(asset_keys(asset_id), ensure_ascii=False)
     return f'{keys[:-1]}, "frame": '.encode(errors="backslashreplace")
+
+
+def columns_digest(columns: Mapping[str, Any] | None) -> str | None:
+    """Return a digest of an asset's columns, to notice changes; ``None`` without columns."""
+    return None if columns is None else sha256(json.dumps(columns).encode()).hexdigest()[:16]
 
 
 def renumbered(lines: Iterable[bytes], first: int) -> Iterator[bytes]:

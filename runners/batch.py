@@ -27,6 +27,7 @@ from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, SKIPPED, write_skipped
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
+from runners.rundir.owned.pruning import prune, unlisted_results
 from runners.rundir.readers import file_reader
 from runners.rundir.record import Record
 from runners.rundir.translation import output_errors
@@ -50,6 +51,8 @@ class Batch:
             ``skip`` (exits 0 silently).
         retry_failed: Process only the inputs that failed before, including those that killed their
             worker process.
+        prune: Whether to remove the results of inputs that are no longer listed. Refused if no
+            input is left, because a disk may not be mounted; ``all`` removes them even then.
     """
 
     on_error: str = "skip"
@@ -57,12 +60,15 @@ class Batch:
     on_change: str = "error"
     on_lock: str = "error"
     retry_failed: bool = False
+    prune: bool | str = False
 
     def __post_init__(self) -> None:
         check_choice("on_error", self.on_error, ("skip", "raise"))
         check_choice("on_change", self.on_change, ("error", "restart", "extend"))
         check_choice("on_lock", self.on_lock, ("error", "skip"))
         check_flag("retry_failed", self.retry_failed)
+        if self.prune != "all":
+            check_flag("prune", self.prune)
         budget.allowed(self.max_failures, 0)
 
     def run(self, job: Job) -> Report:
@@ -97,6 +103,8 @@ class Batch:
         status = Status(job.output, total)
         with open_run(job, self.on_change, status, can_extend=True) as opened:
             share, earlier = opened.share, opened.earlier
+            if self.prune is True and earlier and not total:
+                self._check_left(earlier.counts(share.places)["done"])
             failures = earlier.entries(with_error=True) if earlier else ()
             todo = Todo(
                 share.distinct(assets, earlier),
@@ -109,6 +117,7 @@ class Batch:
                     for entry in failures
                     if entry.outcome == "failed" and entry.place in share.places
                 },
+                seen=set() if self.prune else None,
             )
             found = iter(todo)
             first = next(found, None)
@@ -126,6 +135,14 @@ class Batch:
             ledger, places = started.ledger, share.places
             run = _Run(job, self, total, ledger, todo, record, tally, places, skipped)
             return run.process(found), started.device
+
+    def _check_left(self, results: int) -> None:
+        if results:
+            raise ConfigError(
+                f"prune: no input is left, so all {results} results would be removed; check that "
+                "the input is there, for example that its disk is mounted, or set "
+                "runner.prune=all to remove them"
+            )
 
 
 def count(source: Iterable[Asset]) -> int:
@@ -166,7 +183,7 @@ class _Run(Hooks):
 
     def __post_init__(self) -> None:
         self.known = self.ledger.counts(self.places).total()
-        self.removed = self.n_failed = 0
+        self.removed = self.pruned = self.n_failed = 0
         limit = budget.allowed(self.batch.max_failures, self.total)
         self.limit = 0 if self.batch.on_error == "raise" else limit
 
@@ -181,8 +198,8 @@ class _Run(Hooks):
                 Progress(self.total, quiet=job.config["quiet"]).shown() as progress,
             ):
                 self._each_input(session, found, progress)
-            if not self._is_over():
-                self._forget_removed()
+                if not self._is_over():
+                    self._forget_removed()
             is_outdated = not is_finished(job, self.ledger)
             if self.tally.counts or self.todo.moved or is_outdated:
                 finish(job, self.ledger)
@@ -224,17 +241,24 @@ class _Run(Hooks):
         return self.limit is not None and self.n_failed > self.limit
 
     def _forget_removed(self) -> None:
-        """Forget failures of inputs that no longer exist; keep and report results of others."""
+        """Forget failures of inputs that no longer exist; prune or report their results."""
         forgotten = self.todo.unseen_failures
         if forgotten:
             self.ledger.remove(forgotten)
             self.ledger.set_fact("finished", False)
             self.ledger.commit()
-        self.removed = self.known - self.todo.known - len(forgotten) + self.todo.counts[GONE]
+        unlisted = self.known - self.todo.known - len(forgotten)
+        if unlisted and self.todo.seen is not None:
+            lost = [one.path for one in skipped_entries(self.job.source) if one.lost]
+            gone = unlisted_results(self.ledger, self.places, self.todo.seen, lost)
+            self.pruned = prune(self.job, self.ledger, gone)
+        self.removed = unlisted - self.pruned + self.todo.counts[GONE]
         if self.removed:
             text = (
                 f"{self.removed} inputs of an earlier run no longer exist; their results are kept"
             )
+            if not self.batch.prune:
+                text += " (runner.prune=true removes them)"
             self.record.warnings.append(text)
             print_stderr(f"warning: {text}")
 
@@ -265,6 +289,7 @@ class _Run(Hooks):
             "later": seen[LATER],
             "not_retried": seen[POISON],
             "removed": self.removed,
+            "pruned": self.pruned,
         }
         report = self.tally.report(self.job.output, status, message, **more)
         return replace(

@@ -12,7 +12,15 @@ from pipeline.engine.items import Item
 from pipeline.errors import OutputError, PartialError, PipelineError, StageError
 from pipeline.failures import failed, sink_failed
 from pipeline.job import Outcome
-from pipeline.protocols import Asset, BeginsAssets, SelectiveSink, Sink, Stage, supports
+from pipeline.protocols import (
+    AnnotatedAsset,
+    Asset,
+    BeginsAssets,
+    SelectiveSink,
+    Sink,
+    Stage,
+    supports,
+)
 from pipeline.records import Result
 from pipeline.system.spool import Spool
 
@@ -139,7 +147,9 @@ class Writing:
                     return
             if self.encode is not None:
                 try:
-                    line = self.encode(result, numbered=not current.asset.is_still)
+                    asset = current.asset
+                    more = {"columns": asset.columns} if supports(asset, AnnotatedAsset) else {}
+                    line = self.encode(result, numbered=not asset.is_still, **more)
                     current.records.append(line)
                 except Exception as exc:
                     current.error = sink_failed(exc, current.asset, _RECORDS)

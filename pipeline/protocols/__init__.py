@@ -6,6 +6,7 @@ with ``supports`` where that would be too slow.
 """
 
 from pipeline.protocols.assets import (
+    AnnotatedAsset,
     Asset,
     CategorizedSource,
     CheckableSource,
@@ -51,6 +52,7 @@ from pipeline.protocols.runnables import (
 
 __all__ = [
     "Aggregate",
+    "AnnotatedAsset",
     "Asset",
     "BatchingRunnable",
     "BeginsAssets",

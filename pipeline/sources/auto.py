@@ -36,8 +36,8 @@ def auto(
     """Return the source that reads an input. Whether the input exists is checked by ``check()``.
 
     Args:
-        input: A file, a directory, a glob, a list (``.txt``, ``.csv``), or ``-`` for standard
-            input, which can contain images and videos; or a COCO ``.json``.
+        input: A file, a directory, a glob, a list (``.txt``, ``.csv``, ``.parquet``), or ``-`` for
+            standard input, which can contain images and videos; or a COCO ``.json``.
         exif: Apply the EXIF orientation of images, and the rotation of videos.
         max_pixels: Refuse larger images and frames.
         recursive: Include subdirectories.
@@ -69,7 +69,7 @@ def auto(
         hardware=hardware,
     )
     kinds = Kinds(frames, pages=pages)
-    if text == "-" or suffix in (".txt", ".csv"):
+    if text == "-" or suffix in (".txt", ".csv", ".parquet"):
         return Manifest(text, kinds=kinds)
     if suffix == ".json":
         return CocoImages(text, root, exif=exif, max_pixels=max_pixels)

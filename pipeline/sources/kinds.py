@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pipeline.protocols import Asset
 from pipeline.sources.asset import ImageAsset
 from pipeline.sources.decode.options import FrameOptions
 from pipeline.sources.decode.video import has_pyav
@@ -51,7 +50,7 @@ class Kinds:
             return None if has_pyav() else "video (needs the extra video)"
         return reason
 
-    def asset(self, asset_id: str, location: str | Path) -> Asset:
+    def asset(self, asset_id: str, location: str | Path) -> ImageAsset | FramesAsset:
         """Return the asset of a file, whatever its name."""
         dot = asset_id.rfind(".")
         suffix = asset_id[dot:].lower() if dot >= 0 else ""

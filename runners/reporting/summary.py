@@ -20,6 +20,7 @@ _OUTCOMES = {
     "earlier": "done earlier",
     "later": "left for a later run",
     "not_retried": "not retried",
+    "pruned": "removed from the output",
     "removed": "of an earlier run no longer in the input",
 }
 
