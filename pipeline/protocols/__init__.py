@@ -28,6 +28,7 @@ from pipeline.protocols.parts import (
     SelectiveSink,
     Sink,
     Stage,
+    SuspendableSink,
 )
 from pipeline.protocols.runnables import (
     BatchingRunnable,
@@ -77,6 +78,7 @@ __all__ = [
     "SkippingSource",
     "Source",
     "Stage",
+    "SuspendableSink",
     "ThreadedRunnable",
     "VersionedAsset",
     "Warns",

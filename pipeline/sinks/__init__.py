@@ -1,3 +1,3 @@
 """Sinks write the results: files per asset, and files over the whole run."""
 
-PARTS = ("coco.CocoJson", "overlay.Overlay")  # what `sink.NAME._target_` may name
+PARTS = ("coco.CocoJson", "overlay.Overlay", "video.Video")  # what `sink.NAME._target_` may name
