@@ -19,6 +19,7 @@ from pipeline.protocols import (
     SelectiveSink,
     Sink,
     Stage,
+    SuspendableSink,
     supports,
 )
 from pipeline.records import Result
@@ -123,7 +124,7 @@ class Writing:
                 yield outcome
         finally:
             if current is not None:  # the run ended before the asset did
-                self._discard(current)
+                self._discard(current, suspends=True)
 
     def _write(self, item: Item, current: _Open) -> None:
         if item.frame is None or item.predictions is None:
@@ -201,8 +202,11 @@ class Writing:
         if isinstance(current.error, OutputError):
             raise current.error
 
-    def _discard(self, current: _Open) -> None:
+    def _discard(self, current: _Open, *, suspends: bool = False) -> None:
         current.records.close()
         for sink in self.sinks.values():
             with suppress(Exception):  # the error that led here is the one to report
-                sink.discard(current.asset)
+                if suspends and current.error is None and supports(sink, SuspendableSink):
+                    sink.suspend(current.asset)
+                else:
+                    sink.discard(current.asset)

@@ -31,6 +31,7 @@ from pipeline.protocols.parts import (
     SelectiveSink,
     Sink,
     Stage,
+    SuspendableSink,
 )
 from pipeline.protocols.runnables import (
     BatchingRunnable,
@@ -85,6 +86,7 @@ __all__ = [
     "SkippingSource",
     "Source",
     "Stage",
+    "SuspendableSink",
     "ThreadedRunnable",
     "VersionedAsset",
     "Warns",

@@ -144,6 +144,15 @@ class SelectiveSink(Sink, Protocol):
 
 
 @runtime_checkable
+class SuspendableSink(Sink, Protocol):
+    """A sink that keeps what it has of an asset when a run stops in the middle of it."""
+
+    def suspend(self, asset: Asset) -> None:
+        """Do as ``discard``, but keep what makes the next run of the asset faster."""
+        ...
+
+
+@runtime_checkable
 class Aggregate(Protocol):
     """A file over the whole run, derived from ``predictions.jsonl`` when the run ends.
 

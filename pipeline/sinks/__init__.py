@@ -9,5 +9,6 @@ PARTS = (  # what `sink.NAME._target_` may name
     "masks.Masks",
     "overlay.Overlay",
     "parquet.ParquetTables",
+    "video.Video",
     "webhook.Webhook",
 )

@@ -10,11 +10,11 @@ from pipeline.errors import ConfigError
 from pipeline.sources.asset import check_options, user_path
 from pipeline.sources.coco_images import CocoImages
 from pipeline.sources.decode.options import MAX_PIXELS, FrameOptions
-from pipeline.sources.decode.video import check_pyav
 from pipeline.sources.images import Images
 from pipeline.sources.kinds import Kinds
 from pipeline.sources.manifest import Manifest
 from pipeline.sources.scan import VIDEOS
+from pipeline.system.media import check_pyav
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pipeline.sources.asset import ImageAsset
 from pipeline.sources.decode.options import FrameOptions
-from pipeline.sources.decode.video import has_pyav
 from pipeline.sources.frames import FramesAsset
 from pipeline.sources.scan import VIDEO, VIDEOS, not_an_image
+from pipeline.system.media import has_pyav
 from pipeline.validation import check_choice
 
 # What can have several pages, according to its extension: an asset is not opened to find out.

@@ -54,7 +54,15 @@ PLACEHOLDERS = {
     "model.tag=crack_finder": "model.tag=shapes",
     "model=...": "model=shapes",
 }
-FOLDERS = ["dir", "inbox", "stacks", "my photos (2024), part #1", "srv/photos", "srv/inbox"]
+FOLDERS = [
+    "dir",
+    "clips",
+    "inbox",
+    "stacks",
+    "my photos (2024), part #1",
+    "srv/photos",
+    "srv/inbox",
+]
 
 
 def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
