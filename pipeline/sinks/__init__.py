@@ -3,6 +3,9 @@
 PARTS = (  # what `sink.NAME._target_` may name
     "coco.CocoJson",
     "cvat.Cvat",
+    "labelme.Labelme",
     "labelstudio.LabelStudio",
     "overlay.Overlay",
+    "voc.Voc",
+    "yolo.Yolo",
 )
