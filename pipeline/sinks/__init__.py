@@ -5,10 +5,13 @@ PARTS = (  # what `sink.NAME._target_` may name
     "crops.Crops",
     "csv.CsvTables",
     "cvat.Cvat",
+    "labelme.Labelme",
     "labelstudio.LabelStudio",
     "masks.Masks",
     "overlay.Overlay",
     "parquet.ParquetTables",
     "video.Video",
+    "voc.Voc",
     "webhook.Webhook",
+    "yolo.Yolo",
 )
