@@ -12,6 +12,7 @@ from pipeline.protocols import SkippedEntry
 from pipeline.system.files import asset_keys, replaced
 from runners.rundir.ledger.ledger import Entry, Ledger
 
+EVALUATION = "evaluation.json"  # of runner=evaluate
 FAILURES, INPUTS, SKIPPED = "failures.jsonl", "inputs.jsonl", "skipped.jsonl"
 
 

@@ -151,6 +151,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "annotations.json").write_text('{"images": []}')
     for weights in ("model_final.pth", "runs/shapes/weights.safetensors"):
         (tmp_path / weights).write_bytes(b"weights")
+    (tmp_path / "annotations.json").write_text('{"images": []}')
     for page in PAGES:
         for _, block in FENCE.findall(page.read_text("utf-8")):
             if named := re.match(r"# (my_conf/\S+)\n", block):
