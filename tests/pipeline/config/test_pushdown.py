@@ -184,3 +184,11 @@ def test_numerics_are_part_of_the_fingerprint(job: Any) -> None:
 
     prints = {print_of(n) for n in (None, {"precision": "fp32"}, {"precision": "bf16"})}
     assert len(prints) == 3
+
+
+def test_what_several_parts_drop() -> None:
+    nothing, some = Pushdown(), Pushdown(0.5, ["a", "b"], 5)
+    assert nothing.combined(nothing) == nothing
+    assert nothing.combined(some) == some.combined(nothing) == some
+    both = some.combined(Pushdown(0.3, ["b", "c"], 9))
+    assert both == Pushdown(0.5, ["b"], 5)
