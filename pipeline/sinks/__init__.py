@@ -3,6 +3,7 @@
 PARTS = (  # what `sink.NAME._target_` may name
     "coco.CocoJson",
     "cvat.Cvat",
+    "fiftyone.Fiftyone",
     "labelme.Labelme",
     "labelstudio.LabelStudio",
     "overlay.Overlay",
