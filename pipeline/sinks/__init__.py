@@ -5,6 +5,7 @@ PARTS = (  # what `sink.NAME._target_` may name
     "crops.Crops",
     "csv.CsvTables",
     "cvat.Cvat",
+    "fiftyone.Fiftyone",
     "labelme.Labelme",
     "labelstudio.LabelStudio",
     "masks.Masks",

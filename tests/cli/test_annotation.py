@@ -64,9 +64,16 @@ def test_a_sink_is_added_to_a_finished_run(d2run: Run, photos: Path, tmp_path: P
         f"output={tmp_path}/run",
     )
     assert d2run(*job, "sink=[coco]").returncode == 3
-    assert d2run(*job, "sink=[coco,labelstudio,cvat]").returncode == 3
-    for name in ("labelstudio.json", "labelstudio.xml", "cvat.xml", "cvat_coco.json"):
+    assert d2run(*job, "sink=[coco,labelstudio,cvat,fiftyone]").returncode == 3
+    for name in (
+        "labelstudio.json",
+        "labelstudio.xml",
+        "cvat.xml",
+        "cvat_coco.json",
+        "fiftyone/labels.json",
+    ):
         assert (tmp_path / "run" / name).stat().st_size
+    assert (tmp_path / "run/fiftyone/data/sub/c.jpg").samefile(photos / "sub/c.jpg")
 
 
 def test_a_model_without_instances_is_refused(d2run: Run, photos: Path, tmp_path: Path) -> None:
