@@ -11,4 +11,10 @@ from pipeline.sources.several import Several
 __all__ = ["ImageAsset", "Images", "Manifest", "Several", "Skipped", "decode_image"]
 
 # what `source._target_` may name
-PARTS = ("auto.auto", "coco_images.CocoImages", "images.Images", "manifest.Manifest")
+PARTS = (
+    "archive.Archive",
+    "auto.auto",
+    "coco_images.CocoImages",
+    "images.Images",
+    "manifest.Manifest",
+)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+from pipeline.sources.archive import ARCHIVES, UNSUPPORTED, Archive
 from pipeline.sources.asset import check_options, user_path
 from pipeline.sources.coco_images import CocoImages
 from pipeline.sources.decode.image import MAX_PIXELS
@@ -22,12 +23,12 @@ def auto(
     max_pixels: int = MAX_PIXELS,
     recursive: bool = True,
     root: str = "",
-) -> Images | Manifest | CocoImages:
+) -> Images | Manifest | CocoImages | Archive:
     """Return the source that reads an input. Whether the input exists is checked by ``check()``.
 
     Args:
-        input: A file, a directory, a glob, a list (``.txt``, ``.csv``), a COCO ``.json``, or ``-``
-            for standard input.
+        input: A file, a directory, a glob, a list (``.txt``, ``.csv``), a COCO ``.json``, a
+            ``.zip``, ``.tar`` or ``.tar.gz``, or ``-`` for standard input.
         exif: Apply the EXIF orientation.
         max_pixels: Refuse larger images.
         recursive: Include subdirectories.
@@ -47,6 +48,14 @@ def auto(
         return CocoImages(text, root, exif=exif, max_pixels=max_pixels)
     if root:
         raise ConfigError(f"root: it applies to a COCO .json, and the input is '{text}'")
+    name = path.name.lower() if suffix else ""
+    if name.endswith(ARCHIVES):
+        return Archive(text, exif=exif, max_pixels=max_pixels)
+    if name.endswith(UNSUPPORTED):
+        raise ConfigError(
+            f"input: '{text}': archives of this format are not supported; use "
+            f"{', '.join(ARCHIVES)}, or unpack it"
+        )
     if suffix in VIDEOS:
         raise ConfigError(
             f"input: '{text}': videos are not supported; extract the frames into a directory"

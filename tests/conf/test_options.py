@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -33,12 +34,16 @@ NEEDS = {
     "model/semantic_fpn": ["model.weights=random"],
     "model/stored": ["model.tag=shapes"],
     "stage/keep_classes": ["stage.keep_classes.names=[circle]"],
+    "source/archive": ["input={root}/x.zip"],
+    "source/coco": ["input={root}/x.json"],
     "source/manifest": ["input={root}/list.txt"],
 }
 
 
 def composed(tmp_path: Path, *overrides: str) -> Any:
     (tmp_path / "list.txt").write_text("")
+    (tmp_path / "x.json").write_text('{"images": []}')
+    ZipFile(tmp_path / "x.zip", "w").close()
     base = ["model=shapes", f"input={tmp_path}", f"output={tmp_path}/run"]
     given = [override.replace("{root}", str(tmp_path)) for override in overrides]
     base = [item for item in base if item.split("=")[0] not in {g.split("=")[0] for g in given}]

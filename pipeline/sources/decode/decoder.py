@@ -20,6 +20,7 @@ import cv2
 from pipeline.errors import DecodeError
 from pipeline.sources.decode import wire
 from pipeline.sources.decode.image import NO_MEMORY, decode_image
+from pipeline.sources.decode.part import Part
 from pipeline.sources.decode.reading import read_bytes
 from pipeline.system.memory import keep_pages
 
@@ -69,9 +70,11 @@ def _lower(kind: int, limit: int) -> None:
 
 def _answer(connection: socket.socket, request: dict[str, Any]) -> None:
     try:
-        data, version = read_bytes(Path(request["path"]), max_pixels=request["max_pixels"])
+        part = Part(*request["part"]) if request["part"] else None
+        path, max_pixels = Path(request["path"]), request["max_pixels"]
+        data, version = read_bytes(path, max_pixels=max_pixels, part=part)
         wire.send(connection, {"version": version})
-        image = decode_image(data, exif=request["exif"], max_pixels=request["max_pixels"])
+        image = decode_image(data, exif=request["exif"], max_pixels=max_pixels)
     except MemoryError:
         wire.send(connection, {"outgrown": True})
     except DecodeError as exc:

@@ -6,10 +6,12 @@ import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import astuple
 from pathlib import Path
 from threading import Event, Lock
 
 from pipeline.errors import DecodeError, PipelineError, PoisonError
+from pipeline.sources.decode.part import Part
 from pipeline.sources.decode.reading import Reading, Version
 from pipeline.sources.decode.worker import Lost, Worker
 from pipeline.system.children import python_command
@@ -98,8 +100,10 @@ class DecodeWorkers:
                     self._end(idle)
         self._idle.put(None)  # for a thread that still waits, which returns it for the next
 
-    def __call__(self, path: Path, *, exif: bool, max_pixels: int) -> Reading:
-        """Return the image.
+    def __call__(
+        self, path: Path, *, exif: bool, max_pixels: int, part: Part | None = None
+    ) -> Reading:
+        """Return the image in a file, or in a part of it.
 
         Raises:
             DecodeError: The file cannot be decoded; the same error as without workers.
@@ -108,7 +112,8 @@ class DecodeWorkers:
         """
         # a path that is cut off here is still too long for a file
         name = str(path.absolute())[:_MAX_PATH]
-        request = {"path": name, "exif": exif, "max_pixels": max_pixels}
+        place = None if part is None else astuple(part)
+        request = {"path": name, "exif": exif, "max_pixels": max_pixels, "part": place}
         version: Version | None = None
         for _ in range(self._tries):
             try:
