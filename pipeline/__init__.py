@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.model_names import find_model
     from pipeline.models.model import Model
     from pipeline.predictor import Predictor
+    from pipeline.recorded import RecordedResult, RecordedRun, read_run
     from pipeline.stages.keep_classes import KeepClasses
     from pipeline.stages.min_area import MinArea
     from pipeline.stages.min_score import MinScore
@@ -50,10 +51,13 @@ __all__ = [
     "Predictions",
     "Predictor",
     "Pushdown",
+    "RecordedResult",
+    "RecordedRun",
     "Result",
     "Segment",
     "TopK",
     "find_model",
+    "read_run",
 ]
 
 _LAZY = {  # imported on first use: worker processes import this package too, and need none of them
@@ -63,8 +67,11 @@ _LAZY = {  # imported on first use: worker processes import this package too, an
     "Model": "pipeline.models.model",
     "Nms": "pipeline.stages.nms",
     "Predictor": "pipeline.predictor",
+    "RecordedResult": "pipeline.recorded",
+    "RecordedRun": "pipeline.recorded",
     "TopK": "pipeline.stages.top_k",
     "find_model": "pipeline.model_names",
+    "read_run": "pipeline.recorded",
 }
 
 

@@ -25,7 +25,7 @@ from pipeline.system.files import asset_keys, output_name
 NAME = "predictions.jsonl"
 SEM_SEG, PANOPTIC = "sem_seg", "panoptic"
 _STEP = "predictions"
-_INSTANCE_KEYS = ("box", "score", "class_id", "class_name", "mask", "keypoints", "track_id")
+INSTANCE_KEYS = ("box", "score", "class_id", "class_name", "mask", "keypoints", "track_id")
 # quotes inside a JSON string are escaped, so the first match is the line's own key
 _IMAGE_ID = re.compile(rb', "image_id": \d+, "instances": ')
 
@@ -72,6 +72,12 @@ def encode(result: Result, *, numbered: bool = False) -> bytes:
     return f"{text}\n".encode(errors="backslashreplace")
 
 
+def asset_prefix(asset_id: str) -> bytes:
+    """Return the text with which every line of an asset begins."""
+    keys = json.dumps(asset_keys(asset_id), ensure_ascii=False)
+    return f'{keys[:-1]}, "frame": '.encode(errors="backslashreplace")
+
+
 def renumbered(lines: Iterable[bytes], first: int) -> Iterator[bytes]:
     """Yield lines with their image ids replaced by ``first``, ``first + 1``, ...
 
@@ -86,6 +92,11 @@ def renumbered(lines: Iterable[bytes], first: int) -> Iterator[bytes]:
                 "keep the intact results"
             )
         yield numbered
+
+
+def without_image_id(line: bytes) -> bytes:
+    """Return a line of ``encode`` without its image id, which is not known yet."""
+    return _IMAGE_ID.sub(b', "instances": ', line, 1)
 
 
 def read_records(predictions: Path) -> Iterator[dict[str, Any]]:
@@ -153,7 +164,7 @@ def _instances(frame: Frame, p: Predictions) -> list[dict[str, Any]]:
     if p.track_ids is not None:
         columns["track_id"] = p.track_ids.tolist()
     for name, column in p.extra.items():
-        if name in _INSTANCE_KEYS:
+        if name in INSTANCE_KEYS:
             raise SinkError(
                 f"'{frame.asset_id}': the extra column '{name}' has the name of a key of {NAME}. "
                 "Give it another name",

@@ -18,6 +18,7 @@ PipelineError                  base of all errors
 ├── RootGoneError              the watched folder is currently missing or unreadable
 ├── AssetError                 one input failed
 │   ├── DecodeError
+│   │   ├── PartialError       a part of it cannot be decoded; the other frames are kept
 │   │   └── PoisonError        each attempt killed its worker process or exceeded its limits
 │   ├── InferenceError
 │   ├── StageError
@@ -148,6 +149,14 @@ class DecodeError(AssetError):
 
     default_step = "decode"
     version: tuple[int, int, str] | None = None
+
+
+class PartialError(DecodeError):
+    """A part of the input cannot be decoded. The frames that were yielded are valid, and kept.
+
+    Raised after the last frame, for example for a video whose end is missing. The input is done,
+    and listed among the failures all the same. Without any frame, it fails.
+    """
 
 
 class PoisonError(DecodeError):

@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PartialError, PipelineError
 from pipeline.protocols import (
     Aggregate,
     Asset,
     BatchingRunnable,
+    LimitedRunnable,
     Model,
     NumericRunnable,
     PlacedRunnable,
+    Pushdown,
+    PushesDown,
     Runnable,
     Sink,
     Source,
@@ -26,6 +29,8 @@ from pipeline.protocols import (
 )
 from pipeline.system.spool import Spool
 from pipeline.system.versions import library_versions
+
+_PLACES = ("input", "run", "root")  # where a source finds its files, not what it does with them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +44,7 @@ class Outcome:
         timings: Seconds by step.
         detections: Number of instances written, by class name.
         error: Why the asset failed; ``None`` if it is done.
+        partial: Why a part of an asset that is done could not be decoded; ``None`` if all could.
         records: The asset's lines for ``predictions.jsonl``, with image id 0; empty if it failed or
             nothing encodes. Whoever gets the outcome closes them.
     """
@@ -49,6 +55,7 @@ class Outcome:
     timings: Mapping[str, float] = field(default_factory=dict)
     detections: Mapping[str, int] = field(default_factory=dict)
     error: PipelineError | None = None
+    partial: PartialError | None = None
     records: Spool = field(default_factory=Spool)
 
 
@@ -99,7 +106,8 @@ class Report:
         totals: Number of assets in the output, including earlier runs: ``done``, ``failed``.
         skipped: Number of skipped files of the input, by reason.
         detections: Number of instances written, by class name.
-        failures: The assets that failed in this run, by reason, the most common reason first.
+        failures: The assets that failed in this run, or are not done in full, by reason, the most
+            common reason first.
         timings: Seconds by step, over all threads.
         wall_s: Seconds from the first to the last asset.
         rebuilt: Whether lists or aggregates were missing or outdated, and were built again.
@@ -181,6 +189,19 @@ class Job:
         parts: list[Sink | Aggregate] = [*self.sinks.values(), *self.aggregates.values()]
         return tuple(dict.fromkeys(name for part in parts for name in part.outputs))
 
+    def limits(self) -> Pushdown:
+        """Return which instances the options and stages drop, whatever the images show."""
+        model, runnable = self.config["model"], self.config["runnable"]
+        keys = ("min_score", "classes", "max_instances")
+        limits = Pushdown(min_score=model["score_threshold"])
+        limits = limits.combined(Pushdown(**{key: runnable.get(key) for key in keys}))
+        if isinstance(self.runnable, LimitedRunnable):
+            limits = limits.combined(self.runnable.limits)
+        for stage in self.stages.values():
+            if isinstance(stage, PushesDown):
+                limits = limits.combined(stage.pushdown())
+        return limits
+
     def settings(self) -> dict[str, Any]:
         """Return everything that determines the results; the fingerprint is its digest.
 
@@ -190,7 +211,7 @@ class Job:
         settings = {
             "model": self.model.identity(),
             "jpeg": config["decode"]["jpeg"],
-            "source": {k: v for k, v in config["source"].items() if k != "input"},
+            "source": {k: v for k, v in config["source"].items() if k not in _PLACES},
             "runnable": {k: v for k, v in config["runnable"].items() if k != "cache"},
             "batch_size": config["batch_size"],
             "seed": config["seed"],

@@ -97,6 +97,16 @@ class InstanceMasks:
             raise ValueError(f"InstanceMasks.concatenate: expected one size, got {sorted(sizes)}")
         return cls(sizes.pop(), tuple(edges for part in parts for edges in part.edges))
 
+    @classmethod
+    def from_rle(cls, rles: Sequence[RLE], size: tuple[int, int]) -> InstanceMasks:
+        """Build from COCO's compressed RLE, as ``rle`` returns it.
+
+        Args:
+            rles: One per mask, of ``size``.
+            size: ``(height, width)`` of the frame.
+        """
+        return cls(size, tuple(_rle_edges(rle["counts"]) for rle in rles))
+
     def __repr__(self) -> str:
         """Return a summary."""
         return f"InstanceMasks({len(self)} masks, size={self.size})"
@@ -195,6 +205,20 @@ class InstanceMasks:
         if x1 >= x2 or y1 >= y2:
             raise ValueError(f"InstanceMasks.cropped: box {box} has no pixels")
         return self.shifted(-x1, -y1, (y2 - y1, x2 - x1))
+
+
+def _rle_edges(counts: str) -> Edges:
+    """Decode COCO's string: numbers in 5 bits per character, from the third as differences."""
+    codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(codes < 32)  # bit 5 says that the number continues
+    first = np.concatenate([[0], last[:-1] + 1])
+    places = 5 * (np.arange(len(codes)) - np.repeat(first, last - first + 1))
+    runs = np.add.reduceat((codes & 31) << places, first) if len(first) else codes
+    runs -= np.where(codes[last] & 16, np.int64(32) << places[last], 0)  # the sign
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    edges = np.cumsum(runs)
+    return edges[:-1] if len(edges) % 2 else edges  # the last run may be background
 
 
 def _joined(edges: Edges) -> Edges:

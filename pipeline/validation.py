@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from pipeline.errors import ConfigError
@@ -45,6 +46,17 @@ def check_whole(option: str, value: Any, low: float = -math.inf, high: float = m
 def check_flag(option: str, value: Any) -> None:
     """Raise ConfigError unless the value is true or false."""
     check(option, value, isinstance(value, bool), "true or false")
+
+
+def check_installed(package: str, *, extra: str) -> None:
+    """Raise ConfigError unless a package can be imported.
+
+    Args:
+        package: Its name, for ``import`` and ``pip`` alike.
+        extra: The extra of d2run that installs it.
+    """
+    if find_spec(package) is None:
+        raise ConfigError(f"{package} is not installed. Run: pip install 'd2run[{extra}]'")
 
 
 def is_number(value: Any) -> bool:

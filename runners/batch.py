@@ -97,14 +97,18 @@ class Batch:
         status = Status(job.output, total)
         with open_run(job, self.on_change, status, can_extend=True) as opened:
             share, earlier = opened.share, opened.earlier
-            failures = earlier.entries(failed=True) if earlier else ()
+            failures = earlier.entries(with_error=True) if earlier else ()
             todo = Todo(
                 share.distinct(assets, earlier),
                 earlier,
                 self.retry_failed,
                 first_place=share.places.start,
                 places=share.places,
-                unseen_failures={entry.id for entry in failures if entry.place in share.places},
+                unseen_failures={
+                    entry.id
+                    for entry in failures
+                    if entry.outcome == "failed" and entry.place in share.places
+                },
             )
             found = iter(todo)
             first = next(found, None)
@@ -200,7 +204,12 @@ class _Run(Hooks):
             for outcome in outcomes:
                 self.n_failed += outcome.error is not None
                 self.tally.status.update(earlier=self.todo.not_to_do)
-                progress.advance(outcome.asset.id, outcome.error, not_to_do=self.todo.not_to_do)
+                progress.advance(
+                    outcome.asset.id,
+                    outcome.error,
+                    partial=outcome.partial,
+                    not_to_do=self.todo.not_to_do,
+                )
                 if outcome.error is not None and self._is_over():
                     break
         finally:
@@ -236,6 +245,10 @@ class _Run(Hooks):
         if failed:
             status = 3
             message = f"{failed} of {self.total} inputs failed; see {output / FAILURES}"
+        if partial := self.ledger.n_partial(self.places):
+            status = 3
+            text = f"{partial} of {self.total} inputs could not be decoded in full"
+            message = f"{message}; {text}" if message else f"{text}; see {output / FAILURES}"
         if again := self.todo.counts[POISON]:
             message += f"; {again} of them killed their worker process before and were not retried"
         if self._is_over():

@@ -27,11 +27,14 @@ from pipeline.config.keys import unknown_keys
 from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
 from pipeline.engine.pushdown import leading_limits
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.job import Job
+from pipeline.job import Job, inputs_of
 from pipeline.models.model import Model
-from pipeline.protocols import Aggregate, Stage
+from pipeline.protocols import Aggregate, DeclaresPixels, Sink, Stage
+from pipeline.recorded.model import RecordedModel
 from pipeline.sinks.label_maps import LabelMaps
 from pipeline.sources.paths import refuse_input_in
+from pipeline.sources.recorded import TARGET as RECORDED
+from pipeline.sources.recorded import Recorded
 from pipeline.system.files import expanded
 
 
@@ -63,15 +66,19 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         return _build(cfg[group][name] if name else cfg[group], key, wiring)
 
     store = build("store")
-    model = Model(**config["model"], store=store, seed=config["seed"])
+    model = _model(config, store)
     model.check()  # first, because the other parts are checked against its classes
     stages = {name: build(f"stage.{name}") for name in config["stage"]}
     pushed = pushdown_arguments(stages.values(), config["runnable"])
     written = {name: build(f"sink.{name}") for name in config["sink"]}
     aggregates = {name: part for name, part in written.items() if isinstance(part, Aggregate)}
-    sinks = {name: part for name, part in written.items() if name not in aggregates}
+    # a part may be both: a file per asset, and one over the whole run
+    sinks = {
+        n: part for n, part in written.items() if n not in aggregates or isinstance(part, Sink)
+    }
+    pixels = _pixels(config["source"], [*stages.values(), *sinks.values()])
     job = Job(
-        source=build_source(config, partial(build, "source")),
+        source=build_source(config, partial(build, "source", **pixels)),
         model=model,
         store=store,
         runnable=build("runnable", model=model, device=config["device"], **pushed),
@@ -85,8 +92,26 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         started=time.time() if started is None else started,
     )
     check_parts(job)
-    refuse_input_in(output, config["input"], job.outputs())
+    recorded: list[str] = job.source.places() if isinstance(job.source, Recorded) else []
+    refuse_input_in(output, [*inputs_of(config["input"]), *recorded], job.outputs())
     return job
+
+
+def _model(config: Mapping[str, Any], store: Any) -> Model | RecordedModel:
+    options = dict(config["model"])
+    run = options.pop("run")
+    if run is not None:
+        return RecordedModel(run, options)
+    return Model(**options, store=store, seed=config["seed"])
+
+
+def _pixels(source: Mapping[str, Any], parts: Iterable[Stage | Sink]) -> dict[str, Any]:
+    """Return whether a part reads pixels, if the source has this argument and no value for it."""
+    accepted = inspect.signature(find(source["_target_"])).parameters
+    if "pixels" not in accepted or source.get("pixels") is not None:
+        return {}
+    declared = (part.needs_pixels if isinstance(part, DeclaresPixels) else True for part in parts)
+    return {"pixels": any(declared)}
 
 
 def pushdown_arguments(stages: Iterable[Stage], runnable: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +134,17 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(explain(exc)) from exc
     assert isinstance(config, dict)
     normalize_input(config)  # type: ignore[arg-type]
+    _normalize_run(config)
     return {str(key): value for key, value in config.items()}
+
+
+def _normalize_run(config: dict[Any, Any]) -> None:
+    """Make the paths of a finished run absolute, because its replay can be replayed elsewhere."""
+    for node in (config["source"], config["runnable"], config["model"]):
+        if config["source"].get("_target_") == RECORDED:
+            for key in ("run", "root"):
+                if isinstance(path := node.get(key), str) and path.strip():
+                    node[key] = str(expanded(path))
 
 
 def _build(node: Any, key: str, wiring: dict[str, Any]) -> Any:

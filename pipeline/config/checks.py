@@ -12,7 +12,16 @@ from pipeline.config.arguments import given, near
 from pipeline.config.schema import text_keys, types
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
-from pipeline.protocols import Aggregate, CategorizedSource, Checkable, CheckableSource, Sink
+from pipeline.protocols import (
+    Aggregate,
+    CategorizedSource,
+    Checkable,
+    CheckableSource,
+    LimitedRunnable,
+    Pushdown,
+    PushesDown,
+    Sink,
+)
 from pipeline.system.files import is_output_name
 from pipeline.validation import check_choice, check_whole
 
@@ -85,7 +94,7 @@ def check_parts(job: Job) -> None:
     Raises:
         ConfigError: Some parts do not fit.
     """
-    problems = list(_misfits(job))
+    problems = [*_misfits(job), *_not_kept(job)]
     for key, part in job.parts():
         try:
             if part is job.source:
@@ -115,6 +124,32 @@ def _misfits(job: Job) -> Iterator[str]:
             yield (
                 f"sink.{name}: expected outputs to be a tuple of names in the run directory, got "
                 f"{part.outputs!r}"
+            )
+
+
+def _not_kept(job: Job) -> Iterator[str]:
+    """Name each stage that would keep instances that a finished run dropped."""
+    if not isinstance(job.runnable, LimitedRunnable):
+        return
+    kept = job.runnable.limits
+    remedy = "Change the stage, or run the model again"
+    for name, stage in job.stages.items():
+        wanted = stage.pushdown() if isinstance(stage, PushesDown) else Pushdown()
+        lowest = kept.min_score or 0.0
+        if wanted.min_score is not None and wanted.min_score < lowest:
+            yield (
+                f"stage.{name}: keeps scores of at least {wanted.min_score}, but the recorded run "
+                f"dropped scores below {lowest}. {remedy}"
+            )
+        if missing := [c for c in wanted.classes or () if c not in (kept.classes or (c,))]:
+            yield (
+                f"stage.{name}: keeps {', '.join(missing)}, but the recorded run kept only "
+                f"{', '.join(kept.classes or ())}. {remedy}"
+            )
+        if kept.max_instances is not None and (wanted.max_instances or 0) > kept.max_instances:
+            yield (
+                f"stage.{name}: keeps {wanted.max_instances} instances, but the recorded run kept "
+                f"at most {kept.max_instances}. {remedy}"
             )
 
 

@@ -27,6 +27,7 @@ from pipeline.config.schema import types
 from pipeline.errors import did_you_mean
 
 _NOISE = re.compile(r"\s*(full_key|object_type|reference_type)[:=]|Config search path:|\s*$")
+_MISSING = re.compile(r"Missing mandatory value: ([\w.]+)")
 _ENVIRONMENT = re.compile(r"Environment variable '(.*)' not found")
 
 
@@ -105,6 +106,8 @@ def _bad_key(
         group = key.partition(".")[0]
         return f"{key} has no value; choose an option: {group}=NAME"
     if isinstance(exc, InterpolationResolutionError):
+        if missing := _MISSING.search(text):
+            return f"{missing[1]} has no value; set {missing[1]}=VALUE"
         if unset := _ENVIRONMENT.search(text):
             what = f"{key} requires" if key else "required:"  # no colon: that would hide secrets
             return f"{what} the environment variable {unset[1]}, which is not set"

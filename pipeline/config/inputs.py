@@ -36,18 +36,20 @@ def normalize_input(config: dict[str, Any]) -> None:
 
 
 def build_source(config: dict[str, Any], build: Callable[..., Any]) -> Source | None:
-    """Build the source: one per input.
+    """Build the source: one per input. A source with the argument ``input`` needs an input.
 
     Args:
         config: With a normalized ``input``.
         build: Builds the configured source with further arguments.
 
     Raises:
-        ConfigError: There are several inputs, but the source does not refer to ``input``.
+        ConfigError: The source does not refer to ``input``, or not as it must for several inputs.
     """
     given = config["input"]
     if given is None:
-        return None
+        return None if "input" in config["source"] else build()
+    if "input" not in config["source"]:
+        raise ConfigError("input: this source does not read it; remove input=")
     follows = config["source"].get("input") == given
     if isinstance(given, list):
         if not follows:

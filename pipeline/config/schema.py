@@ -31,6 +31,7 @@ class ModelConfig:
         trust: Whether to import the Python modules that a stored model brings.
         verify: Whether to compare a stored model's files with their digests before loading.
         ema: Whether to load the averaged weights (ema_state) of a training checkpoint.
+        run: Directory of a finished run whose classes to use; set by runnable=replay.
         labels: Labels that runner=save stores with the model, for searching.
         metadata: Any further data that runner=save stores with the model.
     """
@@ -48,6 +49,7 @@ class ModelConfig:
     trust: bool = False
     verify: bool = True
     ema: bool = False
+    run: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PartialError, PipelineError
 from pipeline.protocols import Asset
 from pipeline.records import Frame, Predictions
 
@@ -24,6 +24,7 @@ class Item:
         prepared: The model's input, then the model's output; only for a pipelined runnable.
         predictions: The predictions of the frame.
         error: The error that fails the asset.
+        partial: Why a part of the asset could not be decoded; the asset does not fail.
         crash: The error that ends the run when the item is written.
         finished: Signals that forward and ``finish`` are done; ``None`` if no thread must wait.
         seconds: Time spent on the item, by step.
@@ -37,6 +38,7 @@ class Item:
     prepared: Any = None
     predictions: Predictions | None = None
     error: PipelineError | None = None
+    partial: PartialError | None = None
     crash: BaseException | None = None
     finished: SimpleQueue[None] | None = None
     seconds: dict[str, float] = field(default_factory=dict)

@@ -12,7 +12,13 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from pipeline.engine.items import Item
-from pipeline.errors import DecodeError, DeviceLostError, InferenceError, PipelineError
+from pipeline.errors import (
+    DecodeError,
+    DeviceLostError,
+    InferenceError,
+    PartialError,
+    PipelineError,
+)
 from pipeline.failures import failed
 from pipeline.protocols import Asset, Closable, Sized, supports
 from pipeline.records import Frame
@@ -256,6 +262,8 @@ def _decoded(asset: Asset, prepare: Prepare | None) -> Iterator[Item]:
     except Exception as exc:
         error = failed(DecodeError, exc, asset, "decode")
     end = Item(asset, counts=not n_frames, error=error)
+    if isinstance(error, PartialError) and n_frames:
+        end.error, end.partial = None, error
     end.seconds["decode"] = perf_counter() - started
     yield end
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 from pipeline.engine.items import Item
-from pipeline.errors import OutputError, PipelineError, StageError
+from pipeline.errors import OutputError, PartialError, PipelineError, StageError
 from pipeline.failures import failed, sink_failed
 from pipeline.job import Outcome
 from pipeline.protocols import Asset, BeginsAssets, SelectiveSink, Sink, Stage, supports
@@ -30,6 +30,7 @@ class _Open:
     n_frames: int = 0
     n_dropped: int = 0
     error: PipelineError | None = None
+    partial: PartialError | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     detections: dict[str, int] = field(default_factory=dict)
 
@@ -58,6 +59,7 @@ class _Open:
             timings=self.seconds,
             detections={} if self.error else self.detections,
             error=self.error,
+            partial=None if self.error else self.partial,
             records=self.records,
         )
 
@@ -102,6 +104,7 @@ class Writing:
                 for step, seconds in item.seconds.items():
                     current.spend(step, seconds)
                 current.error = current.error or item.error
+                current.partial = item.partial
                 if item.frame is not None:
                     current.n_frames += 1
                     if current.error is None:

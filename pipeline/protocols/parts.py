@@ -52,6 +52,15 @@ class Pushdown:
     classes: Sequence[str] | None = None
     max_instances: int | None = None
 
+    def combined(self, other: Pushdown) -> Pushdown:
+        """Return what is dropped by either."""
+        scores = [p.min_score for p in (self, other) if p.min_score is not None]
+        numbers = [p.max_instances for p in (self, other) if p.max_instances is not None]
+        classes = self.classes if other.classes is None else other.classes
+        if self.classes is not None and classes is not None:
+            classes = [name for name in self.classes if name in classes]
+        return Pushdown(max(scores, default=None), classes, min(numbers, default=None))
+
 
 @runtime_checkable
 class PushesDown(Protocol):
@@ -63,6 +72,20 @@ class PushesDown(Protocol):
     def pushdown(self) -> Pushdown:
         """Return what the stage drops."""
         ...
+
+
+@runtime_checkable
+class DeclaresPixels(Protocol):
+    """A stage or sink that says whether it reads ``Frame.image``.
+
+    A part that does not say counts as one that does. ``runnable=replay`` decodes no images if no
+    part needs them: frames then have black images of the right size.
+
+    Attributes:
+        needs_pixels: Whether it reads the pixels of images.
+    """
+
+    needs_pixels: bool
 
 
 @runtime_checkable
@@ -125,6 +148,7 @@ class Aggregate(Protocol):
     """A file over the whole run, derived from ``predictions.jsonl`` when the run ends.
 
     Aggregates are not part of the fingerprint: one that is added to a finished run is built then.
+    A sink can be an aggregate too: it writes the files of each asset, and one over the whole run.
 
     Attributes:
         is_aggregate: Always true; a sink that happens to have ``build`` is not an aggregate.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from pipeline.protocols.parts import Pushdown
 from pipeline.records import Categories, Frame, Predictions
 
 
@@ -156,6 +157,17 @@ class FieldsRunnable(Runnable, Protocol):
     """
 
     fields: tuple[str, ...]
+
+
+@runtime_checkable
+class LimitedRunnable(Runnable, Protocol):
+    """A runnable whose predictions lack instances that an earlier run dropped.
+
+    Attributes:
+        limits: The instances that were dropped. A stage that would keep any of them is refused.
+    """
+
+    limits: Pushdown
 
 
 @runtime_checkable

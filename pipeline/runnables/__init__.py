@@ -1,4 +1,4 @@
 """Models on devices."""
 
 # what `runnable._target_` may name
-PARTS = ("detectron2.Detectron2", "fake.FakeRunnable")
+PARTS = ("detectron2.Detectron2", "fake.FakeRunnable", "replay.Replay")

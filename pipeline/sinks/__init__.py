@@ -1,3 +1,13 @@
 """Sinks write the results: files per asset, and files over the whole run."""
 
-PARTS = ("coco.CocoJson", "overlay.Overlay")  # what `sink.NAME._target_` may name
+PARTS = (  # what `sink.NAME._target_` may name
+    "coco.CocoJson",
+    "crops.Crops",
+    "csv.CsvTables",
+    "cvat.Cvat",
+    "labelstudio.LabelStudio",
+    "masks.Masks",
+    "overlay.Overlay",
+    "parquet.ParquetTables",
+    "webhook.Webhook",
+)

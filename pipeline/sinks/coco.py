@@ -11,10 +11,13 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from pipeline.encoding import read_records
+from pipeline.masks import InstanceMasks
 from pipeline.records import Categories
-from pipeline.sinks.coco_format import coco_image, dump_list
+from pipeline.sinks.annotations.polygons import trace
+from pipeline.sinks.coco_format import at_least, coco_image, dump_list
 from pipeline.sinks.coco_panoptic import write_panoptic
 from pipeline.system.files import replaced
+from pipeline.validation import check_flag, check_number
 
 
 class CocoJson:
@@ -31,18 +34,34 @@ class CocoJson:
     COCO's visibility (2, or 0 for a point that is not finite). In ``coco_results.json``, it is the
     keypoint's score, which ``COCOeval`` ignores.
 
+    Polygons follow the edges of the pixels, so pycocotools reads back the same masks. COCO's
+    polygons cannot have holes: a mask with a hole stays RLE, as does one without pixels.
+    ``coco_results.json`` always has RLE, because ``loadRes`` reads no polygons.
+
     The lines are streamed twice, so memory does not grow with their number. Equal lines give
     byte-identical files.
 
     Args:
         directory: The run directory, where the files are written.
+        min_score: Write only instances with at least this score, 0 to 1, to the first two files.
+        polygons: In ``coco.json``, write masks without holes as polygons.
+
+    Raises:
+        ConfigError: An option has an invalid value.
     """
 
     is_aggregate: Literal[True] = True
     outputs = "coco.json", "coco_results.json", "panoptic.json"
+    needs_pixels = False
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(
+        self, directory: str | Path, min_score: float = 0.0, polygons: bool = False
+    ) -> None:
+        check_number("min_score", min_score, 0, 1)
+        check_flag("polygons", polygons)
         self.directory = Path(directory)
+        self.min_score = min_score
+        self.polygons = polygons
 
     def build(self, journal: Path, categories: Categories) -> None:
         """Read ``journal`` and replace the files, each atomically.
@@ -54,9 +73,18 @@ class CocoJson:
             replaced(self.directory / "coco.json") as dataset,
             replaced(self.directory / "coco_results.json") as results,
         ):
-            write_coco(lambda: read_records(journal), categories, dataset, results)
+            write_coco(
+                lambda: self._records(journal),
+                categories,
+                dataset,
+                results,
+                polygons=self.polygons,
+            )
         if any("panoptic_seg" in record for record in read_records(journal)):
             write_panoptic(self.directory / "panoptic.json", journal, categories)
+
+    def _records(self, journal: Path) -> Iterator[dict[str, Any]]:
+        return (at_least(record, self.min_score) for record in read_records(journal))
 
 
 def write_coco(
@@ -64,6 +92,8 @@ def write_coco(
     categories: Categories,
     dataset: BinaryIO,
     results: BinaryIO,
+    *,
+    polygons: bool = False,
 ) -> None:
     """Write both files; see ``CocoJson``.
 
@@ -72,19 +102,23 @@ def write_coco(
         categories: The classes of the records.
         dataset: Receives ``coco.json``.
         results: Receives ``coco_results.json``.
+        polygons: The option.
     """
     dataset.write(b'{"info": {"description": "Predictions of d2run"}, "licenses": [],\n')
     dataset.write(b'"images": ')
     dump_list(dataset, (coco_image(record) for record in read()))
     dataset.write(b',\n"annotations": ')
-    dump_list(dataset, _annotations(read(), categories, results))
+    kept = _annotations(read(), categories, results)
+    dump_list(dataset, (_with_polygons(each) for each in kept) if polygons else kept)
     dataset.write(b',\n"categories": ')
     dump_list(dataset, _categories(categories))
     dataset.write(b"}\n")
 
 
 def _annotations(
-    records: Iterable[dict[str, Any]], categories: Categories, results: BinaryIO
+    records: Iterable[dict[str, Any]],
+    categories: Categories,
+    results: BinaryIO,
 ) -> Iterator[dict[str, Any]]:
     """Yield the annotations, and write the same instances to ``results``."""
     number = 0
@@ -128,6 +162,17 @@ def _instance(
     if "track_id" in instance:
         annotation["track_id"] = instance["track_id"]
     return annotation, result
+
+
+def _with_polygons(annotation: dict[str, Any]) -> dict[str, Any]:
+    rle = annotation["segmentation"]
+    if not rle:
+        return annotation
+    masks = InstanceMasks.from_rle([rle], tuple(rle["size"]))
+    regions = trace(*masks.crop(0))
+    if not regions or any(region.holes for region in regions):
+        return annotation
+    return annotation | {"segmentation": [region.outline.ravel().tolist() for region in regions]}
 
 
 def _keypoints(points: list[list[float | None]]) -> tuple[list[float], list[float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,19 +29,76 @@ def write_panoptic(path: Path, predictions: Path, categories: Categories) -> Non
         OutputError: A line is incomplete, or a label map cannot be read.
     """
     stuff_ids = _stuff_ids(categories)
+    dump_panoptic(
+        path,
+        (coco_image(record) for record in _panoptic(predictions)),
+        (
+            _annotation(record, predictions.parent, categories, stuff_ids)
+            for record in _panoptic(predictions)
+        ),
+        _categories(categories, stuff_ids),
+    )
+
+
+def dump_panoptic(
+    path: Path,
+    images: Iterable[dict[str, Any]],
+    annotations: Iterable[dict[str, Any]],
+    categories: Iterable[dict[str, Any]],
+) -> None:
+    """Replace ``path`` with a COCO file of these entries, written as a stream."""
     with replaced(path) as file:
         file.write(b'{"info": {"description": "Predictions of d2run"}, "licenses": [],\n')
         file.write(b'"images": ')
-        dump_list(file, (coco_image(record) for record in _panoptic(predictions)))
+        dump_list(file, images)
         file.write(b',\n"annotations": ')
-        found = _panoptic(predictions)
-        dump_list(
-            file,
-            (_annotation(record, predictions.parent, categories, stuff_ids) for record in found),
-        )
+        dump_list(file, annotations)
         file.write(b',\n"categories": ')
-        dump_list(file, _categories(categories, stuff_ids))
+        dump_list(file, categories)
         file.write(b"}\n")
+
+
+def segments_in(png: Path) -> dict[int, tuple[int, list[int]]]:
+    """Return the area, and x, y, width, height in whole pixels, of each segment of a label map.
+
+    Raises:
+        OutputError: The map cannot be read.
+    """
+    import cv2  # takes 0.1 s, and most commands do not need it
+
+    data = np.zeros(0, np.uint8)
+    with suppress(FileNotFoundError), open_to_read(png) as file:
+        data = np.frombuffer(file.read(), np.uint8)
+    colors = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if colors is None:
+        raise OutputError(f"'{png}' cannot be read; run again with the same output to write it")
+    # red is the least significant byte
+    ids: NDArray[Any] = cv2.cvtColor(colors, cv2.COLOR_BGR2RGBA).view("<u4")[..., 0]
+    return _segments(ids & 0xFFFFFF)
+
+
+def _segments(ids: NDArray[Any]) -> dict[int, tuple[int, list[int]]]:
+    """Return the areas and boxes by id, from the runs of equal pixels in each row."""
+    width = ids.shape[1]
+    flat = ids.ravel()
+    begins = np.ones(flat.shape, bool)
+    begins[1:] = flat[1:] != flat[:-1]
+    begins[::width] = True
+    starts = np.flatnonzero(begins)
+    ends = np.append(starts[1:], flat.size)
+    order = np.argsort(flat[starts], kind="stable")
+    order = order[flat[starts[order]] != 0]
+    if not order.size:
+        return {}
+    values, starts, ends = flat[starts[order]], starts[order], ends[order]
+    firsts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+    area = np.add.reduceat(ends - starts, firsts)
+    left = np.minimum.reduceat(starts % width, firsts)
+    right = np.maximum.reduceat((ends - 1) % width, firsts) + 1
+    top = np.minimum.reduceat(starts // width, firsts)
+    bottom = np.maximum.reduceat(starts // width, firsts) + 1
+    boxes = np.stack([left, top, right - left, bottom - top], axis=1).tolist()
+    return dict(zip(values[firsts].tolist(), zip(area.tolist(), boxes, strict=True), strict=True))
 
 
 def _panoptic(predictions: Path) -> Iterator[dict[str, Any]]:
@@ -58,7 +115,7 @@ def _annotation(
     record: dict[str, Any], directory: Path, categories: Categories, stuff_ids: list[int]
 ) -> dict[str, Any]:
     panoptic = record["panoptic_seg"]
-    boxes = _boxes(directory / panoptic["file"])
+    found = segments_in(directory / panoptic["file"])
     infos = []
     for segment in panoptic["segments"]:
         ids = categories.thing_ids if segment["is_thing"] else stuff_ids
@@ -66,7 +123,7 @@ def _annotation(
             "id": segment["id"],
             "category_id": ids[segment["class_id"]],
             "area": segment["area"],
-            "bbox": boxes.get(segment["id"], [0, 0, 0, 0]),
+            "bbox": found[segment["id"]][1] if segment["id"] in found else [0, 0, 0, 0],
             "iscrowd": 0,
         }
         if segment.get("score") is not None:
@@ -76,22 +133,6 @@ def _annotation(
         "image_id": record["image_id"],
         "file_name": panoptic["file"].removeprefix("panoptic/"),
         "segments_info": infos,
-    }
-
-
-def _boxes(png: Path) -> dict[int, list[int]]:
-    """Return x, y, width, height in whole pixels of each segment of a label map."""
-    import cv2  # takes 0.1 s, and most commands do not need it
-
-    data = np.zeros(0, np.uint8)
-    with suppress(FileNotFoundError), open_to_read(png) as file:
-        data = np.frombuffer(file.read(), np.uint8)
-    colors = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if colors is None:
-        raise OutputError(f"'{png}' cannot be read; run again with the same output to write it")
-    ids: NDArray[np.int64] = colors @ np.array([1 << 16, 1 << 8, 1])  # OpenCV's order is BGR
-    return {
-        int(i): list(cv2.boundingRect((ids == i).astype(np.uint8))) for i in np.unique(ids) if i
     }
 
 

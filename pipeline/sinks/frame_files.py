@@ -22,9 +22,11 @@ class FrameFiles:
 
     Attributes:
         suffix: Extension of the files, with its dot.
+        needs_pixels: Whether ``encode`` reads the image; see ``DeclaresPixels``.
     """
 
     suffix: str
+    needs_pixels: bool = True
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)

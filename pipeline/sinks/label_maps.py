@@ -26,6 +26,7 @@ class LabelMaps:
     """
 
     outputs = f"{SEM_SEG}/", f"{PANOPTIC}/"
+    needs_pixels = False
 
     def __init__(self, directory: str | Path) -> None:
         self._folder = OutputFolder(Path(directory))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import SinkError
 from pipeline.records import Categories, Result
 from pipeline.sinks.frame_files import FrameFiles
+from pipeline.sinks.style import TEMPLATE, MaskStyle, check_colors, parsed_style
 from pipeline.validation import check_choice, check_flag, check_number, check_whole
 
 if TYPE_CHECKING:
@@ -32,6 +34,13 @@ class Overlay(FrameFiles):
         color: ``class``: the same color for a class in every image and run. ``instance``: one
             color per instance of a frame. ``track``: one per track id; without tracks as ``class``.
         opacity: Opacity of masks and maps, 0 to 1.
+        mask_style: ``fill``: an area and its outline; ``outline``; ``halo``: a glow around the
+            mask. ``blur`` and ``pixelate`` make instances unrecognizable, in their masks, or in
+            their boxes without masks.
+        line_scale: Factor of the thickness of lines, 0.1 to 10.
+        text_scale: Factor of the size of text, 0.1 to 10.
+        label: Text of a label with ``{track}``, ``{name}``, ``{score}`` and ``{class_id}``.
+        colors: Colors of some classes by name, such as ``{crack: "#ff0000"}``.
 
     Raises:
         ConfigError: An option has an invalid value.
@@ -49,6 +58,11 @@ class Overlay(FrameFiles):
         labels: bool = True,
         color: Literal["class", "instance", "track"] = "class",
         opacity: float = 0.45,
+        mask_style: MaskStyle = "fill",
+        line_scale: float = 1.0,
+        text_scale: float = 1.0,
+        label: str = TEMPLATE,
+        colors: Mapping[str, str] | None = None,
     ) -> None:
         check_whole("quality", quality, 1, 100)
         for option, value in (("masks", masks), ("boxes", boxes), ("labels", labels)):
@@ -62,12 +76,18 @@ class Overlay(FrameFiles):
         self.masks, self.boxes, self.labels = masks, boxes, labels
         self.color: Literal["class", "instance", "track"] = color
         self.opacity = opacity
+        self.style = parsed_style(mask_style, line_scale, text_scale, label, colors)
         self._skeleton: tuple[tuple[int, int], ...] = ()
         self._painter: Painter | None = None
 
     def check(self, categories: Categories) -> None:
-        """Store which keypoints to join."""
+        """Store which keypoints to join.
+
+        Raises:
+            ConfigError: ``colors`` has a class that the model does not have.
+        """
         self._skeleton = categories.skeleton
+        check_colors(self.style.colors, (*categories.thing_names, *categories.stuff_names))
 
     def __enter__(self) -> Overlay:
         """Create the painter; OpenCV is not imported before."""
@@ -80,6 +100,7 @@ class Overlay(FrameFiles):
             color=self.color,
             opacity=self.opacity,
             skeleton=self._skeleton,
+            style=self.style,
         )
         return self
 

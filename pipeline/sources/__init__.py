@@ -1,14 +1,25 @@
-"""Sources list the assets of a run: image files, directories, globs, lists and datasets."""
+"""Sources list the assets of a run: files, directories, globs, lists and datasets."""
 
 from __future__ import annotations
 
 from pipeline.sources.asset import ImageAsset, Skipped
 from pipeline.sources.decode.image import decode_image
+from pipeline.sources.frames import FramesAsset
 from pipeline.sources.images import Images
 from pipeline.sources.manifest import Manifest
 from pipeline.sources.several import Several
+from pipeline.sources.video import Video
 
-__all__ = ["ImageAsset", "Images", "Manifest", "Several", "Skipped", "decode_image"]
+__all__ = [
+    "FramesAsset",
+    "ImageAsset",
+    "Images",
+    "Manifest",
+    "Several",
+    "Skipped",
+    "Video",
+    "decode_image",
+]
 
 # what `source._target_` may name
 PARTS = (
@@ -17,4 +28,6 @@ PARTS = (
     "coco_images.CocoImages",
     "images.Images",
     "manifest.Manifest",
+    "recorded.Recorded",
+    "video.Video",
 )

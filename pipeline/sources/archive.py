@@ -15,7 +15,7 @@ from pipeline.sources.archives.members import MemberAsset, PackedAsset, Place
 from pipeline.sources.archives.tars import list_tar
 from pipeline.sources.archives.zips import list_zip
 from pipeline.sources.asset import Skipped, check_options, user_path
-from pipeline.sources.decode.image import MAX_PIXELS
+from pipeline.sources.decode.options import MAX_PIXELS
 from pipeline.sources.paths import Origin, real_path
 from pipeline.sources.scratch import Scratch
 from pipeline.system.files import RegularFile

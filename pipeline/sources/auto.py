@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import ConfigError
 from pipeline.sources.archive import ARCHIVES, UNSUPPORTED, Archive
 from pipeline.sources.asset import check_options, user_path
 from pipeline.sources.coco_images import CocoImages
-from pipeline.sources.decode.image import MAX_PIXELS
+from pipeline.sources.decode.options import MAX_PIXELS, FrameOptions
+from pipeline.sources.decode.video import check_pyav
 from pipeline.sources.images import Images
+from pipeline.sources.kinds import Kinds
 from pipeline.sources.manifest import Manifest
 from pipeline.sources.scan import VIDEOS
 
@@ -23,27 +26,53 @@ def auto(
     max_pixels: int = MAX_PIXELS,
     recursive: bool = True,
     root: str = "",
+    pages: Literal["first", "all"] = "first",
+    stride: int = 1,
+    fps: float | None = None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    keyframes: bool = False,
+    hardware: Literal["auto", "none"] = "auto",
 ) -> Images | Manifest | CocoImages | Archive:
     """Return the source that reads an input. Whether the input exists is checked by ``check()``.
 
     Args:
-        input: A file, a directory, a glob, a list (``.txt``, ``.csv``), a COCO ``.json``, a
-            ``.zip``, ``.tar`` or ``.tar.gz``, or ``-`` for standard input.
-        exif: Apply the EXIF orientation.
-        max_pixels: Refuse larger images.
+        input: A file, a directory, a glob, a list (``.txt``, ``.csv``), or ``-`` for standard
+            input, which can contain images and videos; a COCO ``.json``; or a ``.zip``, ``.tar``
+            or ``.tar.gz`` of images.
+        exif: Apply the EXIF orientation of images, and the rotation of videos.
+        max_pixels: Refuse larger images and frames.
         recursive: Include subdirectories.
         root: The directory of the images of a COCO ``.json``.
+        pages: See ``Images``.
+        stride: See ``Video``, like all that follow.
+        fps: At most so many frames per second.
+        start_s: Where to start, in seconds.
+        end_s: Where to end, in seconds.
+        keyframes: Decode only keyframes.
+        hardware: Whether to decode on the GPU.
 
     Raises:
-        ConfigError: No source reads this kind of input: a URL, a video.
+        ConfigError: No source reads this kind of input: a URL, or a video without PyAV.
     """
     text = check_options(input, max_pixels)
     if url := _URL.match(text):  # the rest of the URL may contain a password
         raise ConfigError(f"input: {url[1]}:// is not supported; use files on this machine")
     path = user_path(text)
     suffix = "" if _is_folder(path) else path.suffix.lower()
+    frames = FrameOptions(
+        exif=exif,
+        max_pixels=max_pixels,
+        stride=stride,
+        fps=fps,
+        start_s=start_s,
+        end_s=end_s,
+        keyframes=keyframes,
+        hardware=hardware,
+    )
+    kinds = Kinds(frames, pages=pages)
     if text == "-" or suffix in (".txt", ".csv"):
-        return Manifest(text, exif=exif, max_pixels=max_pixels)
+        return Manifest(text, kinds=kinds)
     if suffix == ".json":
         return CocoImages(text, root, exif=exif, max_pixels=max_pixels)
     if root:
@@ -57,10 +86,8 @@ def auto(
             f"{', '.join(ARCHIVES)}, or unpack it"
         )
     if suffix in VIDEOS:
-        raise ConfigError(
-            f"input: '{text}': videos are not supported; extract the frames into a directory"
-        )
-    return Images(text, exif=exif, max_pixels=max_pixels, recursive=recursive)
+        check_pyav(f"input: '{text}'")
+    return Images(text, recursive=recursive, kinds=kinds)
 
 
 def _is_folder(path: Path) -> bool:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pipeline.errors import ConfigError
 from pipeline.records import Categories
 from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path
-from pipeline.sources.decode.image import MAX_PIXELS
+from pipeline.sources.decode.options import MAX_PIXELS
 from pipeline.sources.paths import Origin, plain_path, real_path
 from pipeline.system.os_errors import describe_os_error
 

@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import ConfigError
-from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path
-from pipeline.sources.decode.image import MAX_PIXELS
+from pipeline.protocols import Asset
+from pipeline.sources.asset import Skipped, check_options, user_path
+from pipeline.sources.decode.options import MAX_PIXELS, FrameOptions
+from pipeline.sources.kinds import Kinds
 from pipeline.sources.paths import Origin, real_path
 from pipeline.sources.scan import Scan, scan
 from pipeline.system.os_errors import describe_os_error
@@ -30,6 +33,10 @@ class Images:
         exif: Apply the EXIF orientation.
         max_pixels: Refuse larger images.
         recursive: Include the subdirectories of a directory; does not apply to globs.
+        pages: ``first``: an image has one frame. ``all``: each page of a TIFF and each image of an
+            animated GIF, APNG or WebP is a frame.
+        kinds: Which files are read instead of images only, and how; replaces ``exif``,
+            ``max_pixels`` and ``pages``.
 
     Raises:
         ConfigError: An argument is invalid. Whether ``input`` exists is checked by ``check()``.
@@ -41,10 +48,15 @@ class Images:
         exif: bool = True,
         max_pixels: int = MAX_PIXELS,
         recursive: bool = True,
+        pages: Literal["first", "all"] = "first",
+        kinds: Kinds | None = None,
     ) -> None:
         self.input = check_options(input, max_pixels)
-        self.exif = exif
-        self.max_pixels = max_pixels
+        if kinds is None:
+            frames = FrameOptions(exif=exif, max_pixels=max_pixels)
+            kinds = Kinds(frames, videos=False, pages=pages)
+        self.kinds = kinds
+        self.exif, self.max_pixels = kinds.frames.exif, kinds.frames.max_pixels
         self.recursive = recursive
         self._count: int | None = None  # without the ids, because there may be a million
         self._skipped: list[Skipped] = []
@@ -57,7 +69,7 @@ class Images:
         """
         self._resolve()
 
-    def __iter__(self) -> Iterator[ImageAsset]:
+    def __iter__(self) -> Iterator[Asset]:
         """Scan the input and return its assets.
 
         Ids are relative to the directory, or to the part of a glob before its first wildcard. The
@@ -88,21 +100,26 @@ class Images:
             return [Origin(real_path(base), "/".join(pattern))]
         return [Origin(os.path.join(real_path(base.parent), base.name))]  # noqa: PTH118
 
-    def _assets(self, found: Scan) -> Iterator[ImageAsset]:
+    def _assets(self, found: Scan) -> Iterator[Asset]:
         root = os.path.join(found.root, "")  # noqa: PTH118
         for asset_id in found.images:
-            yield ImageAsset(asset_id, root + asset_id, exif=self.exif, max_pixels=self.max_pixels)
+            yield self.kinds.asset(asset_id, root + asset_id)
 
     def _scan(self) -> Scan:
         base, pattern = self._resolve()
+        refusal = self.kinds.refusal
         try:
             if pattern:
                 depth = None if "**" in pattern else len(pattern)
                 found = scan(
-                    base, depth=depth, includes=lambda id: _matches(id.split("/"), pattern)
+                    base,
+                    depth=depth,
+                    includes=lambda id: _matches(id.split("/"), pattern),
+                    refusal=refusal,
                 )
             elif base.is_dir():
-                found = scan(base, depth=None if self.recursive else 1)
+                depth = None if self.recursive else 1
+                found = scan(base, depth=depth, refusal=refusal)
             else:
                 found = Scan(base.parent, [base.name])
         except OSError as exc:

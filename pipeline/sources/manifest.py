@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import ConfigError, did_you_mean
-from pipeline.sources.asset import ImageAsset, Skipped, check_options, user_path
-from pipeline.sources.decode.image import MAX_PIXELS
+from pipeline.protocols import Asset
+from pipeline.sources.asset import Skipped, check_options, user_path
+from pipeline.sources.decode.options import MAX_PIXELS, FrameOptions
+from pipeline.sources.kinds import Kinds
 from pipeline.sources.paths import UNRESOLVED, Origin, plain_path, real_path
 from pipeline.system.os_errors import describe_os_error
 
@@ -33,15 +35,23 @@ class Manifest:
             directory or, if it does not exist there, to the list's directory.
         exif: Apply the EXIF orientation.
         max_pixels: Refuse larger images.
+        kinds: How images and videos are read; replaces ``exif`` and ``max_pixels``. By default,
+            every frame of a video is.
 
     Raises:
         ConfigError: An argument is invalid. Whether the list exists is checked by ``check()``.
     """
 
-    def __init__(self, input: str, exif: bool = True, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self,
+        input: str,
+        exif: bool = True,
+        max_pixels: int = MAX_PIXELS,
+        kinds: Kinds | None = None,
+    ) -> None:
         self.input = check_options(input, max_pixels)
-        self.exif = exif
-        self.max_pixels = max_pixels
+        self.kinds = kinds or Kinds(FrameOptions(exif=exif, max_pixels=max_pixels))
+        self.exif, self.max_pixels = self.kinds.frames.exif, self.kinds.frames.max_pixels
         self._count: int | None = None  # without the entries, because there may be a million
         self._skipped: list[Skipped] = []
         self._cwd: str | None = None
@@ -54,7 +64,7 @@ class Manifest:
         """
         self._entries()
 
-    def __iter__(self) -> Iterator[ImageAsset]:
+    def __iter__(self) -> Iterator[Asset]:
         """Read the list and return its assets.
 
         The id is the normalized path (``a/b`` for ``a//./b``). For an absolute path, or one that
@@ -88,11 +98,11 @@ class Manifest:
             return [Origin("-", cwd=self._cwd)]
         return [Origin(real_path(user_path(self.input)), cwd=self._cwd)]
 
-    def _assets(self, paths: dict[str, str]) -> Iterator[ImageAsset]:
+    def _assets(self, paths: dict[str, str]) -> Iterator[Asset]:
         here = os.path.join(Path.cwd(), "")  # noqa: PTH118
         for asset_id, path in paths.items():
             whole = path if path.startswith("/") else here + path
-            yield ImageAsset(asset_id, whole, exif=self.exif, max_pixels=self.max_pixels)
+            yield self.kinds.asset(asset_id, whole)
 
     def _paths(self) -> dict[str, str]:
         """Return the paths of the assets by id; relative paths are to the working directory."""

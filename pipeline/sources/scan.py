@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipeline.sources.asset import Skipped
+from pipeline.sources.decode import extras
 from pipeline.system.files import file_identity
 from pipeline.system.os_errors import describe_os_error
 
@@ -24,8 +25,9 @@ VIDEOS = frozenset((
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv",
     ".flv", ".ogv", ".3gp",
 ))
+VIDEO = "video"  # the reason
 _OTHER_IMAGES = frozenset((
-    ".heic", ".heif", ".jxl", ".svg", ".eps", ".psd", ".ico", ".tga", ".exr", ".hdr", ".fits",
+    ".svg", ".eps", ".psd", ".ico", ".tga", ".exr", ".hdr", ".fits",
     ".dcm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
 ))
 _TEMPORARY = (
@@ -49,7 +51,7 @@ class Scan:
 
     Attributes:
         root: The directory that the ids are relative to.
-        images: Id of each image, in natural order.
+        images: Id of each file to read, in natural order.
         skipped: Skipped entries, in natural order.
     """
 
@@ -100,17 +102,24 @@ def not_an_image(name: str) -> str | None:
 def _no_image_has(suffix: str) -> str | None:
     if suffix in IMAGES:
         return None
+    if suffix in extras.SUFFIXES:
+        extra = extras.missing_extra(suffix)
+        return extra and f"unsupported image format ({suffix} needs the extra {extra})"
     if suffix in VIDEOS:
-        return "video"
+        return VIDEO
     if suffix in _OTHER_IMAGES:
         return f"unsupported image format ({suffix})"
     return f"not an image ({suffix or 'no extension'})"
 
 
 def scan(
-    root: Path, *, depth: int | None = None, includes: Callable[[str], bool] = lambda _: True
+    root: Path,
+    *,
+    depth: int | None = None,
+    includes: Callable[[str], bool] = lambda _: True,
+    refusal: Callable[[str], str | None] = not_an_image,
 ) -> Scan:
-    """List the images in a directory, without opening any.
+    """List the files in a directory that are to be read, without opening any.
 
     Links to files are followed. Each real directory is visited once, and directories above
     ``root`` never, so loops of links end. If a directory is reachable with and without a link, the
@@ -120,18 +129,27 @@ def scan(
         root: An existing directory.
         depth: Number of levels to visit; 1 means ``root`` alone, ``None`` means all.
         includes: Whether an id is part of the input; other entries are not even skipped.
+        refusal: Returns why a file of this name is skipped; ``None`` if it is not. By default,
+            only images are read.
 
     Raises:
         OSError: ``root`` itself cannot be listed. A subdirectory that cannot is in ``skipped``.
     """
-    return _Walk(root, depth, includes).run()
+    return _Walk(root, depth, includes, refusal).run()
 
 
 class _Walk:
-    def __init__(self, root: Path, depth: int | None, includes: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        depth: int | None,
+        includes: Callable[[str], bool],
+        refusal: Callable[[str], str | None],
+    ) -> None:
         self.found = Scan(root)
         self.depth = depth
         self.includes = includes
+        self.refusal = refusal
         # by directory: names, with a trailing "/" for directories, and skipped entries
         self.names: dict[str, list[str | Skipped]] = {}
         self.folders = [""]
@@ -174,7 +192,7 @@ class _Walk:
             for entry in entries:
                 reason = skip_reason(entry.name)
                 if reason is None and entry.is_file(follow_symlinks=False):  # nearly all are
-                    reason = not_an_image(entry.name)
+                    reason = self.refusal(entry.name)
                     if reason is None and self.includes(folder_id + entry.name):
                         names.append(entry.name)
                 elif reason is None:
@@ -197,7 +215,7 @@ class _Walk:
             return None
         if not stat.S_ISREG(mode):
             return "not a regular file"
-        reason = not_an_image(entry.name)
+        reason = self.refusal(entry.name)
         if reason is None and self.includes(folder_id + entry.name):
             self.names[folder_id].append(entry.name)
         return reason

@@ -15,6 +15,8 @@ class KeepClasses:
         ConfigError: ``names`` is not a list, or is empty.
     """
 
+    needs_pixels = False
+
     def __init__(self, names: list[str | int]) -> None:
         valid = bool(names) and not isinstance(names, str)
         check("names", names, valid, "class names such as [person]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pipeline.records import Result
 from pipeline.validation import check_number
@@ -18,6 +19,8 @@ class MinArea:
     Raises:
         ConfigError: ``area_px`` is not a number of at least 0.
     """
+
+    needs_pixels: ClassVar[bool] = False
 
     area_px: float
 

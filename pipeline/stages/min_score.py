@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pipeline.protocols import Pushdown
 from pipeline.records import Result
@@ -19,6 +20,8 @@ class MinScore:
     Raises:
         ConfigError: The threshold is not in [0, 1].
     """
+
+    needs_pixels: ClassVar[bool] = False
 
     threshold: float
 

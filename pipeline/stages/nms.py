@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ class Nms:
     Raises:
         ConfigError: ``iou_threshold`` is not in [0, 1], or ``class_agnostic`` not true or false.
     """
+
+    needs_pixels: ClassVar[bool] = False
 
     iou_threshold: float
     class_agnostic: bool = False

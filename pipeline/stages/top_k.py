@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ class TopK:
     Raises:
         ConfigError: ``k`` is not a whole number of at least 0.
     """
+
+    needs_pixels: ClassVar[bool] = False
 
     k: int
 

@@ -187,18 +187,23 @@ def asset_keys(asset_id: str, key: str = "asset") -> dict[str, str]:
     return {key: shown, f"{key}_b64": base64.b64encode(raw).decode("ascii")}
 
 
-def asset_id_of(record: Mapping[str, Any]) -> str:
+def asset_id_of(record: Mapping[str, Any], key: str = "asset") -> str:
     """Return the asset id of a JSON record that was written with ``asset_keys``.
+
+    Args:
+        record: The record.
+        key: The argument of ``asset_keys``.
 
     Raises:
         KeyError: The record has no asset id.
         ValueError: It is not text, or its bytes are not Base64.
     """
-    if "asset_b64" in record:
-        return os.fsdecode(base64.b64decode(record["asset_b64"], validate=True))
-    if not isinstance(record["asset"], str):
-        raise ValueError("asset is not text")
-    return record["asset"]
+    if f"{key}_b64" in record:
+        return os.fsdecode(base64.b64decode(record[f"{key}_b64"], validate=True))
+    if not isinstance(record[key], str):
+        raise ValueError(f"{key} is not text")
+    asset_id: str = record[key]
+    return asset_id
 
 
 class RegularFile(io.BufferedReader):

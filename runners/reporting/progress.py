@@ -27,7 +27,7 @@ def announce_loading(job: Job) -> None:
     """Print on a terminal which model is loaded and where; importing torch alone takes seconds."""
     if job.config["quiet"] or not is_terminal(sys.stderr):
         return
-    if job.config["runnable"]["_target_"].endswith(".FakeRunnable"):
+    if job.config["runnable"]["_target_"].endswith((".FakeRunnable", ".Replay")):
         return
     identity, device = job.model.identity(), job.config["device"]
     where = "" if device == "auto" else f" on {device}"
@@ -83,18 +83,24 @@ class Progress:
                 self._bar = None
 
     def advance(
-        self, asset_id: str, error: PipelineError | None = None, *, not_to_do: int = 0
+        self,
+        asset_id: str,
+        error: PipelineError | None = None,
+        *,
+        partial: PipelineError | None = None,
+        not_to_do: int = 0,
     ) -> None:
-        """Count one asset, and print its error if it failed.
+        """Count one asset, and print its error if it failed or is not done in full.
 
         Args:
             asset_id: The asset.
             error: Why the asset failed; ``None`` if it is done.
+            partial: Why the asset is not done in full.
             not_to_do: Number of assets that have turned out to need no work so far.
         """
         self.finished += 1
-        if error is not None:
-            self.failed += 1
+        self.failed += error is not None
+        if error := error or partial:
             self._say(f"error: {asset_id}: {describe_error(error)}", asset_id)
         now, total = time.monotonic(), self.total - not_to_do
         rate = self.finished / max(now - self._started, 1e-9)

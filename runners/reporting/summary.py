@@ -118,8 +118,8 @@ def _speed(report: Report, counts: str, device: Mapping[str, Any]) -> str:
     if report.wall_s and report.counts.get("done"):
         rate = report.counts["done"] / report.wall_s
         parts.append(f"{rate:.1f} images/s" if rate >= 1 else f"{rate:.2g} images/s")
-    if device.get("fake"):
-        parts.append("no model (fake)")
+    if device.get("fake") or device.get("replay"):
+        parts.append(str(device["name"]))
     else:
         parts.append(f"model {100 * report.busy:.0f} % of the time")
     return ", ".join(parts)
@@ -127,7 +127,7 @@ def _speed(report: Report, counts: str, device: Mapping[str, Any]) -> str:
 
 def _machine(device: Mapping[str, Any]) -> Iterator[str]:
     """Yield the device, and the libraries that computed on it; nothing without a model."""
-    if device.get("fake"):
+    if device.get("fake") or device.get("replay"):
         return
     yield " ".join(str(device[key]) for key in ("device", "name") if device.get(key))
     versions = library_versions()

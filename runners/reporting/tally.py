@@ -60,7 +60,7 @@ class Tally:
         seconds: Seconds by step.
         counts: Number of assets by outcome: ``done``, ``failed``.
         detections: Number of instances by class name.
-        failures: The failed assets, grouped by reason.
+        failures: The assets that failed or are not done in full, grouped by reason.
         started: When processing started, on the monotonic clock.
     """
 
@@ -76,9 +76,10 @@ class Tally:
         kind: Literal["done", "failed"] = "done"
         if outcome.error is not None:
             kind = "failed"
-            self.failures.add(outcome.asset.id, outcome.error)
-            trace = outcome.error.trace if isinstance(outcome.error, AssetError) else ""
-            _log.error("%s: %s", printable(outcome.asset.id), outcome.error, extra={"trace": trace})
+        if error := outcome.error or outcome.partial:
+            self.failures.add(outcome.asset.id, error)
+            trace = error.trace if isinstance(error, AssetError) else ""
+            _log.error("%s: %s", printable(outcome.asset.id), error, extra={"trace": trace})
         self.counts[kind] += 1
         self.detections.update(outcome.detections)
         for step, seconds in outcome.timings.items():

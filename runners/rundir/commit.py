@@ -210,7 +210,7 @@ class Session:
                 entry.start = self._position.size
                 entry.length = self._journal.position.size - entry.start
                 self._position = self._journal.position
-            else:
+            if entry.error is not None:
                 lists.write_line(self._failures, lists.failure_line(entry))
         self._group.append((entry, outcome))
         del self._places[entry.id]
@@ -233,11 +233,11 @@ class Session:
         return len(self._group) >= GROUP or waited_s >= _EVERY_S
 
     def _entry(self, outcome: Outcome) -> Entry:
-        asset, error = outcome.asset, outcome.error
+        asset, error = outcome.asset, outcome.error or outcome.partial
         entry = Entry(
             asset.id,
             self._places[asset.id],
-            "failed" if error else "done",
+            "failed" if outcome.error else "done",
             image_id=asset.image_id if supports(asset, NumberedAsset) else None,
             frames=outcome.n_frames,
             dropped=outcome.n_dropped,

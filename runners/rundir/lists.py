@@ -26,7 +26,7 @@ def write_lists(directory: Path, ledger: Ledger) -> None:
 def write_failures(directory: Path, ledger: Ledger) -> None:
     """Replace ``failures.jsonl`` with what the ledger holds."""
     with replaced(directory / FAILURES) as file:
-        for entry in ledger.entries(failed=True):
+        for entry in ledger.entries(with_error=True):
             write_line(file, failure_line(entry))
 
 

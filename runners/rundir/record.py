@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,9 @@ class Record:
             "config": config,
             "model": redacted(job.model.identity())
             | {"class_names": list(job.model.categories.thing_names)}
-            | {"stuff_names": list(job.model.categories.stuff_names)},
+            | {"stuff_names": list(job.model.categories.stuff_names)}
+            | {"categories": asdict(job.model.categories)},
+            "limits": asdict(job.limits()),
             "device": self.device,
             "seed": job.config["seed"],
             "versions": _versions(),

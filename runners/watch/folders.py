@@ -7,6 +7,9 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.job import Job
+from pipeline.sources import Images
+from pipeline.sources.decode.options import FrameOptions
+from pipeline.sources.kinds import Kinds
 from pipeline.system.files import expanded
 from runners.watch.options import WatchOptions
 
@@ -67,3 +70,10 @@ def _destination(root: Path, name: str, given: str | None, after: str) -> Path:
             "may be in it"
         )
     return path
+
+
+def kinds_of(job: Job) -> Kinds:
+    """Return which files of the folder are read, and how, according to the job's source."""
+    if isinstance(job.source, Images):
+        return job.source.kinds
+    return Kinds(FrameOptions(exif=job.config["exif"]), videos=False)  # a custom source

@@ -15,8 +15,6 @@ from typing import Any
 from pipeline.errors import DecodeError, OutputError, PipelineError, PoisonError
 from pipeline.job import Job, Outcome
 from pipeline.protocols import Asset
-from pipeline.sources import ImageAsset
-from pipeline.sources.decode.image import MAX_PIXELS
 from pipeline.sources.decode.workers import DecodingStopped
 from runners import budget
 from runners.reporting.tally import Tally
@@ -29,6 +27,7 @@ from runners.watch.files.claims import ProcessedFile
 from runners.watch.files.input_ids import InputIds
 from runners.watch.files.moving import FileMover
 from runners.watch.files.postprocessing import PostProcessing
+from runners.watch.folders import kinds_of
 from runners.watch.health import HealthIssues
 from runners.watch.inbox.inbox import Inbox
 from runners.watch.inbox.versions import Arrival
@@ -192,8 +191,8 @@ class Processing(Hooks):
         self.unreported.add(self._uncounted)
         for entry, outcome in self._uncounted:
             self.tally.add(outcome)
-            if outcome.error is not None:
-                self.messages.file_failed(entry.id, outcome.error)
+            if error := outcome.error or outcome.partial:
+                self.messages.file_failed(entry.id, error)
             else:
                 self.messages.file_done(entry.id, outcome.detections)
         self._remove_waiting(
@@ -234,10 +233,8 @@ class Processing(Hooks):
             outcomes.close()
         self._remove_waiting(known)
 
-    def _asset(self, arrival: Arrival) -> ImageAsset:
-        max_pixels = self.job.config["source"].get("max_pixels", MAX_PIXELS)
-        exif = self.job.config["exif"]
-        asset = ImageAsset(arrival.id, arrival.path, exif=exif, max_pixels=max_pixels)
+    def _asset(self, arrival: Arrival) -> Asset:
+        asset = kinds_of(self.job).asset(arrival.id, arrival.path)
         asset.id = self.input_ids.id_of(arrival, partial(_fingerprint, asset), self._arrivals)
         self._arrivals[asset.id] = arrival
         return asset

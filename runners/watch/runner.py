@@ -20,7 +20,7 @@ from runners.rundir.lock import locked
 from runners.rundir.opening import StartedRun, open_run
 from runners.rundir.readers import file_reader
 from runners.watch.files.postprocessing import PostProcessing
-from runners.watch.folders import WatchFolders, watch_folders
+from runners.watch.folders import WatchFolders, kinds_of, watch_folders
 from runners.watch.health import HealthIssues
 from runners.watch.inbox.events import Events
 from runners.watch.inbox.inbox import Inbox
@@ -95,6 +95,7 @@ class Watch(WatchOptions):
             ready=self.ready,
             marker=self.marker,
             ignore=self.ignore,
+            refusal=kinds_of(job).refusal,
             recursive=job.config["source"].get("recursive", True),
             excluded=[job.output.resolve(), *destinations],
             follow=self.after == "keep",

@@ -9,6 +9,7 @@ from zipfile import ZipFile
 
 import pytest
 import yaml
+from finished_run import write_run
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -33,6 +34,10 @@ NEEDS = {
     ],
     "model/semantic_fpn": ["model.weights=random"],
     "model/stored": ["model.tag=shapes"],
+    "runnable/replay": ["runnable.run={root}/recorded", "source=recorded", "input=null"],
+    "model/recorded": ["model.run={root}/recorded"],
+    "source/recorded": ["source.run={root}/recorded", "input=null"],
+    "sink/webhook": ["sink.webhook.url=http://127.0.0.1:9/results"],
     "stage/keep_classes": ["stage.keep_classes.names=[circle]"],
     "source/archive": ["input={root}/x.zip"],
     "source/coco": ["input={root}/x.json"],
@@ -44,6 +49,7 @@ def composed(tmp_path: Path, *overrides: str) -> Any:
     (tmp_path / "list.txt").write_text("")
     (tmp_path / "x.json").write_text('{"images": []}')
     ZipFile(tmp_path / "x.zip", "w").close()
+    write_run(tmp_path / "recorded")
     base = ["model=shapes", f"input={tmp_path}", f"output={tmp_path}/run"]
     given = [override.replace("{root}", str(tmp_path)) for override in overrides]
     base = [item for item in base if item.split("=")[0] not in {g.split("=")[0] for g in given}]

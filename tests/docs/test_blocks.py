@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from finished_run import write_run
 
 import pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = {"README.md": 1, "docs/python.md": 6, "docs/write_a_stage.md": 3}  # and their blocks
+PAGES = {"README.md": 1, "docs/python.md": 7, "docs/write_a_stage.md": 3}  # and their blocks
 # test_models_page.py, test_outputs_page.py, test_serve_page.py, and bentoml.md in tests/examples
-ELSEWHERE = {"docs/bentoml.md": 1, "docs/models.md": 5, "docs/outputs.md": 4, "docs/serve.md": 2}
+ELSEWHERE = {"docs/bentoml.md": 1, "docs/models.md": 5, "docs/outputs.md": 6, "docs/serve.md": 2}
 
 
 def run_blocks(page: Path) -> dict[str, object]:
@@ -38,6 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(ROOT / "examples" / "user_package")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    write_run(tmp_path / "runs/night")
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] == "plant"]:
         del sys.modules[name]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from finished_run import write_run
 
 from pipeline.job import Job, Report
 from pipeline.store.command.arguments import make_parser
@@ -138,6 +139,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for folder in FOLDERS:
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "runs/shapes").mkdir(parents=True)
+    write_run(tmp_path / "runs/night")
     for weights in ("model_final.pth", "runs/shapes/weights.safetensors"):
         (tmp_path / weights).write_bytes(b"weights")
     for page in PAGES:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from journals import write_journal
+
+from pipeline.records import Categories
+from pipeline.sinks.delivery.endpoint import _headers
+from pipeline.sinks.parquet import ParquetTables
+from pipeline.testing import make_result
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "outputs.md").read_text("utf-8")
@@ -74,8 +82,28 @@ def test_supervision(full: bool, tmp_path: Path) -> None:
     assert len(names["dataset"]) == full  # type: ignore[arg-type]
 
 
+def test_the_tables(full: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "runs/night"
+    rows = [
+        make_result(1, class_names=["crack"], scores=[0.9]),
+        make_result(0, asset_id="none.jpg"),
+    ]
+    ParquetTables(run).build(write_journal(run, rows if full else []), Categories(("crack",)))
+    exec(block("duckdb"), {})
+    printed = capsys.readouterr().out
+    assert ("none.jpg" in printed, "crack" in printed) == (full, full)
+
+
+def test_the_signature_of_the_webhook() -> None:
+    names: dict[str, Any] = {}
+    exec(block("hmac"), names)
+    headers = _headers(BytesIO(b"{}"), b"key")
+    assert names["is_authentic"](b"{}", headers["X-D2run-Signature"], b"key")
+    assert not names["is_authentic"](b"{ }", headers["X-D2run-Signature"], b"key")
+
+
 def test_every_block_is_run() -> None:
-    words = {"COCOeval", "statistics", "supervision", *NOT_RUN}
+    words = {"COCOeval", "duckdb", "hmac", "statistics", "supervision", *NOT_RUN}
     assert [sum(word in block for word in words) for block in BLOCKS] == [1] * len(words)
 
 

@@ -74,6 +74,12 @@ def test_rle_is_that_of_pycocotools(bitmap):
     assert masks_of(bitmap).rle() == [coco(bitmap)]
 
 
+def test_rle_gives_the_same_runs_back(bitmap):
+    read = InstanceMasks.from_rle([coco(bitmap)], bitmap.shape)
+    assert read.size == bitmap.shape
+    np.testing.assert_array_equal(read.edges[0], masks_of(bitmap).edges[0])
+
+
 def test_rle_from_a_crop(bitmap):
     crop, corner = tight(bitmap)
     assert InstanceMasks.from_crops([crop], [corner], bitmap.shape).rle() == [coco(bitmap)]

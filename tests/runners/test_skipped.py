@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from batches import lines, record, results, run, write_images
 
-from pipeline.sources import Skipped
+from pipeline.sources import Skipped, scan
+from pipeline.sources.decode import extras
 from pipeline.system.files import asset_keys
 from runners.rundir.lists import write_skipped
 
-HEIC = "unsupported image format (.heic)"
+PSD = "unsupported image format (.psd)"
 NO_EXTENSION = "not an image (no extension)"
 
 
@@ -26,12 +27,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_reason(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_images(here / "in", "a.jpg", "sub/b.png")
     (here / "in/a.jpg").chmod(0o644)
-    not_utf8 = os.fsdecode(b"caf\xe9.heic")
+    not_utf8 = os.fsdecode(b"caf\xe9.psd")
     expected = {
         ".hidden.jpg": "hidden",
-        "a.heic": HEIC,
-        "b.HEIC": HEIC,
-        not_utf8: HEIC,
+        "a.psd": PSD,
+        "b.PSD": PSD,
+        not_utf8: PSD,
         "photo": NO_EXTENSION,
         "sub/empty": NO_EXTENSION,
         "film.mp4": "video",
@@ -59,9 +60,9 @@ def test_each_reason(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert [line["message"] for line in lines(Path("out/failures.jsonl"))] == ["empty file"]
     counted = record(Path("out"))["skipped"]
     assert counted == report.skipped
-    assert (counted[HEIC], counted[NO_EXTENSION], sum(counted.values())) == (3, 2, len(expected))
+    assert (counted[PSD], counted[NO_EXTENSION], sum(counted.values())) == (3, 2, len(expected))
     shown = capfd.readouterr()
-    assert "skipped: 3 unsupported image format (.heic), 2 not an image (no ext" in shown.out
+    assert "skipped: 3 unsupported image format (.psd), 2 not an image (no ext" in shown.out
     assert "12" not in shown.err
     run("input=in", "output=out", "runner=plan")
     planned = capfd.readouterr().out
@@ -74,8 +75,8 @@ def test_each_reason(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     [
         ([], "there is no image in in"),
         (
-            ["a.heic", "b.heic", "photo"],
-            f"there is no image in in; skipped: 2 {HEIC}, 1 {NO_EXTENSION}",
+            ["a.psd", "b.psd", "photo"],
+            f"there is no image in in; skipped: 2 {PSD}, 1 {NO_EXTENSION}",
         ),
         ([".DS_Store"], "there is no image in in; skipped: 1 hidden"),
         ([f"frame.{i:03d}" for i in range(9)], "4 for other reasons"),
@@ -95,11 +96,28 @@ def test_an_input_without_images(
 
 def test_the_list_is_of_the_last_look(here: Path) -> None:
     write_images(here / "in", "a.png")
-    (here / "in/a.heic").touch()
+    (here / "in/a.psd").touch()
     run("input=in", "output=out")
-    (here / "in/a.heic").unlink()
+    (here / "in/a.psd").unlink()
     report = run("input=in", "output=out")  # nothing to do, and yet
     assert (report.skipped, lines(Path("out/skipped.jsonl"))) == ({}, [])
+
+
+def test_the_extra_that_is_missing(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "_is_installed", lambda package: package != "pillow_heif")
+    scan._no_image_has.cache_clear()
+    write_images(here / "in", "a.png")
+    for name in ("b.heic", "c.HEIC", "d.heif"):
+        (here / "in" / name).touch()
+    run("input=in", "output=out", "quiet=false")
+    reason = "unsupported image format (.heic needs the extra heif)"
+    assert f"skipped: 2 {reason}" in " ".join(capfd.readouterr().out.split())
+    assert lines(Path("out/skipped.jsonl"))[0] == {"path": "b.heic", "reason": reason}
+    run("input=in", "output=out", "runner=plan")
+    assert ".heic needs the extra heif" in " ".join(capfd.readouterr().out.split())
+    scan._no_image_has.cache_clear()
 
 
 def test_entries_listed_twice(here: Path) -> None:
@@ -139,7 +157,7 @@ def test_counts_of_a_run_and_of_the_output(here: Path) -> None:
 
 def test_a_watch_that_moved_its_files(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_images(here / "in", *(f"{i}.png" for i in range(6)))
-    (here / "in/a.heic").touch()
+    (here / "in/a.psd").touch()
     watch = ("runner=watch", "runner.max_passes=1", "runner.settle_s=0", "runner.events=false",
              "runner.after=move", "input=in", "output=out", "quiet=false")  # fmt: skip
     assert run(*watch).counts == {"done": 6, "failed": 0}
@@ -149,7 +167,7 @@ def test_a_watch_that_moved_its_files(here: Path, capfd: pytest.CaptureFixture[s
     shown = capfd.readouterr().out
     assert "nothing to do: no new input" in shown
     assert "in the output: 6 done" in shown
-    assert record(Path("out"))["skipped"][HEIC] == 1
+    assert record(Path("out"))["skipped"][PSD] == 1
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x.csv"])

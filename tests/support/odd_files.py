@@ -46,13 +46,13 @@ def odd_files() -> Iterator[OddFile]:
     yield from _refused()
     yield from _bombs()
     for name, data, kind in (
-        ("photo.heic", HEIC, "(.heic)"),
         ("photo.eps", EPS, "(.eps)"),
         ("photo.svg", SVG, "(.svg)"),
         ("photo.fits", FITS, "(.fits)"),
     ):
         yield OddFile(name, data, skipped=f"unsupported image format {kind}")
         yield OddFile(f"{name}.jpg", data, refused=NOT_READ)
+    yield OddFile("photo.heic.jpg", HEIC, refused=r"broken HEIF \(")
     yield OddFile("film.mp4", HEIC, skipped="video")
     yield OddFile("notes.txt", b"notes", skipped="not an image (.txt)")
     yield OddFile(".hidden.jpg", saved("JPEG"), skipped="hidden")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal
 
 from pipeline.records import Predictions
@@ -32,21 +33,30 @@ def stuff_color(class_id: int) -> Color:
     return _hsv(0.32, class_id, 0.45)
 
 
-def instance_colors(p: Predictions, color_by: ColorBy) -> list[Color]:
+def instance_colors(
+    p: Predictions, color_by: ColorBy, named: Mapping[str, Color] = MappingProxyType({})
+) -> list[Color]:
     """Return the color of each instance.
 
     Args:
         p: The predictions of a frame.
         color_by: ``class``, ``instance`` (the position in the frame) or ``track``. An instance
             without a track id, or with a negative one (not yet confirmed), has its class's color.
+        named: The colors of some classes, by name; other classes have the color of their id.
     """
     classes = p.classes.tolist()
     if color_by == "instance":
         return [color(i) for i in range(len(classes))]
     if color_by == "track" and p.track_ids is not None:
         tracks = p.track_ids.tolist()
-        return [color(c if t < 0 else t) for c, t in zip(classes, tracks, strict=True)]
-    return [color(c) for c in classes]
+        pairs = zip(classes, tracks, strict=True)
+        return [class_color(p.class_names[c], c, named) if t < 0 else color(t) for c, t in pairs]
+    return [class_color(p.class_names[c], c, named) for c in classes]
+
+
+def class_color(name: str, class_id: int, named: Mapping[str, Color]) -> Color:
+    """Return the color of a thing class: the one given by name, or that of its id."""
+    return named[name] if name in named else color(class_id)
 
 
 def text_color(background: Color) -> Color:

@@ -15,6 +15,7 @@ from pipeline.sinks.drawing.colors import Color, text_color
 from pipeline.sinks.drawing.maps import Region, region_centers
 from pipeline.sinks.drawing.placement import place_labels
 from pipeline.sinks.drawing.scale import Image
+from pipeline.sinks.style import FIELD, TEMPLATE
 
 _MAX_NAME_LENGTH = 32
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -37,7 +38,10 @@ class Label(NamedTuple):
 
 
 def instance_labels(
-    p: Predictions, corners: NDArray[np.float32], colors: Sequence[Color]
+    p: Predictions,
+    corners: NDArray[np.float32],
+    colors: Sequence[Color],
+    template: str = TEMPLATE,
 ) -> list[Label]:
     """Return the labels of instances, highest score first.
 
@@ -45,15 +49,17 @@ def instance_labels(
         p: N instances.
         corners: float32 ``(N, 4)``: the boxes in pixels of the scene.
         colors: The color of each instance.
+        template: The argument of ``label_text``.
     """
     classes, scores, anchors = p.classes.tolist(), p.scores.tolist(), corners.tolist()
     tracks = [None] * len(p) if p.track_ids is None else p.track_ids.tolist()
 
     def text(i: int) -> str:
-        return label_text(p.class_names[classes[i]], classes[i], scores[i], tracks[i])
+        return label_text(p.class_names[classes[i]], classes[i], scores[i], tracks[i], template)
 
     order = np.argsort(-p.scores, kind="stable").tolist()
-    return [Label(text(i), colors[i], anchors[i]) for i in order]
+    labels = (Label(text(i), colors[i], anchors[i]) for i in order)
+    return [label for label in labels if label.text]
 
 
 def region_labels(labels: NDArray[np.int32], regions: list[Region], factor: int) -> list[Label]:
@@ -112,8 +118,14 @@ def _below(center: Sequence[float], width: int, height: int) -> Sequence[float]:
     return left, bottom, left, bottom
 
 
-def label_text(name: str, class_id: int, score: float | None, track_id: int | None) -> str:
-    """Return ``#3 name 0.93``.
+def label_text(
+    name: str,
+    class_id: int,
+    score: float | None,
+    track_id: int | None,
+    template: str = TEMPLATE,
+) -> str:
+    """Return ``#3 name 0.93``, or what another template makes of these parts.
 
     Long names are cut. OpenCV 5 draws Latin, Cyrillic, Greek and CJK letters. Older versions draw
     ASCII only: accents are dropped, and a name in another script becomes ``class 7``.
@@ -124,6 +136,8 @@ def label_text(name: str, class_id: int, score: float | None, track_id: int | No
         score: In [0, 1]; ``0.99+`` means 0.995 or more, because 1.00 would look certain.
             ``None`` for no score.
         track_id: Id of the track; ``None`` or negative for no track.
+        template: Text in which ``{track}``, ``{name}``, ``{score}`` and ``{class_id}`` are
+            replaced. What is not known is empty, and several spaces become one.
     """
     # half of a surrogate pair, in the names of a custom runnable, would end the process
     name = " ".join(name.encode(errors="replace").decode().split())
@@ -132,8 +146,13 @@ def label_text(name: str, class_id: int, score: float | None, track_id: int | No
         name = plain or f"class {class_id}"
     if len(name) > _MAX_NAME_LENGTH:
         name = name[: _MAX_NAME_LENGTH - 2] + ".."
-    track = "" if track_id is None or track_id < 0 else f"#{track_id} "
-    return f"{track}{name}{'' if score is None else ' ' + _score_text(score)}"
+    parts = {
+        "track": "" if track_id is None or track_id < 0 else f"#{track_id}",
+        "name": name,
+        "score": "" if score is None else _score_text(score),
+        "class_id": str(class_id),
+    }
+    return " ".join(FIELD.sub(lambda found: parts[found[1]], template).split())
 
 
 def _score_text(score: float) -> str:

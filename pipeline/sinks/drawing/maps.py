@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.records import Predictions
-from pipeline.sinks.drawing.colors import Color, ColorBy, color, stuff_color
+from pipeline.sinks.drawing.colors import Color, ColorBy, class_color, color, stuff_color
 from pipeline.sinks.drawing.scale import Image, enlarged
 
 _MIN_LABELED_SHARE = 0.01  # of the image; a label would hide most of a smaller region
@@ -35,7 +36,9 @@ class Region(NamedTuple):
     score: float | None
 
 
-def map_regions(p: Predictions, color_by: ColorBy) -> tuple[NDArray[np.int32], list[Region]] | None:
+def map_regions(
+    p: Predictions, color_by: ColorBy, named: Mapping[str, Color] = MappingProxyType({})
+) -> tuple[NDArray[np.int32], list[Region]] | None:
     """Return the panoptic map, else the semantic one, and its regions; ``None`` without maps.
 
     Things are left to the instance masks if there are any.
@@ -46,16 +49,21 @@ def map_regions(p: Predictions, color_by: ColorBy) -> tuple[NDArray[np.int32], l
         n_things = 0
         for s in segments:
             if s.is_thing:
-                chosen = color(s.class_id if color_by == "class" else n_things)
+                is_by_class = color_by == "class"
+                chosen = (
+                    class_color(s.class_name, s.class_id, named) if is_by_class else color(n_things)
+                )
                 n_things += 1
             else:
-                chosen = stuff_color(s.class_id)
+                chosen = named.get(s.class_name) or stuff_color(s.class_id)
             regions.append(Region(s.id, s.class_name, s.class_id, chosen, s.score))
         return p.panoptic_seg, regions
     if p.sem_seg is not None:
         # Detectron2's panoptic models have a first stuff class that stands for all things
         names = [(i, name) for i, name in enumerate(p.stuff_names) if name != "things"]
-        return p.sem_seg, [Region(i, name, i, stuff_color(i), None) for i, name in names]
+        return p.sem_seg, [
+            Region(i, name, i, named.get(name) or stuff_color(i), None) for i, name in names
+        ]
     return None
 
 

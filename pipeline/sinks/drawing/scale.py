@@ -41,6 +41,11 @@ class Scale(NamedTuple):
             factor, max(2, round(side / 500)), max(1, round(side / 700)), max(0.4, side / 1900)
         )
 
+    def times(self, lines: float, text: float) -> Scale:
+        """Return the scale with thicker or thinner lines, and with larger or smaller text."""
+        line, outline = max(1, round(self.line * lines)), max(1, round(self.outline * lines))
+        return self._replace(line=line, outline=outline, font=self.font * text)
+
 
 def enlarged(pixels: NDArray[_Pixel], factor: int) -> NDArray[_Pixel]:
     """Return ``(f * H, f * W, ...)``: each pixel as ``f`` by ``f`` pixels."""

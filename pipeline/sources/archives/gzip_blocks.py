@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 
 from pipeline.errors import DecodeError
-from pipeline.sources.decode.part import CHANGED
+from pipeline.sources.part import CHANGED
 from pipeline.system.files import RegularFile
 
 _CHUNK = 1 << 18  # compressed bytes that are read at once

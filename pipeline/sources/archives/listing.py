@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline.sources.asset import Skipped
-from pipeline.sources.scan import OF_A_RUN, natural_key, not_an_image, skip_reason
+from pipeline.sources.scan import OF_A_RUN, VIDEO, natural_key, not_an_image, skip_reason
 
 
 class Member(NamedTuple):
-    """An image in an archive; the fields after ``id`` are those of ``decode.part.Part``."""
+    """An image in an archive; the fields after ``id`` are those of ``part.Part``."""
 
     id: str
     offset: int
@@ -53,6 +53,8 @@ class Listing:
         if name in OF_A_RUN:
             self._of_runs.setdefault(folder, set()).add(name)
         reason = skip_reason(name) or reason or not_an_image(name)
+        if reason == VIDEO:
+            reason = "video in an archive, which is not read: unpack it"
         if reason:
             self._skipped[asset_id] = Skipped(asset_id, reason)
             return

@@ -12,8 +12,8 @@ from pipeline.errors import DecodeError
 from pipeline.sources.archives.gzip_blocks import GzipBlocks
 from pipeline.sources.archives.listing import Member
 from pipeline.sources.asset import ImageAsset
-from pipeline.sources.decode.part import Part
 from pipeline.sources.decode.reading import Reading, check_bytes, read_bytes
+from pipeline.sources.part import Part
 from pipeline.sources.scratch import Scratch
 from pipeline.system.os_errors import describe_os_error
 

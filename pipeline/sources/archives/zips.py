@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 
 from pipeline.sources.archives.listing import Listing
-from pipeline.sources.decode.part import ENCRYPTED
+from pipeline.sources.part import ENCRYPTED
 from pipeline.system.files import RegularFile
 
 _ENCRYPTED = 0x2041  # traditional, strong, masked headers

@@ -58,19 +58,24 @@ def _riff(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _boxes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield where the pixels of AVIF and JPEG 2000 are; a codestream has no boxes around them."""
+    """Yield where the pixels of AVIF, HEIC, JPEG XL and JPEG 2000 are.
+
+    A bare codestream has no boxes around them.
+    """
     position = 0
-    if data[:4] == b"\xff\x4f\xff\x51":
+    if data.startswith((b"\xff\x4f\xff\x51", b"\xff\x0a")):
         yield 0, len(data)
         return
     while position + 16 <= len(data):
         size, name = int.from_bytes(data[position : position + 4], "big"), data[position + 4 :][:4]
         size = int.from_bytes(data[position + 8 : position + 16], "big") if size == 1 else size
         end = position + size if size >= 8 else len(data)
-        if name == b"jp2c" or (name == b"mdat" and b"Exif" not in data[:position]):
+        if name in (b"jp2c", b"jxlc", b"jxlp") or (
+            name == b"mdat" and b"Exif" not in data[:position]
+        ):
             yield position, end
         position = end
 
 
 _PARTS: dict[str, Callable[[bytes], Iterable[tuple[int, int]]]]
-_PARTS = {"WEBP": _riff, "AVIF": _boxes, "JPEG2000": _boxes}
+_PARTS = {"WEBP": _riff, "AVIF": _boxes, "HEIF": _boxes, "JPEG2000": _boxes, "JXL": _boxes}

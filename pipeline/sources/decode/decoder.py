@@ -12,20 +12,26 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import cv2
 
-from pipeline.errors import DecodeError
+from pipeline.errors import DecodeError, PartialError
 from pipeline.sources.decode import wire
+from pipeline.sources.decode.frames import read_frames
 from pipeline.sources.decode.image import NO_MEMORY, decode_image
-from pipeline.sources.decode.part import Part
-from pipeline.sources.decode.reading import read_bytes
+from pipeline.sources.decode.options import FrameOptions
+from pipeline.sources.decode.reading import Version, read_bytes
+from pipeline.sources.part import Part
 from pipeline.system.memory import keep_pages
 
 _PR_SET_PDEATHSIG = 1
 _MAX_FILES = 64
+_SAY_EVERY_S = 1.0
 
 
 def main(descriptor: int, memory_mb: int, parent: int) -> None:
@@ -70,6 +76,9 @@ def _lower(kind: int, limit: int) -> None:
 
 def _answer(connection: socket.socket, request: dict[str, Any]) -> None:
     try:
+        if "frames" in request:
+            _send_frames(connection, request)
+            return
         part = Part(*request["part"]) if request["part"] else None
         path, max_pixels = Path(request["path"]), request["max_pixels"]
         data, version = read_bytes(path, max_pixels=max_pixels, part=part)
@@ -81,10 +90,40 @@ def _answer(connection: socket.socket, request: dict[str, Any]) -> None:
         if str(exc).startswith(NO_MEMORY):
             wire.send(connection, {"outgrown": True})
         else:
-            wire.send(connection, {"error": str(exc), "attempts": exc.attempts})
+            answer = {"error": str(exc), "attempts": exc.attempts}
+            wire.send(connection, answer | {"partial": isinstance(exc, PartialError)})
     else:
         wire.send(connection, {"size": image.shape[:2]})
         connection.sendall(image.data.cast("B"))
+
+
+def _send_frames(connection: socket.socket, request: dict[str, Any]) -> None:
+    """Send the frames of a file; the first ``skip`` were sent by a worker that was lost."""
+    said_s = monotonic()
+
+    def progress() -> None:
+        nonlocal said_s
+        if monotonic() - said_s >= _SAY_EVERY_S:
+            said_s = monotonic()
+            wire.send(connection, {"reading": True})
+
+    # the GPU's libraries need more address space than a worker has
+    options = replace(FrameOptions(**request["frames"]), hardware="none")
+    send_version = partial(_send_version, connection)
+    frames = read_frames(Path(request["path"]), options, send_version, progress)
+    for number, decoded in enumerate(frames):
+        if number < request["skip"]:
+            progress()
+            continue
+        base = decoded.time_base
+        time = {"pts": decoded.pts, "time_base": base and [base.numerator, base.denominator]}
+        wire.send(connection, {"size": decoded.image.shape[:2], **time})
+        connection.sendall(decoded.image.data.cast("B"))
+    wire.send(connection, {"end": True})
+
+
+def _send_version(connection: socket.socket, version: Version) -> None:
+    wire.send(connection, {"version": version})
 
 
 if __name__ == "__main__":

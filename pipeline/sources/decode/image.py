@@ -10,7 +10,8 @@ import contextlib
 import logging
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from io import BytesIO
 
 import numpy as np
@@ -28,10 +29,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.errors import DecodeError, DeviceLostError, printable
-from pipeline.sources.decode import damage, jpeg, tiff
+from pipeline.sources.decode import damage, extras, jpeg, tiff
+from pipeline.sources.decode.options import MAX_PIXELS as MAX_PIXELS
+from pipeline.sources.decode.options import Decoded, FrameOptions
 
 DecodeJpeg = Callable[[bytes], NDArray[np.uint8]]
-MAX_PIXELS = 64_000_000
 NO_MEMORY = "not enough memory to decode"
 
 # The supported formats. Others are not tried: EPS would start Ghostscript, TGA and DIB have no
@@ -47,7 +49,8 @@ _READ = (
     PpmImageFile,
     Jpeg2KImageFile,
 )
-FORMATS = tuple(str(reader.format) for reader in _READ)
+_BUILT_IN = tuple(str(reader.format) for reader in _READ)
+FORMATS = (*_BUILT_IN, *extras.FORMATS)
 
 _TRANSPOSE = {  # EXIF 2.32, tag 274: how to turn the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -83,7 +86,8 @@ def decode_image(
 
     Args:
         data: The whole file.
-        exif: Apply the EXIF orientation. A TIFF's own orientation tag is always applied.
+        exif: Apply the EXIF orientation. What the format itself says of the orientation is always
+            applied (TIFF, HEIC, JPEG XL).
         max_pixels: Refuse a larger image according to its header, before allocating memory.
         decode_jpeg: Decodes intact JPEGs with the usual color spaces to RGB, without applying the
             orientation. If it raises a RuntimeError, the image is decoded here.
@@ -97,22 +101,79 @@ def decode_image(
     """
     if not data:
         raise DecodeError("empty file")
-    kind = kind_of(data[:16])
+    kind = kind_of(data[:256])
     if kind is None:
         raise DecodeError(f"not an image that d2run reads ({', '.join(FORMATS)})")
     _silence_pillow()
+    extras.check_installed(kind)
     try:
-        image = _open(kind, data)
-        _check_size(image.size, max_pixels)
+        if kind == "JXL":
+            return _jxl(data, exif, max_pixels, decode_jpeg)
+        image = extras.open_heif(data) if kind == "HEIF" else _open(kind, data)
+        check_size(image.size, max_pixels)
         bgr = _jpeg(image, data, decode_jpeg) if kind == "JPEG" else None
         if bgr is None:
             bgr = _pixels(image, data, kind)
-        method = _TRANSPOSE.get(_orientation(image)) if exif else None
-        return bgr if method is None else np.array(Image.fromarray(bgr).transpose(method))
+        return _upright(bgr, image, exif)
     except (DecodeError, DeviceLostError):
         raise
     except Exception as exc:  # Pillow raises a dozen classes for broken files, TypeError included
         raise DecodeError(_reason(kind, exc)) from exc
+
+
+def decode_pages(data: bytes, options: FrameOptions) -> Iterator[Decoded]:
+    """Yield every page of an image file, or every image of an animation with its timestamp.
+
+    Each page is decoded as ``decode_image`` decodes the first one. An image of an animation is the
+    whole image that is shown, with what its predecessors left.
+
+    Args:
+        data: The whole file.
+        options: ``exif``, ``max_pixels`` and ``stride``.
+
+    Raises:
+        DecodeError: See ``decode_image``.
+    """
+    kind = kind_of(data[:16])
+    if kind in (None, "JPEG", "JXL"):
+        yield Decoded(decode_image(data, exif=options.exif, max_pixels=options.max_pixels))
+        return
+    assert kind is not None
+    _silence_pillow()
+    extras.check_installed(kind)
+    pts = 0
+    try:
+        image = extras.open_heif(data) if kind == "HEIF" else _open(kind, data)
+        for page in range(getattr(image, "n_frames", 1)):
+            image.seek(page)
+            check_size(image.size, options.max_pixels)
+            if page % options.stride == 0:
+                bgr = _pixels(image, data, kind)
+                duration_ms = image.info.get("duration")
+                time = (None, None) if duration_ms is None else (pts, Fraction(1, 1000))
+                yield Decoded(_upright(bgr, image, options.exif), *time)
+            # players show an image without a duration for a tenth of a second
+            pts += round(image.info.get("duration") or 100)
+    except DecodeError:
+        raise
+    except Exception as exc:
+        raise DecodeError(_reason(kind, exc)) from exc
+
+
+def _upright(bgr: NDArray[np.uint8], image: Image.Image, exif: bool) -> NDArray[np.uint8]:
+    method = _TRANSPOSE.get(_orientation(image)) if exif else None
+    return bgr if method is None else np.array(Image.fromarray(bgr).transpose(method))
+
+
+def _jxl(
+    data: bytes, exif: bool, max_pixels: int, decode_jpeg: DecodeJpeg | None
+) -> NDArray[np.uint8]:
+    check_size(extras.jxl_size(data), max_pixels)  # opening decodes all of it
+    damage.check("JXL", data)
+    image = extras.open_jxl(data)
+    if isinstance(image, bytes):
+        return decode_image(image, exif=exif, max_pixels=max_pixels, decode_jpeg=decode_jpeg)
+    return _bgr(np.asarray(_to_rgb(image)))
 
 
 def _jpeg(
@@ -154,8 +215,10 @@ def _bgr(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def kind_of(prefix: bytes) -> str | None:
-    """Return the format of a file that begins with these 16 bytes, as Pillow names it."""
-    for name in FORMATS:
+    """Return the format of a file that begins with these 256 bytes, as Pillow names it."""
+    if kind := extras.kind_of(prefix):  # Pillow would say AVIF of some HEIC files
+        return kind
+    for name in _BUILT_IN:
         accepts = Image.OPEN[name][1]
         if accepts is not None and accepts(prefix) is True:  # a str if support is missing
             return name
@@ -168,7 +231,12 @@ def _open(kind: str, data: bytes) -> ImageFile:
     return Image.OPEN[kind][0](BytesIO(data), "")
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Check the size of an image, (width, height), before memory is allocated for it.
+
+    Raises:
+        DecodeError: It has no pixels, or more than ``max_pixels``.
+    """
     width, height = size
     if width * height < 1:
         raise DecodeError(f"image of {width}x{height} has no pixels")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError
 from pipeline.sources.decode.image import MAX_PIXELS, DecodeJpeg, decode_image
-from pipeline.sources.decode.part import Part
+from pipeline.sources.part import Part
 from pipeline.system.os_errors import describe_os_error
 
 # Twice the size of the largest uncompressed image (16-bit RGBA): a video or an archive with the
@@ -40,6 +40,7 @@ _PAUSES_S = (0.1, 0.4)
 
 T = TypeVar("T")
 Sleep = Callable[[float], object]
+Progress = Callable[[], object]
 Version = tuple[int, int, str]  # size in bytes, mtime in ns, SHA-256
 
 
@@ -132,7 +133,7 @@ def read_bytes(
     """
 
     def once() -> tuple[bytes, Version]:
-        with _opened(path) as (file, before):
+        with opened(path) as (file, before):
             check_bytes(before.st_size if part is None else part.memory, max_pixels)
             if part is None:
                 # one more than expected, to notice a file that grows
@@ -165,8 +166,15 @@ def max_bytes(max_pixels: int) -> int:
     return _MAX_BYTES_PER_PIXEL * max_pixels + _HEADERS
 
 
-def read_version(path: Path, *, sleep: Sleep = time.sleep) -> Version:
+def read_version(
+    path: Path, *, sleep: Sleep = time.sleep, progress: Progress = lambda: None
+) -> Version:
     """Return size, modification time and SHA-256 of a file of any size, without decoding it.
+
+    Args:
+        path: A regular file, or a link to one.
+        sleep: Called with the seconds to wait before another attempt.
+        progress: Called after each block.
 
     Raises:
         DecodeError: It cannot be read, or is not a regular file.
@@ -174,10 +182,11 @@ def read_version(path: Path, *, sleep: Sleep = time.sleep) -> Version:
 
     def once() -> Version:
         digest, size = hashlib.sha256(), 0
-        with _opened(path) as (file, before):
+        with opened(path) as (file, before):
             while size <= before.st_size and (block := file.read(1 << 20)):
                 digest.update(block)
                 size += len(block)
+                progress()
             _check_unchanged(file, before, size)
         return size, before.st_mtime_ns, digest.hexdigest()
 
@@ -197,7 +206,13 @@ def _tried(once: Callable[[], T], sleep: Sleep) -> T:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+def opened(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open a regular file for reading, without blocking on anything else; return its status too.
+
+    Raises:
+        OSError: It cannot be opened.
+        DecodeError: It is not a regular file.
+    """
     # checked before opening, because opening a FIFO or a device has side effects
     _check_regular(path.stat())
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -7,21 +7,26 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DecodeError
+from pipeline.errors import DecodeError, PartialError
 from pipeline.sources.decode import wire
+from pipeline.sources.decode.frames import OnVersion
+from pipeline.sources.decode.options import Decoded
 from pipeline.sources.decode.reading import Reading, Version
 
 _START_S = 60.0  # to import NumPy, OpenCV and Pillow from a slow disk
 _EXIT_S = 1.0  # from closing the socket to the exit of the process
 _END_S = 5.0  # from SIGKILL to the exit; a process that waits for a dead NFS server never exits
 _MAX_TEXT = 1000
+# what a connection raises, and what checks of an answer raise
+_LOST = (EOFError, OSError, KeyError, TypeError, ValueError)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -104,23 +109,69 @@ class Worker:
             if "version" in answer:
                 version = _version(answer["version"])
                 answer = wire.receive(self.connection, deadline)
-            if "outgrown" in answer:
-                needed = f"needed more than {self._memory_mb} MB (raise decode.memory_mb)"
-                raise Lost(needed, version=version)
-            if "error" in answer:
-                raise _error(answer, version)
+            self._raise_failure(answer, version)
             if version is None:
                 raise ValueError("pixels without a version")
-            image = _blank(answer["size"], request["max_pixels"])
-            wire.fill(self.connection, image.data.cast("B"), deadline)
+            image = self._image(answer, request["max_pixels"], deadline)
             return Reading(image, *version)
-        except TimeoutError as exc:
-            late = f"took longer than {timeout_s:g} s (raise decode.timeout_s)"
-            raise Lost(late, version=version) from exc
-        except (EOFError, OSError) as exc:
-            raise Lost(f"its decoder {self._ended()}", version=version) from exc
-        except (KeyError, TypeError, ValueError) as exc:
-            raise Lost("its decoder sent an invalid answer", version=version) from exc
+        except _LOST as exc:
+            raise self._lost(exc, version, timeout_s) from exc
+
+    def frames(
+        self, request: dict[str, Any], timeout_s: float, on_version: OnVersion
+    ) -> Iterator[Decoded]:
+        """Read a file in the process, and yield its frames as they arrive.
+
+        Args:
+            request: ``path``, ``frames`` (the options) and ``skip``, a number of frames.
+            timeout_s: Seconds until the next frame must have arrived.
+            on_version: Called with the version of the file, before the first frame.
+
+        Raises:
+            DecodeError: See ``read``; a PartialError after the last frame.
+            Lost: See ``read``.
+        """
+        version: Version | None = None
+        connection, max_pixels = self.connection, request["frames"]["max_pixels"]
+        try:
+            wire.send(connection, request, time.monotonic() + timeout_s)
+            while True:
+                deadline = time.monotonic() + timeout_s
+                answer = wire.receive(connection, deadline)
+                self._raise_failure(answer, version)
+                if "version" in answer:
+                    version = _version(answer["version"])
+                    on_version(version)
+                elif "size" in answer and version is not None:
+                    time_of = _time(answer)  # before the pixels, which may never arrive
+                    yield Decoded(self._image(answer, max_pixels, deadline), *time_of)
+                elif "end" in answer:
+                    return
+                elif "reading" not in answer:
+                    raise ValueError("impossible answer")
+        except _LOST as exc:
+            raise self._lost(exc, version, timeout_s) from exc
+
+    def _raise_failure(self, answer: dict[str, Any], version: Version | None) -> None:
+        if "outgrown" in answer:
+            needed = f"needed more than {self._memory_mb} MB (raise decode.memory_mb)"
+            raise Lost(needed, version=version)
+        if "error" in answer:
+            raise _error(answer, version)
+
+    def _image(self, answer: dict[str, Any], max_pixels: int, deadline: float) -> NDArray[np.uint8]:
+        image = _blank(answer["size"], max_pixels)
+        wire.fill(self.connection, image.data.cast("B"), deadline)
+        return image
+
+    def _lost(self, exc: Exception, version: Version | None, timeout_s: float) -> Lost:
+        if isinstance(exc, TimeoutError):
+            reason = f"took longer than {timeout_s:g} s (raise decode.timeout_s)"
+        elif isinstance(exc, (EOFError, OSError)):
+            reason = f"its decoder {self._ended()}"
+        else:
+            reason = "its decoder sent an invalid answer"
+        return Lost(reason, version=version)
 
     def is_alive(self) -> bool:
         """Return whether the process is running; reap it if not."""
@@ -154,9 +205,22 @@ def _error(answer: dict[str, Any], version: Version | None) -> DecodeError:
     text, attempts = answer["error"], answer["attempts"]
     if not (isinstance(text, str) and type(attempts) is int and 1 <= attempts <= 100):
         raise ValueError("impossible error")
-    error = DecodeError(text[:_MAX_TEXT], attempts=attempts)
+    kind = PartialError if answer.get("partial") is True else DecodeError
+    error = kind(text[:_MAX_TEXT], attempts=attempts)
     error.version = version
     return error
+
+
+def _time(answer: dict[str, Any]) -> tuple[int | None, Fraction | None]:
+    pts, base = answer["pts"], answer["time_base"]
+    if pts is None and base is None:
+        return None, None
+    numerator, denominator = base
+    if not all(type(each) is int and abs(each) < 1 << 63 for each in (pts, numerator, denominator)):
+        raise ValueError("impossible timestamp")
+    if numerator < 1 or denominator < 1:
+        raise ValueError("impossible time base")
+    return pts, Fraction(numerator, denominator)
 
 
 def _blank(size: Any, max_pixels: int) -> NDArray[np.uint8]:

@@ -11,9 +11,11 @@ from pathlib import Path
 from threading import Event, Lock
 
 from pipeline.errors import DecodeError, PipelineError, PoisonError
-from pipeline.sources.decode.part import Part
+from pipeline.sources.decode.frames import OnVersion
+from pipeline.sources.decode.options import Decoded, FrameOptions
 from pipeline.sources.decode.reading import Reading, Version
 from pipeline.sources.decode.worker import Lost, Worker
+from pipeline.sources.part import Part
 from pipeline.system.children import python_command
 from pipeline.system.os_errors import describe_os_error
 
@@ -121,15 +123,56 @@ class DecodeWorkers:
                     return worker.read(request, self._timeout_s)
             except Lost as exc:
                 lost, version = exc, exc.version or version
-            if self._closed.is_set():
-                raise DecodingStopped from lost
-            if not lost.by_file:
-                self._closed.wait(_PAUSE_S)
+            self._pause(lost)
+        raise self._failure(lost, version) from lost
+
+    def frames(self, path: Path, options: FrameOptions, on_version: OnVersion) -> Iterator[Decoded]:
+        """Yield the frames of a file, few of which are in memory at a time.
+
+        If the worker is lost, another one continues after the last frame.
+
+        Raises:
+            DecodeError: See ``__call__`` and ``read_frames``.
+            PoisonError: See ``__call__``.
+            DecodingStopped: See ``__call__``.
+        """
+        request = {"path": str(path.absolute())[:_MAX_PATH], "frames": options.as_json()}
+        n_frames = 0
+        versions: list[Version] = []
+
+        def note(version: Version) -> None:
+            if versions and versions != [version]:
+                raise DecodeError("changed while it was read")
+            if not versions:
+                versions.append(version)
+                on_version(version)
+
+        for _ in range(self._tries):
+            try:
+                with self._worker() as worker:
+                    rest = worker.frames(request | {"skip": n_frames}, self._timeout_s, note)
+                    for decoded in rest:
+                        n_frames += 1
+                        yield decoded
+                        del decoded  # the caller decides how long the pixels live
+                    return
+            except Lost as exc:
+                lost = exc
+            self._pause(lost)
+        raise self._failure(lost, next(iter(versions), None)) from lost
+
+    def _pause(self, lost: Lost) -> None:
+        if self._closed.is_set():
+            raise DecodingStopped from lost
+        if not lost.by_file:
+            self._closed.wait(_PAUSE_S)
+
+    def _failure(self, lost: Lost, version: Version | None) -> DecodeError:
         error: DecodeError = PoisonError(str(lost), attempts=self._tries)
         if not lost.by_file:
             error = DecodeError(f"no process to decode it in: {lost}", attempts=self._tries)
         error.version = version
-        raise error from lost
+        return error
 
     @contextmanager
     def _worker(self) -> Iterator[Worker]:

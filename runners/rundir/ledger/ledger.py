@@ -232,13 +232,13 @@ class Ledger:
         with self._translated():
             return self._db.execute(statement, values).fetchall()
 
-    def entries(self, *, failed: bool = False) -> Iterator[Entry]:
+    def entries(self, *, with_error: bool = False) -> Iterator[Entry]:
         """Yield the entries by place, page by page, so that they may be changed meanwhile.
 
         Args:
-            failed: Yield only those that failed.
+            with_error: Yield only those that failed or are not done in full.
         """
-        which = "outcome = 'failed' AND " if failed else ""
+        which = "error IS NOT NULL AND " if with_error else ""
         last: tuple[int, bytes] = (-(1 << 62), b"")
         while True:
             with self._translated():
@@ -253,18 +253,19 @@ class Ledger:
             yield from map(self._entry, rows)
 
     def counts(self, places: range | None = None) -> Counter[str]:
-        """Return how many inputs are done and how many failed.
+        """Return how many inputs, of all or only of these places, are done and how many failed."""
+        failed = self._count("error IS NOT NULL AND outcome = 'failed'", places)
+        return Counter(done=self._count("true", places) - failed, failed=failed)
 
-        Args:
-            places: Count only entries of these places.
-        """
-        query, bounds = "SELECT count(*) FROM entries WHERE true", list[int]()
-        if places is not None:
-            query, bounds = f"{query} AND place >= ? AND place < ?", [places.start, places.stop]
-        with self._translated():
-            failed = self._db.execute(f"{query} AND outcome = 'failed'", bounds).fetchone()[0]
-            total = self._db.execute(query, bounds).fetchone()[0]
-        return Counter(done=total - failed, failed=failed)
+    def n_partial(self, places: range) -> int:
+        """Return how many inputs of these places are done, but not in full."""
+        return self._count("error IS NOT NULL AND outcome = 'done'", places)
+
+    def _count(self, condition: str, places: range | None) -> int:
+        bounds = [places.start, places.stop] if places is not None else []
+        within = "AND place >= ? AND place < ?" if bounds else ""
+        query = f"SELECT count(*) FROM entries WHERE {condition} {within}"
+        return int(self.execute(query, bounds)[0][0])
 
     def next_place(self) -> int:
         """Return the place after the last one in use."""

@@ -31,7 +31,7 @@ class Entry:
         image_id: Id of its first frame, if the source assigns ids.
         frames: Number of frames that were decoded.
         dropped: Number of frames that a stage dropped.
-        step: Step at which it failed.
+        step: Step at which it failed; also of an input that is done, but not in full.
         error: Class name of the error.
         message: Message of the error.
         attempts: Number of attempts.

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.errors import LedgerDamagedError
 from runners.rundir.ledger.rows import is_intact
 
-SCHEMA = 2
+SCHEMA = 3
 TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE entries (
@@ -19,7 +19,7 @@ CREATE TABLE entries (
   checksum INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX places ON entries (place, id);
-CREATE INDEX failures ON entries (place, id) WHERE outcome = 'failed';
+CREATE INDEX errors ON entries (place, id) WHERE error IS NOT NULL;
 """
 # Only runner=watch uses this table (source_files.py).
 SOURCE_FILES = """

@@ -26,7 +26,9 @@ def build_aggregates(job: Job, ledger: Ledger) -> None:
     built = {}
     for name, aggregate in job.aggregates.items():
         aggregate.build(job.output / PREDICTIONS, job.model.categories)
-        files = [file for each in aggregate.outputs for file in _files(job.output, each)]
+        # the directories of a part that is a sink too hold its files per asset
+        names = [n for n in aggregate.outputs if name not in job.sinks or not n.endswith("/")]
+        files = [file for each in names for file in _files(job.output, each)]
         built[name] = {"options": _digest(job, name), "files": sorted(files)}
     # aggregates that this job does not have are out of date now, so they are forgotten
     ledger.set_fact(_FACT, built)

@@ -27,7 +27,7 @@ from runners.rundir.owned.names import LISTS, Outputs, all_names
 
 _OF_EVERY_RUN = (*LISTS, ORDERED, in_flight.NAME)
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}(-\d+\.\d+)?\.part")
-_FRAME = re.compile(r"\d{6,}\.\w+")
+_NUMBERED = re.compile(r"\d{3,}(_.+)?\.\w+")  # of a frame or an instance
 
 
 def clear(output: Path, sinks: Mapping[str, Sink], recorded: Outputs) -> None:
@@ -105,14 +105,14 @@ def _discard(output: Path, sink: Sink | None, names: list[str], asset_id: str) -
 
 
 def _remove_outputs(folder: OutputFolder, name: str, asset_id: str, suffixes: set[str]) -> None:
-    """Remove what an asset's name leads to in a directory: a file, or a file per frame."""
+    """Remove what an asset's name leads to in a directory: a file, or numbered files."""
     for suffix in suffixes:
         folder.remove(f"{name}/{output_name(asset_id, suffix)}")
     frames = f"{name}/{output_name(asset_id, '')}"
     if not suffixes or not (folder.root / frames).is_dir():
         return
     for each in names_in(folder.root / frames):
-        if _FRAME.fullmatch(each):
+        if _NUMBERED.fullmatch(each):
             folder.remove(f"{frames}/{each}")
     folder.remove_empty(frames)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import RootGoneError
-from pipeline.sources.scan import natural_key
+from pipeline.sources.scan import natural_key, not_an_image
 from pipeline.system.os_errors import describe_os_error
 from runners.watch.inbox.skipped import SkippedFilesReport
 from runners.watch.inbox.tree import NOT_FOUND, Tree
@@ -37,6 +37,7 @@ class Inbox:
             ``marker``, when a file of its name and ``marker`` is beside it; ``rename``, as soon
             as it has its name, for writers that write under a temporary name first.
         marker: Suffix of the marker's name. A writer that replaces a file removes its marker first.
+        refusal: Returns why a file of this name is skipped; ``None`` if it is read.
         ignore: Patterns (``fnmatch``) of names, or of paths below the root, to skip.
         recursive: Whether to scan subfolders.
         excluded: Folders that are not part of the input: the output, destinations of moved files.
@@ -50,6 +51,7 @@ class Inbox:
         *,
         ready: Literal["settled", "marker", "rename"] = "settled",
         marker: str = ".done",
+        refusal: Callable[[str], str | None] = not_an_image,
         ignore: Sequence[str] = (),
         recursive: bool = True,
         excluded: Sequence[Path] = (),
@@ -64,6 +66,7 @@ class Inbox:
             root,
             self._skipped_report,
             schedule.now,
+            refusal=refusal,
             ignore=ignore,
             recursive=recursive,
             excluded=excluded,

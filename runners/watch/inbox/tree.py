@@ -63,6 +63,7 @@ class Tree:
         root: The folder.
         skipped_report: Collects skipped files.
         clock: Returns the current time in seconds; monotonic.
+        refusal: Returns why a file of this name is skipped; ``None`` if it is read.
         ignore: Patterns of names, or of paths below the root, to skip.
         recursive: Whether to walk subfolders.
         excluded: Folders that are not part of the input.
@@ -79,6 +80,7 @@ class Tree:
         skipped_report: SkippedFilesReport,
         clock: Callable[[], float],
         *,
+        refusal: Callable[[str], str | None] = not_an_image,
         ignore: Sequence[str] = (),
         recursive: bool = True,
         excluded: Sequence[Path] = (),
@@ -86,6 +88,7 @@ class Tree:
         marker: str | None = None,
     ) -> None:
         self.root = str(root)
+        self.refusal = refusal
         self.recursive = recursive
         self.excluded = excluded
         self.follow = follow
@@ -241,7 +244,7 @@ class Tree:
             return "not a regular file", None
         if self.marker and name.endswith(self.marker):
             return None, None
-        reason = not_an_image(name)
+        reason = self.refusal(name)
         if reason is None and self.marker and name + self.marker not in names:
             reason = "without a marker"
         return reason, None if reason else FoundFile(entry_id, status)

@@ -12,7 +12,7 @@ from journals import write_journal
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.errors import OutputError
+from pipeline.errors import ConfigError, OutputError
 from pipeline.masks import InstanceMasks
 from pipeline.records import Categories, Frame, Predictions, Result, Segment
 from pipeline.sinks.coco import CocoJson
@@ -139,6 +139,52 @@ def test_nothing_at_all(tmp_path: Path) -> None:
     dataset, results = build(tmp_path)
     assert (dataset["images"], dataset["annotations"], results) == ([], [], [])
     assert COCO(str(tmp_path / "coco.json")).getCatIds() == [1, 17]
+
+
+def shaped() -> Predictions:
+    """One mask in two parts, one with a hole that holds an island, one without pixels."""
+    dense = np.zeros((3, *SIZE), bool)
+    dense[0, 2:5, 3:9] = dense[0, 5:12, 4:6] = dense[0, 30:, 50:] = True
+    dense[1, 1:20, 20:40] = True
+    dense[1, 5:15, 25:35] = False
+    dense[1, 9, 30] = True
+    return predictions(3, masks=False).replace(masks=InstanceMasks.from_dense(dense))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools
+def test_polygons(tmp_path: Path) -> None:
+    p = shaped()
+    journal = write_journal(tmp_path, [Result(Frame(np.zeros((*SIZE, 3), np.uint8), "a.jpg"), p)])
+    CocoJson(tmp_path, polygons=True).build(journal, CATEGORIES)
+    truth = COCO(str(tmp_path / "coco.json"))
+    annotations = list(truth.anns.values())
+    kinds = [type(each["segmentation"]).__name__ for each in annotations]
+    assert kinds == ["list", "dict", "dict"]  # polygons cannot have holes, or no points
+    first = annotations[0]["segmentation"]
+    assert first[0] == [50, 30, 50, 40, 60, 40, 60, 30]  # the edges of the pixels
+    assert len(first) == 2
+    assert p.masks is not None
+    for annotation, dense in zip(annotations, p.masks.dense(), strict=True):
+        assert np.array_equal(truth.annToMask(annotation), dense)
+        assert annotation["area"] == dense.sum()
+    results = json.loads((tmp_path / "coco_results.json").read_text())
+    assert {type(result["segmentation"]) for result in results} == {dict}
+
+
+def test_min_score(tmp_path: Path) -> None:
+    frame = Frame(np.zeros((*SIZE, 3), np.uint8), "a.jpg")
+    journal = write_journal(tmp_path, [Result(frame, predictions(5))])  # 0.9, 0.8 ... 0.5
+    CocoJson(tmp_path, min_score=0.7).build(journal, CATEGORIES)  # compared as float32
+    for name in ("coco.json", "coco_results.json"):
+        content = json.loads((tmp_path / name).read_text())
+        kept = content["annotations"] if name == "coco.json" else content
+        assert [each["score"] for each in kept] == [0.9, 0.8, 0.7]
+
+
+@pytest.mark.parametrize("options", [{"min_score": 2}, {"polygons": "yes"}])
+def test_bad_options(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        CocoJson("anywhere", **options)
 
 
 def test_frames_of_a_video_say_which(tmp_path: Path) -> None:

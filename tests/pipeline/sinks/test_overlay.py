@@ -82,9 +82,45 @@ def test_color_reaches_the_drawing(tmp_path: Path) -> None:
         assert differs == (color == "instance")
 
 
+def test_styles_reach_the_drawing(tmp_path: Path) -> None:
+    result = make_result(2, size=SIZE, masks=True)
+    styles: list[dict[str, Any]] = [
+        {}, {"mask_style": "outline"}, {"mask_style": "halo"}, {"mask_style": "blur"},
+        {"mask_style": "pixelate"}, {"line_scale": 3}, {"text_scale": 2}, {"label": "{score}"},
+        {"colors": {"cat": "#00Ff00"}},
+    ]  # fmt: skip
+    drawn = set()
+    for i, style in enumerate(styles):
+        with Overlay(tmp_path / str(i), **style) as sink:
+            sink.check(Categories(("cat", "dog", "bird")))
+            drawn.add(bytes(sink.encode(result)))
+    assert len(drawn) == len(styles)
+
+
+def test_colors_are_of_classes_that_the_model_has() -> None:
+    sink = Overlay("anywhere", colors={"cats": "#00ff00"})
+    with pytest.raises(
+        ConfigError, match="colors: the model has no class 'cats'; did you mean 'cat'"
+    ):
+        sink.check(Categories(("cat", "dog"), stuff_names=("sky",)))
+    Overlay("anywhere", colors={"sky": "#00ff00"}).check(Categories(("cat",), stuff_names=("sky",)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            {"mask_style": "glow"},
+            "mask_style: expected fill, outline, halo, blur or pixelate, got 'glow'",
+        ),
+        ({"line_scale": 0}, "line_scale: expected a number from 0.1 to 10, got 0"),
+        ({"text_scale": 11}, "text_scale: expected a number from 0.1 to 10, got 11"),
+        (
+            {"label": "{name.__class__}"},
+            "label: expected text with {track}, {name}, {score}, {class_id} and no other { or }, "
+            "got '{name.__class__}'",
+        ),
+        ({"colors": {"a": "red"}}, "colors.a: expected a color written as '#ff0000', got 'red'"),
         ({"quality": 0}, "quality: expected a whole number from 1 to 100, got 0"),
         ({"quality": 101}, "quality: expected a whole number from 1 to 100, got 101"),
         ({"opacity": 1.5}, "opacity: expected a number from 0 to 1, got 1.5"),

@@ -133,7 +133,7 @@ def test_the_last_member_of_a_name_counts(tmp_path: Path, kind: str) -> None:
 def test_the_rules_for_directories_apply(tmp_path: Path, kind: str) -> None:
     names = [
         *("a.png", ".b.png", "__MACOSX/._a.png", "__MACOSX/x/._b.png", "Thumbs.db", "c.png~"),
-        *("d.mp4", "e.txt", "f", "g.heic", ".git/h.png"),
+        *("d.mp4", "e.txt", "f", "g.psd", ".git/h.png"),
         *("out/.lock", "out/run.json", "out/overlay/a.png", "out/b.txt"),
     ]
     source = Archive(str(make(tmp_path / f"x.{kind}", *names)))
@@ -143,10 +143,10 @@ def test_the_rules_for_directories_apply(tmp_path: Path, kind: str) -> None:
         "__MACOSX": "system file",
         "Thumbs.db": "system file",
         "c.png~": "temporary file",
-        "d.mp4": "video",
+        "d.mp4": "video in an archive, which is not read: unpack it",
         "e.txt": "not an image (.txt)",
         "f": "not an image (no extension)",
-        "g.heic": "unsupported image format (.heic)",
+        "g.psd": "unsupported image format (.psd)",
         ".git": "hidden",
         "out": "results of a run",
     }

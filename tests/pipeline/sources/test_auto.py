@@ -9,6 +9,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.sources import Images, Manifest
 from pipeline.sources.auto import auto
+from pipeline.sources.decode import video
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("odd.mp4", Images),
         ("odd.json/", Images),
         ("x.jpg", Images),
+        ("x.mp4", Images),
+        ("dir/*.MOV", Images),
         ("no-extension", Images),
         ("dir/**/*.jpg", Images),
         ("C:x.jpg", Images),
@@ -51,8 +54,6 @@ def test_recursive_reaches_the_folder() -> None:
 @pytest.mark.parametrize(
     ("input", "message"),
     [
-        pytest.param("x.mp4", "'x.mp4': videos are not supported", id="video"),
-        pytest.param("dir/*.MOV", "videos are not supported", id="videos"),
         pytest.param("s3://bucket/x", "^input: s3:// is not supported", id="s3"),
         pytest.param("https://host/x.jpg", "^input: https:// is not supported", id="https"),
         pytest.param("", "input is missing", id="empty"),
@@ -61,6 +62,14 @@ def test_recursive_reaches_the_folder() -> None:
 def test_refused(input: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         auto(input)
+
+
+def test_a_video_without_pyav(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "has_pyav", lambda: False)
+    for name in ("x.mp4", "dir/*.MOV"):
+        with pytest.raises(ConfigError, match=r"needs PyAV.* pip install 'd2run\[video\]'"):
+            auto(name)
+    assert isinstance(auto("dir"), Images)
 
 
 def test_a_password_is_not_repeated() -> None:

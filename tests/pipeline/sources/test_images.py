@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.protocols import Source
-from pipeline.sources import Images, images
+from pipeline.sources import Images, images, kinds
 from pipeline.sources.scan import natural_key, not_an_image, scan
 
 PNG = cv2.imencode(".png", np.zeros((2, 3, 3), np.uint8))[1].tobytes()
@@ -147,7 +147,7 @@ def test_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Images(str(tree(tmp_path, "1.jpg", "x.txt")))
     looks = []
     monkeypatch.setattr(images, "scan", lambda *_, **__: looks.append(1) or scan(tmp_path))
-    monkeypatch.setattr(images, "ImageAsset", lambda *_, **__: pytest.fail("built an asset"))
+    monkeypatch.setattr(kinds, "ImageAsset", lambda *_, **__: pytest.fail("built an asset"))
     assert len(source) == 1
     tree(tmp_path, "2.jpg")
     assert len(source) == 1  # of the last look
@@ -272,7 +272,7 @@ def test_arguments(options: dict[str, Any], message: str) -> None:
         ("x", "not an image (no extension)"),
         ("jpg", "not an image (no extension)"),
         ("x.MP4", "video"),
-        ("x.heic", "unsupported image format (.heic)"),
+        ("x.psd", "unsupported image format (.psd)"),
         ("x.svg", "unsupported image format (.svg)"),
     ],
 )

@@ -45,7 +45,7 @@ def test_what_is_committed_is_remembered(path: Path) -> None:
         assert ledger.fact("settings") == {"a": {"b": [1, None, "ü"]}}
         assert ledger.fact("unknown") is None
         assert ledger.counts() == {"done": 270, "failed": 30}
-        assert [e.id for e in ledger.entries(failed=True)] == [e.id for e in entries()[::10]]
+        assert [e.id for e in ledger.entries(with_error=True)] == [e.id for e in entries()[::10]]
         assert ledger.next_place() == 300
 
 
@@ -107,7 +107,7 @@ def test_a_flipped_bit_is_seen_or_changes_nothing(path: Path, seed: int) -> None
                 assert ledger.position == Position(30_000, 301)
                 for entry in entries():
                     assert ledger.find([entry.id]) == {entry.id: entry}
-                assert [e.id for e in ledger.entries(failed=True)] == [
+                assert [e.id for e in ledger.entries(with_error=True)] == [
                     e.id for e in entries()[::10]
                 ]
                 assert ledger.counts() == {"done": 270, "failed": 30}
@@ -147,7 +147,7 @@ def test_damage_is_seen_when_it_is_opened(path: Path, what: str) -> None:
             {
                 "an entry": "UPDATE entries SET length = 101 WHERE place = 7",
                 "a fact": "UPDATE facts SET value = replace(value, 'b', 'c')",
-                "an index": "DROP INDEX failures",
+                "an index": "DROP INDEX errors",
                 "a table": "UPDATE sqlite_master SET sql = replace(sql, 'INTEGER', 'INT')",
             }[what]
         )

@@ -89,6 +89,26 @@ def test_label_text(
     assert label_text(name, 7, score, track) == expected
 
 
+@pytest.mark.parametrize(
+    ("template", "score", "track", "expected"),
+    [
+        ("{score} {name}", 0.5, None, "0.50 a {score}"),
+        ("{name} ({class_id})", None, 3, "a {score} (7)"),
+        ("{track}", 0.5, -1, ""),
+        ("object {track} {score}", None, 3, "object #3"),
+    ],
+)
+def test_templates(template: str, score: float | None, track: int | None, expected: str) -> None:
+    assert label_text("a {score}", 7, score, track, template) == expected
+
+
+def test_empty_labels_are_not_drawn() -> None:
+    p = make_predictions(2, track_ids=np.array([4, -1]))
+    assert [label.text for label in instance_labels(p, p.boxes, [(0, 0, 0)] * 2, "{track}")] == [
+        "#4"
+    ]
+
+
 ODD_NAMES = [
     "👩\u200d🚀" * 40, "日本語", "العربية", "नमस्ते", "a" * 300, "Z" + "\u0301" * 300, "\ud800",
     "\udcff" * 40, "a\0b", "\u202eabc", "\u200d", "\U0010ffff", "\ufffe", "%s%n",

@@ -10,6 +10,7 @@ from pipeline.masks import InstanceMasks
 from pipeline.records import Predictions, Segment
 from pipeline.sinks.drawing import Painter
 from pipeline.sinks.drawing.colors import color, instance_colors, stuff_color
+from pipeline.sinks.style import Style
 from pipeline.testing import make_predictions
 
 NAMES = ("person", "cat", "dog")
@@ -235,3 +236,76 @@ def test_limbs_show_the_color_of_the_instance() -> None:
     p = make_predictions(boxes=[[0, 0, 400, 300]], size=(300, 500)).replace(keypoints=keypoints)
     painter = Painter(boxes=False, labels=False, skeleton=[(0, 1)], color="instance")
     assert tuple(painter.draw(gray(300, 500), p)[200, 200]) == color(0)
+
+
+def textured(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("how", ["blur", "pixelate"])
+@pytest.mark.parametrize("size", [(120, 160), (600, 500)], ids=["enlarged", "as it is"])
+@pytest.mark.parametrize("has_masks", [True, False], ids=["masks", "boxes"])
+def test_hidden_instances_have_no_detail_left(size: Any, how: Any, has_masks: bool) -> None:
+    image, p = textured(*size), predictions(size)
+    style = Style(mask_style=how)
+    painter = Painter(boxes=False, labels=False, style=style)
+    drawn = painter.draw(image, p if has_masks else p.replace(masks=None))
+    factor = drawn.shape[0] // size[0]
+    before = image.repeat(factor, 0).repeat(factor, 1)
+    x1, y1, x2, y2 = (p.boxes[0] * factor).astype(int)
+    mask = np.zeros(drawn.shape[:2], bool)
+    mask[y1:y2, x1:x2] = True
+    np.testing.assert_array_equal(drawn[~mask], before[~mask])
+    assert drawn[mask].std() < 0.5 * before[mask].std()
+    if how == "pixelate":
+        assert len(np.unique(drawn[mask], axis=0)) <= 8 * 8
+
+
+def test_a_halo_is_around_the_mask_and_fades() -> None:
+    image = gray(300, 500)
+    painter = Painter(boxes=False, labels=False, style=Style("halo"))
+    drawn = painter.draw(image, predictions((300, 500))).astype(int)
+    assert (drawn[30:105, 50:175] == 100).all()
+    strength = np.abs(drawn[60, 175:195] - 100).sum(axis=1)
+    assert strength[0] > 0
+    assert (np.diff(strength) <= 0).all()
+    assert strength[-1] == 0
+    at_the_edge = predictions((300, 500)).replace(
+        masks=InstanceMasks.from_crops([np.ones((300, 500), bool)], [(0, 0)], (300, 500))
+    )
+    np.testing.assert_array_equal(painter.draw(image, at_the_edge), image)
+
+
+def test_outlines_only() -> None:
+    image = gray(300, 500)
+    drawn = Painter(boxes=False, labels=False, style=Style("outline")).draw(
+        image, predictions((300, 500))
+    )
+    assert (drawn[60:70, 100:110] == 100).all()
+    assert (drawn[30, 50:175] != 100).any(axis=1).all()
+
+
+def test_thickness_and_text() -> None:
+    image, p = gray(600, 800), predictions((600, 800)).replace(masks=None)
+
+    def painted(**options: float) -> int:
+        return int(changed(Painter(style=Style(**options)).draw(image, p), image).sum())  # type: ignore[arg-type]
+
+    assert painted(line_scale=3) > painted() > painted(line_scale=0.1)
+    assert painted(text_scale=2) > painted() > painted(text_scale=0.5)
+
+
+def test_colors_by_name() -> None:
+    p = make_predictions(
+        4, classes=[0, 1, 2, 0], class_names=NAMES, track_ids=np.array([5, -1, 6, -1])
+    )
+    red = (0, 0, 255)
+    assert instance_colors(p, "class", {"person": red}) == [red, color(1), color(2), red]
+    assert instance_colors(p, "track", {"person": red}) == [color(5), color(1), color(6), red]
+    assert instance_colors(p, "instance", {"person": red}) == [color(i) for i in range(4)]
+    seg = np.full((300, 500), 1, np.int32)
+    stuff = predictions((300, 500), 0).replace(sem_seg=seg, stuff_names=STUFF)
+    drawn = Painter(labels=False, opacity=1, style=Style(colors={"sky": red})).draw(
+        gray(300, 500), stuff
+    )
+    assert (drawn == red).all()

@@ -27,7 +27,13 @@ ORIENTATION = 274
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     buffer = BytesIO()
-    image.save(buffer, kind, **options)
+    if kind == "JXL":
+        pytest.importorskip("pillow_jxl", reason="the extra jxl is not installed")
+    if kind == "HEIF":
+        plugin = pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
+        plugin.from_pillow(image).save(buffer)
+    else:
+        image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -301,7 +307,6 @@ NOT_AN_IMAGE = r"^not an image that d2run reads \(JPEG, PNG, WEBP, "
         pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", NOT_AN_IMAGE, id="eps"),
         pytest.param(encoded(photo(), "TGA"), NOT_AN_IMAGE, id="tga"),
         pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", NOT_AN_IMAGE, id="svg"),
-        pytest.param(b"\0\0\0\x18ftypheic" + bytes(40), NOT_AN_IMAGE, id="heic"),
         pytest.param(JPEG[: len(JPEG) // 2], r"^truncated JPEG \(", id="half-jpeg"),
         pytest.param(JPEG[:-2], r"^truncated JPEG \(", id="jpeg-without-eoi"),
         pytest.param(JPEG[:100], r"^(truncated|broken) JPEG \(", id="jpeg-header"),

@@ -90,7 +90,7 @@ def test_a_folder_that_is_replaced_is_listed(put, root, clock, settled, tmp_path
         ("#x.jpg#", "temporary file"),
         ("film.mp4", "video"),
         ("x.txt", "not an image (.txt)"),
-        ("x.heic", "unsupported image format (.heic)"),
+        ("x.psd", "unsupported image format (.psd)"),
         ("draft_1.jpg", "ignored"),
         ("raw/x.jpg", "ignored"),
         ("a/b.jpg", "ignored"),

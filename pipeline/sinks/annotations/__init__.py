@@ -1,0 +1,1 @@
+"""What the sinks for annotation and training tools share: instances, polygons, file names."""

@@ -1,0 +1,1 @@
+"""Delivers files to a URL in the background: what ``sink=webhook`` does beside the job."""
