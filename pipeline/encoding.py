@@ -109,8 +109,13 @@ def without_image_id(line: bytes) -> bytes:
     return _IMAGE_ID.sub(b', "instances": ', line, 1)
 
 
-def read_records(predictions: Path) -> Iterator[dict[str, Any]]:
+def read_records(predictions: Path, min_score: float = 0.0) -> Iterator[dict[str, Any]]:
     """Yield the objects of a ``predictions.jsonl``, one at a time.
+
+    Args:
+        predictions: The file.
+        min_score: Omit instances of a lower score, compared as float32; above 0, also those whose
+            score is not finite.
 
     Raises:
         OutputError: A line is incomplete.
@@ -118,12 +123,22 @@ def read_records(predictions: Path) -> Iterator[dict[str, Any]]:
     with open_to_read(predictions) as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield json.loads(line)
+                record = json.loads(line)
             except ValueError as exc:
                 raise OutputError(
                     f"'{predictions}': line {number} is incomplete. Run the same command with "
                     "runner=repair to keep the intact results"
                 ) from exc
+            yield _at_least(record, np.float32(min_score)) if min_score else record
+
+
+def _at_least(record: dict[str, Any], min_score: np.float32) -> dict[str, Any]:
+    kept = [
+        instance
+        for instance in record["instances"]
+        if instance["score"] is not None and np.float32(instance["score"]) >= min_score
+    ]
+    return record | {"instances": kept}
 
 
 def map_name(folder: str, asset_id: str, frame: int | None = None, suffix: str = ".png") -> str:

@@ -25,7 +25,18 @@ from runners.rundir.lock import locked
 from runners.rundir.opening import check_settings
 from runners.rundir.owned.names import LISTS, recorded_outputs, refuse_foreign
 from runners.rundir.record import killed_run
-from runners.todo import CHANGED, DONE, FAILED, GONE, NEW, POISON, TO_DO, Todo, skipped_entries
+from runners.todo import (
+    CHANGED,
+    DONE,
+    FAILED,
+    GONE,
+    NEW,
+    POISON,
+    TO_DO,
+    Todo,
+    asset_status,
+    skipped_entries,
+)
 
 _SHOWN = 20
 _WHY = {
@@ -110,17 +121,18 @@ class _Survey:
             return
         size = asset.size_bytes if isinstance(asset, VersionedAsset) else None
         try:
-            size = asset.path.stat().st_size if size is None else size
+            if size is None:
+                size, _ = asset_status(asset)
         except (OSError, ValueError) as exc:
             self.not_done.append((asset.id, f"would fail: {describe_os_error(exc)}"))
             return
-        if not size:
+        if size == 0:
             self.not_done.append((asset.id, "would fail: empty file"))
             return
         self.to_do.append((asset.id, _WHY[state]))
         kind = asset.path.suffix.lower() or "(no extension)"
         self.kinds[kind] += 1
-        self.sizes[kind] += size
+        self.sizes[kind] += size or 0
 
     def add_removed(self, ledger: Ledger, places: range) -> None:
         """Add the inputs with results that the source no longer lists."""

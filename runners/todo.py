@@ -12,7 +12,15 @@ from itertools import islice
 
 from pipeline.encoding import columns_digest
 from pipeline.errors import PipelineError
-from pipeline.protocols import AnnotatedAsset, Asset, SkippedEntry, SkippingSource, Source, supports
+from pipeline.protocols import (
+    AnnotatedAsset,
+    Asset,
+    ContainedAsset,
+    SkippedEntry,
+    SkippingSource,
+    Source,
+    supports,
+)
 from runners.rundir.ledger.ledger import Entry, Ledger
 
 _AT_ONCE = 500
@@ -136,9 +144,7 @@ class Todo:
             ):
                 continue
             with suppress(OSError, ValueError):  # an asset need not be a file
-                file = asset if isinstance(asset, os.PathLike) else asset.path
-                status = os.stat(file)  # noqa: PTH116 - a million times
-                if (status.st_size, status.st_mtime_ns) == version[:2]:
+                if asset_status(asset) == version[:2]:
                     found[asset.id] = version[2]
         return found
 
@@ -173,12 +179,14 @@ def _compared(asset: Asset, entry: Entry, by_content: bool) -> tuple[str, Entry]
 def _compared_content(asset: Asset, entry: Entry, by_content: bool) -> tuple[str, Entry]:
     mtime_ns = None
     try:
-        status = os.stat(asset.path)  # noqa: PTH116 - a million times
-        if entry.size is not None and status.st_size != entry.size:
+        size, now_ns = asset_status(asset)
+        is_known = None not in (entry.size, size)
+        if is_known and size != entry.size:
             return CHANGED, entry
-        if entry.size is not None and status.st_mtime_ns == entry.mtime_ns and not by_content:
+        is_dated = None not in (entry.mtime_ns, now_ns)
+        if is_known and is_dated and now_ns == entry.mtime_ns and not by_content:
             return DONE, entry
-        mtime_ns = trusted_mtime(status.st_mtime_ns, time.time_ns())
+        mtime_ns = trusted_mtime(now_ns, time.time_ns())
     except (OSError, ValueError):  # an asset need not be a file
         pass
     try:
@@ -187,6 +195,19 @@ def _compared_content(asset: Asset, entry: Entry, by_content: bool) -> tuple[str
     except (OSError, PipelineError):
         return GONE, entry
     return DONE, entry if mtime_ns is None else replace(entry, mtime_ns=mtime_ns)
+
+
+def asset_status(asset: Asset) -> tuple[int | None, int | None]:
+    """Return an asset's size in bytes and modification time in ns, without reading its content.
+
+    Raises:
+        OSError: It no longer exists, or cannot be accessed.
+        ValueError: Its path contains a NUL.
+    """
+    if supports(asset, ContainedAsset):
+        return asset.status()
+    status = os.stat(asset if isinstance(asset, os.PathLike) else asset.path)  # noqa: PTH116
+    return status.st_size, status.st_mtime_ns
 
 
 def trusted_mtime(mtime_ns: int | None, before_ns: int) -> int | None:

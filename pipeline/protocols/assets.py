@@ -78,6 +78,24 @@ class AnnotatedAsset(Asset, Protocol):
 
 
 @runtime_checkable
+class ContainedAsset(Asset, Protocol):
+    """An asset that is not a file of its own, such as a member of an archive.
+
+    Its ``path`` names it, but there is no such file.
+    """
+
+    def status(self) -> tuple[int | None, int | None]:
+        """Return its size in bytes and modification time in ns, without reading its content.
+
+        Either is ``None`` if unknown.
+
+        Raises:
+            OSError: It no longer exists, or cannot be accessed.
+        """
+        ...
+
+
+@runtime_checkable
 class ReadableAsset(Asset, Protocol):
     """An asset that reads its file through a replaceable function, such as a worker process.
 

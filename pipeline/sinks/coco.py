@@ -14,7 +14,7 @@ from pipeline.encoding import read_records
 from pipeline.masks import InstanceMasks
 from pipeline.records import Categories
 from pipeline.sinks.annotations.polygons import trace
-from pipeline.sinks.coco_format import at_least, coco_image, dump_list
+from pipeline.sinks.coco_format import coco_image, dump_list
 from pipeline.sinks.coco_panoptic import write_panoptic
 from pipeline.system.files import replaced
 from pipeline.validation import check_flag, check_number
@@ -74,7 +74,7 @@ class CocoJson:
             replaced(self.directory / "coco_results.json") as results,
         ):
             write_coco(
-                lambda: self._records(journal),
+                lambda: read_records(journal, self.min_score),
                 categories,
                 dataset,
                 results,
@@ -82,9 +82,6 @@ class CocoJson:
             )
         if any("panoptic_seg" in record for record in read_records(journal)):
             write_panoptic(self.directory / "panoptic.json", journal, categories)
-
-    def _records(self, journal: Path) -> Iterator[dict[str, Any]]:
-        return (at_least(record, self.min_score) for record in read_records(journal))
 
 
 def write_coco(

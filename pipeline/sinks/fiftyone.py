@@ -72,11 +72,10 @@ class Fiftyone:
             Path(os.devnull).open("wb") as results,
         ):
             write_coco(
-                lambda: map(_named, read_records(journal)),
+                lambda: map(_named, read_records(journal, self.min_score)),
                 categories,
                 dataset,
                 results,
-                min_score=self.min_score,
             )
 
     def _link(self, journal: Path) -> None:

@@ -23,6 +23,7 @@ __all__ = [
 
 # what `source._target_` may name
 PARTS = (
+    "archive.Archive",
     "auto.auto",
     "coco_images.CocoImages",
     "images.Images",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError, DecodeError
 from pipeline.records import Frame
 from pipeline.sources.decode.image import MAX_PIXELS
-from pipeline.sources.decode.reading import Reader, Version, read_image, read_version
+from pipeline.sources.decode.reading import Reader, Reading, Version, read_image, read_version
 from pipeline.sources.tables.table import Row
 from pipeline.validation import check_whole
 
@@ -107,13 +107,16 @@ class ImageAsset:
 
     def _read(self) -> NDArray[np.uint8]:
         try:
-            reading = self.reader(self.path, exif=self.exif, max_pixels=self.max_pixels)
+            reading = self._reading()
         except DecodeError as exc:
             if exc.version is not None:
                 self._remember(exc.version)
             raise
         self._remember((reading.size_bytes, reading.mtime_ns, reading.sha256))
         return reading.image
+
+    def _reading(self) -> Reading:
+        return self.reader(self.path, exif=self.exif, max_pixels=self.max_pixels)
 
     def _remember(self, version: Version) -> None:
         self.size_bytes, self.mtime_ns, self._sha256 = version

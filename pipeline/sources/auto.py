@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import ConfigError
+from pipeline.sources.archive import ARCHIVES, UNSUPPORTED, Archive
 from pipeline.sources.asset import check_options, user_path
 from pipeline.sources.coco_images import CocoImages
 from pipeline.sources.decode.options import MAX_PIXELS, FrameOptions
@@ -32,12 +33,13 @@ def auto(
     end_s: float | None = None,
     keyframes: bool = False,
     hardware: Literal["auto", "none"] = "auto",
-) -> Images | Manifest | CocoImages:
+) -> Images | Manifest | CocoImages | Archive:
     """Return the source that reads an input. Whether the input exists is checked by ``check()``.
 
     Args:
         input: A file, a directory, a glob, a list (``.txt``, ``.csv``, ``.parquet``), or ``-`` for
-            standard input, which can contain images and videos; or a COCO ``.json``.
+            standard input, which can contain images and videos; a COCO ``.json``; or a ``.zip``,
+            ``.tar`` or ``.tar.gz`` of images.
         exif: Apply the EXIF orientation of images, and the rotation of videos.
         max_pixels: Refuse larger images and frames.
         recursive: Include subdirectories.
@@ -75,6 +77,14 @@ def auto(
         return CocoImages(text, root, exif=exif, max_pixels=max_pixels)
     if root:
         raise ConfigError(f"root: it applies to a COCO .json, and the input is '{text}'")
+    name = path.name.lower() if suffix else ""
+    if name.endswith(ARCHIVES):
+        return Archive(text, exif=exif, max_pixels=max_pixels)
+    if name.endswith(UNSUPPORTED):
+        raise ConfigError(
+            f"input: '{text}': archives of this format are not supported; use "
+            f"{', '.join(ARCHIVES)}, or unpack it"
+        )
     if suffix in VIDEOS:
         check_pyav(f"input: '{text}'")
     return Images(text, recursive=recursive, kinds=kinds)

@@ -45,7 +45,7 @@ from runners.rundir.owned.aggregates import are_built, build_aggregates
 from runners.rundir.owned.pruning import finish_pruning
 from runners.rundir.readers import isolated_reader
 from runners.rundir.translation import output_errors
-from runners.todo import trusted_mtime
+from runners.todo import asset_status, trusted_mtime
 
 Group = list[tuple[Entry, Outcome]]
 GROUP = 32  # the largest number of inputs that are committed together
@@ -249,7 +249,7 @@ class Session:
         )
         with suppress(OSError, ValueError, PipelineError):  # the error says why
             size = asset.size_bytes if supports(asset, VersionedAsset) else 0
-            entry.size = size or asset.path.stat().st_size
+            entry.size = size or asset_status(asset)[0]
             if size is not None:  # not for files that were never read
                 entry.sha256 = asset.fingerprint()
         mtime_ns = asset.mtime_ns if supports(asset, VersionedAsset) else None

@@ -18,6 +18,7 @@ from pipeline.protocols import Asset
 from pipeline.sources.paths import Origin
 from pipeline.sources.several import origins
 from runners.rundir.ledger.ledger import Entry, Ledger
+from runners.todo import asset_status
 
 ROOM = 1 << 40  # places per input
 _FACT = "inputs"
@@ -139,7 +140,9 @@ def _is_same(asset: Asset, entry: Entry) -> bool:
     if entry.outcome != "done":
         return False
     try:
-        size = os.stat(asset.path).st_size  # noqa: PTH116
-        return (entry.size in (None, size)) and asset.fingerprint() == entry.sha256
+        size, _ = asset_status(asset)
+        return (
+            None in (entry.size, size) or entry.size == size
+        ) and asset.fingerprint() == entry.sha256
     except (OSError, ValueError, PipelineError):
         return False

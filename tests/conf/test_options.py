@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -38,14 +39,16 @@ NEEDS = {
     "source/recorded": ["source.run={root}/recorded", "input=null"],
     "sink/webhook": ["sink.webhook.url=http://127.0.0.1:9/results"],
     "stage/keep_classes": ["stage.keep_classes.names=[circle]"],
-    "source/coco": ["input={root}/dataset.json"],
+    "source/archive": ["input={root}/x.zip"],
+    "source/coco": ["input={root}/x.json"],
     "source/manifest": ["input={root}/list.txt"],
 }
 
 
 def composed(tmp_path: Path, *overrides: str) -> Any:
     (tmp_path / "list.txt").write_text("")
-    (tmp_path / "dataset.json").write_text('{"images": []}')
+    (tmp_path / "x.json").write_text('{"images": []}')
+    ZipFile(tmp_path / "x.zip", "w").close()
     write_run(tmp_path / "recorded")
     base = ["model=shapes", f"input={tmp_path}", f"output={tmp_path}/run"]
     given = [override.replace("{root}", str(tmp_path)) for override in overrides]

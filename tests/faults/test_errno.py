@@ -26,7 +26,7 @@ from command_line import command, environment
 from dying import forked
 from file_layer import Layer, temporary
 from forking import Forks, warm
-from scenarios import make_inputs, outputs, run_scenario, tell, told, with_maps
+from scenarios import make_inputs, outputs, packed, run_scenario, tell, told, with_maps
 
 FULL, IO, READ_ONLY = errno.ENOSPC, errno.EIO, errno.EROFS
 FILES, QUOTA = errno.EMFILE, errno.EDQUOT
@@ -169,9 +169,9 @@ def all_outputs(out: Path) -> dict[str, bytes]:
     return outputs(out) | maps
 
 
-def scenario_errno(folder: Path, n: int, times: list[int], every: int) -> None:
+def scenario_errno(folder: Path, n: int, times: list[int], every: int, kind: str = "") -> None:
     """Inject each ``every``-th fault, at these times, and continue."""
-    arguments = make_inputs(folder / "in", n)
+    arguments = packed(make_inputs(folder / "in", n), folder / "in", kind)
 
     def fork(out: Path, prepare: Callable[[], None] = lambda: None) -> tuple[int, list[str]]:
         def both() -> None:
@@ -241,8 +241,9 @@ def test_some_faults(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
-def test_every_fault_at_many_times(tmp_path: Path) -> None:
-    assert faults_met(tmp_path, 40, [1, 2, 3, 5, 8, 20], 1) >= 250
+@pytest.mark.parametrize("kind", ["", "zip", "tar.gz"])
+def test_every_fault_at_many_times(tmp_path: Path, kind: str) -> None:
+    assert faults_met(tmp_path, 40, [1, 2, 3, 5, 8, 20], 1, kind) >= 250
 
 
 def run(tmp_path: Path, arguments: list[str], out: Path, **options: Any) -> tuple[int, list[str]]:

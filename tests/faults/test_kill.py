@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from dying import POINTS, arm, ended, forked
 from forking import warm
-from scenarios import make_inputs, outputs, run_scenario, tell
+from scenarios import make_inputs, outputs, packed, run_scenario, tell
 
 from runners.rundir.commit import GROUP
 
@@ -39,21 +39,26 @@ def committed(out: Path) -> int:
 # The script: everything below runs in a process of its own, which has imported all once and forks.
 
 
-def scenario_points(folder: Path, n: int, times: list[int]) -> None:
+def scenario_points(folder: Path, n: int, times: list[int], kind: str = "", every: int = 1) -> None:
     """Die in a run that resumes an earlier one and has to restore the order of its files."""
-    arguments = make_inputs(folder / "in", n)
+    plain = make_inputs(folder / "in", n)
     away = folder / "away"
     late = [folder / "in" / f"{i // 50}" / f"{i}.png" for i in range(1, n, 2)]
     for path in late:
         away.mkdir(exist_ok=True)
         path.rename(away / path.name)
+    arguments = packed(plain, folder / "in", kind)
     assert ended(forked([*arguments, f"output={folder}/half"])) == 3
     for path in late:
         (away / path.name).rename(path)
+    arguments = packed(plain, folder / "in", kind)
     assert ended(forked([*arguments, f"output={folder}/whole"])) == 3
     whole = outputs(folder / "whole")
+    if kind:  # an archive gives what its directory does
+        assert ended(forked([*plain, f"output={folder}/unpacked"])) == 3
+        assert outputs(folder / "unpacked") == whole
     met = Counter[str]()
-    for point in POINTS:
+    for point in POINTS[::every]:
         for at in times:
             out = folder / f"{point} {at}"
             shutil.copytree(folder / "half", out)
@@ -69,13 +74,13 @@ def scenario_points(folder: Path, n: int, times: list[int]) -> None:
             assert outputs(out) == whole, (point, at)
             left = {path.name for path in out.rglob("*")} - {"run.log"}
             assert not [name for name in left if name.endswith((".part", ".ordered"))], left
-    missed = [point for point in POINTS if not met[point]]
+    missed = [point for point in POINTS[::every] if not met[point]]
     assert not missed, missed
     tell(f"{sum(met.values())} deaths at {len(met)} points")
 
 
-def scenario_random(folder: Path, n: int, kills: int) -> None:
-    arguments = make_inputs(folder / "in", n)
+def scenario_random(folder: Path, n: int, kills: int, kind: str = "") -> None:
+    arguments = packed(make_inputs(folder / "in", n), folder / "in", kind)
     began = time.monotonic()
     assert ended(forked([*arguments, f"output={folder}/whole"])) == 3
     takes_s = time.monotonic() - began
@@ -117,17 +122,25 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     assert "20 deaths" in run_scenario(__file__, tmp_path, "random", 150, 20)
 
 
+@pytest.mark.timeout(300)
+def test_killed_at_every_point_of_an_archive(tmp_path: Path) -> None:
+    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 8, [1], "tar.gz", 12)
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
-def test_killed_at_every_point_many_times(tmp_path: Path) -> None:
-    told = run_scenario(__file__, tmp_path, "points", 80, [1, 2, 3, 5, 8, 13, 21, 34])
+@pytest.mark.parametrize("kind", ["", "zip", "tar", "tar.gz"])
+def test_killed_at_every_point_many_times(tmp_path: Path, kind: str) -> None:
+    times = [1, 2, 3, 5, 8, 13, 21, 34]
+    told = run_scenario(__file__, tmp_path, "points", 80, times, kind)
     assert int(told.split()[0]) >= 200
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
-def test_killed_at_any_moment_many_times(tmp_path: Path) -> None:
-    assert "200 deaths" in run_scenario(__file__, tmp_path, "random", 300, 200)
+@pytest.mark.parametrize("kind", ["", "zip", "tar.gz"])
+def test_killed_at_any_moment_many_times(tmp_path: Path, kind: str) -> None:
+    assert "200 deaths" in run_scenario(__file__, tmp_path, "random", 300, 200, kind)
 
 
 if __name__ == "__main__":

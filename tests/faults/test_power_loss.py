@@ -21,7 +21,7 @@ import pytest
 from dying import ended, forked
 from file_layer import Layer
 from forking import warm
-from scenarios import make_inputs, outputs, run_scenario, tell
+from scenarios import make_inputs, outputs, packed, run_scenario, tell
 
 Operation = tuple[Any, ...]
 _AGGREGATES = ("coco.json", "coco_results.json")
@@ -255,18 +255,20 @@ def states(
         yield moment, start.after_a_crash(rng), start.ledger
 
 
-def scenario_loss(folder: Path, n: int, n_states: int, n_resumed: int) -> None:
+def scenario_loss(folder: Path, n: int, n_states: int, n_resumed: int, kind: str = "") -> None:
     """A new run, and one that resumes an earlier run and has to restore the order of its files."""
-    arguments = make_inputs(folder / "in", n)
+    given = make_inputs(folder / "in", n)
     (folder / "fresh").mkdir()
     (folder / "plain").mkdir()
     away, late = folder / "away", [folder / f"in/0/{i}.png" for i in range(1, n, 2)]
     away.mkdir()
     for path in late:
         path.rename(away / path.name)
+    arguments = packed(given, folder / "in", kind)
     assert ended(forked([*arguments, f"output={folder}/later"])) == 3
     for path in late:
         (away / path.name).rename(path)
+    arguments = packed(given, folder / "in", kind)
     rng, checked, promised, resumed = random.Random(7), 0, 0, 0
     runs = {"fresh": arguments, "later": arguments, "plain": [*arguments, "sink=[coco]"]}
     for name, arguments in runs.items():
@@ -317,8 +319,9 @@ def test_what_is_done_outlives_a_power_cut(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
-def test_what_is_done_outlives_many_power_cuts(tmp_path: Path) -> None:
-    told = run_scenario(__file__, tmp_path, "loss", 40, 4500, 150)
+@pytest.mark.parametrize("kind", ["", "zip"])
+def test_what_is_done_outlives_many_power_cuts(tmp_path: Path, kind: str) -> None:
+    told = run_scenario(__file__, tmp_path, "loss", 40, 4500, 150, kind)
     assert "4500 states" in told
     assert "150 resumed" in told
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from command_line import ROOT, write_picture
 from dying import ended
+from packing import pack_folder
 
 SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "failures.jsonl", "inputs.jsonl")
 
@@ -24,6 +25,14 @@ def make_inputs(folder: Path, n: int) -> list[str]:
         write_picture(folder / f"{i // 50}" / f"{i}.png", np.full((24, 32, 3), i % 251, np.uint8))
     (folder / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     return ["model=mask_rcnn", "runnable=fake", f"input={folder}", "quiet=true"]
+
+
+def packed(arguments: list[str], folder: Path, kind: str) -> list[str]:
+    """Pack the input as it is now; return the command that reads the archive: the same ids."""
+    if not kind:
+        return arguments
+    path = pack_folder(folder.with_suffix(f".{kind}"), folder)
+    return [f"input={path}" if each.startswith("input=") else each for each in arguments]
 
 
 def outputs(out: Path) -> dict[str, bytes]:

@@ -26,6 +26,7 @@ from pipeline.sources.decode.frames import read_frames
 from pipeline.sources.decode.image import NO_MEMORY, decode_image
 from pipeline.sources.decode.options import FrameOptions
 from pipeline.sources.decode.reading import Version, read_bytes
+from pipeline.sources.part import Part
 from pipeline.system.memory import keep_pages
 
 _PR_SET_PDEATHSIG = 1
@@ -78,9 +79,11 @@ def _answer(connection: socket.socket, request: dict[str, Any]) -> None:
         if "frames" in request:
             _send_frames(connection, request)
             return
-        data, version = read_bytes(Path(request["path"]), max_pixels=request["max_pixels"])
+        part = Part(*request["part"]) if request["part"] else None
+        path, max_pixels = Path(request["path"]), request["max_pixels"]
+        data, version = read_bytes(path, max_pixels=max_pixels, part=part)
         wire.send(connection, {"version": version})
-        image = decode_image(data, exif=request["exif"], max_pixels=request["max_pixels"])
+        image = decode_image(data, exif=request["exif"], max_pixels=max_pixels)
     except MemoryError:
         wire.send(connection, {"outgrown": True})
     except DecodeError as exc:

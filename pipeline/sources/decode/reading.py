@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError
 from pipeline.sources.decode.image import MAX_PIXELS, DecodeJpeg, decode_image
+from pipeline.sources.part import Part
 from pipeline.system.os_errors import describe_os_error
 
 # Twice the size of the largest uncompressed image (16-bit RGBA): a video or an archive with the
@@ -63,8 +64,10 @@ class Reading:
 class Reader(Protocol):
     """Reads and decodes an image file, here or in another process. Called on several threads."""
 
-    def __call__(self, path: Path, *, exif: bool, max_pixels: int) -> Reading:
-        """Return the image.
+    def __call__(
+        self, path: Path, *, exif: bool, max_pixels: int, part: Part | None = None
+    ) -> Reading:
+        """Return the image in a file, or in a part of it.
 
         Raises:
             DecodeError: The file cannot be read, or is not an intact image. Has the ``version``
@@ -78,6 +81,7 @@ def read_image(
     *,
     exif: bool = True,
     max_pixels: int = MAX_PIXELS,
+    part: Part | None = None,
     decode_jpeg: DecodeJpeg | None = None,
     sleep: Sleep = time.sleep,
 ) -> Reading:
@@ -87,13 +91,14 @@ def read_image(
         path: A regular file, or a link to one.
         exif: Apply the EXIF orientation.
         max_pixels: Refuse a larger image.
+        part: The part of the file that is the image; by default all of it.
         decode_jpeg: See ``decode_image``.
         sleep: Called with the seconds to wait before another attempt.
 
     Raises:
         DecodeError: See ``read_bytes`` and ``decode_image``.
     """
-    data, version = read_bytes(path, max_pixels=max_pixels, sleep=sleep)
+    data, version = read_bytes(path, max_pixels=max_pixels, part=part, sleep=sleep)
     try:
         image = decode_image(data, exif=exif, max_pixels=max_pixels, decode_jpeg=decode_jpeg)
         return Reading(image, *version)
@@ -103,12 +108,25 @@ def read_image(
 
 
 def read_bytes(
-    path: Path, *, max_pixels: int = MAX_PIXELS, sleep: Sleep = time.sleep
+    path: Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    part: Part | None = None,
+    sleep: Sleep = time.sleep,
 ) -> tuple[bytes, Version]:
     """Return the content of a file that can be an image of at most ``max_pixels`` pixels.
 
     Makes up to three attempts if the disk or network fails temporarily, or if the file changes
     while it is read.
+
+    Args:
+        path: A regular file, or a link to one.
+        max_pixels: Refuse a file that is too large for such an image.
+        part: The part of the file to return; by default all of it.
+        sleep: Called with the seconds to wait before another attempt.
+
+    Returns:
+        The content, and its size, the modification time of the file, and its SHA-256.
 
     Raises:
         DecodeError: It cannot be read, is not a regular file, or is too large.
@@ -116,17 +134,31 @@ def read_bytes(
 
     def once() -> tuple[bytes, Version]:
         with opened(path) as (file, before):
-            size = before.st_size
-            if size > max_bytes(max_pixels):
-                raise DecodeError(
-                    f"file of {size / 1e6:.0f} MB is too large for an image of at most "
-                    f"{max_pixels / 1e6:.9g} megapixels (raise source.max_pixels)"
-                )
-            data = file.read(size + 1)  # one more than expected, to notice a file that grows
-            _check_unchanged(file, before, len(data))
-        return data, (size, before.st_mtime_ns, hashlib.sha256(data).hexdigest())
+            check_bytes(before.st_size if part is None else part.memory, max_pixels)
+            if part is None:
+                # one more than expected, to notice a file that grows
+                data = file.read(before.st_size + 1)
+                _check_unchanged(file, before, len(data))
+            else:
+                part.check(before)
+                data = part.read(file)
+                part.check(os.fstat(file.fileno()))
+        return data, (len(data), before.st_mtime_ns, hashlib.sha256(data).hexdigest())
 
     return _tried(once, sleep)
+
+
+def check_bytes(size: int, max_pixels: int) -> None:
+    """Check that a file of this size can be an image of at most ``max_pixels`` pixels.
+
+    Raises:
+        DecodeError: It is too large.
+    """
+    if size > max_bytes(max_pixels):
+        raise DecodeError(
+            f"file of {size / 1e6:.0f} MB is too large for an image of at most "
+            f"{max_pixels / 1e6:.9g} megapixels (raise source.max_pixels)"
+        )
 
 
 def max_bytes(max_pixels: int) -> int:

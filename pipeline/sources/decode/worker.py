@@ -93,7 +93,7 @@ class Worker:
         """Read and decode a file in the process.
 
         Args:
-            request: ``path``, ``exif`` and ``max_pixels``.
+            request: ``path``, ``exif``, ``max_pixels`` and ``part``.
             timeout_s: Seconds until the last pixel must have arrived.
 
         Raises:

@@ -6,6 +6,7 @@ import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import astuple
 from pathlib import Path
 from threading import Event, Lock
 
@@ -14,6 +15,7 @@ from pipeline.sources.decode.frames import OnVersion
 from pipeline.sources.decode.options import Decoded, FrameOptions
 from pipeline.sources.decode.reading import Reading, Version
 from pipeline.sources.decode.worker import Lost, Worker
+from pipeline.sources.part import Part
 from pipeline.system.children import python_command
 from pipeline.system.os_errors import describe_os_error
 
@@ -100,8 +102,10 @@ class DecodeWorkers:
                     self._end(idle)
         self._idle.put(None)  # for a thread that still waits, which returns it for the next
 
-    def __call__(self, path: Path, *, exif: bool, max_pixels: int) -> Reading:
-        """Return the image.
+    def __call__(
+        self, path: Path, *, exif: bool, max_pixels: int, part: Part | None = None
+    ) -> Reading:
+        """Return the image in a file, or in a part of it.
 
         Raises:
             DecodeError: The file cannot be decoded; the same error as without workers.
@@ -110,7 +114,8 @@ class DecodeWorkers:
         """
         # a path that is cut off here is still too long for a file
         name = str(path.absolute())[:_MAX_PATH]
-        request = {"path": name, "exif": exif, "max_pixels": max_pixels}
+        place = None if part is None else astuple(part)
+        request = {"path": name, "exif": exif, "max_pixels": max_pixels, "part": place}
         version: Version | None = None
         for _ in range(self._tries):
             try:

@@ -1,0 +1,1 @@
+"""Lists the images in archives, by reading their headers only."""

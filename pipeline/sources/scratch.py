@@ -1,0 +1,112 @@
+"""A directory for temporary copies of inputs that a decoder can only read from a file."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from threading import Lock
+from weakref import finalize
+
+from pipeline.errors import DecodeError
+from pipeline.system.os_errors import describe_os_error
+
+_PREFIX = "d2run-scratch-"
+
+
+class Scratch:
+    """Files in a new directory below ``TMPDIR``, which is created when it is first needed.
+
+    It is removed at the end of the process. A process that is killed leaves it behind, and the next
+    one removes it: a directory is in use as long as it is locked. Can be used on several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._numbers = count()
+        self._path: Path | None = None
+        self._owner = 0
+
+    @contextmanager
+    def file(self) -> Iterator[Path]:
+        """Yield the path of a new file, which need not be created, and is removed afterwards.
+
+        Raises:
+            DecodeError: The directory cannot be created.
+        """
+        path = self.new()
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def new(self) -> Path:
+        """Return the path of a new file.
+
+        Raises:
+            DecodeError: The directory cannot be created.
+        """
+        with self._lock:
+            # a fork must not share the directory of its parent
+            if self._path is None or self._owner != os.getpid():
+                try:
+                    self._create()
+                except OSError as exc:
+                    raise _cannot(exc) from exc
+            assert self._path is not None
+            return self._path / str(next(self._numbers))
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a file.
+
+        Raises:
+            DecodeError: It cannot be written.
+        """
+        try:
+            path.write_bytes(data)
+        except OSError as exc:
+            raise _cannot(exc) from exc
+
+    def _create(self) -> None:
+        for abandoned in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            with suppress(OSError):
+                lock = _locked(abandoned, fcntl.LOCK_NB)
+                shutil.rmtree(abandoned, ignore_errors=True)
+                os.close(lock)
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = _locked(path)
+        path.mkdir(mode=0o700, exist_ok=True)  # another process removed it before it was locked
+        self._path, self._owner = path, os.getpid()
+        finalize(self, _remove, path, lock, self._owner)
+
+
+def _locked(path: Path, flags: int = 0) -> int:
+    """Lock a directory of this user; return the descriptor that holds the lock."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(descriptor).st_uid != os.getuid():
+            raise PermissionError
+        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove(path: Path, lock: int, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            os.close(lock)
+
+
+def _cannot(exc: OSError) -> DecodeError:
+    return DecodeError(
+        f"cannot write a temporary copy in '{tempfile.gettempdir()}': {describe_os_error(exc)} "
+        "(set TMPDIR to a directory with free space)"
+    )
