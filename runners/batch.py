@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError, OutputError, OutputLockedError
 from pipeline.job import Job, Report, inputs_of
 from pipeline.protocols import Asset
 from pipeline.system.terminal import print_stderr
-from pipeline.validation import check_choice, check_flag
+from pipeline.validation import check, check_choice, check_flag
 from runners import budget
 from runners.reporting.console import count_reasons
 from runners.reporting.log import logged
@@ -27,7 +27,7 @@ from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, SKIPPED, write_skipped
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
-from runners.rundir.owned.pruning import prune, unlisted_results
+from runners.rundir.owned.pruning import check_inputs, prune, unlisted_results
 from runners.rundir.readers import file_reader
 from runners.rundir.record import Record
 from runners.rundir.translation import output_errors
@@ -51,8 +51,8 @@ class Batch:
             ``skip`` (exits 0 silently).
         retry_failed: Process only the inputs that failed before, including those that killed their
             worker process.
-        prune: Whether to remove the results of inputs that are no longer listed. Refused if no
-            input is left, because a disk may not be mounted; ``all`` removes them even then.
+        prune: Whether to remove the results of inputs that are no longer listed. Refused if an
+            input lists nothing, because a disk may not be mounted; ``all`` removes them even then.
     """
 
     on_error: str = "skip"
@@ -67,8 +67,8 @@ class Batch:
         check_choice("on_change", self.on_change, ("error", "restart", "extend"))
         check_choice("on_lock", self.on_lock, ("error", "skip"))
         check_flag("retry_failed", self.retry_failed)
-        if self.prune != "all":
-            check_flag("prune", self.prune)
+        is_known = isinstance(self.prune, bool) or self.prune == "all"
+        check("prune", self.prune, is_known, "true, false or all")
         budget.allowed(self.max_failures, 0)
 
     def run(self, job: Job) -> Report:
@@ -83,8 +83,8 @@ class Batch:
         """
         if job.source is None:
             raise ConfigError(
-                "no input: add input=PATH (a file, a directory, a glob, a list of paths in a .txt "
-                "or .csv file, or - for paths on standard input)"
+                "no input: add input=PATH (a file, a directory, a glob, a list of paths in a .txt, "
+                ".csv or .parquet file, or - for paths on standard input)"
             )
         try:
             with locked(job.output), logged(job.output / "run.log"):
@@ -103,8 +103,8 @@ class Batch:
         status = Status(job.output, total)
         with open_run(job, self.on_change, status, can_extend=True) as opened:
             share, earlier = opened.share, opened.earlier
-            if self.prune is True and earlier and not total:
-                self._check_left(earlier.counts(share.places)["done"])
+            if self.prune is True and earlier and earlier.counts(share.places)["done"]:
+                check_inputs(source)
             failures = earlier.entries(with_error=True) if earlier else ()
             todo = Todo(
                 share.distinct(assets, earlier),
@@ -135,14 +135,6 @@ class Batch:
             ledger, places = started.ledger, share.places
             run = _Run(job, self, total, ledger, todo, record, tally, places, skipped)
             return run.process(found), started.device
-
-    def _check_left(self, results: int) -> None:
-        if results:
-            raise ConfigError(
-                f"prune: no input is left, so all {results} results would be removed; check that "
-                "the input is there, for example that its disk is mounted, or set "
-                "runner.prune=all to remove them"
-            )
 
 
 def count(source: Iterable[Asset]) -> int:

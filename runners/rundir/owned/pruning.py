@@ -12,7 +12,7 @@ results that were superseded.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.encoding import NAME as PREDICTIONS
+from pipeline.errors import ConfigError
 from pipeline.job import Job
-from pipeline.protocols import Durable
+from pipeline.protocols import Durable, Source
 from pipeline.records import Frame
+from pipeline.sources import Several
 from pipeline.system.descriptors import open_to_read
 from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.translation import output_errors
@@ -47,6 +49,26 @@ class _Gone:
 
     def frames(self) -> Iterator[Frame]:
         return iter(())
+
+
+def check_inputs(source: Source) -> None:
+    """Check that no input has become empty: what is not mounted looks like an empty directory.
+
+    Args:
+        source: Listed.
+
+    Raises:
+        ConfigError: An input lists nothing.
+    """
+    parts = source.sources if isinstance(source, Several) else [source]
+    for part in parts:
+        if isinstance(part, Sized) and not len(part):
+            name = getattr(part, "input", type(part).__name__)
+            raise ConfigError(
+                f"prune: there is no image in {name}, so all of its results would be removed; "
+                "check that it is there, for example that its disk is mounted, or set "
+                "runner.prune=all to remove them"
+            )
 
 
 def unlisted_results(
