@@ -20,12 +20,17 @@ from numpy.typing import NDArray
 KINDS = {"box": "bbox", "mask": "segm", "keypoints": "keypoints"}
 _KEYS = {"box": ("bbox",), "mask": ("segmentation",), "keypoints": ("bbox", "keypoints")}
 _EVERY_AREA = [0, 1e10]
-_NO_CLASS = -1  # what pycocotools calls the one class of an evaluation without classes
+_NO_LIMIT = 1_000_000  # detections per image
+
+
+def has_hotcoco() -> bool:
+    """Return whether the extra ``evaluate`` is installed."""
+    return find_spec("hotcoco") is not None
 
 
 def engine_name() -> str:
     """Return the library that computes, with its version."""
-    name = "hotcoco" if find_spec("hotcoco") else "pycocotools"
+    name = "hotcoco" if has_hotcoco() else "pycocotools"
     return f"{name} {version(name)}"
 
 
@@ -46,7 +51,8 @@ class Dataset:
     annotations: list[dict[str, Any]]
     detections: list[dict[str, Any]]
     sigmas: Sequence[float] | None = None
-    _truths: dict[str, Any] = field(default_factory=dict, repr=False)
+    _truths: dict[str, Any] = field(default_factory=dict, repr=False)  # loaded, by kind
+    _found: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def with_detections(self, detections: list[dict[str, Any]]) -> Dataset:
         """Return the same ground truth with other detections."""
@@ -61,25 +67,28 @@ class Dataset:
             kind: ``box``, ``mask`` or ``keypoints``.
             image_ids: Evaluate only these images.
         """
-        library = "hotcoco" if find_spec("hotcoco") else "pycocotools"
-        own = library == "hotcoco"
-        coco = import_module("hotcoco" if own else "pycocotools.coco").COCO
-        coco_eval = import_module("hotcoco" if own else "pycocotools.cocoeval").COCOeval
+        fast = has_hotcoco()
+        coco = import_module("hotcoco" if fast else "pycocotools.coco").COCO
+        coco_eval = import_module("hotcoco" if fast else "pycocotools.cocoeval").COCOeval
         with redirect_stdout(io.StringIO()):
             if kind not in self._truths:
                 self._truths[kind] = _loaded(coco, self._content(kind))
             truth = self._truths[kind]
-            keys = ("image_id", "category_id", "score", *_KEYS[kind])
-            given = [{key: each[key] for key in keys if key in each} for each in self.detections]
-            found = truth.loadRes(given) if given else _loaded(coco, self._content(kind, []))
-            judge = coco_eval(truth, found, KINDS[kind])
+            if kind not in self._found:
+                keys = ("image_id", "category_id", "score", *_KEYS[kind])
+                given = [
+                    {key: each[key] for key in keys if key in each} for each in self.detections
+                ]
+                empty = _loaded(coco, self._content(kind, []))
+                self._found[kind] = truth.loadRes(given) if given else empty
+            judge = coco_eval(truth, self._found[kind], KINDS[kind])
         judge.params.imgIds = sorted(
             image["id"] for image in self.images if image_ids is None or image["id"] in image_ids
         )
         judge.params.catIds = [each["id"] for each in self.categories]
         if kind == "keypoints" and self.sigmas is not None:
             sigmas = list(self.sigmas)
-            judge.params.kpt_oks_sigmas = sigmas if own else np.array(sigmas)
+            judge.params.kpt_oks_sigmas = sigmas if fast else np.array(sigmas)
         return judge
 
     def _content(self, kind: str, annotations: list[Any] | None = None) -> dict[str, Any]:
@@ -158,7 +167,7 @@ def pairs(dataset: Dataset, kind: str, iou: float, *, by_class: bool = True) -> 
     judge.params.iouThrs = np.array([iou])
     judge.params.areaRng = [_EVERY_AREA]
     judge.params.areaRngLbl = ["all"]
-    judge.params.maxDets = judge.params.maxDets[-1:]
+    judge.params.maxDets = [_NO_LIMIT]
     judge.params.useCats = by_class
     with redirect_stdout(io.StringIO()):
         judge.evaluate()

@@ -11,16 +11,14 @@ from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
 from pipeline.system.files import expanded, write_whole
 from pipeline.system.terminal import print_stderr
-from pipeline.validation import check
+from pipeline.validation import check, check_whole
 from runners.batch import Batch
-from runners.evaluate.data import Data, join
-from runners.evaluate.engine import engine_name
-from runners.evaluate.matching import Matched, match
+from runners.evaluate.evaluation import Options, evaluated
 from runners.evaluate.printing import print_evaluation
-from runners.evaluate.results import Results, read_results
-from runners.evaluate.scores import coco_numbers
-from runners.evaluate.truth import Truth, read_truth
-from runners.rundir.lists import EVALUATION
+from runners.evaluate.results import read_results
+from runners.evaluate.thresholds import stage_yaml
+from runners.evaluate.truth import read_truth
+from runners.rundir.lists import EVALUATION, THRESHOLDS
 from runners.rundir.lock import locked
 from runners.rundir.translation import output_errors
 
@@ -31,12 +29,16 @@ class Evaluate:
     Args:
         run: The run directory of a finished run; ``None``: process the job's input first.
         ground_truth: A COCO ``.json`` with annotations; ``None``: the job's input.
-        metric: What a sweep optimizes, such as ``box.AP50``; ``None``: the AP of masks if there are
-            any, otherwise of boxes.
+        metric: What a sweep optimizes, such as ``box.AP50`` or ``f1``; ``None``: the AP of masks if
+            there are any, otherwise of boxes.
+        compare: Another run directory, to compare with.
+        slice_by: A column of the ground truth's images, or of ``columns`` in ``predictions.jsonl``:
+            numbers per value of it.
+        bootstrap: How often the images are drawn again for the confidence intervals of ``compare``.
         keypoint_sigmas: Per keypoint, how precisely people place it; ``None``: those of COCO's 17.
 
     Raises:
-        ConfigError: ``keypoint_sigmas`` are not positive.
+        ConfigError: ``bootstrap`` or a number of ``keypoint_sigmas`` is out of range.
     """
 
     def __init__(
@@ -44,12 +46,19 @@ class Evaluate:
         run: str | None = None,
         ground_truth: str | None = None,
         metric: str | None = None,
+        compare: str | None = None,
+        slice_by: str | None = None,
+        bootstrap: int = 1000,
         keypoint_sigmas: list[float] | None = None,
     ) -> None:
         self.run_directory = run
         self.ground_truth = ground_truth
         self.metric = metric
+        self.compare = compare
+        self.slice_by = slice_by
+        self.bootstrap = bootstrap
         self.keypoint_sigmas = keypoint_sigmas
+        check_whole("bootstrap", bootstrap, 0)
         valid = keypoint_sigmas is None or all(sigma > 0 for sigma in keypoint_sigmas)
         check("keypoint_sigmas", keypoint_sigmas, valid, "numbers above 0")
 
@@ -78,9 +87,8 @@ class Evaluate:
                 return report
         with locked(directory), output_errors(directory):
             results = read_results(directory, "runner.run")
-            evaluation = self._evaluate(results, truth)
-            text = json.dumps(evaluation, indent=1, ensure_ascii=False, allow_nan=False)
-            write_whole(directory / EVALUATION, f"{text}\n".encode(errors="backslashreplace"))
+            evaluation = evaluated(results, truth, self._options(job))
+            _write(directory, evaluation)
         for warning in evaluation["warnings"]:
             print_stderr(f"warning: {warning}")
         if not job.config["quiet"]:
@@ -95,41 +103,19 @@ class Evaluate:
             return expanded(given)
         raise ConfigError("no ground truth: add runner.ground_truth=annotations.json")
 
-    def _evaluate(self, results: Results, truth: Truth) -> dict[str, Any]:
-        matched = match(results, truth)
-        data = join(results, truth, matched, self.keypoint_sigmas)
-        evaluation = _facts(results, truth, matched, data)
-        for kind in data.kinds:
-            evaluation[kind] = coco_numbers(data.dataset, kind)
-        evaluation["metric"] = self._metric(evaluation, data)
-        return evaluation
-
-    def _metric(self, evaluation: dict[str, Any], data: Data) -> dict[str, Any]:
-        known = {
-            f"{kind}.{name}": value
-            for kind in data.kinds
-            for name, value in evaluation[kind].items()
-            if name != "classes"
-        }
-        name = self.metric or f"{data.primary}.AP"
-        check("metric", name, name in known, f"one of {', '.join(known)}")
-        return {"name": name, "value": known[name]}
+    def _options(self, job: Job) -> Options:
+        return Options(
+            metric=self.metric,
+            compare=None if self.compare is None else expanded(self.compare),
+            slice_by=self.slice_by,
+            sigmas=self.keypoint_sigmas,
+            n_bootstrap=self.bootstrap,
+            seed=job.config["seed"],
+        )
 
 
-def _facts(results: Results, truth: Truth, matched: Matched, data: Data) -> dict[str, Any]:
-    """Return what was compared; without times and paths, so that equal inputs give equal files."""
-    return {
-        "engine": engine_name(),
-        "predictions_sha256": results.sha256,
-        "ground_truth": {"name": truth.path.name, "sha256": truth.sha256},
-        "matched_by": matched.by,
-        "images": {
-            "evaluated": len(data.images),
-            "only_in_ground_truth": len(truth.images) - len(data.images),
-            "only_in_run": len(results.records) - len(data.images),
-        },
-        "classes": list(data.class_names),
-        "instances": sum(not each["iscrowd"] for each in data.dataset.annotations),
-        "detections": len(data.dataset.detections),
-        "warnings": [*results.warnings, *matched.warnings, *data.warnings],
-    }
+def _write(directory: Path, evaluation: dict[str, Any]) -> None:
+    text = json.dumps(evaluation, indent=1, ensure_ascii=False, allow_nan=False)
+    stage = stage_yaml(evaluation["f1"], directory.name)
+    for name, content in ((THRESHOLDS, stage), (EVALUATION, f"{text}\n")):
+        write_whole(directory / name, content.encode(errors="backslashreplace"))

@@ -7,10 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runners.evaluate.engine import Arrays, Dataset, accumulated
+from runners.evaluate.engine import Arrays, Dataset, accumulated, has_hotcoco
 
 _AREAS = {"": 0, "s": 1, "m": 2, "l": 3}
 _KEYPOINT_AREAS = {"": 0, "m": 1, "l": 2}
+_TIDE = {
+    "Cls": "wrong class",
+    "Loc": "wrong place",
+    "Both": "wrong class and place",
+    "Dupe": "duplicate",
+    "Bkg": "background",
+    "Miss": "missed",
+    "FP": "all false positives",
+    "FN": "all false negatives",
+}
 _IOU_50, _IOU_75 = 0, 5  # indices of COCO's ten IoU thresholds
 
 
@@ -62,3 +72,19 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     """Return the mean of what is not -1, added in pycocotools' order."""
     values = values[values > -1]
     return float(np.mean(values)) if values.size else None
+
+
+def tide(dataset: Dataset, kind: str) -> dict[str, Any] | None:
+    """Return TIDE's error types: by how much AP50 would rise without each, and how many there are.
+
+    ``None`` without hotcoco, which computes them.
+    """
+    if not has_hotcoco():
+        return None
+    judge = dataset.judge(kind)
+    accumulated(judge)
+    found = judge.tide_errors()
+    return {
+        name: {"ap": float(found["delta_ap"][key]), "count": found["counts"].get(key)}
+        for key, name in _TIDE.items()
+    }

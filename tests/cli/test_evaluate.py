@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import ROOT, Run, environment
 from evaluated import make
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+
+def load_scenes() -> Any:
+    spec = importlib.util.spec_from_file_location("scenes", ROOT / "examples/shapes/scenes.py")
+    assert spec is not None
+    assert spec.loader is not None
+    scenes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scenes)
+    return scenes
 
 
 @pytest.fixture
@@ -101,3 +116,58 @@ def test_run_and_evaluate(d2run: Run, tmp_path: Path) -> None:
     )  # fmt: skip
     assert restarted.returncode == 0, restarted.stderr
     assert not (tmp_path / "cwd/run/evaluation.json").exists()
+
+
+def test_the_thresholds_give_the_f1_that_they_promise(d2run: Run, tmp_path: Path) -> None:
+    base = ["model=shapes", "runnable=fake", f"input={ROOT / 'examples/shapes/scenes'}"]
+    done = d2run(*base, "stage=[]", "sink=[coco]", "output=all")
+    assert done.returncode == 0, done.stderr
+    truth = json.loads((tmp_path / "cwd/all/coco.json").read_text())
+    right = sorted(truth["annotations"], key=lambda each: each["score"])[::2]
+    (tmp_path / "x.json").write_text(json.dumps({**truth, "annotations": right}))
+    evaluate = ["runner=evaluate", f"runner.ground_truth={tmp_path / 'x.json'}"]
+    assert d2run(*evaluate, "runner.run=all").returncode == 0
+    promised = json.loads((tmp_path / "cwd/all/evaluation.json").read_text())["f1"]
+    done = d2run(*base, *evaluate, "--config-dir", "all/thresholds", "stage=[best_f1]",
+                 "output=best")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    check_promise(promised, tmp_path / "cwd/best")
+    assert promised["together"]["f1"] > promised["one"]["unfiltered"]["f1"]
+
+
+def check_promise(promised: Any, run: Path) -> None:
+    found = json.loads((run / "evaluation.json").read_text())["f1"]
+    for name, numbers in promised["classes"].items():
+        again = found["classes"][name]["unfiltered"]
+        assert again == {key: numbers[key] for key in ("precision", "recall", "f1")}
+
+
+@pytest.mark.detectron2
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_500_scenes(d2run: Run, tmp_path: Path) -> None:
+    truth = load_scenes().write(1, 500, tmp_path / "scenes")
+    base = ["model=shapes", f"input={truth}", "runner=evaluate", "device=cpu"]
+    options = {"timeout": 1800}
+    done = d2run(*base, "model.score_threshold=0.05", "stage=[]", "sink=[coco]", "output=all",
+                 **options)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads((tmp_path / "cwd/all/evaluation.json").read_text())
+    results = json.loads((tmp_path / "cwd/all/coco_results.json").read_text())
+    for kind, library_kind in (("box", "bbox"), ("mask", "segm")):
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCO(str(truth))
+            given = [{**each} for each in results]
+            for each in given:
+                del each["segmentation" if kind == "box" else "bbox"]
+            judge = COCOeval(coco, coco.loadRes(given), library_kind)
+            judge.evaluate()
+            judge.accumulate()
+            judge.summarize()
+        numbers = [value for name, value in found[kind].items() if name != "classes"]
+        assert [-1 if each is None else each for each in numbers] == judge.stats.tolist()
+        assert numbers[0] > 0.8
+    done = d2run(*base, "model.score_threshold=0.05", "--config-dir", "all/thresholds",
+                 "stage=[best_f1]", "sink=[]", "output=best", **options)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    check_promise(found["f1"], tmp_path / "cwd/best")

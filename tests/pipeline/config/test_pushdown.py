@@ -81,6 +81,10 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
         pytest.param([SCORE, MinScore(0.6)], {"min_score": 0.6}, id="the higher of two"),
         pytest.param([MinScore(0.6), SCORE], {"min_score": 0.6}, id="the first is higher"),
+        pytest.param([MinScore(0.5, {"a": 0.3})], {"min_score": 0.3}, id="threshold per class"),
+        pytest.param(
+            [MinScore(0.5, {"a": 0.9}), BEST], {"min_score": 0.5}, id="a limit after those"
+        ),
         pytest.param([BEST, SCORE], {"max_instances": 20}, id="a limit is the last"),
         pytest.param([Nms(0.5), SCORE, BEST], {}, id="nms leads"),
         pytest.param([SCORE, Nms(0.5), BEST], {"min_score": 0.5}, id="a limit after nms"),

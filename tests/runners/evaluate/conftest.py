@@ -15,7 +15,8 @@ from runners.evaluate.runner import Evaluate
 @pytest.fixture(params=["hotcoco", "pycocotools"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Evaluate with this library."""
-    monkeypatch.setattr(engine, "find_spec", lambda name: name == request.param)
+    found = engine.find_spec if request.param == "hotcoco" else lambda name: None
+    monkeypatch.setattr(engine, "find_spec", found)
     return request.param
 
 
@@ -25,7 +26,9 @@ def evaluate(tmp_path: Path) -> Callable[..., Any]:
 
     def run(run: Path, truth: Path, **options: Any) -> Any:
         job = SimpleNamespace(
-            source=None, output=tmp_path / "unused", config={"quiet": True, "input": None}
+            source=None,
+            output=tmp_path / "unused",
+            config={"quiet": True, "input": None, "seed": 0},
         )
         report = Evaluate(run=str(run), ground_truth=str(truth), **options).run(job)
         return json.loads((run / "evaluation.json").read_text()), report
