@@ -63,7 +63,8 @@ class CocoImages:
         self.root = user_path(os.fspath(root)) if root else user_path(self.input).parent
         self.exif = exif
         self.max_pixels = max_pixels
-        self.warnings: list[str] = []
+        self._of_ids: list[str] = []  # warnings
+        self._of_categories: list[str] = []
         self._assets: list[CocoImage] | None = None
         self._skipped: list[Skipped] = []
         self._names: list[str] = []  # of the categories
@@ -104,6 +105,7 @@ class CocoImages:
         """Warn about categories that only the dataset has, or only the model."""
         if self._assets is None:
             self._list()
+        self._of_categories = []
         known = [*categories.thing_names, *categories.stuff_names]
         if not self._names or not known:
             return
@@ -113,15 +115,19 @@ class CocoImages:
         ):
             if missing := [name for name in dict.fromkeys(names) if name not in set(others)]:
                 more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-                text = f"'{self.input}': {who} {', '.join(missing[:_SHOWN])}{more}"
-                if text not in self.warnings:
-                    self.warnings.append(text)
+                self._of_categories.append(
+                    f"'{self.input}': {who} {', '.join(missing[:_SHOWN])}{more}"
+                )
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is odd about ids and categories."""
+        return self._of_ids + self._of_categories
 
     def _list(self) -> list[CocoImage]:
         data = self._read()
         if not self.root.is_dir():
             raise ConfigError(f"root: no directory '{self.root.absolute()}'")
-        self.warnings = []
         self._names = _category_names(data)
         ids = self._image_ids(data["images"])
         root = plain_path(os.path.abspath(self.root))  # noqa: PTH100 - the path may not exist
@@ -146,11 +152,12 @@ class CocoImages:
     def _image_ids(self, images: list[dict[str, Any]]) -> list[int | None]:
         """Return the images' ids; all ``None`` if one is not a whole number."""
         ids: list[int | None] = []
+        self._of_ids = []
         for image in images:
             given = image.get("id")
             image_id = _whole(given)
             if image_id is None:
-                self.warnings.append(
+                self._of_ids.append(
                     f"'{self.input}': image ids are numbered from 1 in its order, because the id "
                     f"{given!r:.40} is not a whole number"
                 )
