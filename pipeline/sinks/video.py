@@ -167,6 +167,7 @@ class Video:
         """Complete the video: join its segments, and give it its name.
 
         Raises:
+            OSError: The disk fails.
             SinkError: They cannot be joined.
         """
         recorder, self._recorder = self._recorder, None
@@ -237,7 +238,10 @@ class Video:
                     asset_id=asset.id,
                     step="video",
                 ) from exc
-        for codec in json.loads(done.stdout)["refused"]:
+        answer = json.loads(done.stdout)
+        if number := answer.get("errno"):  # the disk is full, so no other input can be written
+            raise OSError(number, os.strerror(number), str(self.directory))
+        for codec in answer["refused"]:
             print_stderr(f"warning: {asset.id}: video without its sound: MP4 cannot hold {codec}")
 
     def _warn(self, what: str) -> None:

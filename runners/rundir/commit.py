@@ -227,8 +227,10 @@ class Session:
                 sink.discard(asset)
 
     def _drop(self, outcome: Outcome) -> None:
-        """Forget an input that failed: it has left nothing in any sink."""
+        """Forget an input; one that failed has left nothing in any sink."""
         outcome.records.close()
+        if outcome.error is None:
+            self._discard(outcome.asset)
         del self._places[outcome.asset.id]
         self._in_flight.discard([outcome.asset.id])
 

@@ -165,10 +165,11 @@ class Processing(Hooks):
         return limit is not None and counts["failed"] + self._uncommitted[True] > limit
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Return whether to commit an outcome: not the failure of an incomplete file."""
+        """Return whether to commit an outcome: not that of an incomplete file."""
         arrival = self._arrivals[outcome.asset.id]
-        if outcome.error is not None and self._may_be_incomplete(arrival, outcome.error):
-            _log.info("%s: will be checked again: %s", arrival.id, outcome.error)
+        error = outcome.error or outcome.partial
+        if error is not None and self._may_be_incomplete(arrival, error):
+            _log.info("%s: will be checked again: %s", arrival.id, error)
             self.waiting.pop(arrival.id, None)
             return False
         self._uncommitted[outcome.error is not None] += 1

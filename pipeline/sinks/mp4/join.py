@@ -6,7 +6,9 @@ of a stranger: a container that crashes FFmpeg costs this one output.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -23,6 +25,7 @@ from pipeline.system.media import media_name, open_media
 # The same input, the same bytes: no version, no date. The index comes first, so that a browser can
 # play the file while it loads.
 _OPTIONS = {"movflags": "faststart", "fflags": "+bitexact"}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PRIMING_S = Fraction(1, 10)  # decoders of sound need some samples before the first one
 _Sound = Iterator[tuple[Fraction, Any]]
 
@@ -233,13 +236,35 @@ def _readable(container: Any, streams: list[Any]) -> Iterator[Any]:
 
 
 def main() -> None:
-    """Join what the JSON on standard input says; print the codecs of sound that is left out."""
+    """Join what the JSON on standard input says; print the codecs of the sound that is omitted."""
     request = json.load(sys.stdin)
     settings = Settings.of_json(request["settings"])
     segments = [Segment(Path(path), (), n_frames) for path, n_frames in request["segments"]]
     source = None if request["source"] is None else Source(request["source"])
-    Join(request["output"], settings, segments, source).run()
-    print(json.dumps({"refused": source.refused if source else []}))  # noqa: T201
+    answer: dict[str, Any] = {}
+    try:
+        Join(request["output"], settings, segments, source).run()
+        _check_complete(request["output"], sum(each.n_frames for each in segments))
+        answer["refused"] = source.refused if source else []
+    except Exception as exc:  # those of PyAV have a number too
+        number = getattr(exc, "errno", None)
+        if number not in _FULL:
+            raise
+        answer["errno"] = number
+    print(json.dumps(answer))  # noqa: T201
+
+
+def _check_complete(output: int, n_frames: int) -> None:
+    """Check that the file holds all frames: FFmpeg does not report every failed write.
+
+    Raises:
+        OSError: It does not.
+    """
+    with open_media(output) as container:
+        entries = container.streams.video[0].index_entries
+        size = os.fstat(output).st_size
+        if len(entries) != n_frames or any(each.pos + each.size > size for each in entries):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 if __name__ == "__main__":

@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 from videos import MS, NTSC, number_of, picture, write_video
 
-from pipeline.errors import ConfigError, SinkError
+from pipeline.errors import ConfigError, OutputError, SinkError
+from pipeline.failures import sink_failed
 from pipeline.protocols import Durable, SelectiveSink, Sink, SuspendableSink
 from pipeline.records import Frame, Predictions, Result
 from pipeline.sinks.mp4 import recorder
 from pipeline.sinks.video import Video
 from pipeline.sources.auto import auto
+from pipeline.system.children import python_command
 from pipeline.testing import make_predictions
 
 NAMES = ("a", "b")
+JOIN = "pipeline.sinks.mp4.join"
 VFR = [0, 33, 50, 133, 134, 200, 317, 400, 401, 500, 640, 641]
 LARGE = (640, 480)  # frames that are not enlarged
 
@@ -348,6 +351,19 @@ def test_a_crash_while_joining_fails_the_asset(
     monkeypatch.setattr("pipeline.sinks.video.python_command", lambda _: crash)
     with pytest.raises(SinkError, match=r"cannot be joined .*SIGSEGV.*video.audio=false"):
         sink.flush(asset)
+    sink.discard(asset)
+    assert list((tmp_path / "run").rglob("*")) == [tmp_path / "run/video"]
+
+
+def test_a_full_disk_while_joining_ends_the_run(
+    tmp_path: Path, sink: Video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asset = begun(sink, write_video(tmp_path / "x.mp4", n=12), 12)
+    limited = ["bash", "-c", 'ulimit -f 4 && exec "$@"', "bash", *python_command(JOIN)]
+    monkeypatch.setattr("pipeline.sinks.video.python_command", lambda _: limited)
+    with pytest.raises(OSError, match=r"File too large|No space left") as caught:
+        sink.flush(asset)
+    assert isinstance(sink_failed(caught.value, asset, "video"), OutputError)
     sink.discard(asset)
     assert list((tmp_path / "run").rglob("*")) == [tmp_path / "run/video"]
 
