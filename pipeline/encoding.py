@@ -30,12 +30,15 @@ INSTANCE_KEYS = ("box", "score", "class_id", "class_name", "mask", "keypoints", 
 _IMAGE_ID = re.compile(rb', "image_id": \d+, "instances": ')
 
 
-def encode(result: Result, *, numbered: bool = False) -> bytes:
+def encode(
+    result: Result, *, numbered: bool = False, columns: Mapping[str, Any] | None = None
+) -> bytes:
     """Return a frame's line, newline included, with ``"image_id": 0``.
 
     Args:
         result: One frame and its predictions.
         numbered: Whether the frame's label maps are named by frame; see ``map_name``.
+        columns: Values of the asset; see ``AnnotatedAsset``.
 
     Raises:
         SinkError: An extra column has the name of a known key, or a value that JSON cannot hold.
@@ -59,6 +62,8 @@ def encode(result: Result, *, numbered: bool = False) -> bytes:
             "file": map_name(PANOPTIC, frame.asset_id, number),
             "segments": _segments(predictions),
         }
+    if columns is not None:
+        line["columns"] = dict(columns)
     try:
         text = json.dumps(line, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as exc:
@@ -76,6 +81,11 @@ def asset_prefix(asset_id: str) -> bytes:
     """Return the text with which every line of an asset begins."""
     keys = json.dumps(asset_keys(asset_id), ensure_ascii=False)
     return f'{keys[:-1]}, "frame": '.encode(errors="backslashreplace")
+
+
+def columns_digest(columns: Mapping[str, Any] | None) -> str | None:
+    """Return a digest of an asset's columns, to notice changes; ``None`` without columns."""
+    return None if columns is None else sha256(json.dumps(columns).encode()).hexdigest()[:16]
 
 
 def renumbered(lines: Iterable[bytes], first: int) -> Iterator[bytes]:
@@ -99,8 +109,13 @@ def without_image_id(line: bytes) -> bytes:
     return _IMAGE_ID.sub(b', "instances": ', line, 1)
 
 
-def read_records(predictions: Path) -> Iterator[dict[str, Any]]:
+def read_records(predictions: Path, min_score: float = 0.0) -> Iterator[dict[str, Any]]:
     """Yield the objects of a ``predictions.jsonl``, one at a time.
+
+    Args:
+        predictions: The file.
+        min_score: Omit instances of a lower score, compared as float32; above 0, also those whose
+            score is not finite.
 
     Raises:
         OutputError: A line is incomplete.
@@ -108,12 +123,22 @@ def read_records(predictions: Path) -> Iterator[dict[str, Any]]:
     with open_to_read(predictions) as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield json.loads(line)
+                record = json.loads(line)
             except ValueError as exc:
                 raise OutputError(
                     f"'{predictions}': line {number} is incomplete. Run the same command with "
                     "runner=repair to keep the intact results"
                 ) from exc
+            yield _at_least(record, np.float32(min_score)) if min_score else record
+
+
+def _at_least(record: dict[str, Any], min_score: np.float32) -> dict[str, Any]:
+    kept = [
+        instance
+        for instance in record["instances"]
+        if instance["score"] is not None and np.float32(instance["score"]) >= min_score
+    ]
+    return record | {"instances": kept}
 
 
 def map_name(folder: str, asset_id: str, frame: int | None = None, suffix: str = ".png") -> str:

@@ -3,6 +3,7 @@
 # what `runner._target_` may name
 PARTS = (
     "batch.Batch",
+    "evaluate.runner.Evaluate",
     "plan.Plan",
     "repair.Repair",
     "save.Save",

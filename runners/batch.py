@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError, OutputError, OutputLockedError
 from pipeline.job import Job, Report, inputs_of
 from pipeline.protocols import Asset
 from pipeline.system.terminal import print_stderr
-from pipeline.validation import check_choice, check_flag
+from pipeline.validation import check, check_choice, check_flag
 from runners import budget
 from runners.reporting.console import count_reasons
 from runners.reporting.log import logged
@@ -27,6 +27,7 @@ from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, SKIPPED, write_skipped
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
+from runners.rundir.owned.pruning import check_inputs, prune, unlisted_results
 from runners.rundir.readers import file_reader
 from runners.rundir.record import Record
 from runners.rundir.translation import output_errors
@@ -50,6 +51,8 @@ class Batch:
             ``skip`` (exits 0 silently).
         retry_failed: Process only the inputs that failed before, including those that killed their
             worker process.
+        prune: Whether to remove the results of inputs that are no longer listed. Refused if an
+            input lists nothing, because a disk may not be mounted; ``all`` removes them even then.
     """
 
     on_error: str = "skip"
@@ -57,12 +60,15 @@ class Batch:
     on_change: str = "error"
     on_lock: str = "error"
     retry_failed: bool = False
+    prune: bool | str = False
 
     def __post_init__(self) -> None:
         check_choice("on_error", self.on_error, ("skip", "raise"))
         check_choice("on_change", self.on_change, ("error", "restart", "extend"))
         check_choice("on_lock", self.on_lock, ("error", "skip"))
         check_flag("retry_failed", self.retry_failed)
+        is_known = isinstance(self.prune, bool) or self.prune == "all"
+        check("prune", self.prune, is_known, "true, false or all")
         budget.allowed(self.max_failures, 0)
 
     def run(self, job: Job) -> Report:
@@ -77,8 +83,8 @@ class Batch:
         """
         if job.source is None:
             raise ConfigError(
-                "no input: add input=PATH (a file, a directory, a glob, a list of paths in a .txt "
-                "or .csv file, or - for paths on standard input)"
+                "no input: add input=PATH (a file, a directory, a glob, a list of paths in a .txt, "
+                ".csv or .parquet file, or - for paths on standard input)"
             )
         try:
             with locked(job.output), logged(job.output / "run.log"):
@@ -97,6 +103,8 @@ class Batch:
         status = Status(job.output, total)
         with open_run(job, self.on_change, status, can_extend=True) as opened:
             share, earlier = opened.share, opened.earlier
+            if self.prune is True and earlier and earlier.counts(share.places)["done"]:
+                check_inputs(source)
             failures = earlier.entries(with_error=True) if earlier else ()
             todo = Todo(
                 share.distinct(assets, earlier),
@@ -109,6 +117,7 @@ class Batch:
                     for entry in failures
                     if entry.outcome == "failed" and entry.place in share.places
                 },
+                seen=set() if self.prune else None,
             )
             found = iter(todo)
             first = next(found, None)
@@ -166,7 +175,7 @@ class _Run(Hooks):
 
     def __post_init__(self) -> None:
         self.known = self.ledger.counts(self.places).total()
-        self.removed = self.n_failed = 0
+        self.removed = self.pruned = self.n_failed = 0
         limit = budget.allowed(self.batch.max_failures, self.total)
         self.limit = 0 if self.batch.on_error == "raise" else limit
 
@@ -181,8 +190,8 @@ class _Run(Hooks):
                 Progress(self.total, quiet=job.config["quiet"]).shown() as progress,
             ):
                 self._each_input(session, found, progress)
-            if not self._is_over():
-                self._forget_removed()
+                if not self._is_over():
+                    self._forget_removed()
             is_outdated = not is_finished(job, self.ledger)
             if self.tally.counts or self.todo.moved or is_outdated:
                 finish(job, self.ledger)
@@ -224,17 +233,24 @@ class _Run(Hooks):
         return self.limit is not None and self.n_failed > self.limit
 
     def _forget_removed(self) -> None:
-        """Forget failures of inputs that no longer exist; keep and report results of others."""
+        """Forget failures of inputs that no longer exist; prune or report their results."""
         forgotten = self.todo.unseen_failures
         if forgotten:
             self.ledger.remove(forgotten)
             self.ledger.set_fact("finished", False)
             self.ledger.commit()
-        self.removed = self.known - self.todo.known - len(forgotten) + self.todo.counts[GONE]
+        unlisted = self.known - self.todo.known - len(forgotten)
+        if unlisted and self.todo.seen is not None:
+            lost = [one.path for one in skipped_entries(self.job.source) if one.lost]
+            gone = unlisted_results(self.ledger, self.places, self.todo.seen, lost)
+            self.pruned = prune(self.job, self.ledger, gone)
+        self.removed = unlisted - self.pruned + self.todo.counts[GONE]
         if self.removed:
             text = (
                 f"{self.removed} inputs of an earlier run no longer exist; their results are kept"
             )
+            if not self.batch.prune:
+                text += " (runner.prune=true removes them)"
             self.record.warnings.append(text)
             print_stderr(f"warning: {text}")
 
@@ -265,6 +281,7 @@ class _Run(Hooks):
             "later": seen[LATER],
             "not_retried": seen[POISON],
             "removed": self.removed,
+            "pruned": self.pruned,
         }
         report = self.tally.report(self.job.output, status, message, **more)
         return replace(

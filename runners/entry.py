@@ -111,8 +111,12 @@ class _Jobs:
         self._sweep: Path | None = None  # its directory
         self._quiet = False
 
-    def run(self, cfg: DictConfig) -> None:
-        """Build and run one job. Nothing is raised but interruptions: that would end a sweep."""
+    def run(self, cfg: DictConfig) -> float | None:
+        """Build and run one job. Nothing is raised but interruptions: that would end a sweep.
+
+        Returns:
+            The number that a sweeper can optimize; ``None`` if nothing was evaluated.
+        """
         hydra, began = HydraConfig.get(), time.monotonic()
         is_sweep = hydra.mode == RunMode.MULTIRUN
         number = hydra.job.num if is_sweep else 0
@@ -142,6 +146,7 @@ class _Jobs:
                     SweepJob.of(number, overrides, status, report, seconds, directory)
                 )
             _remove_if_empty(output)
+        return None if report is None else report.metric
 
     def _run(self, cfg: DictConfig) -> tuple[int, Report | None, str]:
         """Return the exit status (docs/run.md), the report, and what went wrong."""

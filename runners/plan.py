@@ -13,7 +13,7 @@ from unicodedata import normalize
 
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job, Report
-from pipeline.protocols import Asset, Warns
+from pipeline.protocols import Asset, VersionedAsset, Warns
 from pipeline.system.files import output_name
 from pipeline.system.os_errors import describe_os_error
 from pipeline.system.terminal import print_stderr
@@ -119,8 +119,10 @@ class _Survey:
         if state not in TO_DO:
             self.not_done.append((asset.id, _WHY[state]))
             return
+        size = asset.size_bytes if isinstance(asset, VersionedAsset) else None
         try:
-            size, _ = asset_status(asset)
+            if size is None:
+                size, _ = asset_status(asset)
         except (OSError, ValueError) as exc:
             self.not_done.append((asset.id, f"would fail: {describe_os_error(exc)}"))
             return

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.encoding import NAME as PREDICTIONS
+from pipeline.encoding import columns_digest
 from pipeline.errors import LedgerDamagedError, OutputError
 from pipeline.job import Job, Report
 from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
@@ -99,7 +100,9 @@ def _whole(output: Path) -> tuple[Position, dict[str, Entry]]:
         asset_id = asset_id_of(record)
         entry = entries.get(asset_id)
         if entry is None or asset_id != before:  # a later result supersedes an earlier one
-            entry = entries[asset_id] = Entry(asset_id, len(entries), "done", start=size)
+            columns = columns_digest(record.get("columns"))
+            entry = Entry(asset_id, len(entries), "done", start=size, columns=columns)
+            entries[asset_id] = entry
         entry.length += length
         entry.frames += 1
         size += length

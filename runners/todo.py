@@ -10,8 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from pipeline.encoding import columns_digest
 from pipeline.errors import PipelineError
 from pipeline.protocols import (
+    AnnotatedAsset,
     Asset,
     ContainedAsset,
     FetchedAsset,
@@ -35,8 +37,9 @@ TO_DO = (NEW, CHANGED, FAILED)
 class Todo:
     """Iterates over the inputs once and yields those to be processed, with their places.
 
-    An input is done if its content is that of the file that was decoded: size and modification
-    time are compared first, the SHA-256 decides. Failed inputs are processed again, except those
+    An input is done if its content is that of the file that was decoded, and its columns (see
+    ``AnnotatedAsset``) are those that were recorded. Of the content, size and modification time
+    are compared first; the SHA-256 decides. Failed inputs are processed again, except those
     that killed their worker process each time. A file that can no longer be read keeps its result.
 
     Attributes:
@@ -54,6 +57,7 @@ class Todo:
         known: Number of these inputs that are in the ledger as inputs of this source.
         moved: Whether the place of any known input changed.
         unseen_failures: Ids of failed inputs; each is removed when it is seen.
+        seen: Receives the ids of all inputs; ``None`` if nobody needs them.
     """
 
     source: Iterable[Asset]
@@ -68,6 +72,7 @@ class Todo:
     known: int = 0
     moved: bool = False
     unseen_failures: set[str] = field(default_factory=set)
+    seen: set[str] | None = None
 
     @property
     def not_to_do(self) -> int:
@@ -85,6 +90,8 @@ class Todo:
         assets = iter(self.source)
         place = self.first_place
         while chunk := list(islice(assets, _AT_ONCE)):
+            if self.seen is not None:
+                self.seen.update(asset.id for asset in chunk)
             unchanged = self._unchanged(chunk, place)
             others = [asset.id for asset in chunk if asset.id not in unchanged]
             known = self.ledger.find(others) if self.ledger and others else {}
@@ -133,7 +140,8 @@ class Todo:
             version = done.get(asset.id)
             if (
                 version is None
-                or None in version
+                or None in version[:3]
+                or version[3] != _columns(asset)
                 or not (self.keep_places or version[2] == place + i)
             ):
                 continue
@@ -160,8 +168,17 @@ def skipped_entries(source: Source | None) -> Sequence[SkippedEntry]:
     return source.skipped() if isinstance(source, SkippingSource) else ()
 
 
+def _columns(asset: Asset) -> str | None:
+    return columns_digest(asset.columns) if supports(asset, AnnotatedAsset) else None
+
+
 def _compared(asset: Asset, entry: Entry, by_content: bool) -> tuple[str, Entry]:
-    """Return ``done`` if the entry has the asset's content, else ``changed`` or ``gone``."""
+    """Return ``done`` if the entry is as the asset is now, else ``changed`` or ``gone``."""
+    state, entry = _compared_content(asset, entry, by_content)
+    return (CHANGED if state == DONE and entry.columns != _columns(asset) else state), entry
+
+
+def _compared_content(asset: Asset, entry: Entry, by_content: bool) -> tuple[str, Entry]:
     mtime_ns = None
     try:
         size, now_ns = asset_status(asset)

@@ -12,7 +12,16 @@ from pipeline.engine.items import Item
 from pipeline.errors import OutputError, PartialError, PipelineError, StageError
 from pipeline.failures import failed, sink_failed
 from pipeline.job import Outcome
-from pipeline.protocols import Asset, BeginsAssets, SelectiveSink, Sink, Stage, supports
+from pipeline.protocols import (
+    AnnotatedAsset,
+    Asset,
+    BeginsAssets,
+    SelectiveSink,
+    Sink,
+    Stage,
+    SuspendableSink,
+    supports,
+)
 from pipeline.records import Result
 from pipeline.system.spool import Spool
 
@@ -115,7 +124,7 @@ class Writing:
                 yield outcome
         finally:
             if current is not None:  # the run ended before the asset did
-                self._discard(current)
+                self._discard(current, suspends=True)
 
     def _write(self, item: Item, current: _Open) -> None:
         if item.frame is None or item.predictions is None:
@@ -139,7 +148,9 @@ class Writing:
                     return
             if self.encode is not None:
                 try:
-                    line = self.encode(result, numbered=not current.asset.is_still)
+                    asset = current.asset
+                    more = {"columns": asset.columns} if supports(asset, AnnotatedAsset) else {}
+                    line = self.encode(result, numbered=not asset.is_still, **more)
                     current.records.append(line)
                 except Exception as exc:
                     current.error = sink_failed(exc, current.asset, _RECORDS)
@@ -191,8 +202,11 @@ class Writing:
         if isinstance(current.error, OutputError):
             raise current.error
 
-    def _discard(self, current: _Open) -> None:
+    def _discard(self, current: _Open, *, suspends: bool = False) -> None:
         current.records.close()
         for sink in self.sinks.values():
             with suppress(Exception):  # the error that led here is the one to report
-                sink.discard(current.asset)
+                if suspends and current.error is None and supports(sink, SuspendableSink):
+                    sink.suspend(current.asset)
+                else:
+                    sink.discard(current.asset)

@@ -6,6 +6,7 @@ with ``supports`` where that would be too slow.
 """
 
 from pipeline.protocols.assets import (
+    AnnotatedAsset,
     Asset,
     CategorizedSource,
     CheckableSource,
@@ -32,6 +33,7 @@ from pipeline.protocols.parts import (
     SelectiveSink,
     Sink,
     Stage,
+    SuspendableSink,
 )
 from pipeline.protocols.runnables import (
     BatchingRunnable,
@@ -53,6 +55,7 @@ from pipeline.protocols.runnables import (
 
 __all__ = [
     "Aggregate",
+    "AnnotatedAsset",
     "Asset",
     "BatchingRunnable",
     "BeginsAssets",
@@ -87,6 +90,7 @@ __all__ = [
     "SkippingSource",
     "Source",
     "Stage",
+    "SuspendableSink",
     "ThreadedRunnable",
     "VersionedAsset",
     "Warns",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -62,6 +62,19 @@ class NumberedAsset(Asset, Protocol):
     """
 
     image_id: int | None
+
+
+@runtime_checkable
+class AnnotatedAsset(Asset, Protocol):
+    """An asset with values of its own, such as the other columns of the table that lists it.
+
+    They are written to ``predictions.jsonl``. An input whose values change is processed again.
+    """
+
+    @property
+    def columns(self) -> Mapping[str, str | int | float | bool | None] | None:
+        """The values by name, whose numbers are finite; ``None`` if there are none."""
+        ...
 
 
 @runtime_checkable

@@ -46,11 +46,14 @@ class Pushdown:
         classes: Instances of other classes are dropped; names, ``None`` for all classes.
         max_instances: Of the remaining instances, only those with the highest scores are kept,
             per frame; ``None`` for all.
+        complete: Whether the stage drops nothing else. Otherwise, no ``max_instances`` of a later
+            stage reaches the model, where it would count what this stage still drops.
     """
 
     min_score: float | None = None
     classes: Sequence[str] | None = None
     max_instances: int | None = None
+    complete: bool = True
 
     def combined(self, other: Pushdown) -> Pushdown:
         """Return what is dropped by either."""
@@ -141,6 +144,15 @@ class SelectiveSink(Sink, Protocol):
     """
 
     min_score: float
+
+
+@runtime_checkable
+class SuspendableSink(Sink, Protocol):
+    """A sink that keeps what it has of an asset when a run stops in the middle of it."""
+
+    def suspend(self, asset: Asset) -> None:
+        """Do as ``discard``, but keep what makes the next run of the asset faster."""
+        ...
 
 
 @runtime_checkable

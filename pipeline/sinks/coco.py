@@ -14,7 +14,7 @@ from pipeline.encoding import read_records
 from pipeline.masks import InstanceMasks
 from pipeline.records import Categories
 from pipeline.sinks.annotations.polygons import trace
-from pipeline.sinks.coco_format import at_least, coco_image, dump_list
+from pipeline.sinks.coco_format import coco_image, dump_list
 from pipeline.sinks.coco_panoptic import write_panoptic
 from pipeline.system.files import replaced
 from pipeline.validation import check_flag, check_number
@@ -74,7 +74,7 @@ class CocoJson:
             replaced(self.directory / "coco_results.json") as results,
         ):
             write_coco(
-                lambda: self._records(journal),
+                lambda: read_records(journal, self.min_score),
                 categories,
                 dataset,
                 results,
@@ -82,9 +82,6 @@ class CocoJson:
             )
         if any("panoptic_seg" in record for record in read_records(journal)):
             write_panoptic(self.directory / "panoptic.json", journal, categories)
-
-    def _records(self, journal: Path) -> Iterator[dict[str, Any]]:
-        return (at_least(record, self.min_score) for record in read_records(journal))
 
 
 def write_coco(
@@ -128,40 +125,61 @@ def _annotations(
             if None in instance["box"] or instance["score"] is None:
                 continue
             number += 1
-            annotation, result = _instance(instance, record["image_id"], categories)
+            category_id = categories.thing_ids[instance["class_id"]]
+            result = coco_result(instance, record["image_id"], category_id)
             results.write(b"\n" if number == 1 else b",\n")
             results.write(json.dumps(result).encode("ascii"))
-            yield {"id": number} | annotation
+            yield _annotation(number, instance, result)
     results.write(b"]\n")
 
 
-def _instance(
-    instance: dict[str, Any], image_id: int, categories: Categories
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def coco_result(instance: dict[str, Any], image_id: int, category_id: int) -> dict[str, Any]:
+    """Return an instance of ``predictions.jsonl`` as an entry of ``coco_results.json``.
+
+    Args:
+        instance: Its box and score are finite.
+        image_id: COCO's id of the image.
+        category_id: COCO's id of the class.
+    """
     x1, y1, x2, y2 = (np.float32(value) for value in instance["box"])
-    w, h = x2 - x1, y2 - y1  # in float32, as Detectron2 converts boxes
-    annotation: dict[str, Any] = {
+    result: dict[str, Any] = {
         "image_id": image_id,
-        "category_id": categories.thing_ids[instance["class_id"]],
-        "bbox": [_short(value) for value in (x1, y1, w, h)],
-    }
-    result = annotation | {"score": instance["score"]}
-    annotation |= {
-        "area": max(_short(w * h), 0.0),
-        "segmentation": [],
-        "iscrowd": 0,
+        "category_id": category_id,
+        # in float32, as Detectron2 converts boxes
+        "bbox": [_short(value) for value in (x1, y1, x2 - x1, y2 - y1)],
         "score": instance["score"],
     }
     if "mask" in instance:
-        mask = instance["mask"]
-        annotation |= {"area": int(coco_mask.area(mask)), "segmentation": mask}
-        result["segmentation"] = mask
+        result["segmentation"] = instance["mask"]
     if "keypoints" in instance:
-        annotation["keypoints"], result["keypoints"] = _keypoints(instance["keypoints"])
-        annotation["num_keypoints"] = sum(v > 0 for v in annotation["keypoints"][2::3])
+        result["keypoints"] = _keypoints(instance["keypoints"])
+    return result
+
+
+def _annotation(number: int, instance: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of ``coco.json`` for an entry of ``coco_results.json``."""
+    w, h = (np.float32(value) for value in result["bbox"][2:])
+    annotation: dict[str, Any] = {
+        "id": number,
+        "image_id": result["image_id"],
+        "category_id": result["category_id"],
+        "bbox": result["bbox"],
+        "area": max(_short(w * h), 0.0),
+        "segmentation": [],
+        "iscrowd": 0,
+        "score": result["score"],
+    }
+    if "segmentation" in result:
+        mask = result["segmentation"]
+        annotation |= {"area": int(coco_mask.area(mask)), "segmentation": mask}
+    if "keypoints" in result:
+        points = list(result["keypoints"])
+        found = [None not in point for point in instance["keypoints"]]
+        points[2::3] = [2 if each else 0 for each in found]
+        annotation |= {"keypoints": points, "num_keypoints": sum(found)}
     if "track_id" in instance:
         annotation["track_id"] = instance["track_id"]
-    return annotation, result
+    return annotation
 
 
 def _with_polygons(annotation: dict[str, Any]) -> dict[str, Any]:
@@ -175,19 +193,15 @@ def _with_polygons(annotation: dict[str, Any]) -> dict[str, Any]:
     return annotation | {"segmentation": [region.outline.ravel().tolist() for region in regions]}
 
 
-def _keypoints(points: list[list[float | None]]) -> tuple[list[float], list[float]]:
-    labelled: list[float] = []
-    scored: list[float] = []
+def _keypoints(points: list[list[float | None]]) -> list[float]:
     half = np.float32(0.5)
+    scored: list[float] = []
     for x, y, score in points:
         if x is None or y is None or score is None:
-            labelled += [0, 0, 0]
             scored += [0, 0, 0]
-            continue
-        xy = [_short(np.float32(x) - half), _short(np.float32(y) - half)]
-        labelled += [*xy, 2]
-        scored += [*xy, score]
-    return labelled, scored
+        else:
+            scored += [_short(np.float32(x) - half), _short(np.float32(y) - half), score]
+    return scored
 
 
 def _categories(categories: Categories) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,6 @@ from pipeline.sinks.annotations.instances import Instance, check_has_instances, 
 from pipeline.sinks.annotations.run_lengths import cvat_rle
 from pipeline.sinks.annotations.text import image_name, is_frame, number, printable, xml_text
 from pipeline.sinks.coco import write_coco
-from pipeline.sinks.coco_format import at_least
 from pipeline.system.files import replaced
 from pipeline.validation import check_choice, check_number
 
@@ -78,7 +77,7 @@ class Cvat:
         """
         with replaced(self.directory / "cvat.xml") as file:
             file.write((_HEAD + _meta(categories)).encode())
-            for i, record in enumerate(read_records(journal)):
+            for i, record in enumerate(read_records(journal, self.min_score)):
                 file.write("".join(self._image(i, record)).encode())
             file.write(b"</annotations>\n")
         renumbered = Categories(
@@ -91,7 +90,7 @@ class Cvat:
             Path(os.devnull).open("wb") as results,
         ):
             write_coco(
-                lambda: (_named(at_least(r, self.min_score)) for r in read_records(journal)),
+                lambda: map(_named, read_records(journal, self.min_score)),
                 renumbered,
                 dataset,
                 results,
@@ -104,7 +103,7 @@ class Cvat:
             f'  <image id="{frame_id}" name="{xml_text(image_name(record))}" '
             f'width="{record["width"]}" height="{record["height"]}">\n'
         )
-        for group, instance in enumerate(instances_in(record, self.min_score), 1):
+        for group, instance in enumerate(instances_in(record), 1):
             attributes = {"score": instance.score, "track_id": instance.track_id}
             inside = "".join(
                 f'      <attribute name="{name}">{value}</attribute>\n'

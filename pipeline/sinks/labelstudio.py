@@ -82,7 +82,8 @@ class LabelStudio:
             OutputError: A line is incomplete.
         """
         with replaced(self.directory / "labelstudio.json") as file:
-            dump_list(file, (self._task(record, categories) for record in read_records(journal)))
+            records = read_records(journal, self.min_score)
+            dump_list(file, (self._task(record, categories) for record in records))
             file.write(b"\n")
         with replaced(self.directory / "labelstudio.xml") as file:
             file.write(self._interface(categories).encode())
@@ -91,7 +92,7 @@ class LabelStudio:
         name, scores = image_name(record), []
         results: list[dict[str, Any]] = []
         frame = {"original_width": record["width"], "original_height": record["height"]}
-        for i, instance in enumerate(instances_in(record, self.min_score), 1):
+        for i, instance in enumerate(instances_in(record), 1):
             scores.append(instance.score)
             for j, shape in enumerate(self._shapes(instance, record, categories), 1):
                 first = {"id": f"{i}" if j == 1 else f"{i}-{j}", "to_name": "image"}

@@ -31,6 +31,8 @@ class Webhook:
     Args:
         directory: Directory of the files, in the run directory.
         url: Address of the receiver, ``http`` or ``https``.
+        url_env: Name of the environment variable with the address, instead of ``url``: for an
+            address that is itself a secret, because ``url`` is recorded.
         min_score: Post only instances with at least this score, 0 to 1.
         secret_env: Name of the environment variable with the key of the signature, an HMAC-SHA256
             of the body; ``None`` for no signature.
@@ -50,7 +52,8 @@ class Webhook:
     def __init__(
         self,
         directory: str | Path,
-        url: str,
+        url: str | None = None,
+        url_env: str | None = None,
         min_score: float = 0.0,
         secret_env: str | None = None,
         timeout_s: float = 10.0,
@@ -65,16 +68,25 @@ class Webhook:
         check_number("max_backoff_s", max_backoff_s, backoff_s, 86400)
         check_whole("max_spool_mb", max_spool_mb, 1)
         check_number("drain_s", drain_s, 0, 86400)
+        if (url is None) == (url_env is None):
+            raise ConfigError("url: set either url or url_env")
+        address = url if url is not None else _variable("url_env", url_env)
         secret = None
         if secret_env is not None:
-            secret = os.environ.get(secret_env, "").encode(errors="surrogateescape")
-            if not secret:  # the value is not shown: it may be the secret itself
-                raise ConfigError("secret_env: no environment variable of this name is set")
+            secret = _variable("secret_env", secret_env).encode(errors="surrogateescape")
         self.directory = Path(directory)
         self.min_score = min_score
         self.outputs: tuple[str, ...] = (f"{self.directory.name}/",)
-        self._receiver = url, secret, timeout_s
-        Endpoint(*self._receiver)  # checks the URL
+        self._receiver = address, secret, timeout_s
+        try:
+            Endpoint(*self._receiver)  # checks the address
+        except ConfigError:
+            if url_env is None:
+                raise
+            raise ConfigError(
+                "url_env: the variable does not hold an http:// or https:// address without user "
+                "and password"
+            ) from None
         self._backoff_s, self._max_backoff_s, self._drain_s = backoff_s, max_backoff_s, drain_s
         self._max_bytes = max_spool_mb * 1_000_000
         self._folder = OutputFolder(self.directory.parent)
@@ -183,3 +195,10 @@ class Webhook:
     def _remove_empty(self) -> None:
         for directory, _, _ in os.walk(self.directory, topdown=False):
             self._folder.remove_empty(str(Path(directory).relative_to(self.directory.parent)))
+
+
+def _variable(option: str, name: str | None) -> str:
+    value = os.environ.get(name or "")
+    if not value:  # the name is not shown: it may be the secret itself
+        raise ConfigError(f"{option}: no environment variable of this name is set")
+    return value

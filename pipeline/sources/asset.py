@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from pipeline.errors import ConfigError, DecodeError
 from pipeline.records import Frame
 from pipeline.sources.decode.image import MAX_PIXELS
 from pipeline.sources.decode.reading import Reader, Reading, Version, read_image, read_version
+from pipeline.sources.tables.table import Row
 from pipeline.validation import check_whole
 
 
@@ -44,6 +46,7 @@ class ImageAsset:
         exif: Whether to apply the EXIF orientation.
         max_pixels: Larger images are refused.
         reader: Reads and decodes the file; by default in this process.
+        row: Its row in the table that lists it; ``None`` without one.
         size_bytes: Size of the file when it was last read; ``None`` before that.
         mtime_ns: Modification time of that file in nanoseconds since 1970; ``None`` before that.
     """
@@ -54,6 +57,7 @@ class ImageAsset:
     exif: bool = True
     max_pixels: int = MAX_PIXELS
     reader: Reader = field(default=read_image, repr=False)
+    row: Row | None = field(default=None, init=False, repr=False)
     size_bytes: int | None = field(default=None, init=False)
     mtime_ns: int | None = field(default=None, init=False)
     _sha256: str | None = field(default=None, init=False, repr=False)
@@ -62,6 +66,11 @@ class ImageAsset:
     def path(self) -> Path:
         """The file that it is read from."""
         return Path(self.location)
+
+    @property
+    def columns(self) -> dict[str, Any] | None:
+        """The values of the table that lists it, by column; ``None`` without a table."""
+        return None if self.row is None else self.row.columns()
 
     def __fspath__(self) -> str:
         return os.fspath(self.location)

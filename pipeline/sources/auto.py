@@ -12,12 +12,12 @@ from pipeline.sources.archive import ARCHIVES, UNSUPPORTED, Archive
 from pipeline.sources.asset import check_options, user_path
 from pipeline.sources.coco_images import CocoImages
 from pipeline.sources.decode.options import MAX_PIXELS, FrameOptions
-from pipeline.sources.decode.video import check_pyav
 from pipeline.sources.images import Images
 from pipeline.sources.kinds import Kinds
 from pipeline.sources.manifest import Manifest
 from pipeline.sources.remote import Remote
 from pipeline.sources.scan import VIDEOS
+from pipeline.system.media import check_pyav
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -40,9 +40,9 @@ def auto(
     """Return the source that reads an input. Whether the input exists is checked by ``check()``.
 
     Args:
-        input: A file, a directory, a glob, a list (``.txt``, ``.csv``), or ``-`` for standard
-            input, which can contain images and videos; a COCO ``.json``; a ``.zip``, ``.tar`` or
-            ``.tar.gz`` of images; or an address of images, such as ``s3://bucket/images/``.
+        input: A file, a directory, a glob, a list (``.txt``, ``.csv``, ``.parquet``), or ``-`` for
+            standard input, which can contain images and videos; a COCO ``.json``; a ``.zip``,
+            ``.tar`` or ``.tar.gz`` of images; or an address, such as ``s3://bucket/images/``.
         exif: Apply the EXIF orientation of images, and the rotation of videos.
         max_pixels: Refuse larger images and frames.
         recursive: Include subdirectories.
@@ -75,7 +75,7 @@ def auto(
         hardware=hardware,
     )
     kinds = Kinds(frames, pages=pages)
-    if text == "-" or suffix in (".txt", ".csv"):
+    if text == "-" or suffix in (".txt", ".csv", ".parquet"):
         return Manifest(text, kinds=kinds)
     if suffix == ".json":
         return CocoImages(text, root, exif=exif, max_pixels=max_pixels)
@@ -96,7 +96,7 @@ def auto(
 
 def _remote(address: str, *options: Any) -> Remote:
     name = address.split("?")[0].lower()
-    if name.endswith((*VIDEOS, *ARCHIVES, ".txt", ".csv", ".json")):
+    if name.endswith((*VIDEOS, *ARCHIVES, ".txt", ".csv", ".parquet", ".json")):
         raise ConfigError(
             f"input: '{redacted_text(address)}': only images are read from an address; copy this "
             "file to this machine first"

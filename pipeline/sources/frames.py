@@ -15,6 +15,7 @@ from pipeline.records import Frame
 from pipeline.sources.decode.frames import FramesReader, read_frames
 from pipeline.sources.decode.options import Decoded, FrameOptions
 from pipeline.sources.decode.reading import Version, read_version
+from pipeline.sources.tables.table import Row
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class FramesAsset:
         options: Which frames.
         is_still: False: outputs are numbered by frame, even if there is only one.
         reader: Reads the frames if it is a ``FramesReader``; by default this process does.
+        row: Its row in the table that lists it; ``None`` without one.
         size_bytes: Size of the file when it was last read; ``None`` before that.
         mtime_ns: Modification time of that file in nanoseconds since 1970; ``None`` before that.
     """
@@ -36,6 +38,7 @@ class FramesAsset:
     options: FrameOptions
     is_still: bool = False
     reader: Any = field(default=None, repr=False)
+    row: Row | None = field(default=None, init=False, repr=False)
     size_bytes: int | None = field(default=None, init=False)
     mtime_ns: int | None = field(default=None, init=False)
     _sha256: str | None = field(default=None, init=False, repr=False)
@@ -44,6 +47,11 @@ class FramesAsset:
     def path(self) -> Path:
         """The file that it is read from."""
         return Path(self.location)
+
+    @property
+    def columns(self) -> dict[str, Any] | None:
+        """The values of the table that lists it, by column; ``None`` without a table."""
+        return None if self.row is None else self.row.columns()
 
     def __fspath__(self) -> str:
         return os.fspath(self.location)

@@ -7,12 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pipeline.protocols import Asset
 from pipeline.sources.asset import ImageAsset
 from pipeline.sources.decode.options import FrameOptions
-from pipeline.sources.decode.video import has_pyav
 from pipeline.sources.frames import FramesAsset
 from pipeline.sources.scan import VIDEO, VIDEOS, not_an_image
+from pipeline.system.media import has_pyav
 from pipeline.validation import check_choice
 
 # What can have several pages, according to its extension: an asset is not opened to find out.
@@ -51,7 +50,7 @@ class Kinds:
             return None if has_pyav() else "video (needs the extra video)"
         return reason
 
-    def asset(self, asset_id: str, location: str | Path) -> Asset:
+    def asset(self, asset_id: str, location: str | Path) -> ImageAsset | FramesAsset:
         """Return the asset of a file, whatever its name."""
         dot = asset_id.rfind(".")
         suffix = asset_id[dot:].lower() if dot >= 0 else ""

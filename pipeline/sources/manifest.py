@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import sys
 from collections.abc import Iterator
@@ -11,15 +9,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import ConfigError, did_you_mean
+from pipeline.errors import ConfigError
 from pipeline.protocols import Asset
 from pipeline.sources.asset import Skipped, check_options, user_path
 from pipeline.sources.decode.options import MAX_PIXELS, FrameOptions
 from pipeline.sources.kinds import Kinds
 from pipeline.sources.paths import UNRESOLVED, Origin, plain_path, real_path
+from pipeline.sources.tables.csv_table import read_csv
+from pipeline.sources.tables.parquet_table import read_parquet
+from pipeline.sources.tables.table import Row, Table
 from pipeline.system.os_errors import describe_os_error
 
-_NUL = "\ud800"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -28,7 +28,8 @@ class Manifest:
     """Lists the images in a list, in its order. Every entry is an asset, even if it is missing.
 
     Args:
-        input: ``.csv``: a table with a column ``path``. ``-``: standard input, one path per line,
+        input: ``.csv`` or ``.parquet``: a table with a column ``path``; its other columns are kept
+            with the results. ``-``: standard input, one path per line,
             or paths that end with NUL if there is one. Any other file: one path per line; empty
             lines and lines that begin with ``#`` are ignored (``./#1.jpg`` is a file). UTF-8;
             other bytes in names are kept as they are. A relative path is relative to the working
@@ -60,9 +61,10 @@ class Manifest:
         """Check that the list can be read. Standard input is read once and kept in memory.
 
         Raises:
-            ConfigError: It cannot be read, is UTF-16, or has no column ``path``.
+            ConfigError: It cannot be read, is UTF-16, or is a table that is not as ``read_csv`` or
+                ``read_parquet`` want it.
         """
-        self._entries()
+        self._table()
 
     def __iter__(self) -> Iterator[Asset]:
         """Read the list and return its assets.
@@ -76,7 +78,7 @@ class Manifest:
             ConfigError: As ``check()``.
         """
         # reads now, not at the first asset, because list() asks for the length in between
-        return self._assets(self._paths())
+        return self._assets(*self._paths())
 
     def __len__(self) -> int:
         """Return the number of images in the list when it was last read."""
@@ -98,22 +100,30 @@ class Manifest:
             return [Origin("-", cwd=self._cwd)]
         return [Origin(real_path(user_path(self.input)), cwd=self._cwd)]
 
-    def _assets(self, paths: dict[str, str]) -> Iterator[Asset]:
+    def _assets(self, paths: dict[str, str], table: Table) -> Iterator[Asset]:
         here = os.path.join(Path.cwd(), "")  # noqa: PTH118
-        for asset_id, path in paths.items():
+        for i, (asset_id, path) in enumerate(paths.items()):
             whole = path if path.startswith("/") else here + path
-            yield self.kinds.asset(asset_id, whole)
+            asset = self.kinds.asset(asset_id, whole)
+            if table.names:
+                asset.row = Row(table.names, table.rows[i])
+            yield asset
 
-    def _paths(self) -> dict[str, str]:
-        """Return the paths of the assets by id; relative paths are to the working directory."""
+    def _paths(self) -> tuple[dict[str, str], Table]:
+        """Return the paths of the assets by id, and the table with one row per asset.
+
+        Relative paths are relative to the working directory.
+        """
+        table = self._table()
         paths: dict[str, str] = {}
+        rows: list[str] = []
         skipped: list[Skipped] = []
         ids: dict[str, str] = {}  # by plain path, relative if it is in the working directory
         self._cwd = None
         here = os.path.join(Path.cwd(), "")  # noqa: PTH118
         beside = os.path.join(user_path(self.input).absolute().parent, "")  # noqa: PTH118
         bases = {base: plain_path(base) for base in (here, beside)} | {"": ""}
-        for entry in self._entries():
+        for i, entry in enumerate(table.paths):
             base = self._base(entry, here, beside)
             plain = plain_path(base + entry)
             key = plain.removeprefix(here)
@@ -127,8 +137,9 @@ class Manifest:
                 asset_id = f"_/{asset_id}"
             ids[key] = asset_id
             paths[asset_id] = entry if base == here else base + entry
+            rows += table.rows[i : i + 1]
         self._count, self._skipped = len(paths), skipped
-        return paths
+        return paths, Table(table.names, rows=rows)
 
     def _base(self, entry: str, here: str, beside: str) -> str:
         """Return the directory that an entry is relative to, ``""`` if it is absolute."""
@@ -142,43 +153,25 @@ class Manifest:
             return here
         return beside if os.path.lexists(beside + entry) else here
 
-    def _entries(self) -> list[str]:
+    def _table(self) -> Table:
+        name = self.input.lower()
+        if name.endswith(".parquet"):
+            return read_parquet(user_path(self.input), self._name)
         data = self._read()
         if data.startswith(_UTF16_MARKS):
             raise ConfigError(f"input: the list {self._name} is UTF-16: save it as UTF-8")
+        data = data.removeprefix(_UTF8_MARK)
+        if name.endswith(".csv"):
+            return read_csv(data, self._name)
         # decoded like file names, which are not UTF-8 everywhere
-        text = os.fsdecode(data.removeprefix(_UTF8_MARK))
+        text = os.fsdecode(data)
         if self.input == "-" and "\0" in text:
-            return [entry for entry in text.split("\0") if entry]
-        if self.input.lower().endswith(".csv"):
-            return self._column(text)
+            return Table(paths=[entry for entry in text.split("\0") if entry])
         lines = (line.removesuffix("\r") for line in text.split("\n"))
         comment = "\0" if self.input == "-" else "#"  # a program's output has no comments
-        return [line for line in lines if line.strip() and not line.startswith(comment)]
-
-    def _column(self, text: str) -> list[str]:
-        # Python 3.10 refuses a table that contains a NUL; decoding never yields the replacement
-        text = text.replace("\0", _NUL)
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-        try:
-            columns = [name.strip() for name in next(rows, [])]
-            if "path" not in columns:
-                raise ConfigError(
-                    f"input: the table {self._name} has no column 'path'"
-                    + (did_you_mean("path", columns) or "; it is empty")
-                )
-            at = columns.index("path")
-            entries = []
-            for row in rows:
-                if len(row) > at and row[at].strip():
-                    entries.append(row[at].replace(_NUL, "\0"))
-                elif any(row):  # spreadsheets write lines of empty cells at the end
-                    raise csv.Error("the path is empty")
-            return entries
-        except csv.Error as exc:
-            raise ConfigError(
-                f"input: the table {self._name} cannot be read at line {rows.line_num}: {exc}"
-            ) from exc
+        return Table(
+            paths=[line for line in lines if line.strip() and not line.startswith(comment)]
+        )
 
     def _read(self) -> bytes:
         if self.input != "-":

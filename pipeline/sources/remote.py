@@ -156,7 +156,8 @@ class Remote:
 
     def origins(self) -> list[Origin]:
         """Return what distinguishes this input from any other."""
-        return [Origin(self._shown.rstrip("/"))]
+        is_http = self._scheme in ("http", "https")  # there, the slash says that it is a directory
+        return [Origin(self._shown if is_http else self._shown.rstrip("/"))]
 
     def _assets(self, found: list[tuple[str, RemoteObject]]) -> Iterator[RemoteAsset]:
         assert self._fetcher is not None

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipeline.sources.asset import Skipped
-from pipeline.sources.decode import extras
+from pipeline.sources.decode.formats import extras
 from pipeline.system.files import file_identity
 from pipeline.system.os_errors import describe_os_error
 

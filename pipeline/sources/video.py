@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from pipeline.sources.decode.options import MAX_PIXELS, FrameOptions
-from pipeline.sources.decode.video import check_pyav
 from pipeline.sources.images import Images
 from pipeline.sources.kinds import Kinds
+from pipeline.system.media import check_pyav
 
 
 class Video(Images):

@@ -70,6 +70,25 @@ class OutputFolder:
                 file.write(data)
         self._note(name)
 
+    def link(self, name: str, target: str) -> None:
+        """Create the symbolic link ``<root>/<name>`` atomically; an earlier file is replaced.
+
+        Args:
+            name: Name of the link.
+            target: What it leads to, relative to the link's own directory.
+
+        Raises:
+            OutputError: A directory on the way is a symbolic link, or was deleted.
+        """
+        path, temporary = self.root / name, self._temporary(name).name
+        with parent_of(path, below=self.root, make=True) as (directory, base):
+            self._touch(path.parent)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=directory)
+            os.symlink(target, temporary, dir_fd=directory)
+            os.replace(temporary, base, src_dir_fd=directory, dst_dir_fd=directory)
+        self._note(name)
+
     def open(self, name: str) -> BinaryIO:
         """Return a temporary file that ``commit`` moves to ``<root>/<name>``.
 

@@ -20,6 +20,7 @@ _OUTCOMES = {
     "earlier": "done earlier",
     "later": "left for a later run",
     "not_retried": "not retried",
+    "pruned": "removed from the output",
     "removed": "of an earlier run no longer in the input",
 }
 
@@ -119,7 +120,7 @@ def _speed(report: Report, counts: str, device: Mapping[str, Any]) -> str:
         rate = report.counts["done"] / report.wall_s
         parts.append(f"{rate:.1f} images/s" if rate >= 1 else f"{rate:.2g} images/s")
     if device.get("fake") or device.get("replay"):
-        parts.append(str(device["name"]))
+        parts.append("no model (replay)" if device.get("replay") else "no model (fake)")
     else:
         parts.append(f"model {100 * report.busy:.0f} % of the time")
     return ", ".join(parts)

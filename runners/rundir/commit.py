@@ -18,10 +18,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline.encoding import columns_digest
 from pipeline.engine.local import LocalExecutor
 from pipeline.errors import AssetError, OutputError, PipelineError, printable
 from pipeline.job import Executor, Job, Outcome
 from pipeline.protocols import (
+    AnnotatedAsset,
     Asset,
     Closable,
     Durable,
@@ -40,6 +42,7 @@ from runners.rundir.journal import Journal, Position
 from runners.rundir.ledger.duplicates import record_duplicates
 from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.owned.aggregates import are_built, build_aggregates
+from runners.rundir.owned.pruning import finish_pruning
 from runners.rundir.readers import isolated_reader
 from runners.rundir.translation import output_errors
 from runners.todo import asset_status, trusted_mtime
@@ -108,6 +111,7 @@ class Session:
             self._journal = stack.enter_context(Journal(output, self._position))
             for sink in self.job.sinks.values():
                 stack.enter_context(sink)
+            finish_pruning(self.job, self.ledger)
             if self._in_flight.suspects and not isinstance(self._reader, DecodeWorkers):
                 self._isolated = stack.enter_context(isolated_reader(self.job)) or self._reader
             self._open = stack.pop_all()
@@ -241,6 +245,7 @@ class Session:
             image_id=asset.image_id if supports(asset, NumberedAsset) else None,
             frames=outcome.n_frames,
             dropped=outcome.n_dropped,
+            columns=columns_digest(asset.columns) if supports(asset, AnnotatedAsset) else None,
         )
         with suppress(OSError, ValueError, PipelineError):  # the error says why
             size = asset.size_bytes if supports(asset, VersionedAsset) else 0

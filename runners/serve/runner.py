@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
-from pipeline.protocols import Warns
+from pipeline.protocols import LimitedRunnable, Warns
 from pipeline.system.terminal import print_stderr
 from runners.reporting.progress import announce_loading
 from runners.serve.listening import listen
@@ -38,7 +38,7 @@ class Serve(ServeOptions):
 
         Raises:
             ConfigError: The extra is not installed, the address is not available, there is an
-                input, or the device does not exist; nothing was started.
+                input or no model, or the device does not exist; nothing was started.
             StoreError: The weights are unavailable or do not fit the model.
             OutputError: ``record`` cannot be written, or is the output of another run.
             DeviceLostError: The device failed; the service has ended.
@@ -47,6 +47,8 @@ class Serve(ServeOptions):
         _check_extra()
         if job.config["input"] is not None:
             raise ConfigError("input: runner=serve gets its images from requests; remove input")
+        if isinstance(job.runnable, LimitedRunnable):
+            raise ConfigError("runnable=replay has no predictions for new images; choose a model")
         from runners.serve.http.server import HttpServer
 
         listening = listen(self)

@@ -46,6 +46,8 @@ def annotations(tmp_path: Path) -> Path:
 
 
 def evaluate(annotations: Path, results: list[dict], kind: str) -> list[float]:
+    if kind == "segm":  # as Detectron2's evaluator: the area is then that of the mask
+        results = [{key: each[key] for key in each if key != "bbox"} for each in results]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
         judge = COCOeval(truth, truth.loadRes(results), kind)

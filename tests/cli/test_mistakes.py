@@ -140,7 +140,7 @@ CHOICES = [
     (["stage=[min_score,mns]"], "stage=mns: no such option; did you mean 'nms'?"),
     (["runner=wach"], "runner=wach: no such option; did you mean 'watch' or 'batch'?"),
     (["model=größe"], "model=größe: no such option; known: cascade_mask_rcnn, custom, faster_rcnn, "
-     "keypoint_rcnn, mask_rcnn, panoptic_fpn, retinanet, semantic_fpn, shapes, stored"),
+     "keypoint_rcnn, mask_rcnn, panoptic_fpn, recorded, retinanet, semantic_fpn, shapes, stored"),
     (["stage=min_score,nms"],
      "stage=min_score,nms: write a list in brackets: 'stage=[min_score,nms]'"),
     (["model=mask_rcnn,shapes"],

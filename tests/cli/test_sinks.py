@@ -12,6 +12,8 @@ import pandas as pd
 from command_line import Run, write_picture
 from receiver import Receiver
 
+from runners.rundir.ledger.ledger import Ledger
+
 SINKS = "sink=[csv,parquet,masks,crops,overlay,coco,webhook]"
 FAKE = ("model=mask_rcnn", "runnable=fake", "quiet=true")
 OPTIONS = (
@@ -56,6 +58,11 @@ def test_resumed_is_byte_identical(d2run: Run, tmp_path: Path) -> None:
         png = cv2.imread(str(whole / "masks/instance" / annotation["file_name"]), -1)
         assert png.shape == (image["height"], image["width"])
         assert {each["id"] for each in annotation["segments_info"]} == set(np.unique(png)) - {0}
+
+    with Ledger(whole / "ledger.sqlite") as ledger:  # it does not list the files per asset
+        built = ledger.fact("built")
+    assert built["masks"]["files"] == ["masks/panoptic.json"]
+    assert [name for name in files if name.startswith("parquet/")] == built["parquet"]["files"][1:]
 
     resumed, moved = tmp_path / "resumed", tmp_path / "moved"
     (folder / "sub").rename(moved)

@@ -54,7 +54,15 @@ PLACEHOLDERS = {
     "model.tag=crack_finder": "model.tag=shapes",
     "model=...": "model=shapes",
 }
-FOLDERS = ["dir", "inbox", "stacks", "my photos (2024), part #1", "srv/photos", "srv/inbox"]
+FOLDERS = [
+    "dir",
+    "clips",
+    "inbox",
+    "stacks",
+    "my photos (2024), part #1",
+    "srv/photos",
+    "srv/inbox",
+]
 
 
 def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
@@ -140,8 +148,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "runs/shapes").mkdir(parents=True)
     write_run(tmp_path / "runs/night")
+    (tmp_path / "annotations.json").write_text('{"images": []}')
     for weights in ("model_final.pth", "runs/shapes/weights.safetensors"):
         (tmp_path / weights).write_bytes(b"weights")
+    (tmp_path / "annotations.json").write_text('{"images": []}')
     for page in PAGES:
         for _, block in FENCE.findall(page.read_text("utf-8")):
             if named := re.match(r"# (my_conf/\S+)\n", block):

@@ -10,7 +10,7 @@ import pytest
 from batches import lines, record, results, run, write_images
 
 from pipeline.sources import Skipped, scan
-from pipeline.sources.decode import extras
+from pipeline.sources.decode.formats import extras
 from pipeline.system.files import asset_keys
 from runners.rundir.lists import write_skipped
 

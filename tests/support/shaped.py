@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 from journals import write_journal
 
@@ -59,3 +61,25 @@ def journal(
     index, image = 0 if time_s is None else 3, np.zeros((*p.image_size, 3), np.uint8)
     frames = [Frame(image, asset, index, time_s=time_s) for asset in assets or ("a.jpg",)]
     return write_journal(directory, [Result(frame, p) for frame in frames])
+
+
+def image_asset(folder: Path, asset_id: str, size: tuple[int, int] = SIZE) -> Any:
+    """Return an asset whose file exists, gray and of this ``(height, width)``."""
+    path = folder / asset_id
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = path.suffix if path.suffix in (".jpg", ".png") else ".png"
+    path.write_bytes(cv2.imencode(suffix, np.full((*size, 3), 90, np.uint8))[1].tobytes())
+    return SimpleNamespace(id=asset_id, path=path, is_still=True)
+
+
+def write_to(sink: Any, *assets: Any, p: Predictions | None = None) -> None:
+    """Write assets to a sink: a frame of a still, frames 0 and 7 of another."""
+    p = shaped() if p is None else p
+    with sink:
+        for asset in assets:
+            sink.begin(asset)
+            for index in (0,) if asset.is_still else (0, 7):
+                image = np.full((*p.image_size, 3), 90, np.uint8)
+                sink.write(Result(Frame(image, asset.id, index), p))
+            sink.flush(asset)
+        sink.sync()

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from pipeline.encoding import floats
 from pipeline.errors import ConfigError
 from pipeline.masks import InstanceMasks
@@ -60,13 +58,11 @@ def instances_of(p: Predictions) -> Iterator[Instance]:
             )
 
 
-def instances_in(record: dict[str, Any], min_score: float = 0) -> Iterator[Instance]:
-    """Yield the same from a line, only instances with at least a score, compared as float32."""
-    lowest, size = np.float32(min_score), (record["height"], record["width"])
+def instances_in(record: dict[str, Any]) -> Iterator[Instance]:
+    """Yield the same from a line."""
+    size = record["height"], record["width"]
     for instance in record["instances"]:
         if None in instance["box"] or instance["score"] is None:
-            continue
-        if np.float32(instance["score"]) < lowest:
             continue
         mask = instance.get("mask")
         yield Instance(

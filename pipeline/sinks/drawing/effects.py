@@ -14,7 +14,8 @@ from pipeline.records import Predictions
 from pipeline.sinks.drawing.colors import Color
 from pipeline.sinks.drawing.scale import Image, Scale, enlarged
 
-_CELLS = 8  # across the longer side of a hidden instance; no more detail is left
+_CELLS = 8  # at most across the longer side of a hidden instance; no more detail is left
+_MIN_CELL_PX = 4  # of the frame
 
 
 def hide_instances(
@@ -26,7 +27,7 @@ def hide_instances(
         scene: uint8 ``(f * H, f * W, 3)``, BGR; changed in place.
         p: N instances with finite boxes.
         scale: Sizes.
-        how: ``blur`` or ``pixelate``; both leave the mean colors of 8 cells across.
+        how: ``blur`` or ``pixelate``; both leave the mean colors of a few cells.
     """
     masks = p.masks if p.masks is not None else _of_boxes(p)
     for i in range(len(p)):
@@ -35,7 +36,7 @@ def hide_instances(
             continue
         height, width = mask.shape
         part = scene[y : y + height, x : x + width]
-        cell = max(height, width) / _CELLS
+        cell = max(max(height, width) / _CELLS, _MIN_CELL_PX * scale.factor)
         cells = max(1, round(width / cell)), max(1, round(height / cell))
         means = cv2.resize(part, cells, interpolation=cv2.INTER_AREA)
         smooth = cv2.INTER_LINEAR if how == "blur" else cv2.INTER_NEAREST

@@ -29,7 +29,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.errors import DecodeError, DeviceLostError, printable
-from pipeline.sources.decode import damage, extras, jpeg, tiff
+from pipeline.sources.decode.formats import damage, extras, jpeg, tiff
 from pipeline.sources.decode.options import MAX_PIXELS as MAX_PIXELS
 from pipeline.sources.decode.options import Decoded, FrameOptions
 

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
-from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -21,32 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, DecodeError, PartialError, printable
+from pipeline.errors import DecodeError, PartialError, printable
 from pipeline.sources.decode.image import check_size
 from pipeline.sources.decode.options import Decoded, FrameOptions
+from pipeline.system.media import INSTALL, has_pyav, open_media
 
-INSTALL = "Run: pip install 'd2run[video]'"
-# Containers that hold their frames themselves. Playlists, which name other files and URLs, are not
-# among them.
-_CONTAINERS = (
-    "mov,matroska,avi,mpeg,mpegts,flv,asf,ogg,ivf,nut,mxf,dv,h264,hevc,obu,mpegvideo,m4v,"
-    "yuv4mpegpipe"
-)
-_SAFE = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
 _THREADS = 4
 _MISSING_S = 0.25  # a stream that ends so much before its stated duration is cut
-
-
-@lru_cache(maxsize=1)
-def has_pyav() -> bool:
-    """Return whether PyAV, which decodes and encodes videos, is installed."""
-    return find_spec("av") is not None
-
-
-def check_pyav(what: str) -> None:
-    """Raise ConfigError with the install command if PyAV is missing."""
-    if not has_pyav():
-        raise ConfigError(f"{what} needs PyAV, which is not installed. {INSTALL}")
 
 
 def read_video(file: int, options: FrameOptions) -> Iterator[Decoded]:
@@ -226,16 +205,15 @@ def _opened(file: int, on_gpu: bool) -> Any:
     """Open a container, on the GPU if there is one that decodes."""
     import av
 
-    name = f"file:/dev/fd/{file}"  # the file that was checked, whatever its name
     if on_gpu and _has_gpu():
         from av.codec.hwaccel import HWAccel
 
         try:
             accelerated = HWAccel("cuda", allow_software_fallback=True, is_hw_owned=True)
-            return av.open(name, options=_SAFE, hwaccel=accelerated)
+            return open_media(file, hwaccel=accelerated)
         except (av.error.FFmpegError, OSError):  # without a GPU, it raises instead of falling back
             pass
-    return av.open(name, options=_SAFE)
+    return open_media(file)
 
 
 def _video_stream(container: Any) -> Any:

@@ -30,7 +30,7 @@ __all__ = ["NAME", "Entry", "Ledger"]
 NAME = "ledger.sqlite"
 _SIBLINGS = "", "-journal", "-wal", "-shm"
 _PAGE = 4096  # rows per query
-_VALUES = ", ".join("?" * 16)
+_VALUES = ", ".join("?" * 17)
 
 
 class Ledger:
@@ -174,8 +174,10 @@ class Ledger:
             ).fetchall()
         return {entry.id: entry for entry in map(self._entry, rows)}
 
-    def versions(self, ids: Sequence[str]) -> dict[str, tuple[int | None, int | None, int]]:
-        """Return size, mtime_ns and place of those inputs that are done.
+    def versions(
+        self, ids: Sequence[str]
+    ) -> dict[str, tuple[int | None, int | None, int, str | None]]:
+        """Return size, mtime_ns, place and the digest of columns of those inputs that are done.
 
         Checksums are not verified, which would take most of the time, as it does in ``find``: the
         caller compares the answer with the file on the disk.
@@ -183,7 +185,7 @@ class Ledger:
         marks = ", ".join("?" * len(ids))
         with self._translated():
             rows = self._db.execute(
-                "SELECT id, size, mtime_ns, place FROM entries "
+                "SELECT id, size, mtime_ns, place, columns FROM entries "
                 f"WHERE outcome = 'done' AND id IN ({marks})",
                 [os.fsencode(asset_id) for asset_id in ids],
             ).fetchall()

@@ -11,7 +11,7 @@ from typing import Any
 
 COLUMNS = (
     "id, place, outcome, size, mtime_ns, sha256, start, length, image_id, frames, dropped, "
-    "step, error, message, attempts"
+    "step, error, message, attempts, columns"
 )
 
 
@@ -35,6 +35,7 @@ class Entry:
         error: Class name of the error.
         message: Message of the error.
         attempts: Number of attempts.
+        columns: Digest of the values that its source gives it, if any.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Entry:
     error: str | None = None
     message: str | None = None
     attempts: int = 1
+    columns: str | None = None
 
 
 _all_but_id = attrgetter(*COLUMNS.split(", ")[1:])

@@ -16,7 +16,7 @@ CREATE TABLE entries (
   size INTEGER, mtime_ns INTEGER, sha256 TEXT,
   start INTEGER, length INTEGER NOT NULL, image_id INTEGER, frames INTEGER NOT NULL,
   dropped INTEGER NOT NULL, step TEXT, error TEXT, message TEXT, attempts INTEGER NOT NULL,
-  checksum INTEGER NOT NULL
+  columns TEXT, checksum INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX places ON entries (place, id);
 CREATE INDEX errors ON entries (place, id) WHERE error IS NOT NULL;

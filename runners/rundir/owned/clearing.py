@@ -21,11 +21,11 @@ from runners.rundir import in_flight
 from runners.rundir.input_order import ORDERED
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
-from runners.rundir.lists import FAILURES, INPUTS
+from runners.rundir.lists import EVALUATION, FAILURES, INPUTS, THRESHOLDS
 from runners.rundir.owned.aggregates import built_files
 from runners.rundir.owned.names import LISTS, Outputs, all_names
 
-_OF_EVERY_RUN = (*LISTS, ORDERED, in_flight.NAME)
+_OF_EVERY_RUN = (*LISTS, EVALUATION, THRESHOLDS, ORDERED, in_flight.NAME)
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}(-\d+\.\d+)?\.part")
 _NUMBERED = re.compile(r"\d{3,}(_.+)?\.\w+")  # of a frame or an instance
 

@@ -81,6 +81,10 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
         pytest.param([SCORE, MinScore(0.6)], {"min_score": 0.6}, id="the higher of two"),
         pytest.param([MinScore(0.6), SCORE], {"min_score": 0.6}, id="the first is higher"),
+        pytest.param([MinScore(0.5, {"a": 0.3})], {"min_score": 0.3}, id="threshold per class"),
+        pytest.param(
+            [MinScore(0.5, {"a": 0.9}), BEST], {"min_score": 0.5}, id="a limit after those"
+        ),
         pytest.param([BEST, SCORE], {"max_instances": 20}, id="a limit is the last"),
         pytest.param([Nms(0.5), SCORE, BEST], {}, id="nms leads"),
         pytest.param([SCORE, Nms(0.5), BEST], {"min_score": 0.5}, id="a limit after nms"),
@@ -184,3 +188,11 @@ def test_numerics_are_part_of_the_fingerprint(job: Any) -> None:
 
     prints = {print_of(n) for n in (None, {"precision": "fp32"}, {"precision": "bf16"})}
     assert len(prints) == 3
+
+
+def test_what_several_parts_drop() -> None:
+    nothing, some = Pushdown(), Pushdown(0.5, ["a", "b"], 5)
+    assert nothing.combined(nothing) == nothing
+    assert nothing.combined(some) == some.combined(nothing) == some
+    both = some.combined(Pushdown(0.3, ["b", "c"], 9))
+    assert both == Pushdown(0.5, ["b"], 5)

@@ -288,3 +288,20 @@ def test_a_label_map_that_cannot_be_read(tmp_path: Path, content: bytes | None) 
     png.unlink() if content is None else png.write_bytes(content)
     with pytest.raises(OutputError, match=r"a\.jpg\.png"):
         CocoJson(tmp_path).build(tmp_path / "predictions.jsonl", CATEGORIES)
+
+
+def test_low_scores_can_be_left_to_the_run(tmp_path: Path) -> None:
+    scores = np.float32([0.9, 0.7, np.nan, 0.2])
+    p = predictions(4).replace(scores=scores)
+    journal = write_journal(tmp_path, [Result(Frame(np.zeros((*SIZE, 3), np.uint8), "a.jpg"), p)])
+    for min_score, expected in ((0, [0.9, 0.7, 0.2]), (0.7, [0.9, 0.7]), (1, [])):
+        CocoJson(tmp_path, min_score=min_score).build(journal, CATEGORIES)
+        dataset = json.loads((tmp_path / "coco.json").read_text("ascii"))
+        assert [a["score"] for a in dataset["annotations"]] == expected
+        assert [a["id"] for a in dataset["annotations"]] == list(range(1, len(expected) + 1))
+        results = json.loads((tmp_path / "coco_results.json").read_text("ascii"))
+        assert [r["score"] for r in results] == expected
+        assert len(dataset["images"]) == 1
+    for wrong in (-0.1, 1.5, True, "x"):
+        with pytest.raises(ConfigError, match="min_score: expected a number from 0 to 1"):
+            CocoJson(tmp_path, min_score=wrong)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import duckdb
@@ -212,6 +213,26 @@ def test_parts_are_bounded_and_leftovers_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in parts.iterdir()) == names
     ParquetTables(tmp_path, rows_per_file=9).build(journal, CATEGORIES)
     assert [len(pd.read_parquet(path)) for path in parts.glob("*.parquet")] == [9]
+
+
+def test_readers_see_whole_files_during_a_build(tmp_path: Path) -> None:
+    journal = write_journal(tmp_path, [make_result(50, asset_id=f"{i}") for i in range(8)])
+    sink = ParquetTables(tmp_path, rows_per_file=40)
+    sink.build(journal, CATEGORIES)
+    over, counts = Event(), []
+
+    def read() -> None:
+        while not over.is_set():
+            counts.append(sum(pq.read_table(p).num_rows for p in (tmp_path / "parquet").iterdir()
+                              if p.suffix == ".parquet"))  # fmt: skip
+
+    reader = Thread(target=read)
+    reader.start()
+    for _ in range(3):
+        sink.build(journal, CATEGORIES)
+    over.set()
+    reader.join()
+    assert set(counts) <= {400}
 
 
 def test_equal_lines_give_equal_bytes(tmp_path: Path) -> None:

@@ -251,6 +251,25 @@ def test_the_environment_has_no_say(
     assert len(receiver.posts) == 1
 
 
+def test_the_address_can_come_from_the_environment(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK", receiver.url)
+    with Webhook(tmp_path / "webhook", url_env="HOOK", **FAST) as sink:
+        write(sink, "a.jpg")
+        sink.sync()
+    assert len(receiver.posts) == 1
+    monkeypatch.setenv("HOOK", "me:hush@host")
+    with pytest.raises(ConfigError, match="url_env: the variable does not hold an http") as caught:
+        Webhook("anywhere", url_env="HOOK")
+    assert "hush" not in str(caught.value)
+    with pytest.raises(ConfigError, match="url_env: no environment variable of this name is set"):
+        Webhook("anywhere", url_env="UNSET")
+    for options in ({}, {"url": "http://a/", "url_env": "HOOK"}):
+        with pytest.raises(ConfigError, match="url: set either url or url_env"):
+            Webhook("anywhere", **options)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

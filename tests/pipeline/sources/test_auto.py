@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.sources import Images, Manifest
 from pipeline.sources.auto import auto
-from pipeline.sources.decode import video
+from pipeline.system import media
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_refused(input: str, message: str) -> None:
 
 
 def test_a_video_without_pyav(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "has_pyav", lambda: False)
+    monkeypatch.setattr(media, "has_pyav", lambda: False)
     for name in ("x.mp4", "dir/*.MOV"):
         with pytest.raises(ConfigError, match=r"needs PyAV.* pip install 'd2run\[video\]'"):
             auto(name)

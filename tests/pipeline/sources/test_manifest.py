@@ -175,8 +175,8 @@ def test_length(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "x.txt").write_text("a.jpg\n")
     assert len(source) == 2  # of the last reading
     readings = []
-    entries = source._entries
-    monkeypatch.setattr(source, "_entries", lambda: readings.append(1) or entries())
+    entries = source._table
+    monkeypatch.setattr(source, "_table", lambda: readings.append(1) or entries())
     assert [asset.id for asset in list(source)] == ["a.jpg"]
     assert (len(source), source.skipped(), readings) == (1, [], [1])
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.records import Categories
 from pipeline.stages.min_score import MinScore
 from pipeline.testing import make_result
 
@@ -55,3 +56,25 @@ def test_leaves_the_maps_and_the_frame():
     assert len(after.predictions.masks) == 1
     np.testing.assert_array_equal(after.predictions.sem_seg, segments)
     np.testing.assert_array_equal(after.predictions.panoptic_seg, segments)
+
+
+def test_thresholds_per_class():
+    result = make_result(
+        scores=[0.9, 0.7, 0.6, 0.4, 0.3], classes=[0, 0, 1, 1, 2], class_names=("a", "1", "c"),
+        track_ids=range(5),
+    )  # fmt: skip
+    stage = MinScore(0.35, {"a": 0.8, 1: 0.4})  # YAML reads the name 1 as a number
+    assert stage(result).predictions.track_ids.tolist() == [0, 2, 3]
+    assert stage.pushdown().min_score == 0.35
+    assert MinScore(0.5, {"a": 0.1}).pushdown().min_score == 0.1
+    kept = MinScore(0.3, {"a": 0.7})
+    assert kept(result) is result
+
+
+def test_refuses_thresholds_of_unknown_classes_and_other_values():
+    categories = Categories(thing_names=("circle", "square"))
+    MinScore(0.5, {"circle": 0.1}).check(categories)
+    with pytest.raises(ConfigError, match=r"no class 'cirle'; did you mean 'circle'\?"):
+        MinScore(0.5, {"cirle": 0.1}).check(categories)
+    with pytest.raises(ConfigError, match=r"thresholds.a: expected a number from 0 to 1, got 2"):
+        MinScore(0.5, {"a": 2})

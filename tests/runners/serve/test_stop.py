@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command_line import ROOT, command, environment
+from finished_run import write_run
 from processes import wait_for
 from served import image_file, received, served, served_job
 
@@ -119,6 +120,13 @@ def test_the_socket_of_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_input_is_refused() -> None:
     job = served_job(f"input={ROOT / 'examples/shapes/scenes'}")
     with pytest.raises(ConfigError, match=r"^input: runner=serve gets its images from requests"):
+        job.runner.run(job)
+
+
+def test_a_replay_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    job = served_job("model=recorded", "runnable=replay", f"runnable.run={run}")
+    with pytest.raises(ConfigError, match=r"^runnable=replay has no predictions for new images"):
         job.runner.run(job)
 
 

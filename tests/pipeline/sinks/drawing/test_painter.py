@@ -261,6 +261,13 @@ def test_hidden_instances_have_no_detail_left(size: Any, how: Any, has_masks: bo
         assert len(np.unique(drawn[mask], axis=0)) <= 8 * 8
 
 
+def test_small_hidden_instances_have_few_cells() -> None:
+    image = textured(300, 500)
+    p = make_predictions(boxes=[[10, 10, 22, 16]], size=(300, 500), masks=True)
+    drawn = Painter(boxes=False, labels=False, style=Style("pixelate")).draw(image, p)
+    assert len(np.unique(drawn[10:16, 10:22].reshape(-1, 3), axis=0)) <= 3 * 2
+
+
 def test_a_halo_is_around_the_mask_and_fades() -> None:
     image = gray(300, 500)
     painter = Painter(boxes=False, labels=False, style=Style("halo"))

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.errors import DecodeError
-from pipeline.sources.decode import tiff
+from pipeline.sources.decode.formats import tiff
 from pipeline.sources.decode.image import decode_image
 from pipeline.sources.decode.workers import DecodeWorkers
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.errors import DecodeError
 from pipeline.sources import Images
-from pipeline.sources.decode import extras
+from pipeline.sources.decode.formats import extras
 from pipeline.sources.decode.image import decode_image
 from pipeline.sources.decode.workers import DecodeWorkers
 

@@ -13,8 +13,8 @@ from PIL import _imaging
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.errors import DecodeError
-from pipeline.sources.decode import jpeg
-from pipeline.sources.decode.damage import ADVICE, SECTOR
+from pipeline.sources.decode.formats import jpeg
+from pipeline.sources.decode.formats.damage import ADVICE, SECTOR
 
 _OFFSETS, _SIZES = (273, 324), (279, 325)  # of strips, of tiles
 _COMPRESSION, _JPEG_TABLES = 259, 347

@@ -15,7 +15,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError
-from pipeline.sources.decode.damage import ADVICE, SECTOR
+from pipeline.sources.decode.formats.damage import ADVICE, SECTOR
 
 _DAMAGE = re.compile(r"Corrupt JPEG data: (.*)")
 _SEGMENT = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # restart markers are part of a scan

@@ -1,0 +1,1 @@
+"""Encodes frames as H.264 in segments that outlive the process, and joins them to an MP4 file."""

@@ -1,0 +1,1 @@
+"""What formats of images need: complete decoding, checks for damage, packages of extras."""

@@ -1,0 +1,1 @@
+"""Readers of tables that list images: CSV and Parquet."""

@@ -1,0 +1,1 @@
+"""``runner=evaluate``: compares the results of a run with a ground truth."""
