@@ -30,7 +30,8 @@ from pipeline.protocols import (
 from pipeline.system.spool import Spool
 from pipeline.system.versions import library_versions
 
-_PLACES = ("input", "run", "root")  # where a source finds its files, not what it does with them
+# where a source finds its files and keeps copies, not what it does with them
+_PLACES = ("input", "run", "root", "cache_mb")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -31,7 +31,7 @@ from runners.rundir.owned.pruning import check_inputs, prune, unlisted_results
 from runners.rundir.readers import file_reader
 from runners.rundir.record import Record
 from runners.rundir.translation import output_errors
-from runners.todo import DONE, GONE, LATER, POISON, Todo, skipped_entries
+from runners.todo import DONE, GONE, LATER, POISON, Todo, fetched_ahead, skipped_entries
 
 _LOST = 20  # unreadable directories named on standard error
 
@@ -208,7 +208,7 @@ class _Run(Hooks):
     ) -> None:
         self.tally.started = time.monotonic()
         self.tally.status.update(state="running")
-        outcomes = session.process(found)
+        outcomes = session.process(fetched_ahead(found))
         try:
             for outcome in outcomes:
                 self.n_failed += outcome.error is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +16,7 @@ from pipeline.protocols import (
     AnnotatedAsset,
     Asset,
     ContainedAsset,
+    FetchedAsset,
     SkippedEntry,
     SkippingSource,
     Source,
@@ -24,6 +25,7 @@ from pipeline.protocols import (
 from runners.rundir.ledger.ledger import Entry, Ledger
 
 _AT_ONCE = 500
+_AHEAD = 64  # assets whose content is being fetched
 _GRAIN_NS = 2_000_000_000  # the coarsest time stamps of a file system: FAT
 
 NEW, CHANGED, FAILED = "new", "changed", "failed"  # to be processed
@@ -195,6 +197,20 @@ def _compared_content(asset: Asset, entry: Entry, by_content: bool) -> tuple[str
     except (OSError, PipelineError):
         return GONE, entry
     return DONE, entry if mtime_ns is None else replace(entry, mtime_ns=mtime_ns)
+
+
+def fetched_ahead(found: Iterable[tuple[Asset, int]]) -> Iterator[tuple[Asset, int]]:
+    """Yield the assets with their places; those that are fetched start well before their turn."""
+    ahead: deque[tuple[Asset, int]] = deque()
+    for asset, place in found:
+        ahead.append((asset, place))
+        if supports(asset, FetchedAsset):
+            asset.fetch_ahead()
+            if len(ahead) <= _AHEAD:
+                continue
+        while len(ahead) > _AHEAD or (ahead and not supports(asset, FetchedAsset)):
+            yield ahead.popleft()
+    yield from ahead
 
 
 def asset_status(asset: Asset) -> tuple[int | None, int | None]:

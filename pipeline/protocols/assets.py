@@ -96,6 +96,15 @@ class ContainedAsset(Asset, Protocol):
 
 
 @runtime_checkable
+class FetchedAsset(ContainedAsset, Protocol):
+    """An asset whose content takes time to arrive, such as an object in a remote store."""
+
+    def fetch_ahead(self) -> None:
+        """Start to fetch the content, if there is room for it; returns at once."""
+        ...
+
+
+@runtime_checkable
 class ReadableAsset(Asset, Protocol):
     """An asset that reads its file through a replaceable function, such as a worker process.
 

@@ -29,5 +29,6 @@ PARTS = (
     "images.Images",
     "manifest.Manifest",
     "recorded.Recorded",
+    "remote.Remote",
     "video.Video",
 )

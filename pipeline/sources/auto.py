@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.errors import ConfigError
+from pipeline.redaction import redacted_text
 from pipeline.sources.archive import ARCHIVES, UNSUPPORTED, Archive
 from pipeline.sources.asset import check_options, user_path
 from pipeline.sources.coco_images import CocoImages
@@ -14,10 +15,11 @@ from pipeline.sources.decode.options import MAX_PIXELS, FrameOptions
 from pipeline.sources.images import Images
 from pipeline.sources.kinds import Kinds
 from pipeline.sources.manifest import Manifest
+from pipeline.sources.remote import Remote
 from pipeline.sources.scan import VIDEOS
 from pipeline.system.media import check_pyav
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def auto(
@@ -33,13 +35,14 @@ def auto(
     end_s: float | None = None,
     keyframes: bool = False,
     hardware: Literal["auto", "none"] = "auto",
-) -> Images | Manifest | CocoImages | Archive:
+    cache_mb: int = 1024,
+) -> Images | Manifest | CocoImages | Archive | Remote:
     """Return the source that reads an input. Whether the input exists is checked by ``check()``.
 
     Args:
         input: A file, a directory, a glob, a list (``.txt``, ``.csv``, ``.parquet``), or ``-`` for
-            standard input, which can contain images and videos; a COCO ``.json``; or a ``.zip``,
-            ``.tar`` or ``.tar.gz`` of images.
+            standard input, which can contain images and videos; a COCO ``.json``; a ``.zip``,
+            ``.tar`` or ``.tar.gz`` of images; or an address, such as ``s3://bucket/images/``.
         exif: Apply the EXIF orientation of images, and the rotation of videos.
         max_pixels: Refuse larger images and frames.
         recursive: Include subdirectories.
@@ -51,13 +54,14 @@ def auto(
         end_s: Where to end, in seconds.
         keyframes: Decode only keyframes.
         hardware: Whether to decode on the GPU.
+        cache_mb: See ``Remote``.
 
     Raises:
-        ConfigError: No source reads this kind of input: a URL, or a video without PyAV.
+        ConfigError: No source reads this kind of input: a stream, or a video without PyAV.
     """
     text = check_options(input, max_pixels)
-    if url := _URL.match(text):  # the rest of the URL may contain a password
-        raise ConfigError(f"input: {url[1]}:// is not supported; use files on this machine")
+    if _URL.match(text):
+        return _remote(text, exif, max_pixels, recursive, cache_mb)
     path = user_path(text)
     suffix = "" if _is_folder(path) else path.suffix.lower()
     frames = FrameOptions(
@@ -88,6 +92,16 @@ def auto(
     if suffix in VIDEOS:
         check_pyav(f"input: '{text}'")
     return Images(text, recursive=recursive, kinds=kinds)
+
+
+def _remote(address: str, *options: Any) -> Remote:
+    name = address.split("?")[0].lower()
+    if name.endswith((*VIDEOS, *ARCHIVES, ".txt", ".csv", ".parquet", ".json")):
+        raise ConfigError(
+            f"input: '{redacted_text(address)}': only images are read from an address; copy this "
+            "file to this machine first"
+        )
+    return Remote(address, *options)
 
 
 def _is_folder(path: Path) -> bool:

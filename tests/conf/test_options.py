@@ -36,6 +36,7 @@ NEEDS = {
     "model/stored": ["model.tag=shapes"],
     "runnable/replay": ["runnable.run={root}/recorded", "source=recorded", "input=null"],
     "model/recorded": ["model.run={root}/recorded"],
+    "source/remote": ["input=memory://"],
     "source/recorded": ["source.run={root}/recorded", "input=null"],
     "sink/webhook": ["sink.webhook.url=http://127.0.0.1:9/results"],
     "stage/keep_classes": ["stage.keep_classes.names=[circle]"],

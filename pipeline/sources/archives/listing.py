@@ -38,13 +38,16 @@ class Listing:
         self._folders: dict[str, bool] = {"": True}  # whether to look into it
         self._of_runs: dict[str, set[str]] = {}
 
-    def add(self, name: str, reason: str | None, place: tuple[int, ...]) -> None:
+    def add(
+        self, name: str, reason: str | None, place: tuple[int, ...], *, by_name: bool = True
+    ) -> None:
         """Add a member that is not a directory.
 
         Args:
             name: Its name in the archive.
             reason: Why it is skipped, whatever its name; ``None`` if it is a regular file.
             place: The other fields of its ``Member``.
+            by_name: Whether its name decides if it is an image; otherwise it is one.
         """
         asset_id = member_id(name)
         folder, _, name = asset_id.rpartition("/")
@@ -52,7 +55,8 @@ class Listing:
             return
         if name in OF_A_RUN:
             self._of_runs.setdefault(folder, set()).add(name)
-        reason = skip_reason(name) or reason or not_an_image(name)
+        if by_name:
+            reason = skip_reason(name) or reason or not_an_image(name)
         if reason == VIDEO:
             reason = "video in an archive, which is not read: unpack it"
         if reason:

@@ -12,6 +12,7 @@ from pipeline.errors import DecodeError
 from pipeline.sources.archives.gzip_blocks import GzipBlocks
 from pipeline.sources.archives.listing import Member
 from pipeline.sources.asset import ImageAsset
+from pipeline.sources.copies import read_copy
 from pipeline.sources.decode.reading import Reading, check_bytes, read_bytes
 from pipeline.sources.part import Part
 from pipeline.sources.scratch import Scratch
@@ -105,14 +106,13 @@ class PackedAsset(MemberAsset):
 
     def _reading(self) -> Reading:
         with self._unpacked() as path:
-            try:
-                read = self.reader(path, exif=self.exif, max_pixels=self.max_pixels)
-            except DecodeError as exc:
-                if exc.version is not None:
-                    size, _, sha256 = exc.version
-                    exc.version = size, self.place.mtime_ns, sha256
-                raise
-        return Reading(read.image, read.size_bytes, self.place.mtime_ns, read.sha256)
+            return read_copy(
+                self.reader,
+                path,
+                self.place.mtime_ns,
+                exif=self.exif,
+                max_pixels=self.max_pixels,
+            )
 
     @contextmanager
     def _unpacked(self) -> Iterator[Path]:
