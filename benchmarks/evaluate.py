@@ -28,8 +28,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from runners.evaluate.evaluation import Options, evaluated
-from runners.evaluate.results import read_results
-from runners.evaluate.truth import read_truth
+from runners.evaluate.reading.results import read_results
+from runners.evaluate.reading.truth import read_truth
 
 _HEIGHT, _WIDTH = 480, 640
 _NAMES = [f"class_{i}" for i in range(80)]
