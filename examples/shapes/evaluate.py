@@ -6,59 +6,25 @@ Further arguments are overrides for ``run.py``, such as a device, precision or e
 """
 
 import argparse
-import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from scenes import write
 
 RUN = Path(__file__).resolve().parents[2] / "run.py"
 
 
-def score(annotations: Path, run_dir: Path) -> dict[str, float]:
-    """Compares the detections of a run with the ground truth.
-
-    Args:
-        annotations: a COCO file of the input.
-        run_dir: has the run's ``coco.json`` and ``coco_results.json``.
-
-    Returns:
-        COCO's average precision of boxes and of masks, in percent.
-    """
-    with contextlib.redirect_stdout(sys.stderr):
-        truth = COCO(str(annotations))
-        run = json.loads((run_dir / "coco.json").read_text())
-        images = _translation(run["images"], truth.dataset["images"], "file_name")
-        categories = _translation(run["categories"], truth.dataset["categories"], "name")
-        results = json.loads((run_dir / "coco_results.json").read_text())
-        for result in results:
-            result["image_id"] = images[result["image_id"]]
-            result["category_id"] = categories[result["category_id"]]
-        scores = {}
-        for name, kind in (("box", "bbox"), ("mask", "segm")):
-            stats = [0.0, 0.0]
-            if results:
-                judge = COCOeval(truth, truth.loadRes(results), kind)
-                judge.evaluate()
-                judge.accumulate()
-                judge.summarize()
-                stats = judge.stats
-            scores |= {
-                f"{name}_ap": round(100 * float(stats[0]), 2),
-                f"{name}_ap50": round(100 * float(stats[1]), 2),
-            }
-    return scores
-
-
-def _translation(old: list[dict], new: list[dict], key: str) -> dict[int, int]:
-    """Ids of one COCO list to those of another, of the entries with the same ``key``."""
-    ids = {entry[key]: entry["id"] for entry in new}
-    return {entry["id"]: ids[entry[key]] for entry in old}
+def score(evaluation: Path) -> dict[str, float]:
+    """Returns COCO's average precision of boxes and of masks, in percent."""
+    found = json.loads(evaluation.read_text())
+    return {
+        f"{kind}_{name.lower()}": round(100 * found[kind][name], 2)
+        for kind in ("box", "mask")
+        for name in ("AP", "AP50")
+    }
 
 
 def main() -> None:
@@ -71,15 +37,15 @@ def main() -> None:
         annotations = write(args.seed, args.scenes, Path(directory, "scenes"))
         output = Path(directory, "run")
         command = [
-            *(sys.executable, str(RUN), "model=shapes", "model.score_threshold=0.05"),
-            *(f"input={annotations.parent}", f"output={output}", "stage=[]", "sink=[coco]"),
-            *("quiet=true", *args.overrides),
+            *(sys.executable, str(RUN), "runner=evaluate", "model=shapes"),
+            *("model.score_threshold=0.05", "stage=[]", "sink=[]", "quiet=true"),
+            *(f"input={annotations}", f"output={output}", *args.overrides),
         ]
         status = subprocess.run(command, stdout=sys.stderr).returncode
         if status:
             sys.exit(status)
-        report = {"seed": args.seed, "scenes": args.scenes, **score(annotations, output)}
-    print(json.dumps(report))
+        scores = score(output / "evaluation.json")
+    print(json.dumps({"seed": args.seed, "scenes": args.scenes, **scores}))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from runners.evaluate.engine import Dataset
-from runners.evaluate.matching import Matched
-from runners.evaluate.results import Results, name_of
-from runners.evaluate.truth import Truth
+from runners.evaluate.reading.matching import Matched
+from runners.evaluate.reading.results import Results, name_of
+from runners.evaluate.reading.truth import Truth
 
 _COCO_KEYPOINTS = 17
 

@@ -9,17 +9,18 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.validation import check
-from runners.evaluate.calibration import calibration
-from runners.evaluate.compare import differences, disagreements, in_common
 from runners.evaluate.data import Data, join
 from runners.evaluate.engine import engine_name, has_hotcoco, pairs
-from runners.evaluate.matching import Matched, match
-from runners.evaluate.mistakes import Mistakes, mistakes, worst_images
-from runners.evaluate.results import Results, read_results
-from runners.evaluate.scores import coco_numbers, tide
-from runners.evaluate.slices import slices
-from runners.evaluate.thresholds import f1_numbers, thresholds_of
-from runners.evaluate.truth import Truth
+from runners.evaluate.numbers.calibration import calibration
+from runners.evaluate.numbers.compare import differences, disagreements, in_common
+from runners.evaluate.numbers.mistakes import Mistakes, mistakes, worst_images
+from runners.evaluate.numbers.panoptic import panoptic_numbers
+from runners.evaluate.numbers.scores import coco_numbers, tide
+from runners.evaluate.numbers.slices import slices
+from runners.evaluate.numbers.thresholds import f1_numbers, thresholds_of
+from runners.evaluate.reading.matching import Matched, match
+from runners.evaluate.reading.results import Results, read_results
+from runners.evaluate.reading.truth import Truth
 
 _IOU = 0.5  # of a detection that is right, except in COCO's numbers
 
@@ -53,8 +54,14 @@ def evaluated(results: Results, truth: Truth, options: Options) -> dict[str, Any
             them.
     """
     matched = match(results, truth)
+    if truth.segments:
+        return _panoptic(results, truth, matched, options)
     data = join(results, truth, matched, options.sigmas)
-    evaluation = _facts(results, truth, matched, data)
+    evaluation = _facts(results, truth, matched)
+    evaluation["warnings"] += [*results.limits, *data.warnings]
+    evaluation["classes"] = list(data.class_names)
+    evaluation["instances"] = sum(not each["iscrowd"] for each in data.dataset.annotations)
+    evaluation["detections"] = len(data.dataset.detections)
     for kind in data.kinds:
         evaluation[kind] = coco_numbers(data.dataset, kind)
     found, f1 = _mistakes(data)
@@ -78,6 +85,20 @@ def evaluated(results: Results, truth: Truth, options: Options) -> dict[str, Any
     return evaluation
 
 
+def _panoptic(results: Results, truth: Truth, matched: Matched, options: Options) -> dict[str, Any]:
+    for name, value in (("compare", options.compare), ("slice_by", options.slice_by)):
+        if value is not None:
+            raise ConfigError(f"{name}: not available with a panoptic ground truth; remove it")
+    evaluation = _facts(results, truth, matched)
+    found = panoptic_numbers(results, truth, matched)
+    known = {f"panoptic.{name}": found[name] for name in ("PQ", "SQ", "RQ")}
+    return {
+        **evaluation,
+        "panoptic": found,
+        "metric": _chosen(known, options.metric or "panoptic.PQ"),
+    }
+
+
 def _mistakes(data: Data) -> tuple[Mistakes, dict[str, Any]]:
     """Return the mistakes at the best thresholds, and the numbers that these are chosen by."""
     numbers = f1_numbers(pairs(data.dataset, data.primary, _IOU), data.class_names)
@@ -99,7 +120,7 @@ def _comparison(
         "predictions_sha256": other.sha256,
         "images": len(first.images),
         "classes": list(first.class_names),
-        "warnings": list(other.warnings),
+        "warnings": [*other.warnings, *other.limits],
         "draws": options.n_bootstrap,
         **differences(first, second, options.n_bootstrap, options.seed),
         "disagreements": disagreements(first, _mistakes(first)[0], _mistakes(second)[0]),
@@ -114,24 +135,25 @@ def _metric(evaluation: Mapping[str, Any], data: Data, given: str | None) -> dic
         if name != "classes"
     }
     known["f1"] = evaluation["f1"]["together"]["f1"]
-    name = given or f"{data.primary}.AP"
+    return _chosen(known, given or f"{data.primary}.AP")
+
+
+def _chosen(known: Mapping[str, Any], name: str) -> dict[str, Any]:
     check("metric", name, name in known, f"one of {', '.join(known)}")
     return {"name": name, "value": known[name]}
 
 
-def _facts(results: Results, truth: Truth, matched: Matched, data: Data) -> dict[str, Any]:
+def _facts(results: Results, truth: Truth, matched: Matched) -> dict[str, Any]:
+    n = len(matched.images)
     return {
         "engine": engine_name(),
         "predictions_sha256": results.sha256,
         "ground_truth": {"name": truth.path.name, "sha256": truth.sha256},
         "matched_by": matched.by,
         "images": {
-            "evaluated": len(data.images),
-            "only_in_ground_truth": len(truth.images) - len(data.images),
-            "only_in_run": len(results.records) - len(data.images),
+            "evaluated": n,
+            "only_in_ground_truth": len(truth.images) - n,
+            "only_in_run": len(results.records) - n,
         },
-        "classes": list(data.class_names),
-        "instances": sum(not each["iscrowd"] for each in data.dataset.annotations),
-        "detections": len(data.dataset.detections),
-        "warnings": [*results.warnings, *matched.warnings, *data.warnings],
+        "warnings": [*results.warnings, *matched.warnings],
     }

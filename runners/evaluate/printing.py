@@ -24,6 +24,28 @@ def print_evaluation(evaluation: Mapping[str, Any], path: Path) -> None:
         evaluation: The content of ``evaluation.json``.
         path: Where it was written.
     """
+    if "panoptic" in evaluation:
+        _print_panoptic(evaluation["panoptic"], path)
+    else:
+        _print_instances(evaluation, path)
+    counts = evaluation["images"]
+    n = ""
+    if "instances" in evaluation:
+        n = f", {evaluation['instances']} instances, {evaluation['detections']} detections"
+    print_stdout(f"{counts['evaluated']} images matched by {evaluation['matched_by']}{n}")
+    print_stdout(f"evaluation in {path}", unbroken=[str(path)])
+
+
+def _print_panoptic(found: Mapping[str, Any], path: Path) -> None:
+    rows = {**found["classes"], "things": found["things"], "stuff": found["stuff"], "all": found}
+    shown = [
+        (_short(name, _NAME), *(percent(each[key]) for key in ("PQ", "SQ", "RQ")))
+        for name, each in rows.items()
+    ]
+    _print_limited("Panoptic quality, in percent", ("class", "PQ", "SQ", "RQ"), shown, path)
+
+
+def _print_instances(evaluation: Mapping[str, Any], path: Path) -> None:
     kinds = [kind for kind in KINDS if kind in evaluation]
     rows = [
         (kind, *(percent(evaluation[kind].get(name)) for name in (*_COLUMNS, _recall(kind))))
@@ -42,12 +64,6 @@ def print_evaluation(evaluation: Mapping[str, Any], path: Path) -> None:
         _print_slices(evaluation["slices"], kinds, path)
     if "comparison" in evaluation:
         _print_comparison(evaluation["comparison"])
-    counts = evaluation["images"]
-    print_stdout(
-        f"{counts['evaluated']} images matched by {evaluation['matched_by']}, "
-        f"{evaluation['instances']} instances, {evaluation['detections']} detections"
-    )
-    print_stdout(f"evaluation in {path}", unbroken=[str(path)])
 
 
 def percent(value: float | None) -> str:

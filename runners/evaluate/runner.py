@@ -14,10 +14,10 @@ from pipeline.system.terminal import print_stderr
 from pipeline.validation import check, check_whole
 from runners.batch import Batch
 from runners.evaluate.evaluation import Options, evaluated
+from runners.evaluate.numbers.thresholds import stage_yaml
 from runners.evaluate.printing import print_evaluation
-from runners.evaluate.results import read_results
-from runners.evaluate.thresholds import stage_yaml
-from runners.evaluate.truth import read_truth
+from runners.evaluate.reading.results import read_results
+from runners.evaluate.reading.truth import read_truth
 from runners.rundir.lists import EVALUATION, THRESHOLDS
 from runners.rundir.lock import locked
 from runners.rundir.translation import output_errors
@@ -116,6 +116,8 @@ class Evaluate:
 
 def _write(directory: Path, evaluation: dict[str, Any]) -> None:
     text = json.dumps(evaluation, indent=1, ensure_ascii=False, allow_nan=False)
-    stage = stage_yaml(evaluation["f1"], directory.name)
-    for name, content in ((THRESHOLDS, stage), (EVALUATION, f"{text}\n")):
+    files = {EVALUATION: f"{text}\n"}
+    if "f1" in evaluation:
+        files[THRESHOLDS] = stage_yaml(evaluation["f1"], directory.name)
+    for name, content in files.items():
         write_whole(directory / name, content.encode(errors="backslashreplace"))

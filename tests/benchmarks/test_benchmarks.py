@@ -102,6 +102,13 @@ def test_masks(tmp_path: Path) -> None:
         assert_spread(value["ratio"])
 
 
+def test_evaluate(tmp_path: Path) -> None:
+    found = report(tmp_path, "evaluate.py", "--images", "12")["results"]
+    assert found["equal"]
+    assert found["images"] == 12
+    assert 0 < found["mask_ap"] < 1
+
+
 @pytest.fixture
 def agreement() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:

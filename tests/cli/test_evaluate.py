@@ -147,7 +147,7 @@ def check_promise(promised: Any, run: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_500_scenes(d2run: Run, tmp_path: Path) -> None:
     truth = load_scenes().write(1, 500, tmp_path / "scenes")
-    base = ["model=shapes", f"input={truth}", "runner=evaluate", "device=cpu"]
+    base = ["model=shapes", f"input={truth}", "runner=evaluate", "device=cpu", "quiet=true"]
     options = {"timeout": 1800}
     done = d2run(*base, "model.score_threshold=0.05", "stage=[]", "sink=[coco]", "output=all",
                  **options)  # fmt: skip

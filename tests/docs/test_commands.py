@@ -151,6 +151,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "annotations.json").write_text('{"images": []}')
     for weights in ("model_final.pth", "runs/shapes/weights.safetensors"):
         (tmp_path / weights).write_bytes(b"weights")
+    best = tmp_path / "runs/night/thresholds/stage/best_f1.yaml"
+    best.parent.mkdir(parents=True)
+    best.write_bytes((ROOT / "conf/stage/min_score.yaml").read_bytes())
     (tmp_path / "annotations.json").write_text('{"images": []}')
     for page in PAGES:
         for _, block in FENCE.findall(page.read_text("utf-8")):

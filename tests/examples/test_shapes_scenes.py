@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,11 +21,6 @@ def scenes() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SHAPES))
         yield importlib.import_module("scenes")
-
-
-@pytest.fixture
-def evaluate(scenes: ModuleType) -> ModuleType:
-    return importlib.import_module("evaluate")
 
 
 def test_a_scene_follows_from_seed_and_index(scenes: ModuleType) -> None:
@@ -77,26 +74,12 @@ def test_pycocotools_reads_the_annotations(scenes: ModuleType, tmp_path: Path) -
             assert record["bbox"][2:] == (shape.box[2:] - shape.box[:2]).tolist()
 
 
-def test_perfect_detections_score_100(
-    scenes: ModuleType, evaluate: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    annotations = scenes.write(3, 4, tmp_path)
-    dataset = json.loads(annotations.read_text())
-    shift = {"image_id": 100, "category_id": 10}  # a run numbers images and classes in its own way
-    results = [
-        {"score": 0.9, **{k: record[k] + shift.get(k, 0) for k in shift}}
-        | {k: record[k] for k in ("bbox", "segmentation")}
-        for record in dataset["annotations"]
-    ]
-    (tmp_path / "coco_results.json").write_text(json.dumps(results))
-    run = {
-        "images": [image | {"id": image["id"] + 100} for image in dataset["images"]],
-        "categories": [kind | {"id": kind["id"] + 10} for kind in dataset["categories"]],
-    }
-    (tmp_path / "coco.json").write_text(json.dumps(run))
-    perfect = {"box_ap": 100, "box_ap50": 100, "mask_ap": 100, "mask_ap50": 100}
-    assert evaluate.score(annotations, tmp_path) == perfect
-    assert capsys.readouterr().out == ""
-
-    (tmp_path / "coco_results.json").write_text("[]")
-    assert set(evaluate.score(annotations, tmp_path).values()) == {0}
+def test_it_prints_the_average_precision(tmp_path: Path) -> None:
+    command = [sys.executable, str(SHAPES / "evaluate.py"), "--seed", "3", "--scenes", "4"]
+    done = subprocess.run([*command, "runnable=fake"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found) == ["seed", "scenes", "box_ap", "box_ap50", "mask_ap", "mask_ap50"]
+    assert (found["seed"], found["scenes"]) == (3, 4)
+    assert 0 <= found["box_ap"] <= found["box_ap50"] < 50  # of boxes at random places
+    assert list(tmp_path.iterdir()) == []

@@ -128,10 +128,10 @@ def test_both_libraries_agree(
 def test_calibration_and_confusion_are_those_of_hotcoco(tmp_path: Path, evaluate: Any) -> None:
     from runners.evaluate.data import join
     from runners.evaluate.engine import accumulated
-    from runners.evaluate.matching import match
-    from runners.evaluate.mistakes import mistakes
-    from runners.evaluate.results import read_results
-    from runners.evaluate.truth import read_truth
+    from runners.evaluate.numbers.mistakes import mistakes
+    from runners.evaluate.reading.matching import match
+    from runners.evaluate.reading.results import read_results
+    from runners.evaluate.reading.truth import read_truth
 
     path, run = make(tmp_path)
     data = json.loads(path.read_text())  # the libraries treat crowds in their own ways

@@ -11,7 +11,7 @@ import yaml
 from evaluated import NAMES, make, records_of, write_run
 
 from pipeline.stages.min_score import MinScore
-from runners.evaluate.thresholds import _shortest
+from runners.evaluate.numbers.thresholds import _shortest
 
 
 def stage_of(run: Path) -> MinScore:

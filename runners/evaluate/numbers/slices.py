@@ -9,8 +9,8 @@ import numpy as np
 
 from pipeline.errors import ConfigError, did_you_mean
 from runners.evaluate.data import Data
-from runners.evaluate.mistakes import Mistakes
-from runners.evaluate.scores import average_precision
+from runners.evaluate.numbers.mistakes import Mistakes
+from runners.evaluate.numbers.scores import average_precision
 
 _MAX_SLICES = 50
 _COLUMNS = "columns"  # key of a line of predictions.jsonl

@@ -64,7 +64,7 @@ def read_truth(path: Path) -> Truth:
         lists[key] = found
     _refuse_duplicates(path, lists)
     annotations = lists["annotations"]
-    is_panoptic = any("segments_info" in entry for entry in annotations)
+    is_panoptic = bool(annotations) and all("segments_info" in entry for entry in annotations)
     sizes = {image["id"]: image for image in lists["images"]}
     return Truth(
         path=path,

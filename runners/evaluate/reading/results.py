@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +26,24 @@ class Results:
     Attributes:
         directory: The run directory.
         sha256: Of ``predictions.jsonl``, in hexadecimal.
-        class_names: The model's classes.
+        class_names: The model's classes of instances.
+        stuff_names: The model's classes of regions, for semantic and panoptic models.
         records: The lines of ``predictions.jsonl``.
-        warnings: What limits these results.
+        warnings: What is missing in these results.
+        limits: What makes AP and AR too low.
         n_failed: Number of inputs that failed.
+        keeps_ids: Whether the image ids are those of a COCO file.
     """
 
     directory: Path
     sha256: str
     class_names: tuple[str, ...]
+    stuff_names: tuple[str, ...]
     records: list[dict[str, Any]]
     warnings: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
     n_failed: int = 0
-    keeps_ids: bool = field(default=False)
-
-    def has(self, key: str) -> bool:
-        """Return whether an instance has a mask or keypoints."""
-        return any(key in each for record in self.records for each in record["instances"])
+    keeps_ids: bool = False
 
     def detections(
         self, images: Mapping[int, Any], categories: Mapping[str, int]
@@ -80,6 +81,7 @@ def read_results(directory: Path, option: str) -> Results:
         with open_to_read(directory / "run.json") as file:
             record = json.load(file)
         class_names = tuple(record["model"]["class_names"])
+        stuff_names = tuple(record["model"].get("stuff_names", ()))
         config = dict(record["config"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise ConfigError(
@@ -87,17 +89,17 @@ def read_results(directory: Path, option: str) -> Results:
         ) from exc
     if not predictions.exists():
         raise ConfigError(f"{option}: '{directory}' holds no {PREDICTIONS}; run it first")
-    warnings = list(_limits(config))
-    if record.get("state") != "ended":
-        warnings.append("the run did not finish: only the images it processed are evaluated")
+    unfinished = record.get("state") != "ended"
     target = str((config.get("source") or {}).get("_target_"))
     given = config.get("input")
     return Results(
         directory=directory,
         sha256=sha256_file(predictions),
         class_names=class_names,
+        stuff_names=stuff_names,
         records=list(read_records(predictions)),
-        warnings=tuple(warnings),
+        warnings=("the run did not finish; it is evaluated as it is",) if unfinished else (),
+        limits=tuple(_limits(config)),
         n_failed=int((record.get("totals") or {}).get("failed", 0)),
         keeps_ids="coco_images" in target or str(given).lower().endswith(".json"),
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runners.evaluate.data import Data
 from runners.evaluate.engine import Pairs, pairs
-from runners.evaluate.thresholds import above
+from runners.evaluate.numbers.thresholds import above
 
 _WORST = 20
 

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.errors import ConfigError, did_you_mean
-from runners.evaluate.results import Results, name_of
-from runners.evaluate.truth import Truth
+from runners.evaluate.reading.results import Results, name_of
+from runners.evaluate.reading.truth import Truth
 
 _SHOWN = 5
 
@@ -61,29 +61,37 @@ def match(results: Results, truth: Truth) -> Matched:
 
 
 def _categories(results: Results, truth: Truth) -> tuple[dict[str, int], list[str]]:
-    ids = {str(entry["name"]): entry["id"] for entry in truth.categories}
     known = dict.fromkeys(results.class_names)
+    if truth.segments:
+        known |= dict.fromkeys(results.stuff_names)
+    ids = {_known_name(str(entry["name"]), known): entry["id"] for entry in truth.categories}
     both = {name: ids[name] for name in ids if name in known}
     if not both:
         raise ConfigError(
-            f"ground_truth: '{truth.path}' has none of the model's classes ({_listed(known)}); its "
-            f"categories are {_listed(ids) or 'empty'}"
+            f"ground_truth: '{truth.path}' has none of the model's classes ({listed(known)}); its "
+            f"categories are {listed(ids) or 'empty'}"
         )
     warnings = []
-    annotated = {entry["category_id"] for entry in truth.annotations}
+    infos = (info for entry in truth.segments for info in entry["segments_info"])
+    annotated = {entry["category_id"] for entry in (*truth.annotations, *infos)}
     missing = [name for name in ids if name not in known and ids[name] in annotated]
     if missing:
         hint = did_you_mean(missing[0], known) if len(missing) == 1 else ""
         warnings.append(
-            f"the model does not know the categories {_listed(missing)}; they are not evaluated"
+            f"the model does not know the categories {listed(missing)}; they are not evaluated"
             f"{hint if hint.startswith('; did') else ''}"
         )
     if more := [name for name in known if name not in ids]:
         warnings.append(
-            f"the ground truth has no categories {_listed(more)}; their detections are not "
-            "evaluated"
+            f"the ground truth has no categories {listed(more)}; their detections are not evaluated"
         )
     return both, warnings
+
+
+def _known_name(name: str, known: Iterable[str]) -> str:
+    """Return the name that Detectron2 gives to a category of COCO's stuff, if the model has it."""
+    short = name.replace("-other", "").replace("-merged", "")
+    return name if name in known or short not in known else short
 
 
 def _images(results: Results, truth: Truth) -> tuple[str, dict[int, Any]]:
@@ -146,7 +154,8 @@ def _last(name: str) -> str:
     return PurePosixPath(_spelled(name)).name
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Return the first names, and how many more there are."""
     every: Sequence[str] = list(names)
     more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
     return ", ".join(every[:_SHOWN]) + more

@@ -11,8 +11,8 @@ import numpy as np
 from pipeline.errors import ConfigError
 from runners.evaluate.data import Data
 from runners.evaluate.engine import accumulated
-from runners.evaluate.matching import Matched
-from runners.evaluate.mistakes import Mistakes
+from runners.evaluate.numbers.mistakes import Mistakes
+from runners.evaluate.reading.matching import Matched
 
 _SHOWN = 20
 _CONFIDENCE = 0.95

@@ -1,0 +1,1 @@
+"""The numbers of an evaluation, one kind per module."""
