@@ -75,7 +75,8 @@ def no_option(key: str, known: Known) -> str:
 def _most_similar(name: str, known: Iterable[str]) -> list[str]:
     """Return the paths whose last part is most similar to a name, if any is similar enough."""
     scores = {each: _similarity(name, each.rpartition(".")[2]) for each in known}
-    cutoff = max([_CUTOFF, *(score - _MARGIN for score in scores.values())])
+    best = max(scores.values(), default=0.0)
+    cutoff = best if best == 1 else max(_CUTOFF, best - _MARGIN)
     return [each for each, score in scores.items() if score >= cutoff]
 
 
@@ -97,7 +98,7 @@ def _no_part(group: str, key: str, node: Any, config: Mapping[str, Any], known: 
         return no_option(path, known)
     if node is None:
         return f"{key} is null; to remove the {group}, write '~{key}'"
-    hint = " or ".join(f"{each}={node}" for each in below[:3])
+    hint = f"{below[0]}={node}" if below else ""  # the first option is the main one
     return f"{key}={shown(node)[:40]} replaces the whole {group}" + (
         f"; did you mean {hint}?" if hint else ""
     )

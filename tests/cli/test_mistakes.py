@@ -50,7 +50,8 @@ KNOWN = (
 )
 DECODE = "decode.jpeg, decode.isolation, decode.timeout_s, decode.memory_mb"
 BATCH = (
-    "runner.on_error, runner.max_failures, runner.on_change, runner.on_lock, runner.retry_failed"
+    "runner.on_error, runner.max_failures, runner.on_change, runner.on_lock, runner.retry_failed, "
+    "runner.prune"
 )
 
 KEYS = [
@@ -67,9 +68,11 @@ KEYS = [
     (["+decode.foo=1"], f"no option 'decode.foo'; known: {DECODE}"),
     (["decode.timeout=1"], "no option 'decode.timeout'; did you mean 'decode.timeout_s'?"),
     (["+stage.min_score.foo=1"],
-     "no option 'stage.min_score.foo'; known: stage.min_score.threshold"),
+     "no option 'stage.min_score.foo'; known: stage.min_score.threshold, "
+     "stage.min_score.thresholds"),
     (["+stage.min_score.foo.bar=1"],
-     "no option 'stage.min_score.foo'; known: stage.min_score.threshold"),
+     "no option 'stage.min_score.foo'; known: stage.min_score.threshold, "
+     "stage.min_score.thresholds"),
     (["stage.min_scor.threshold=0.3"],
      "no option 'stage.min_scor.threshold'; did you mean 'stage.min_score.threshold'?"),
     (["runner.foo=1"], f"no option 'runner.foo'; known: {BATCH}"),

@@ -53,7 +53,7 @@ def odd_files() -> Iterator[OddFile]:
         yield OddFile(name, data, skipped=f"unsupported image format {kind}")
         yield OddFile(f"{name}.jpg", data, refused=NOT_READ)
     yield OddFile("photo.heic.jpg", HEIC, refused=r"broken HEIF \(")
-    yield OddFile("film.mp4", HEIC, skipped="video")
+    yield OddFile("film.mp4", HEIC, refused="not a video that d2run reads")
     yield OddFile("notes.txt", b"notes", skipped="not an image (.txt)")
     yield OddFile(".hidden.jpg", saved("JPEG"), skipped="hidden")
     yield OddFile("upload.jpg.part", saved("JPEG"), skipped="temporary file")
