@@ -91,7 +91,13 @@ def test_scores_equal_those_of_detectron2(d2run: Run, annotations: Path, tmp_pat
     assert "warning" not in done.stderr
     results = json.loads((tmp_path / "cwd/run/coco_results.json").read_text())
     theirs = detectron2_scores(annotations, folder, tmp_path)
-    for kind in ("bbox", "segm"):
+    done = d2run("runner=evaluate", "runner.run=run", f"runner.ground_truth={annotations}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "cwd/run/evaluation.json").read_text())
+    for name, kind in (("box", "bbox"), ("mask", "segm")):
+        numbers = list(found[name].values())[:6]
+        ours = [math.nan if each is None else 100 * each for each in numbers]
+        assert ours == pytest.approx(theirs[kind], abs=1e-6, nan_ok=True)
         ours = evaluate(annotations, results, kind)[:6]
         assert ours[0] > 50
         assert ours == pytest.approx(theirs[kind], abs=1e-6, nan_ok=True)
