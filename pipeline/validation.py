@@ -7,10 +7,10 @@ A message starts with the option's own name; the code that builds the part adds 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 
 
 def check(option: str, value: Any, is_valid: bool, expected: str) -> None:
@@ -45,6 +45,13 @@ def check_whole(option: str, value: Any, low: float = -math.inf, high: float = m
 def check_flag(option: str, value: Any) -> None:
     """Raise ConfigError unless the value is true or false."""
     check(option, value, isinstance(value, bool), "true or false")
+
+
+def check_known(option: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Raise ConfigError for class names that the model does not have."""
+    unknown = [f"'{name}'{did_you_mean(name, known)}" for name in names if name not in known]
+    if unknown:
+        raise ConfigError(*(f"{option}: the model has no class {text}" for text in unknown))
 
 
 def is_number(value: Any) -> bool:
