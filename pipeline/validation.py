@@ -7,11 +7,11 @@ A message starts with the option's own name; the code that builds the part adds 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 
 
 def check(option: str, value: Any, is_valid: bool, expected: str) -> None:
@@ -57,6 +57,13 @@ def check_installed(package: str, *, extra: str) -> None:
     """
     if find_spec(package) is None:
         raise ConfigError(f"{package} is not installed. Run: pip install 'd2run[{extra}]'")
+
+
+def check_known(option: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Raise ConfigError for class names that the model does not have."""
+    unknown = [f"'{name}'{did_you_mean(name, known)}" for name in names if name not in known]
+    if unknown:
+        raise ConfigError(*(f"{option}: the model has no class {text}" for text in unknown))
 
 
 def is_number(value: Any) -> bool:

@@ -63,7 +63,11 @@ class Result:
         """Return the same frame with other predictions."""
         return Result(self.frame, predictions)
 
-    def at_least(self, min_score: float) -> Result:
-        """Return the result without instances of a lower score, compared as float32."""
+    def at_least(self, min_score: float | NDArray[np.float32]) -> Result:
+        """Return the result without instances of a lower score, compared as float32.
+
+        Args:
+            min_score: One for all, or float32 ``(N,)``.
+        """
         keep = self.predictions.scores >= np.float32(min_score)
         return self if keep.all() else self.replace(self.predictions[keep])

@@ -80,7 +80,9 @@ def evaluated(results: Results, truth: Truth, options: Options) -> dict[str, Any
             "values": slices(data, options.slice_by, found),
         }
     if options.compare is not None:
-        evaluation["comparison"] = _comparison(results, truth, matched, options)
+        comparison = _comparison(results, truth, matched, options)
+        evaluation["comparison"] = comparison
+        evaluation["warnings"] += [f"the other run: {each}" for each in comparison["warnings"]]
     evaluation["metric"] = _metric(evaluation, data, options.metric)
     return evaluation
 

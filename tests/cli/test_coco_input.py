@@ -13,8 +13,6 @@ from pathlib import Path
 import cv2
 import pytest
 from command_line import ROOT, Run
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from pipeline import store
 
@@ -43,18 +41,6 @@ def annotations(tmp_path: Path) -> Path:
     moved.parent.mkdir()
     moved.write_text(json.dumps(data))
     return moved
-
-
-def evaluate(annotations: Path, results: list[dict], kind: str) -> list[float]:
-    if kind == "segm":  # as Detectron2's evaluator: the area is then that of the mask
-        results = [{key: each[key] for key in each if key != "bbox"} for each in results]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        judge = COCOeval(truth, truth.loadRes(results), kind)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return [100 * value if value >= 0 else math.nan for value in judge.stats]
 
 
 def detectron2_scores(annotations: Path, folder: Path, tmp_path: Path) -> dict[str, list[float]]:
@@ -91,10 +77,13 @@ def test_scores_equal_those_of_detectron2(d2run: Run, annotations: Path, tmp_pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
-    results = json.loads((tmp_path / "cwd/run/coco_results.json").read_text())
     theirs = detectron2_scores(annotations, folder, tmp_path)
-    for kind in ("bbox", "segm"):
-        ours = evaluate(annotations, results, kind)[:6]
+    done = d2run("runner=evaluate", "runner.run=run", f"runner.ground_truth={annotations}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "cwd/run/evaluation.json").read_text())
+    for name, kind in (("box", "bbox"), ("mask", "segm")):
+        numbers = list(found[name].values())[:6]
+        ours = [math.nan if each is None else 100 * each for each in numbers]
         assert ours[0] > 50
         assert ours == pytest.approx(theirs[kind], abs=1e-6, nan_ok=True)
 

@@ -10,11 +10,13 @@ from evaluated import make, records_of, write_run
 
 from pipeline.errors import ConfigError
 
+THRESHOLD = {"_target_": "pipeline.stages.min_score.MinScore", "threshold": 0.4}
+
 
 @pytest.fixture
 def runs(tmp_path: Path) -> tuple[Path, Path, Path]:
     truth, run = make(tmp_path, found=0.95)
-    _, other = make(tmp_path / "other", seed=3, found=0.5)
+    _, other = make(tmp_path / "other", seed=3, found=0.5, config={"stage": {"x": THRESHOLD}})
     return truth, run, other
 
 
@@ -35,6 +37,10 @@ def test_differences_and_intervals(runs: Any, evaluate: Any) -> None:
     sizes = [abs(each["errors"] - each["other_errors"]) for each in differences]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > 1
+    assert found["warnings"] == [
+        "the other run: predictions below a score of 0.4 are missing "
+        "(stage.x), so AP and AR are too low; run again with 'stage=[]' for COCO's numbers"
+    ]
     again, _ = evaluate(run, truth, compare=str(other), bootstrap=200)
     assert again == found
 
