@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ NOT_RUN = {
     "bentoml serve": "in tests/examples/test_bentoml_service.py",
     "bentoml containerize": "needs Docker",
     "curl": "in tests/docs/test_serve_page.py and tests/examples/test_bentoml_service.py",
+    "python run.py model=mask_rcnn input=s3://": "needs a remote store",
     "useradd": "changes the system",
     "install -d": "changes the system",
     "systemctl": "changes the system",
@@ -149,12 +151,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "runs/shapes").mkdir(parents=True)
     write_run(tmp_path / "runs/night")
     (tmp_path / "annotations.json").write_text('{"images": []}')
+    zipfile.ZipFile(tmp_path / "photos.zip", "w").close()
     for weights in ("model_final.pth", "runs/shapes/weights.safetensors"):
         (tmp_path / weights).write_bytes(b"weights")
     best = tmp_path / "runs/night/thresholds/stage/best_f1.yaml"
     best.parent.mkdir(parents=True)
     best.write_bytes((ROOT / "conf/stage/min_score.yaml").read_bytes())
     (tmp_path / "annotations.json").write_text('{"images": []}')
+    zipfile.ZipFile(tmp_path / "photos.zip", "w").close()
     for page in PAGES:
         for _, block in FENCE.findall(page.read_text("utf-8")):
             if named := re.match(r"# (my_conf/\S+)\n", block):
