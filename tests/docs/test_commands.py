@@ -57,6 +57,7 @@ PLACEHOLDERS = {
     "model=...": "model=shapes",
 }
 FOLDERS = [
+    "images",
     "dir",
     "clips",
     "inbox",
