@@ -157,11 +157,13 @@ BROKEN = [
     ({"p": "seed: 3"}, "p", "--config-name p: its defaults must start with '- config'"),
     ({"p": "[1, 2]"}, "p", "--config-name p: its defaults must start with '- config'"),
     ({"p": PRESET + "treshold: 3"}, "p",
-     "no option 'treshold'; did you mean 'stage.min_score.threshold'?"),
+     "no option 'treshold'; did you mean 'stage.min_score.threshold' or "
+     "'stage.min_score.thresholds'?"),
     ({"p": PRESET + "model: {weight: 3}"}, "p",
      "no option 'model.weight'; did you mean 'model.weights'?"),
     ({"p": PRESET + "stage: {min_score: {treshold: 3}}"}, "p",
-     "no option 'stage.min_score.treshold'; did you mean 'stage.min_score.threshold'?"),
+     "no option 'stage.min_score.treshold'; did you mean 'stage.min_score.threshold' or "
+     "'stage.min_score.thresholds'?"),
     ({"p": PRESET + "stage: {nms: {iou_threshold: 3}}"}, "p",
      "stage.nms.iou_threshold: the stage nms is not selected; add it: 'stage=[min_score,nms]'"),
     ({"p": PRESET + "exif: perhaps"}, "p", "exif: expected true or false, got 'perhaps'"),
