@@ -135,7 +135,7 @@ def test_videos_and_odd_names(tmp_path: Path) -> None:
         "instance/v.mp4/000003.png", "instance/v.mp4/000004.png",
     }  # fmt: skip
     assert "instance/__/__/x.png" in files
-    assert all(path.is_relative_to(tmp_path) for path in tmp_path.parent.rglob("x.png"))
+    assert not any((folder / "x.png").exists() for folder in tmp_path.parents)
     results = [*frames, overlapping(STRANGE), overlapping("../../x")]
     sink.build(write_journal(tmp_path, results), CATEGORIES)
     dataset = json.loads((tmp_path / "masks/panoptic.json").read_text())

@@ -133,7 +133,7 @@ def test_the_command_line(here: Path, given: str, expected: list[str] | None) ->
         ("[a.png,,b.png]", "input is missing"),
         ("[gone.png]", "no file or directory '.*/gone.png'"),
         ("[gone,also_gone]", "no file or directory '.*/gone'; .*'.*/also_gone'"),
-        ("[a.png,data.json]", "COCO .json is not supported"),
+        ("[a.png,data.json]", "cannot read .*data.json.: no such file"),
         ("[a.png,[b.png]]", None),
         ("[a.png,out]", "output is the input"),
         ("[a.png,out/sem_seg]", "where results are written"),

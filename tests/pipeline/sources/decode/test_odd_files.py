@@ -14,9 +14,11 @@ from command_line import ROOT
 from odd_files import odd_files
 
 from pipeline.errors import DecodeError
-from pipeline.sources import Images, decode_image
+from pipeline.sources import decode_image
+from pipeline.sources.auto import auto
 
 FILES = {file.name: file for file in odd_files()}
+IMAGES = [name for name, f in FILES.items() if not f.skipped and not name.endswith(".mp4")]
 
 
 def corners(image: np.ndarray) -> np.ndarray:
@@ -25,7 +27,7 @@ def corners(image: np.ndarray) -> np.ndarray:
     return image[np.ix_(y, x)][:, :, ::-1].reshape(4, 3)
 
 
-@pytest.mark.parametrize("name", [name for name, file in FILES.items() if not file.skipped])
+@pytest.mark.parametrize("name", IMAGES)
 def test_decode(name: str) -> None:
     file = FILES[name]
     if file.refused:
@@ -40,7 +42,7 @@ def test_decode(name: str) -> None:
 def test_the_walk(tmp_path: Path) -> None:
     for file in FILES.values():
         (tmp_path / file.name).touch()
-    source = Images(str(tmp_path))
+    source = auto(str(tmp_path))
     assert {asset.id for asset in source} == {f.name for f in FILES.values() if not f.skipped}
     skipped = {entry.path: entry.reason for entry in source.skipped()}
     assert skipped == {f.name: f.skipped for f in FILES.values() if f.skipped}

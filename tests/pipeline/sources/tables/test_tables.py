@@ -56,7 +56,7 @@ def test_csv_bytes_that_are_not_utf8(tmp_path: Path) -> None:
 def test_a_table_of_paths_alone_has_no_columns(tmp_path: Path) -> None:
     (asset,) = Manifest(csv_file(tmp_path, "path,,\na.jpg,,\n"))
     assert type(asset) is ImageAsset
-    assert not isinstance(asset, AnnotatedAsset)
+    assert asset.columns is None
 
 
 def test_the_first_row_of_a_path_counts(tmp_path: Path) -> None:
