@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from pipeline.records import Result
 from pipeline.validation import check_number
@@ -20,9 +19,8 @@ class MinArea:
         ConfigError: ``area_px`` is not a number of at least 0.
     """
 
-    needs_pixels: ClassVar[bool] = False
-
     area_px: float
+    needs_pixels = False
 
     def __post_init__(self) -> None:
         check_number("area_px", self.area_px, 0)

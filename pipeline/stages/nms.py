@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -25,10 +24,9 @@ class Nms:
         ConfigError: ``iou_threshold`` is not in [0, 1], or ``class_agnostic`` not true or false.
     """
 
-    needs_pixels: ClassVar[bool] = False
-
     iou_threshold: float
     class_agnostic: bool = False
+    needs_pixels = False
 
     def __post_init__(self) -> None:
         check_number("iou_threshold", self.iou_threshold, 0, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -23,9 +22,8 @@ class TopK:
         ConfigError: ``k`` is not a whole number of at least 0.
     """
 
-    needs_pixels: ClassVar[bool] = False
-
     k: int
+    needs_pixels = False
 
     def __post_init__(self) -> None:
         check_whole("k", self.k, 0)
