@@ -141,6 +141,11 @@ def _not_kept(job: Job) -> Iterator[str]:
                 f"stage.{name}: keeps scores of at least {wanted.min_score}, but the recorded run "
                 f"dropped scores below {lowest}. {remedy}"
             )
+        elif wanted.min_score is not None and wanted.complete and not kept.complete:
+            yield (
+                f"stage.{name}: keeps scores of at least {wanted.min_score}, but the recorded run "
+                f"had a threshold per class. {remedy}"
+            )
         if missing := [c for c in wanted.classes or () if c not in (kept.classes or (c,))]:
             yield (
                 f"stage.{name}: keeps {', '.join(missing)}, but the recorded run kept only "

@@ -62,7 +62,8 @@ class Pushdown:
         classes = self.classes if other.classes is None else other.classes
         if self.classes is not None and classes is not None:
             classes = [name for name in self.classes if name in classes]
-        return Pushdown(max(scores, default=None), classes, min(numbers, default=None))
+        complete = self.complete and other.complete
+        return Pushdown(max(scores, default=None), classes, min(numbers, default=None), complete)
 
 
 @runtime_checkable

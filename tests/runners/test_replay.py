@@ -222,13 +222,22 @@ def test_a_stage_cannot_keep_what_the_run_dropped(
 ) -> None:
     run(f"input={images}", f"output={tmp_path}/run", *LIMITED)
     assert record(tmp_path / "run")["limits"] == {
-        "min_score": 0.6, "classes": ["person", "dog"], "max_instances": 5,
+        "min_score": 0.6, "classes": ["person", "dog"], "max_instances": 5, "complete": True,
     }  # fmt: skip
     if says is None:
         assert replay(tmp_path / "run", tmp_path / "out", *arguments).counts["done"] == 7
         return
     with pytest.raises(ConfigError, match=says):
         replay(tmp_path / "run", tmp_path / "out", *arguments)
+
+
+def test_one_threshold_cannot_follow_one_per_class(images: Path, tmp_path: Path) -> None:
+    given = ("stage=[min_score]", "stage.min_score.threshold=0.3")
+    per_class = "stage.min_score.thresholds={person: 0.9}"
+    run(f"input={images}", f"output={tmp_path}/run", *given, per_class)
+    with pytest.raises(ConfigError, match="the recorded run had a threshold per class"):
+        replay(tmp_path / "run", tmp_path / "out", *given)
+    assert replay(tmp_path / "run", tmp_path / "out", *given, per_class).counts["done"] == 7
 
 
 def test_thresholds_of_the_model_are_limits(images: Path, tmp_path: Path) -> None:

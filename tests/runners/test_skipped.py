@@ -35,7 +35,7 @@ def test_each_reason(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
         not_utf8: PSD,
         "photo": NO_EXTENSION,
         "sub/empty": NO_EXTENSION,
-        "film.mp4": "video",
+        "all.rar": "not an image (.rar)",
         "Thumbs.db": "system file",
         "c.jpg.part": "temporary file",
         "notes.txt": "not an image (.txt)",
