@@ -36,6 +36,7 @@ def no_hydra_config_is_left() -> Iterator[None]:
 def logging_is_as_it_was() -> None:
     """Let our loggers reach ``caplog``: Hydra and BentoML configure those of the whole process."""
     logging.disable(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.partition(".")[0] in ("pipeline", "runners") and isinstance(logger, logging.Logger):
             logger.disabled, logger.propagate = False, True
