@@ -37,6 +37,8 @@ def logging_is_as_it_was() -> None:
     """Let our loggers reach ``caplog``: Hydra and BentoML configure those of the whole process."""
     logging.disable(logging.NOTSET)
     logging.root.setLevel(logging.WARNING)
+    for handler in logging.root.handlers:  # those of pytest
+        handler.setLevel(logging.NOTSET)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.partition(".")[0] in ("pipeline", "runners") and isinstance(logger, logging.Logger):
             logger.disabled, logger.propagate = False, True
