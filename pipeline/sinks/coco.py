@@ -88,17 +88,17 @@ def write_coco(
     read: Callable[[], Iterable[dict[str, Any]]],
     categories: Categories,
     dataset: BinaryIO,
-    results: BinaryIO,
+    results: BinaryIO | None = None,
     *,
     polygons: bool = False,
 ) -> None:
-    """Write both files; see ``CocoJson``.
+    """Write one or both files; see ``CocoJson``.
 
     Args:
         read: Returns the records of ``predictions.jsonl``; called twice.
         categories: The classes of the records.
         dataset: Receives ``coco.json``.
-        results: Receives ``coco_results.json``.
+        results: Receives ``coco_results.json``; ``None`` to omit it.
         polygons: The option.
     """
     dataset.write(b'{"info": {"description": "Predictions of d2run"}, "licenses": [],\n')
@@ -115,11 +115,12 @@ def write_coco(
 def _annotations(
     records: Iterable[dict[str, Any]],
     categories: Categories,
-    results: BinaryIO,
+    results: BinaryIO | None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the annotations, and write the same instances to ``results``."""
+    write: Callable[[bytes], Any] = results.write if results else _discard
     number = 0
-    results.write(b"[")
+    write(b"[")
     for record in records:
         for instance in record["instances"]:
             if None in instance["box"] or instance["score"] is None:
@@ -127,10 +128,14 @@ def _annotations(
             number += 1
             category_id = categories.thing_ids[instance["class_id"]]
             result = coco_result(instance, record["image_id"], category_id)
-            results.write(b"\n" if number == 1 else b",\n")
-            results.write(json.dumps(result).encode("ascii"))
+            write(b"\n" if number == 1 else b",\n")
+            write(json.dumps(result).encode("ascii"))
             yield _annotation(number, instance, result)
-    results.write(b"]\n")
+    write(b"]\n")
+
+
+def _discard(_: bytes) -> None:
+    """Write nothing."""
 
 
 def coco_result(instance: dict[str, Any], image_id: int, category_id: int) -> dict[str, Any]:

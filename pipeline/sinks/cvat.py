@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -85,15 +84,11 @@ class Cvat:
             keypoint_names=categories.keypoint_names,
             skeleton=categories.skeleton,
         )
-        with (
-            replaced(self.directory / "cvat_coco.json") as dataset,
-            Path(os.devnull).open("wb") as results,
-        ):
+        with replaced(self.directory / "cvat_coco.json") as dataset:
             write_coco(
                 lambda: map(_named, read_records(journal, self.min_score)),
                 renumbered,
                 dataset,
-                results,
                 polygons=self.shapes == "polygon",
             )
 

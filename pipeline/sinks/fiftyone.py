@@ -67,15 +67,11 @@ class Fiftyone:
             OutputError: A line is incomplete.
         """
         self._link(journal)
-        with (
-            replaced(self.directory / "labels.json") as dataset,
-            Path(os.devnull).open("wb") as results,
-        ):
+        with replaced(self.directory / "labels.json") as dataset:
             write_coco(
                 lambda: map(_named, read_records(journal, self.min_score)),
                 categories,
                 dataset,
-                results,
             )
 
     def _link(self, journal: Path) -> None:

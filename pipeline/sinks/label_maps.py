@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from pipeline.encoding import PANOPTIC, SEM_SEG, map_name
 from pipeline.errors import SinkError
-from pipeline.protocols import Asset
 from pipeline.records import Frame, Result
-from pipeline.system.output_folder import OutputFolder
+from pipeline.sinks.frame_files import FrameFiles
+from pipeline.sinks.png import encode_png, panoptic_colors
 
 
-class LabelMaps:
+class LabelMaps(FrameFiles):
     """Writes the label maps of every frame that has some; part of every run.
 
     ``sem_seg/`` has gray levels that are class ids (8 or 16 bits), ``panoptic/`` COCO's colors
@@ -25,52 +25,23 @@ class LabelMaps:
         directory: The run directory.
     """
 
-    outputs = f"{SEM_SEG}/", f"{PANOPTIC}/"
+    suffix = ".png"
     needs_pixels = False
 
     def __init__(self, directory: str | Path) -> None:
-        self._folder = OutputFolder(Path(directory))
-        self._numbered = False
+        super().__init__(Path(directory), SEM_SEG, PANOPTIC)
 
-    def __enter__(self) -> LabelMaps:
-        """Do nothing: files are opened as frames arrive."""
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Do nothing: no file stays open."""
-
-    def begin(self, asset: Asset) -> None:
-        """Number the maps by frame unless the asset is a still."""
-        self._numbered = not asset.is_still
-
-    def write(self, result: Result) -> None:
-        """Write a frame's maps.
+    def contents(self, result: Result) -> dict[str, memoryview]:
+        """Return a frame's maps by their directory.
 
         Raises:
             SinkError: A class id does not fit into a PNG (0..65535).
         """
-        frame = result.frame
-        number = frame.index if self._numbered else None
-        for folder, png in encode_maps(result).items():
-            self._folder.write(map_name(folder, frame.asset_id, number), png)
+        return encode_maps(result)
 
-    def flush(self, asset: Asset) -> None:
-        """Do nothing: the maps have their final names since ``write``."""
-
-    def sync(self) -> None:
-        """Make the names of the maps durable.
-
-        Raises:
-            OSError: The disk fails.
-            OutputError: A map was moved or deleted during the run.
-        """
-        self._folder.sync()
-
-    def discard(self, asset: Asset) -> None:
-        """Remove the asset's maps, including those of an earlier run."""
-        suffix = ".png" if asset.is_still else ""
-        for folder in (SEM_SEG, PANOPTIC):
-            self._folder.remove(map_name(folder, asset.id, suffix=suffix))
+    def name(self, folder: str, asset_id: str, suffix: str, frame: int | None = None) -> str:
+        """Return the name of a map, as ``predictions.jsonl`` has it."""
+        return map_name(folder, asset_id, frame, suffix)
 
 
 def encode_maps(result: Result) -> dict[str, memoryview]:
@@ -84,20 +55,8 @@ def encode_maps(result: Result) -> dict[str, memoryview]:
     if predictions.sem_seg is not None:
         maps[SEM_SEG] = _gray(frame, predictions.sem_seg, len(predictions.stuff_names))
     if predictions.panoptic_seg is not None:
-        maps[PANOPTIC] = _colors(predictions.panoptic_seg)
-    return {folder: _png(frame, folder, pixels) for folder, pixels in maps.items()}
-
-
-def _png(frame: Frame, folder: str, pixels: NDArray[Any]) -> memoryview:
-    import cv2  # takes 0.1 s, which most commands do not need
-
-    # level 1: label maps have few edges, and higher levels cost more than they save
-    done, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise SinkError(
-            f"'{frame.asset_id}': {folder} cannot be encoded as PNG", asset_id=frame.asset_id
-        )
-    return memoryview(png.data)
+        maps[PANOPTIC] = panoptic_colors(predictions.panoptic_seg)
+    return {folder: encode_png(pixels) for folder, pixels in maps.items()}
 
 
 def _gray(frame: Frame, sem_seg: NDArray[np.int32], n_classes: int) -> NDArray[Any]:
@@ -108,9 +67,3 @@ def _gray(frame: Frame, sem_seg: NDArray[np.int32], n_classes: int) -> NDArray[A
             asset_id=frame.asset_id,
         )
     return sem_seg.astype(np.uint8 if high <= 0xFF else np.uint16)
-
-
-def _colors(panoptic_seg: NDArray[np.int32]) -> NDArray[np.uint8]:
-    # OpenCV writes BGR: the least significant byte, red, comes last
-    shifted = [(panoptic_seg >> bits).astype(np.uint8) for bits in (16, 8, 0)]
-    return np.stack(shifted, axis=2)

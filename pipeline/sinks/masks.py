@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from pipeline.encoding import map_name, read_records
 from pipeline.errors import OutputError, SinkError
-from pipeline.protocols import Asset
 from pipeline.records import Categories, Predictions, Result
 from pipeline.sinks.coco_format import coco_image
 from pipeline.sinks.coco_panoptic import dump_panoptic, segments_in
+from pipeline.sinks.frame_files import FrameFiles
+from pipeline.sinks.png import encode_png, panoptic_colors
 from pipeline.system.descriptors import status_of
 from pipeline.system.files import asset_id_of
-from pipeline.system.output_folder import OutputFolder
 from pipeline.validation import check, check_number
 
 Kind = Literal["instance", "semantic", "panoptic"]
@@ -25,7 +25,7 @@ _KINDS: Sequence[Kind] = ("instance", "semantic", "panoptic")
 _MOST = 0xFFFF  # what 16 bits hold
 
 
-class Masks:
+class Masks(FrameFiles):
     """Writes ``<directory>/<kind>/<asset id>.png``; of a video ``<asset id>/<frame>.png``.
 
     Where masks overlap, the instance with the higher score is on top; of two equal scores, the
@@ -48,6 +48,7 @@ class Masks:
     """
 
     is_aggregate: Literal[True] = True
+    suffix = ".png"
     needs_pixels = False
 
     def __init__(
@@ -65,56 +66,27 @@ class Masks:
         # not ``min_score``, by which the engine would filter: positions would change
         self._lowest = np.float32(min_score)
         name = self.directory.name
-        self.outputs = tuple(f"{name}/{each}/" for each in self.kinds)
+        super().__init__(self.directory.parent, *(f"{name}/{each}" for each in self.kinds))
         if "panoptic" in self.kinds:
             self.outputs += (f"{name}/panoptic.json",)
-        self._numbered = False
-        self._folder = OutputFolder(self.directory.parent)
 
-    def __enter__(self) -> Masks:
-        """Do nothing: files are opened as frames arrive."""
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Do nothing: no file stays open."""
-
-    def begin(self, asset: Asset) -> None:
-        """Number the files by frame unless the asset is a still."""
-        self._numbered = not asset.is_still
-
-    def write(self, result: Result) -> None:
-        """Write one frame's files.
+    def contents(self, result: Result) -> dict[str, memoryview]:
+        """Return a frame's files by their directory.
 
         Raises:
             SinkError: The instances have no masks, or are more than a PNG can number.
         """
-        asset_id = result.frame.asset_id
-        number = result.frame.index if self._numbered else None
+        found, asset_id = result.predictions, result.frame.asset_id
         try:
-            positions = _painted(result.predictions, self._lowest)
-            for kind in self.kinds:
-                png = _png(_pixels(kind, positions, result.predictions))
-                self._folder.write(self._name(kind, asset_id, number), png)
+            positions = _painted(found, self._lowest)
+            pngs = [encode_png(_pixels(kind, positions, found)) for kind in self.kinds]
         except ValueError as exc:
             raise SinkError(f"'{asset_id}': {exc}", asset_id=asset_id) from exc
+        return dict(zip(self.folders, pngs, strict=True))
 
-    def flush(self, asset: Asset) -> None:
-        """Do nothing: the files have their final names since ``write``."""
-
-    def sync(self) -> None:
-        """Make the names of the files durable.
-
-        Raises:
-            OSError: The disk fails.
-            OutputError: A file was moved or deleted during the run.
-        """
-        self._folder.sync()
-
-    def discard(self, asset: Asset) -> None:
-        """Remove the asset's files, including those of an earlier run."""
-        suffix = ".png" if asset.is_still else ""
-        for kind in self.kinds:
-            self._folder.remove(self._name(kind, asset.id, suffix=suffix))
+    def name(self, folder: str, asset_id: str, suffix: str, frame: int | None = None) -> str:
+        """Return the name of a file; printable, because ``panoptic.json`` has it."""
+        return map_name(folder, asset_id, frame, suffix)
 
     def build(self, journal: Path, categories: Categories) -> None:
         """Replace ``panoptic.json``, if that kind was chosen, from ``journal`` and the files.
@@ -134,9 +106,10 @@ class Masks:
 
     def _annotation(self, record: dict[str, Any], categories: Categories) -> dict[str, Any]:
         asset_id, instances = asset_id_of(record), record["instances"]
-        name = self._name("panoptic", asset_id)
+        folder = f"{self.directory.name}/panoptic"
+        name = self.name(folder, asset_id, self.suffix)
         if status_of(self.directory.parent / name) is None:  # not of a still
-            name = self._name("panoptic", asset_id, record["frame"])
+            name = self.name(folder, asset_id, self.suffix, record["frame"])
         path = self.directory.parent / name
         if status_of(path) is None:
             raise OutputError(
@@ -146,7 +119,7 @@ class Masks:
         found = segments_in(path)
         return {
             "image_id": record["image_id"],
-            "file_name": name.removeprefix(f"{self.directory.name}/panoptic/"),
+            "file_name": name.removeprefix(f"{folder}/"),
             "segments_info": [
                 {
                     "id": number,
@@ -159,11 +132,6 @@ class Masks:
                 for number, (area, box) in found.items()
             ],
         }
-
-    def _name(
-        self, kind: Kind, asset_id: str, frame: int | None = None, suffix: str = ".png"
-    ) -> str:
-        return map_name(f"{self.directory.name}/{kind}", asset_id, frame, suffix)
 
 
 def _painted(p: Predictions, lowest: np.float32) -> NDArray[np.uint16]:
@@ -196,20 +164,9 @@ def _from_bottom(scores: NDArray[np.float32]) -> Iterator[int]:
 def _pixels(kind: Kind, positions: NDArray[np.uint16], p: Predictions) -> NDArray[Any]:
     if kind == "instance":
         return positions
-    if kind == "panoptic":  # OpenCV writes BGR: the least significant byte, red, comes last
-        zero = np.zeros(positions.shape, np.uint8)
-        return np.stack([zero, (positions >> 8).astype(np.uint8), positions.astype(np.uint8)], 2)
+    if kind == "panoptic":
+        return panoptic_colors(positions)
     if len(p.class_names) > _MOST:
         raise ValueError(f"{len(p.class_names)} classes do not fit into a PNG of 16 bits")
     classes = np.concatenate([[0], p.classes + 1])
     return classes.astype(np.uint8 if len(p.class_names) <= 0xFF else np.uint16)[positions]
-
-
-def _png(pixels: NDArray[Any]) -> memoryview:
-    import cv2  # takes 0.1 s, which most commands do not need
-
-    # level 1: masks have few edges, and higher levels cost more than they save
-    done, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise ValueError("the masks cannot be encoded as PNG")
-    return memoryview(png.data)

@@ -69,7 +69,8 @@ class Overlay(FrameFiles):
             check_flag(option, value)
         check_choice("color", color, ("class", "instance", "track"))
         check_number("opacity", opacity, 0, 1)
-        super().__init__(directory)
+        self.directory = Path(directory)
+        super().__init__(self.directory.parent, self.directory.name)
         check_number("min_score", min_score, 0, 1)
         self.min_score = min_score
         self.quality = quality
@@ -108,7 +109,11 @@ class Overlay(FrameFiles):
         """Drop the painter; no file stays open."""
         self._painter = None
 
-    def encode(self, result: Result) -> memoryview:
+    def contents(self, result: Result) -> dict[str, memoryview]:
+        """Return a frame's file."""
+        return {self.directory.name: self.jpeg(result)}
+
+    def jpeg(self, result: Result) -> memoryview:
         """Return one frame as JPEG, with its detections drawn. Can be called on several threads.
 
         Raises:

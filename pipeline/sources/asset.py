@@ -1,4 +1,4 @@
-"""An image file as an asset, skipped entries, and the checks that all sources share."""
+"""Files and images as assets, skipped entries, and the checks that all sources share."""
 
 from __future__ import annotations
 
@@ -35,17 +35,13 @@ class Skipped:
 
 
 @dataclass(slots=True)
-class ImageAsset:
-    """One image file.
+class FileAsset:
+    """What all assets that are read from a file have in common.
 
     Attributes:
         id: Path relative to the input, ``/`` separators; unique in a run.
         location: Path of the file. It becomes a ``Path`` only in ``path``, because a run may list
             a million assets.
-        is_still: True: it has exactly one frame.
-        exif: Whether to apply the EXIF orientation.
-        max_pixels: Larger images are refused.
-        reader: Reads and decodes the file; by default in this process.
         row: Its row in the table that lists it; ``None`` without one.
         size_bytes: Size of the file when it was last read; ``None`` before that.
         mtime_ns: Modification time of that file in nanoseconds since 1970; ``None`` before that.
@@ -53,10 +49,6 @@ class ImageAsset:
 
     id: str
     location: str | Path
-    is_still: bool = True
-    exif: bool = True
-    max_pixels: int = MAX_PIXELS
-    reader: Reader = field(default=read_image, repr=False)
     row: Row | None = field(default=None, init=False, repr=False)
     size_bytes: int | None = field(default=None, init=False)
     mtime_ns: int | None = field(default=None, init=False)
@@ -78,19 +70,43 @@ class ImageAsset:
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file's content, in hexadecimal digits.
 
-        After ``frames()``, it is the digest of exactly the bytes that were decoded.
+        Once ``frames()`` has read the file, it is the digest of exactly the bytes that were
+        decoded.
 
         Raises:
             DecodeError: The file cannot be read.
         """
         if self._sha256 is None:
             try:
-                self._remember(read_version(self.path))
+                self._remember(self._version())
             except DecodeError as exc:
                 exc.asset_id = self.id
                 raise
         assert self._sha256 is not None
         return self._sha256
+
+    def _version(self) -> Version:
+        return read_version(self.path)
+
+    def _remember(self, version: Version) -> None:
+        self.size_bytes, self.mtime_ns, self._sha256 = version
+
+
+@dataclass(slots=True)
+class ImageAsset(FileAsset):
+    """One image file.
+
+    Attributes:
+        is_still: True: it has exactly one frame.
+        exif: Whether to apply the EXIF orientation.
+        max_pixels: Larger images are refused.
+        reader: Reads and decodes the file; by default in this process.
+    """
+
+    is_still: bool = True
+    exif: bool = True
+    max_pixels: int = MAX_PIXELS
+    reader: Reader = field(default=read_image, repr=False)
 
     def frames(self) -> Iterator[Frame]:
         """Read the file once, decode it and yield its only frame.
@@ -117,9 +133,6 @@ class ImageAsset:
 
     def _reading(self) -> Reading:
         return self.reader(self.path, exif=self.exif, max_pixels=self.max_pixels)
-
-    def _remember(self, version: Version) -> None:
-        self.size_bytes, self.mtime_ns, self._sha256 = version
 
 
 def check_options(input: str, max_pixels: int) -> str:

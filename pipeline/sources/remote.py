@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.errors import ConfigError, DecodeError
+from pipeline.errors import ConfigError
 from pipeline.redaction import redacted_text
 from pipeline.sources.archives.listing import Listing
 from pipeline.sources.asset import ImageAsset, Skipped, check_options
 from pipeline.sources.copies import read_copy
 from pipeline.sources.decode.options import MAX_PIXELS
-from pipeline.sources.decode.reading import Reading, read_version
+from pipeline.sources.decode.reading import Reading, Version, read_version
 from pipeline.sources.fetching import Fetcher, RemoteObject, reason
 from pipeline.sources.paths import Origin
 from pipeline.validation import check_flag, check_whole
@@ -47,22 +47,10 @@ class RemoteAsset(ImageAsset):
         """Start to fetch the object, if there is room for it."""
         self.fetcher.fetch_ahead(self.content)
 
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the content, in hexadecimal digits.
-
-        Raises:
-            DecodeError: It cannot be fetched.
-        """
-        if self._sha256 is None:
-            try:
-                with self.fetcher.file(self.content) as path:
-                    size, _, digest = read_version(path)
-            except DecodeError as exc:
-                exc.asset_id = self.id
-                raise
-            self._remember((size, self.content.mtime_ns or 0, digest))
-        assert self._sha256 is not None
-        return self._sha256
+    def _version(self) -> Version:
+        with self.fetcher.file(self.content) as path:
+            size, _, digest = read_version(path)
+        return size, self.content.mtime_ns or 0, digest
 
     def _reading(self) -> Reading:
         with self.fetcher.file(self.content) as path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import Literal
 
@@ -49,13 +50,23 @@ class AnnotationFiles(FrameFiles):
     def __init__(self, directory: str | Path, min_score: float, images: Images) -> None:
         check_number("min_score", min_score, 0, 1)
         check_choice("images", images, ("none", "link", "copy"))
-        super().__init__(directory)
+        self.directory = Path(directory)
+        name = self.directory.name
+        super().__init__(self.directory.parent, f"{name}/{self.labels_folder}".rstrip("/"))
         self.min_score = min_score
         self.images = images
         self.needs_pixels = images != "none"
         folders = dict.fromkeys((self.labels_folder, self.images_folder))
-        self.outputs = tuple(f"{self.directory.name}/{folder}" for folder in folders)
+        self.outputs = tuple(f"{name}/{folder}" for folder in folders)
         self._file: Path | None = None
+
+    @abstractmethod
+    def encode(self, result: Result) -> bytes:
+        """Return the annotation file of a frame."""
+
+    def contents(self, result: Result) -> dict[str, bytes]:
+        """Return the annotation file of a frame, by its directory."""
+        return {self.folders[0]: self.encode(result)}
 
     def check(self, categories: Categories) -> None:
         """Raise ConfigError for a model without instances."""
@@ -104,10 +115,6 @@ class AnnotationFiles(FrameFiles):
         else:
             start = os.path.realpath((self.directory.parent / name).parent)
             self._folder.link(name, os.path.relpath(self._file.absolute(), start))
-
-    def _name(self, asset_id: str, suffix: str, frame: int | None = None) -> str:
-        name = output_name(asset_id, suffix, frame)
-        return f"{self.directory.name}/{self.labels_folder}{name}"
 
     def _image(self, asset_id: str, suffix: str, frame: int | None = None) -> str:
         name = output_name(asset_id, suffix, frame)

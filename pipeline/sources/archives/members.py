@@ -13,7 +13,7 @@ from pipeline.sources.archives.gzip_blocks import GzipBlocks
 from pipeline.sources.archives.listing import Member
 from pipeline.sources.asset import ImageAsset
 from pipeline.sources.copies import read_copy
-from pipeline.sources.decode.reading import Reading, check_bytes, read_bytes
+from pipeline.sources.decode.reading import Reading, Version, check_bytes, read_bytes
 from pipeline.sources.part import Part
 from pipeline.sources.scratch import Scratch
 from pipeline.system.os_errors import describe_os_error
@@ -58,22 +58,10 @@ class MemberAsset(ImageAsset):
         """Return the size of the member, and the modification time of the archive."""
         return self.member.size, self.place.mtime_ns
 
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the member's content, in hexadecimal digits.
+    def _version(self) -> Version:
+        return self._bytes()[1]
 
-        Raises:
-            DecodeError: The member cannot be read.
-        """
-        if self._sha256 is None:
-            try:
-                self._remember(self._bytes()[1])
-            except DecodeError as exc:
-                exc.asset_id = self.id
-                raise
-        assert self._sha256 is not None
-        return self._sha256
-
-    def _bytes(self) -> tuple[bytes, tuple[int, int, str]]:
+    def _bytes(self) -> tuple[bytes, Version]:
         return read_bytes(self.place.path, max_pixels=self.max_pixels, part=self._part())
 
     def _reading(self) -> Reading:
@@ -99,7 +87,7 @@ class PackedAsset(MemberAsset):
     blocks: GzipBlocks = field(init=False, repr=False)
     scratch: Scratch = field(init=False, repr=False)
 
-    def _bytes(self) -> tuple[bytes, tuple[int, int, str]]:
+    def _bytes(self) -> tuple[bytes, Version]:
         with self._unpacked() as path:
             data, (size, _, sha256) = read_bytes(path, max_pixels=self.max_pixels)
         return data, (size, self.place.mtime_ns, sha256)

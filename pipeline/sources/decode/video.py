@@ -98,7 +98,7 @@ class _Video:
             stream = _video_stream(container)
             # `pix_fmt` of a damaged stream, whose format is not known, would crash the process
             plain_format = stream.codec_context.format
-            picture = _Picture(options, plain_format.name if plain_format else "yuv420p")
+            converter = _Converter(options, plain_format.name if plain_format else "yuv420p")
             for frame, pts in self._intact(container, stream, start_s):
                 time_s = _seconds_of(stream, pts)
                 if time_s < start_s:
@@ -111,7 +111,7 @@ class _Video:
                         continue
                     last_tick = tick
                 if next(turn) % options.stride == 0:
-                    yield Decoded(picture.of(frame), pts, stream.time_base)
+                    yield Decoded(converter.bgr(frame), pts, stream.time_base)
 
     def _intact(self, container: Any, stream: Any, start_s: Fraction) -> Iterator[tuple[Any, int]]:
         """Yield the undamaged frames, or at least those from ``start_s``, with timestamps."""
@@ -160,7 +160,7 @@ class _Video:
 
 
 @dataclass
-class _Picture:
+class _Converter:
     """Converts frames to BGR, upright.
 
     Attributes:
@@ -170,18 +170,18 @@ class _Picture:
 
     options: FrameOptions
     plain_format: str
-    converter: Any = None
+    reformatter: Any = None
 
-    def of(self, frame: Any) -> NDArray[np.uint8]:
+    def bgr(self, frame: Any) -> NDArray[np.uint8]:
         from av.video.reformatter import VideoReformatter
 
         check_size((frame.width, frame.height), self.options.max_pixels)
-        if self.converter is None:
-            self.converter = VideoReformatter()
+        if self.reformatter is None:
+            self.reformatter = VideoReformatter()
         turn = frame.rotation if self.options.exif else 0  # counterclockwise, in degrees
         if frame.format.name == "cuda":  # so that the same code converts the colors of all frames
-            frame = self.converter.reformat(frame, format=self.plain_format, threads=1)
-        bgr = self.converter.reformat(frame, format="bgr24", threads=1).to_ndarray()
+            frame = self.reformatter.reformat(frame, format=self.plain_format, threads=1)
+        bgr = self.reformatter.reformat(frame, format="bgr24", threads=1).to_ndarray()
         return np.array(np.rot90(bgr, round(turn / 90)), np.uint8, order="C")
 
 

@@ -84,5 +84,5 @@ async def overlay(request: Request) -> Response:
     if answer.result is None:
         raise RequestError(422, f"{answer.frame.asset_id}: a stage dropped the image")
     drawing = service.overlay
-    jpeg = await asyncio.to_thread(drawing.encode, answer.result.at_least(drawing.min_score))
+    jpeg = await asyncio.to_thread(drawing.jpeg, answer.result.at_least(drawing.min_score))
     return Response(bytes(jpeg), media_type="image/jpeg")

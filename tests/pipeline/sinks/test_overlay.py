@@ -93,7 +93,7 @@ def test_styles_reach_the_drawing(tmp_path: Path) -> None:
     for i, style in enumerate(styles):
         with Overlay(tmp_path / str(i), **style) as sink:
             sink.check(Categories(("cat", "dog", "bird")))
-            drawn.add(bytes(sink.encode(result)))
+            drawn.add(bytes(sink.jpeg(result)))
     assert len(drawn) == len(styles)
 
 
