@@ -33,7 +33,7 @@ def find_model(name: str, *, store: ModelStore | None = None, **options: Any) ->
     """
     store = store or ModelStore()
     check_names(Model, options, f"model '{name}'")
-    known = sorted(path.stem for path in _OPTIONS.glob("*.yaml"))
+    known = option_names()
     if name in known:
         values = load_yaml((_OPTIONS / f"{name}.yaml").read_bytes()) | options
         model = Model(
@@ -47,6 +47,11 @@ def find_model(name: str, *, store: ModelStore | None = None, **options: Any) ->
         hint = did_you_mean(name, dict.fromkeys([*known, *exc.known]))
         raise ConfigError(f"model: no option or stored model '{name}'{hint}") from exc
     return model
+
+
+def option_names() -> list[str]:
+    """Return the options of ``model=`` that describe a model, not one of a finished run."""
+    return sorted(path.stem for path in _OPTIONS.glob("*.yaml") if path.stem != "recorded")
 
 
 def check_names(accepts: Callable[..., Any], options: Mapping[str, Any], owner: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -30,16 +29,3 @@ def no_hydra_config_is_left() -> Iterator[None]:
     yield
     if hydra := sys.modules.get("hydra.core.hydra_config"):
         hydra.HydraConfig.instance().cfg = None
-
-
-@pytest.fixture(autouse=True)
-def logging_is_as_it_was() -> None:
-    """Let our loggers reach ``caplog``: Hydra and BentoML configure those of the whole process."""
-    logging.disable(logging.NOTSET)
-    logging.root.setLevel(logging.WARNING)
-    for handler in logging.root.handlers:  # those of pytest
-        handler.setLevel(logging.NOTSET)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.partition(".")[0] in ("pipeline", "runners") and isinstance(logger, logging.Logger):
-            logger.disabled, logger.propagate = False, True
-            logger.setLevel(logging.NOTSET)

@@ -297,4 +297,5 @@ def _quiet_logger(name: str) -> None:
     logger = logging.getLogger(name)
     logger.propagate = True
     for handler in logger.handlers:
-        handler.setLevel(logging.ERROR)
+        if type(handler) is logging.StreamHandler:  # the library's own; others are someone else's
+            handler.setLevel(logging.ERROR)

@@ -13,6 +13,7 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import bentoml
 import cv2
@@ -519,7 +520,9 @@ def command(here, capsys, *arguments):
     from bentoml_cli.models import model_command
     from click.testing import CliRunner
 
-    done = CliRunner().invoke(model_command, arguments)
+    # it would disable the loggers of this process
+    with mock.patch("bentoml._internal.log.configure_logging"):
+        done = CliRunner().invoke(model_command, arguments)
     return done.exit_code, done.output
 
 

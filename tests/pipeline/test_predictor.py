@@ -277,16 +277,21 @@ def test_a_device_that_is_not_there() -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "conf" / "model").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("name", option_names())
 def test_options_are_read_as_hydra_reads_them(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Model, "check", lambda self: None)
+    path = ROOT / "conf" / "model" / f"{name}.yaml"
     values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     store = ModelStore(tmp_path)
-    assert vars(find_model(path.stem, store=store)) == vars(Model(**values, store=store))
+    assert vars(find_model(name, store=store)) == vars(Model(**values, store=store))
+
+
+def test_the_model_of_a_finished_run_has_no_name(tmp_path: Path) -> None:
+    assert (ROOT / "conf/model/recorded.yaml").is_file()
+    with pytest.raises(ConfigError, match="no option or stored model 'recorded'"):
+        find_model("recorded", store=ModelStore(tmp_path))
 
 
 def test_options_of_a_model_can_be_changed() -> None:
