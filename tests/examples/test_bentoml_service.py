@@ -180,7 +180,7 @@ def test_pickles_are_refused(address):
     assert request(address, b"cos\n.", "application/vnd.bentoml+pickle")[0] == 415
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_example_serves_a_model_of_the_users_store(home, expected):
     arguments = (str(EXAMPLE), "--arg", "tag=crack:v1")
     env = environment(home)

@@ -27,6 +27,7 @@ from pipeline.errors import (
     InferenceError,
     StageError,
 )
+from pipeline.model_names import option_names
 from pipeline.store import ModelStore
 from pipeline.testing import FakeRunnable
 
