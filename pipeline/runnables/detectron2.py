@@ -9,7 +9,6 @@ results. Masks are pasted into box crops instead of full frames, with the same p
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from pipeline.runnables.steps.postprocess import Compute, Finish, Output, comput
 from pipeline.runnables.steps.preprocess import Prepared, Preprocess, model_input
 from pipeline.system.devices import device_name, resolve_device, translate_device_errors
 from pipeline.system.memory import import_frozen
+from pipeline.system.terminal import quiet_logger
 
 
 @dataclass(eq=False)
@@ -132,7 +132,7 @@ class Detectron2:
         return self
 
     def _load(self, stack: ExitStack) -> None:
-        _quiet_logger("torch")
+        quiet_logger("torch")
         kept_ids = class_ids(self, self.class_names)
         cfg, self._module = self.model.load(self.device)
         self._risks = find_state_risks(self._module)
@@ -290,12 +290,3 @@ class Detectron2:
         longest = cfg.INPUT.MAX_SIZE_TEST
         largest = Frame(np.zeros((cfg.INPUT.MIN_SIZE_TEST or longest, longest, 3), np.uint8), "")
         return measure_batch_size(lambda: self.forward([self.prepare(largest)]), self.device)
-
-
-def _quiet_logger(name: str) -> None:
-    """Keep a library's log messages off the terminal, except for errors."""
-    logger = logging.getLogger(name)
-    logger.propagate = True
-    for handler in logger.handlers:
-        if type(handler) is logging.StreamHandler:  # the library's own; others are someone else's
-            handler.setLevel(logging.ERROR)

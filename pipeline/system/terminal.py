@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,15 @@ def print_stderr(text: str, *, unbroken: Sequence[str] = ()) -> None:
 def print_stdout(text: str, *, unbroken: Sequence[str] = ()) -> None:
     """Print a message on standard output; arguments as for ``print_stderr``."""
     _print(text, sys.stdout, unbroken)
+
+
+def quiet_logger(name: str) -> None:
+    """Keep a library's log messages off the terminal, except for errors."""
+    logger = logging.getLogger(name)
+    logger.propagate = True
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:  # the library's own; others are someone else's
+            handler.setLevel(logging.ERROR)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
