@@ -30,8 +30,9 @@ from pipeline.protocols import (
 from pipeline.system.spool import Spool
 from pipeline.system.versions import library_versions
 
-# where a source finds its files and keeps copies, not what it does with them
-_PLACES = ("input", "run", "root", "cache_mb")
+# where a source finds its input, how it gets it, and when it stops; not what it does with it
+_HOW = ("timeout_s", "retries", "max_backoff_s", "duration_s", "max_frames")
+_PLACES = ("input", "run", "root", "cache_mb", *_HOW)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

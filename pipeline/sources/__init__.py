@@ -30,5 +30,6 @@ PARTS = (
     "manifest.Manifest",
     "recorded.Recorded",
     "remote.Remote",
+    "stream.Stream",
     "video.Video",
 )
