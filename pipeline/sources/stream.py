@@ -93,7 +93,7 @@ class StreamSegment:
                 yield Frame(arrived.decoded.image, self.id, n_frames, *arrived.decoded[1:])
                 n_frames += 1
                 accepts = partial(self._contains, start, arrived.time_s)
-                arrived = self.capture.next_if(accepts)
+                arrived = self.capture.next_if(accepts, start.connection)
         finally:
             self.ended.set()
         if n_damaged:
@@ -203,9 +203,9 @@ class Stream:
         if capture is None or not capture.n_dropped:
             return []
         return [
-            f"{capture.n_dropped} of {capture.n_arrived} frames of {self._address.shown} were "
+            f"{capture.n_dropped} of {capture.n_arrived} frames of '{self._address.shown}' were "
             "dropped, because they arrived faster than they were processed; set source.fps or "
-            "source.stride to choose which ones are"
+            "source.stride to choose which frames to process"
         ]
 
     def __iter__(self) -> Iterator[StreamSegment]:

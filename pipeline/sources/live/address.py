@@ -71,7 +71,7 @@ def address_of(text: str) -> Address:
 
 def clean_name(words: list[str]) -> str:
     """Return words as the directories of an id."""
-    clean = (_ODD.sub("_", word).strip("._") for word in words)
+    clean = (_ODD.sub("_", word).strip("._-") for word in words)
     return "/".join(word for word in clean if word)
 
 

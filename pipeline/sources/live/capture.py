@@ -68,6 +68,7 @@ class Capture:
         self._deadline_s = float("inf")
         self._is_requested = self._is_stopped = self._is_over = self.is_closed = False
         self._last_pts: int | None = None
+        self._n_lost = 0  # connections
         self._thread = Thread(target=self._work, name="capture", daemon=True)
 
     def start(self) -> None:
@@ -86,22 +87,40 @@ class Capture:
             self._changed.notify_all()
         self._thread.join(_JOIN_S)
 
-    def first(self) -> Arrived | None:
-        """Return the next frame, which stays in the queue; wait for it. ``None`` at the end."""
+    def first(self, connection: int | None = None) -> Arrived | None:
+        """Return the next frame, which stays in the queue; wait for it.
+
+        Args:
+            connection: Wait only for a frame of this connection; ``None``: of any.
+
+        Returns:
+            ``None`` at the end of the stream, or if the connection is lost.
+        """
         with self._changed:
             while not self._queue:
-                if self._is_over or self._is_ending():
+                is_lost = connection is not None and connection < self._n_lost
+                if is_lost or self._is_over or self._is_ending():
                     return None
                 self._changed.wait(_POLL_S)
             return self._queue[0]
 
-    def next_if(self, accepts: Callable[[Arrived], bool]) -> Arrived | None:
-        """Remove and return the next frame if it is accepted; ``None`` otherwise or at the end."""
+    def next_if(
+        self, accepts: Callable[[Arrived], bool], connection: int | None = None
+    ) -> Arrived | None:
+        """Remove and return the next frame, if it is accepted.
+
+        Args:
+            accepts: Called with the frame.
+            connection: See ``first``.
+
+        Returns:
+            ``None`` if it is not, at the end of the stream, or if the connection is lost.
+        """
         with self._changed:
             if not self._is_requested and self._duration_s is not None:
                 self._deadline_s = time.monotonic() + self._duration_s
             self._is_requested = True
-            arrived = self.first()
+            arrived = self.first(connection)
             if arrived is None or not accepts(arrived):
                 return None
             self._queue.popleft()
@@ -141,6 +160,9 @@ class Capture:
                 lost = exc
             if self.n_arrived > before:
                 number, attempts = number + 1, 0
+                with self._changed:  # its results must not wait for the next connection
+                    self._n_lost = number
+                    self._changed.notify_all()
             if self._is_ending():
                 return
             if attempts >= self._retries or (lost.is_final and not self.n_arrived):
@@ -153,10 +175,10 @@ class Capture:
 
     def _say(self, lost: LostError, pause_s: float, attempts: int) -> None:
         text = (
-            f"stream {self._shown}: {lost}; connecting again in {pause_s:g} s (attempt {attempts} "
-            f"of {self._retries})"
+            f"'{self._shown}': {lost}; connecting again in {pause_s:g} s (attempt {attempts} of "
+            f"{self._retries})"
         )
-        _log.warning("%s", text)
+        _log.info("%s", text)  # without handlers, a warning would be printed twice
         print_stderr(f"warning: {text}")
 
     def _wait(self, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -212,12 +213,13 @@ class Connection:
                 yield stream.codec_context.decode(None), False
         is_complete = is_recording and float(end_s) + _END_S >= container.duration / 1e6
         if not is_complete:
-            raise lost or LostError("the server ended it")
+            raise lost or LostError("the server ended the stream")
 
-    def _lost(self, exc: Exception, started_s: float) -> LostError:
+    def _lost(self, exc: Any, started_s: float) -> LostError:
         import av
 
-        if isinstance(exc, av.error.ExitError) or time.monotonic() - started_s >= self.timeout_s:
+        waited_s = time.monotonic() - started_s
+        if isinstance(exc, av.error.ExitError) or waited_s >= 0.9 * self.timeout_s:
             return LostError(f"no answer in {self.timeout_s:g} s")
         is_final = isinstance(
             exc,
@@ -225,7 +227,10 @@ class Connection:
                 av.error.HTTPClientError,
                 av.error.ProtocolNotFoundError,
                 av.error.DecoderNotFoundError,
+                av.error.FileNotFoundError,
                 av.error.PermissionError,
             ),
         )
+        if exc.errno == errno.EIO:  # FFmpeg's word for the end of a connection
+            return LostError("the connection was closed")
         return LostError(error_text(exc), is_final=is_final)
