@@ -130,7 +130,9 @@ class Camera:
     ) -> bool:
         answer = f"RTSP/1.0 200 OK\r\nCSeq: {headers.get('cseq', '1')}\r\nSession: 1\r\n"
         body = ""
-        if method == "OPTIONS":
+        if target.endswith(("/401", "/404")):
+            answer = answer.replace("200 OK", f"{target[-3:]} No")
+        elif method == "OPTIONS":
             answer += "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n"
         elif method == "DESCRIBE":
             body = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\n"

@@ -96,6 +96,8 @@ def test_selection(camera: Camera, options: dict[str, Any], expected: list[int])
     [
         ("401", "http", "Server returned 401"),
         ("404", "http", "Server returned 404"),
+        ("401", "rtsp", "Server returned 401"),
+        ("404", "rtsp", "Server returned 404"),
         ("silent", "http", "no answer in 0.5 s"),
         ("silent", "rtsp", "no answer in 0.5 s"),
     ],
