@@ -15,6 +15,7 @@ from command_line import command, environment
 from processes import wait_for
 
 from pipeline.errors import ConfigError
+from pipeline.sources.recorded import Recorded
 
 LIVE = ("source=stream", "source.timeout_s=2", "source.on_slow=block")
 
@@ -64,6 +65,10 @@ def test_a_stream_that_is_lost(camera: Camera, tmp_path: Path) -> None:
     assert len(lines(out / "predictions.jsonl")) == 60
     assert (out / "coco.json").exists()
     assert record(out)["exit_status"] == 3
+    # its predictions can be replayed, but not its frames
+    assert [asset.id for asset in Recorded(str(out))] == [lines(out / "inputs.jsonl")[0]["asset"]]
+    with pytest.raises(ConfigError, match="read a stream, whose frames are gone"):
+        Recorded(str(out), pixels=True).check()
 
 
 def test_a_damaged_stream_is_done_in_part(camera: Camera, tmp_path: Path) -> None:

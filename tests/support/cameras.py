@@ -33,9 +33,10 @@ def clip(n: int, suffix: str) -> bytes:
 class Camera:
     """Answers HTTP and RTSP on one port, each client on its own thread.
 
-    Paths: ``/live.mjpg``, ``/live.ts``, ``/clip.mp4``; ``/silent`` never answers, ``/stuck.ts``
-    stops in the middle, ``/damaged.ts`` has zeros in the middle, ``/401`` and ``/404`` refuse.
-    Every other path is valid for RTSP, which sends the transport stream.
+    Paths: ``/live.mjpg``, ``/live.ts``, ``/clip.mp4``; ``/cut.mp4`` sends only a part the first
+    time; ``/silent`` never answers, ``/stuck.ts`` stops in the middle, ``/damaged.ts`` has zeros in
+    the middle, ``/401`` and ``/404`` refuse. Every other path is valid for RTSP, which sends the
+    transport stream.
 
     Args:
         n: Number of frames; the connection ends after them.
@@ -101,10 +102,11 @@ class Camera:
         if path in ("/401", "/404"):
             client.sendall(f"HTTP/1.0 {path[1:]} No\r\n\r\n".encode())
             return
-        if path == "/clip.mp4":
+        if path in ("/clip.mp4", "/cut.mp4"):
             data = clip(self.n, ".mp4")
             head = f"HTTP/1.0 200 OK\r\nContent-Length: {len(data)}\r\n\r\n"
-            client.sendall(head.encode() + data)
+            is_cut = path == "/cut.mp4" and len(self.requests) == 1
+            client.sendall(head.encode() + data[: int(len(data) * (0.8 if is_cut else 1))])
             return
         if path == "/live.mjpg":
             kind = b"multipart/x-mixed-replace; boundary=x"

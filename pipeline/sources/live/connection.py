@@ -24,7 +24,7 @@ _FORMATS = (
 _PROTOCOLS = "rtsp,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto,rtmp,rtmps,srt"
 _CLOCKLESS = ("mpjpeg", "mjpeg", "h264", "hevc")  # their timestamps are made up
 _MS = Fraction(1, 1000)
-_END_S = 1.0  # a recording that ends so close to its stated end is complete
+_END_S = 0.25  # a recording that ends so close to its stated end is complete
 
 
 class LostError(Exception):
@@ -202,7 +202,8 @@ class Connection:
             if packet is None:
                 break
             if packet.pts is not None:
-                end_s = max(end_s, (packet.pts - (stream.start_time or 0)) * stream.time_base)
+                end = packet.pts - (stream.start_time or 0) + (packet.duration or 0)
+                end_s = max(end_s, end * stream.time_base)
             self._data.append(bytes(packet))
             try:
                 yield ([] if packet.is_corrupt else packet.decode()), packet.is_corrupt

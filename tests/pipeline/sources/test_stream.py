@@ -178,6 +178,14 @@ def test_a_recording_waits(camera: Camera, options: dict[str, Any]) -> None:
     assert source.warnings == []
 
 
+def test_a_recording_continues_after_the_last_frame(camera: Camera) -> None:
+    source = Stream(camera.url("cut.mp4"), retries=3, max_backoff_s=0.1)
+    found = read(source)
+    assert numbers(found) == [i % 30 for i in range(60)]
+    assert len(found) == 2  # one per connection
+    assert not source.problem
+
+
 def test_damage(camera: Camera) -> None:
     source = iter(Stream(camera.url("damaged.ts"), **ONCE))
     segment = next(source)
