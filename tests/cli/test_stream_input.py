@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from batches import job_of, lines, record, run
+from batches import FAKE, job_of, lines, record, run
 from cameras import Camera
 from command_line import command, environment
 from processes import wait_for
@@ -125,6 +125,31 @@ def test_refused(camera: Camera, tmp_path: Path, option: str, message: str) -> N
 def test_one_of_several(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a stream cannot be one of several inputs"):
         job_of(f"input=[rtsp://host/x,{tmp_path}]", f"output={tmp_path / 'out'}")
+
+
+def test_a_killed_run_leaves_nothing_of_its_last_segment(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    overlays = out / "overlay"
+    with Camera(2000, rate=25) as camera:
+        sinks = "sink=[coco,overlay]"
+        arguments = (*LIVE, sinks, f"input={camera.url('x', 'rtsp')}", f"output={out}")
+        whole = command(*FAKE[:2], *FAKE[3:], *arguments, "source.segment_s=2")
+        process = subprocess.Popen(whole, env=environment(tmp_path))
+        inputs = out / "inputs.jsonl"
+        wait_for(lambda: inputs.exists() and inputs.read_bytes().count(b"\n") >= 1)
+        wait_for(lambda: len([*overlays.glob("*/x/*")]) >= 2)
+        process.kill()
+        process.wait()
+        committed = [line["asset"] for line in lines(inputs)]
+        assert len([*overlays.glob("*/x/*")]) > len(committed)
+        report = run(*arguments, "source.segment_s=2", "source.max_frames=5")
+    assert report.exit_status == 0
+    assets = [line["asset"] for line in lines(inputs)]
+    assert assets[: len(committed)] == committed
+    assert sorted(str(path.relative_to(overlays)) for path in overlays.glob("*/x/*")) == assets
+    assert len(json.loads((out / "coco.json").read_text())["images"]) == len(
+        lines(out / "predictions.jsonl")
+    )
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

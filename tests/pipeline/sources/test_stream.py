@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cameras import Camera
+from cameras import Camera, clip
 from videos import number_of
 
 from pipeline.errors import ConfigError, PartialError
@@ -240,6 +243,47 @@ def test_a_frame_that_is_too_large(camera: Camera) -> None:
     with pytest.raises(ConfigError, match=r"64.48"):
         read(Stream(camera.url("live.ts"), max_pixels=100, retries=9))
     assert len(camera.requests) == 1
+
+
+@pytest.fixture
+def playlists(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A directory that is served to those who know the password, and its address."""
+    wanted = f"Basic {b64encode(b'me:secret').decode()}"
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.headers.get("Authorization") == wanted:
+                super().do_GET()
+                return
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="x"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield tmp_path, f"http://me:%s@127.0.0.1:{server.server_address[1]}/x.m3u8"
+        server.shutdown()
+
+
+def write_playlist(folder: Path, part: str) -> None:
+    head = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.4,"
+    (folder / "x.m3u8").write_text(f"{head}\n{part}\n#EXT-X-ENDLIST\n")
+
+
+def test_a_playlist_with_a_password(playlists: tuple[Path, str]) -> None:
+    folder, url = playlists
+    (folder / "part.ts").write_bytes(clip(60, ".ts"))
+    write_playlist(folder, "part.ts")
+    assert numbers(read(Stream(url % "secret", **ONCE))) == [i % 30 for i in range(60)]
+    with pytest.raises(ConfigError, match="401"):
+        read(Stream(url % "wrong", **ONCE))
+    write_playlist(folder, f"file://{folder}/part.ts")  # the server cannot name files of ours
+    with pytest.raises(ConfigError, match="cannot read"):
+        read(Stream(url % "secret", **ONCE))
 
 
 class Script:
