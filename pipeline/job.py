@@ -116,6 +116,7 @@ class Report:
         rebuilt: Whether lists or aggregates were missing or outdated, and were built again.
         message: One sentence for standard error: an error if the exit status is not 0, otherwise a
             warning.
+        interrupted: Whether a signal ended a stream, so that a sweep does not start its next job.
     """
 
     exit_status: int
@@ -130,6 +131,7 @@ class Report:
     metric: float | None = None
     rebuilt: bool = False
     message: str = ""
+    interrupted: bool = False
 
     @property
     def busy(self) -> float:

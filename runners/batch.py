@@ -281,7 +281,10 @@ class _Run(Hooks):
         }
         report = self.tally.report(self.job.output, status, message, **more)
         return replace(
-            report, totals=totals(self.ledger.counts()), skipped=most_common(self.skipped)
+            report,
+            totals=totals(self.ledger.counts()),
+            skipped=most_common(self.skipped),
+            interrupted=self.live is not None and self.live.exit_status is not None,
         )
 
     def _record_failure(self, exc: BaseException) -> None:

@@ -185,3 +185,32 @@ def test_a_signal_ends_it_in_order(tmp_path: Path, number: int, status: int) -> 
     assert {entry["outcome"] for entry in entries} == {"done"}
     assert sum(entry["frames"] for entry in entries) == len(found)
     assert len(json.loads((out / "coco.json").read_text())["images"]) == len(found)
+
+
+def test_a_signal_ends_a_sweep(tmp_path: Path) -> None:
+    with Camera(2000, rate=25) as camera:
+        process = subprocess.Popen(
+            command(
+                "-m",
+                *FAKE,
+                f"input={camera.url('x', 'rtsp')}",
+                "source=stream",
+                "source.segment_s=1,2",
+                f"hydra.sweep.dir={tmp_path}/sweep",
+            ),
+            env=environment(tmp_path),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        inputs = tmp_path / "sweep/0/inputs.jsonl"
+        wait_for(lambda: inputs.exists() and inputs.stat().st_size > 0)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert (tmp_path / "sweep/0/coco.json").exists()
+    assert not (tmp_path / "sweep/1").exists()
+
+
+def test_a_camera_by_its_number(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read '/dev/video987': No such file"):
+        run("input=987", f"output={tmp_path / 'out'}")
