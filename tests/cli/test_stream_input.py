@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from batches import FAKE, job_of, lines, record, run
@@ -14,7 +16,7 @@ from cameras import Camera
 from command_line import command, environment
 from processes import wait_for
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, OutputError
 from pipeline.sources.recorded import Recorded
 
 LIVE = ("source=stream", "source.timeout_s=2", "source.on_slow=block")
@@ -38,7 +40,7 @@ def test_runs_into_one_output(
     assert [line["time_s"] for line in first] == [i / 25 for i in range(40)]
     assert [line["frame"] for line in first] == [*range(25), *range(15)]
     # when to stop is no setting; the ids of this run come later, so the results stay in order
-    report = run(*arguments, "source.max_frames=10", "source.retries=3")
+    report = run(*arguments, "source.max_frames=10", "source.retries=3", "decode_threads=4")
     assert (report.exit_status, report.message) == (0, "")
     found = lines(out / "predictions.jsonl")
     assert found[:40] == first
@@ -56,10 +58,11 @@ def test_runs_into_one_output(
     assert "hush" not in "".join(capfd.readouterr())
 
 
-def test_a_stream_that_is_lost(camera: Camera, tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_stream_that_is_lost(camera: Camera, tmp_path: Path, threads: int) -> None:
     out = tmp_path / "out"
     arguments = (f"input={camera.url('live.ts', user='me:hush@')}", f"output={out}")
-    report = run(*LIVE, *arguments, "source.retries=0")
+    report = run(*LIVE, *arguments, "source.retries=0", f"decode_threads={threads}")
     assert report.exit_status == 3
     assert report.message == "the stream was lost: the connection was closed"
     assert len(lines(out / "predictions.jsonl")) == 60
@@ -81,6 +84,31 @@ def test_a_damaged_stream_is_done_in_part(camera: Camera, tmp_path: Path) -> Non
     assert len(lines(out / "predictions.jsonl")) == 50
     (failure,) = lines(out / "failures.jsonl")
     assert failure["error"] == "PartialError"
+
+
+def test_an_output_that_fails_ends_the_stream(tmp_path: Path) -> None:
+    class Full:
+        outputs = ()
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *exc_info: object) -> None: ...
+        def begin(self, asset: Any) -> None: ...
+        def discard(self, asset: Any) -> None: ...
+        def flush(self, asset: Any) -> None: ...
+        def write(self, result: Any) -> None:
+            if result.frame.index == 5:
+                raise OutputError("the disk is full")
+
+    with Camera(2000, rate=50) as camera:
+        job = job_of(
+            *LIVE, f"input={camera.url('x', 'rtsp')}", f"output={tmp_path}/out", "decode_threads=4"
+        )
+        job.sinks["full"] = Full()
+        with pytest.raises(OutputError, match="the disk is full"):
+            job.runner.run(job)
+    assert not [each for each in threading.enumerate() if each.name in ("capture", "decode-1")]
 
 
 def test_a_stream_that_cannot_be_opened(camera: Camera, tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ class Connection:
 
     def _open_options(self) -> dict[str, str]:
         options = {"protocol_whitelist": _PROTOCOLS, "format_whitelist": _FORMATS}
+        options["fpsprobesize"] = "0"  # or it waits seconds to measure a rate that nobody needs
         if self.address.url.lower().startswith("rtsp"):
             options |= {"rtsp_flags": "prefer_tcp", "allowed_media_types": "video"}
         return options
