@@ -101,10 +101,9 @@ def test_an_output_that_fails_ends_the_stream(tmp_path: Path) -> None:
             if result.frame.index == 5:
                 raise OutputError("the disk is full")
 
-    with Camera(2000, rate=50) as camera:
-        job = job_of(
-            *LIVE, f"input={camera.url('x', 'rtsp')}", f"output={tmp_path}/out", "decode_threads=4"
-        )
+    with Camera(400, rate=50) as camera:
+        arguments = f"input={camera.url('x', 'rtsp')}", f"output={tmp_path}/out"
+        job = job_of(*LIVE, *arguments, "decode_threads=4", "source.segment_s=1")
         job.sinks["full"] = Full()
         with pytest.raises(OutputError, match="the disk is full"):
             job.runner.run(job)
@@ -158,7 +157,7 @@ def test_one_of_several(tmp_path: Path) -> None:
 def test_a_killed_run_leaves_nothing_of_its_last_segment(tmp_path: Path) -> None:
     out = tmp_path / "out"
     overlays = out / "overlay"
-    with Camera(2000, rate=25) as camera:
+    with Camera(1000, rate=25) as camera:
         sinks = "sink=[coco,overlay]"
         arguments = (*LIVE, sinks, f"input={camera.url('x', 'rtsp')}", f"output={out}")
         whole = command(*FAKE[:2], *FAKE[3:], *arguments, "source.segment_s=2")
@@ -183,7 +182,7 @@ def test_a_killed_run_leaves_nothing_of_its_last_segment(tmp_path: Path) -> None
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_in_order(tmp_path: Path, number: int, status: int) -> None:
     out = tmp_path / "out"
-    with Camera(2000, rate=25) as camera:
+    with Camera(1000, rate=25) as camera:
         process = subprocess.Popen(
             command(
                 "model=mask_rcnn",
@@ -216,7 +215,7 @@ def test_a_signal_ends_it_in_order(tmp_path: Path, number: int, status: int) -> 
 
 
 def test_a_signal_ends_a_sweep(tmp_path: Path) -> None:
-    with Camera(2000, rate=25) as camera:
+    with Camera(1000, rate=25) as camera:
         process = subprocess.Popen(
             command(
                 "-m",
