@@ -34,9 +34,9 @@ class Camera:
     """Answers HTTP and RTSP on one port, each client on its own thread.
 
     Paths: ``/live.mjpg``, ``/live.ts``, ``/clip.mp4``; ``/cut.mp4`` sends only a part the first
-    time; ``/silent`` never answers, ``/stuck.ts`` stops in the middle, ``/damaged.ts`` has zeros in
-    the middle, ``/401`` and ``/404`` refuse. Every other path is valid for RTSP, which sends the
-    transport stream.
+    time; ``/silent`` never answers, ``/trickle.ts`` sends byte by byte, ``/stuck.ts`` stops in
+    the middle, ``/damaged.ts`` has zeros there, ``/401`` and ``/404`` refuse. Every other path is
+    valid for RTSP, which sends the transport stream.
 
     Args:
         n: Number of frames; the connection ends after them.
@@ -118,6 +118,10 @@ class Camera:
                 self._pause(1)
             return
         client.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
+        if path == "/trickle.ts":
+            for byte in clip(self.n, ".ts"):
+                client.sendall(bytes([byte]))
+                time.sleep(0.02)
         data = clip(self.n, ".ts")
         half = len(data) // _TS // 2 * _TS
         if path == "/damaged.ts":

@@ -104,6 +104,7 @@ def test_selection(camera: Camera, options: dict[str, Any], expected: list[int])
         ("404", "rtsp", "Server returned 404"),
         ("silent", "http", "no answer in 0.5 s"),
         ("silent", "rtsp", "no answer in 0.5 s"),
+        ("trickle.ts", "http", "no answer in 0.5 s"),
     ],
 )
 def test_what_cannot_be_opened(camera: Camera, path: str, scheme: str, message: str) -> None:
