@@ -30,8 +30,9 @@ from pipeline.protocols import (
 from pipeline.system.spool import Spool
 from pipeline.system.versions import library_versions
 
-# where a source finds its files and keeps copies, not what it does with them
-_PLACES = ("input", "run", "root", "cache_mb")
+# where a source finds its input, how it gets it, and when it stops; not what it does with it
+_HOW = ("timeout_s", "retries", "max_backoff_s", "duration_s", "max_frames")
+_PLACES = ("input", "run", "root", "cache_mb", *_HOW)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,6 +116,7 @@ class Report:
         rebuilt: Whether lists or aggregates were missing or outdated, and were built again.
         message: One sentence for standard error: an error if the exit status is not 0, otherwise a
             warning.
+        interrupted: Whether a signal ended a stream, so that a sweep does not start its next job.
     """
 
     exit_status: int
@@ -129,6 +131,7 @@ class Report:
     metric: float | None = None
     rebuilt: bool = False
     message: str = ""
+    interrupted: bool = False
 
     @property
     def busy(self) -> float:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 from pipeline.errors import ConfigError, OutputError, OutputLockedError
-from pipeline.job import Job, Report, inputs_of
-from pipeline.protocols import Asset
+from pipeline.job import Job, Report
+from pipeline.protocols import Asset, LiveSource
 from pipeline.system.terminal import print_stderr
 from pipeline.validation import check, check_choice, check_flag
 from runners import budget
-from runners.reporting.console import count_reasons
+from runners.listing import count, record_skipped, warnings
+from runners.live import LiveInput, refuse_options
 from runners.reporting.log import logged
 from runners.reporting.progress import Progress, announce_loading
 from runners.reporting.status import Status
@@ -24,16 +25,13 @@ from runners.reporting.summary import print_summary
 from runners.reporting.tally import Tally, most_common, totals
 from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
-from runners.rundir.lists import FAILURES, SKIPPED, write_skipped
+from runners.rundir.lists import FAILURES
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
 from runners.rundir.owned.pruning import check_inputs, prune, unlisted_results
 from runners.rundir.readers import file_reader
 from runners.rundir.record import Record
-from runners.rundir.translation import output_errors
-from runners.todo import DONE, GONE, LATER, POISON, Todo, fetched_ahead, skipped_entries
-
-_LOST = 20  # unreadable directories named on standard error
+from runners.todo import AT_ONCE, DONE, GONE, LATER, POISON, Todo, fetched_ahead, skipped_entries
 
 
 @dataclass
@@ -98,6 +96,10 @@ class Batch:
         return report
 
     def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, Mapping[str, Any]]:
+        live = LiveInput(source) if isinstance(source, LiveSource) else None
+        if live is not None:
+            live_options = {"prune": self.prune, "retry_failed": self.retry_failed}
+            refuse_options(self.max_failures, **live_options)
         assets = iter(source)  # lists the input once; ``count`` uses the same listing
         total = count(source)
         status = Status(job.output, total)
@@ -106,11 +108,14 @@ class Batch:
             if self.prune is True and earlier and earlier.counts(share.places)["done"]:
                 check_inputs(source)
             failures = earlier.entries(with_error=True) if earlier else ()
+            first_place = share.places.start
+            if live is not None and earlier:  # a stream continues after what arrived before
+                first_place = earlier.next_place(share.places)
             todo = Todo(
-                share.distinct(assets, earlier),
+                assets if live is not None else share.distinct(assets, earlier),
                 earlier,
                 self.retry_failed,
-                first_place=share.places.start,
+                first_place=first_place,
                 places=share.places,
                 unseen_failures={
                     entry.id
@@ -118,6 +123,7 @@ class Batch:
                     if entry.outcome == "failed" and entry.place in share.places
                 },
                 seen=set() if self.prune else None,
+                at_once=1 if live is not None else AT_ONCE,
             )
             found = iter(todo)
             first = next(found, None)
@@ -125,38 +131,17 @@ class Batch:
                 announce_loading(job)
             started = opened.start(load_model=first is not None)
             record = started.record
-            skipped = _skipped(job)
-            record.warnings += _warnings(job, total, skipped)
+            skipped = record_skipped(job)
+            record.warnings += warnings(job, total, skipped)
             for warning in record.warnings:
                 print_stderr(f"warning: {warning}")
             if first is not None:
                 found = chain([first], found)
             tally = Tally(status, {"load": started.load_s})
             ledger, places = started.ledger, share.places
-            run = _Run(job, self, total, ledger, todo, record, tally, places, skipped)
-            return run.process(found), started.device
-
-
-def count(source: Iterable[Asset]) -> int:
-    """Return the number of inputs."""
-    return len(source) if isinstance(source, Sized) else sum(1 for _ in source)
-
-
-def _skipped(job: Job) -> Counter[str]:
-    """Write ``skipped.jsonl``; return the number of files in it, by reason."""
-    with output_errors(job.output):
-        return write_skipped(job.output, skipped_entries(job.source))
-
-
-def _warnings(job: Job, total: int, skipped: Counter[str]) -> Iterator[str]:
-    lost = [entry for entry in skipped_entries(job.source) if entry.lost]
-    for entry in lost[:_LOST]:
-        yield f"skipped: {entry.path}: {entry.reason}"
-    if len(lost) > _LOST:
-        yield f"skipped: {len(lost) - _LOST} more directories; see {SKIPPED}"
-    if not total:
-        found = f"; skipped: {count_reasons(skipped)}" if skipped else ""
-        yield f"there is no image in {', '.join(inputs_of(job.config['input']))}{found}"
+            run = _Run(job, self, total, ledger, todo, record, tally, places, skipped, live)
+            with live or nullcontext():
+                return run.process(found), started.device
 
 
 @dataclass
@@ -165,18 +150,19 @@ class _Run(Hooks):
 
     job: Job
     batch: Batch
-    total: int
+    total: int | None
     ledger: Ledger
     todo: Todo
     record: Record
     tally: Tally
     places: range
     skipped: Counter[str]
+    live: LiveInput | None = None
 
     def __post_init__(self) -> None:
         self.known = self.ledger.counts(self.places).total()
         self.removed = self.pruned = self.n_failed = 0
-        limit = budget.allowed(self.batch.max_failures, self.total)
+        limit = budget.allowed(self.batch.max_failures, self.total or 0)
         self.limit = 0 if self.batch.on_error == "raise" else limit
 
     def process(self, found: Iterable[tuple[Asset, int]]) -> Report:
@@ -190,8 +176,10 @@ class _Run(Hooks):
                 Progress(self.total, quiet=job.config["quiet"]).shown() as progress,
             ):
                 self._each_input(session, found, progress)
-                if not self._is_over():
+                if self.live is None and not self._is_over():
                     self._forget_removed()
+            for warning in self.live.warnings() if self.live is not None else ():
+                self._warn(warning)
             is_outdated = not is_finished(job, self.ledger)
             if self.tally.counts or self.todo.moved or is_outdated:
                 finish(job, self.ledger)
@@ -222,6 +210,8 @@ class _Run(Hooks):
                 if outcome.error is not None and self._is_over():
                     break
         finally:
+            if self.live is not None:  # or a thread would wait for its next frame
+                self.live.source.close()
             outcomes.close()
 
     def committed(self, group: Group) -> None:
@@ -251,27 +241,33 @@ class _Run(Hooks):
             )
             if not self.batch.prune:
                 text += " (runner.prune=true removes them)"
-            self.record.warnings.append(text)
-            print_stderr(f"warning: {text}")
+            self._warn(text)
+
+    def _warn(self, text: str) -> None:
+        self.record.warnings.append(text)
+        print_stderr(f"warning: {text}")
 
     def _report(self) -> Report:
         output, counts = self.job.output, self.tally.counts
         failed = self.ledger.counts(self.places)["failed"]
+        total = self.ledger.counts(self.places).total() if self.total is None else self.total
         status, message = 0, ""
         if failed:
             status = 3
-            message = f"{failed} of {self.total} inputs failed; see {output / FAILURES}"
+            message = f"{failed} of {total} inputs failed; see {output / FAILURES}"
         if partial := self.ledger.n_partial(self.places):
             status = 3
-            text = f"{partial} of {self.total} inputs could not be decoded in full"
+            text = f"{partial} of {total} inputs could not be decoded in full"
             message = f"{message}; {text}" if message else f"{text}; see {output / FAILURES}"
         if again := self.todo.counts[POISON]:
             message += f"; {again} of them killed their worker process before and were not retried"
         if self._is_over():
-            left = self.total - counts["done"] - counts["failed"] - self.todo.not_to_do
+            left = total - counts["done"] - counts["failed"] - self.todo.not_to_do
             status = 1 if self.batch.on_error == "raise" else 4
             option = "on_error=raise" if status == 1 else f"max_failures={self.batch.max_failures}"
             message = f"stopped by runner.{option}: {message}; {left} inputs were not processed"
+        if self.live is not None:
+            status, message = self.live.verdict(status, message)
         return self._as_report(status, message)
 
     def _as_report(self, status: int, message: str) -> Report:
@@ -285,7 +281,10 @@ class _Run(Hooks):
         }
         report = self.tally.report(self.job.output, status, message, **more)
         return replace(
-            report, totals=totals(self.ledger.counts()), skipped=most_common(self.skipped)
+            report,
+            totals=totals(self.ledger.counts()),
+            skipped=most_common(self.skipped),
+            interrupted=self.live is not None and self.live.exit_status is not None,
         )
 
     def _record_failure(self, exc: BaseException) -> None:

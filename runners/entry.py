@@ -135,6 +135,8 @@ class _Jobs:
                 kind = "error" if status else "warning"
                 print_stderr(f"{kind}: {f'job {number}: ' * is_sweep}{message}")
             self.statuses.append(status)
+            if is_sweep and report is not None and report.interrupted:
+                raise KeyboardInterrupt if status == 130 else Terminated
         except Terminated as exc:
             status = exc.exit_status
             raise

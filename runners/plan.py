@@ -13,7 +13,7 @@ from unicodedata import normalize
 
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job, Report
-from pipeline.protocols import Asset, VersionedAsset, Warns
+from pipeline.protocols import Asset, LiveSource, VersionedAsset, Warns
 from pipeline.system.files import output_name
 from pipeline.system.os_errors import describe_os_error
 from pipeline.system.terminal import print_stderr
@@ -65,6 +65,8 @@ class Plan:
         """
         if job.source is None:
             raise ConfigError("no input to plan for: add input=PATH")
+        if isinstance(job.source, LiveSource):
+            raise ConfigError("input: a stream cannot be planned, because it is not a list")
         with ExitStack() as stack:
             ledger, warnings, refused = _ledger(job, stack)
             refuse_foreign(job, recorded_outputs(job.output, ledger))

@@ -24,7 +24,7 @@ from pipeline.protocols import (
 )
 from runners.rundir.ledger.ledger import Entry, Ledger
 
-_AT_ONCE = 500
+AT_ONCE = 500
 _AHEAD = 64  # assets whose content is being fetched
 _GRAIN_NS = 2_000_000_000  # the coarsest time stamps of a file system: FAT
 
@@ -58,6 +58,7 @@ class Todo:
         moved: Whether the place of any known input changed.
         unseen_failures: Ids of failed inputs; each is removed when it is seen.
         seen: Receives the ids of all inputs; ``None`` if nobody needs them.
+        at_once: Number of inputs that are compared together; 1 if each one must be waited for.
     """
 
     source: Iterable[Asset]
@@ -73,6 +74,7 @@ class Todo:
     moved: bool = False
     unseen_failures: set[str] = field(default_factory=set)
     seen: set[str] | None = None
+    at_once: int = AT_ONCE
 
     @property
     def not_to_do(self) -> int:
@@ -89,7 +91,7 @@ class Todo:
         """Yield every asset, its place and its state; update the places in the ledger."""
         assets = iter(self.source)
         place = self.first_place
-        while chunk := list(islice(assets, _AT_ONCE)):
+        while chunk := list(islice(assets, self.at_once)):
             if self.seen is not None:
                 self.seen.update(asset.id for asset in chunk)
             unchanged = self._unchanged(chunk, place)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.protocols import Source
+from pipeline.protocols import LiveSource, Source
 from pipeline.sources import Several
 
 
@@ -54,6 +54,9 @@ def build_source(config: dict[str, Any], build: Callable[..., Any]) -> Source | 
     if isinstance(given, list):
         if not follows:
             raise ConfigError("input: this source does not support a list")
-        return Several([build(input=each) for each in given])
+        sources = [build(input=each) for each in given]
+        if any(isinstance(source, LiveSource) for source in sources):
+            raise ConfigError("input: a stream cannot be one of several inputs; run it alone")
+        return Several(sources)
     source: Source = build(input=given) if follows else build()
     return source

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from typing import Any
 
 from pipeline.encoding import encode
 from pipeline.engine import Pipeline
 from pipeline.job import Job, Outcome
-from pipeline.protocols import Asset
+from pipeline.protocols import Asset, LiveSource
+
+_LIVE_WAIT_S = 1.0
 
 
 class LocalExecutor:
@@ -18,7 +21,11 @@ class LocalExecutor:
     """
 
     def __init__(self, job: Job) -> None:
-        options = {key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")}
+        options: dict[str, Any] = {
+            key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")
+        }
+        if isinstance(job.source, LiveSource):  # a frame must not wait for a stream that pauses
+            options["max_wait_s"] = _LIVE_WAIT_S
         self._pipeline = Pipeline(
             job.runnable, job.stages, job.sinks, encode=encode, spool_dir=job.output, **options
         )

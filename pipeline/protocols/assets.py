@@ -150,6 +150,27 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class LiveSource(Source, Protocol):
+    """A source whose assets arrive over time, such as a camera: nobody knows how many there are.
+
+    Each asset must be read before, or while, the next one is requested.
+    """
+
+    @property
+    def problem(self) -> str:
+        """Why the iteration ended early; empty if it did not."""
+        ...
+
+    def stop(self) -> None:
+        """End the iteration after what has arrived. Safe in signal handlers."""
+        ...
+
+    def close(self) -> None:
+        """End the iteration now; can be repeated."""
+        ...
+
+
+@runtime_checkable
 class SkippingSource(Source, Protocol):
     """A source that reports the entries it skipped."""
 

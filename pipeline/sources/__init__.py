@@ -1,4 +1,4 @@
-"""Sources list the assets of a run: files, directories, globs, lists and datasets."""
+"""Sources list the assets of a run: files, directories, globs, lists, datasets and streams."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pipeline.sources.frames import FramesAsset
 from pipeline.sources.images import Images
 from pipeline.sources.manifest import Manifest
 from pipeline.sources.several import Several
+from pipeline.sources.stream import Stream
 from pipeline.sources.video import Video
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Manifest",
     "Several",
     "Skipped",
+    "Stream",
     "Video",
     "decode_image",
 ]
@@ -30,5 +32,6 @@ PARTS = (
     "manifest.Manifest",
     "recorded.Recorded",
     "remote.Remote",
+    "stream.Stream",
     "video.Video",
 )

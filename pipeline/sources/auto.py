@@ -14,9 +14,11 @@ from pipeline.sources.coco_images import CocoImages
 from pipeline.sources.decode.options import MAX_PIXELS, FrameOptions
 from pipeline.sources.images import Images
 from pipeline.sources.kinds import Kinds
+from pipeline.sources.live.address import is_stream
 from pipeline.sources.manifest import Manifest
 from pipeline.sources.remote import Remote
 from pipeline.sources.scan import VIDEOS
+from pipeline.sources.stream import Stream
 from pipeline.system.media import check_pyav
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -36,13 +38,14 @@ def auto(
     keyframes: bool = False,
     hardware: Literal["auto", "none"] = "auto",
     cache_mb: int = 1024,
-) -> Images | Manifest | CocoImages | Archive | Remote:
+) -> Images | Manifest | CocoImages | Archive | Remote | Stream:
     """Return the source that reads an input. Whether the input exists is checked by ``check()``.
 
     Args:
         input: A file, a directory, a glob, a list (``.txt``, ``.csv``, ``.parquet``), or ``-`` for
             standard input, which can contain images and videos; a COCO ``.json``; a ``.zip``,
-            ``.tar`` or ``.tar.gz`` of images; or an address, such as ``s3://bucket/images/``.
+            ``.tar`` or ``.tar.gz`` of images; an address, such as ``s3://bucket/images/``; or a
+            stream, such as ``rtsp://host/path``, or ``0`` for the first camera.
         exif: Apply the EXIF orientation of images, and the rotation of videos.
         max_pixels: Refuse larger images and frames.
         recursive: Include subdirectories.
@@ -57,9 +60,15 @@ def auto(
         cache_mb: See ``Remote``.
 
     Raises:
-        ConfigError: No source reads this kind of input: a stream, or a video without PyAV.
+        ConfigError: No source reads this kind of input, or a video without PyAV.
     """
     text = check_options(input, max_pixels)
+    if is_stream(text):
+        files_only = {"start_s": start_s, "end_s": end_s, "keyframes": keyframes}
+        for option, value in files_only.items():
+            if value not in (None, False):
+                raise ConfigError(f"{option}: it does not apply to a stream; see source=stream")
+        return Stream(text, exif=exif, max_pixels=max_pixels, stride=stride, fps=fps)
     if _URL.match(text):
         return _remote(text, exif, max_pixels, recursive, cache_mb)
     path = user_path(text)

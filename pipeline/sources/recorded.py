@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.protocols import Asset, CheckableSource, Source
+from pipeline.protocols import Asset, CheckableSource, LiveSource, Source
 from pipeline.recorded import RecordedAsset, RecordedImage, RecordedInput, RecordedRun
 from pipeline.recorded.run import INPUTS, SKIPPED
 from pipeline.sources.asset import ImageAsset, Skipped, user_path
@@ -156,6 +156,11 @@ class Recorded:
         part = getattr(import_module(f"pipeline.sources.{module}"), attribute)
         where = os.path.join(origin.path, origin.pattern) if origin.pattern else origin.path  # noqa: PTH118
         source: Source = part(**self._options(part) | {"input": where})
+        if isinstance(source, LiveSource):
+            raise ConfigError(
+                f"pixels: the run in '{self.run.path}' read a stream, whose frames are gone; "
+                "remove the stages and sinks that need pixels"
+            )
         return source
 
     def _options(self, part: Any) -> dict[str, Any]:

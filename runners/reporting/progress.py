@@ -39,13 +39,13 @@ class Progress:
     """A bar with rate, time left and failures on a terminal; elsewhere a line every 30 seconds.
 
     Attributes:
-        total: Number of assets.
+        total: Number of assets; ``None`` if nobody knows, as of a stream.
         quiet: Whether to show errors only.
         finished: Number of assets processed so far, including failed ones.
         failed: Number of failed assets so far.
     """
 
-    total: int
+    total: int | None
     quiet: bool = False
     finished: int = field(default=0, init=False)
     failed: int = field(default=0, init=False)
@@ -102,7 +102,8 @@ class Progress:
         self.failed += error is not None
         if error := error or partial:
             self._say(f"error: {asset_id}: {describe_error(error)}", asset_id)
-        now, total = time.monotonic(), self.total - not_to_do
+        now = time.monotonic()
+        total = None if self.total is None else self.total - not_to_do
         rate = self.finished / max(now - self._started, 1e-9)
         text = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
         failed = f"{self.failed} failed" if self.failed else ""
@@ -112,9 +113,11 @@ class Progress:
             )
         elif not self.quiet and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
-            left_s = (total - self.finished) / rate
-            counts = ", ".join(filter(None, (f"{self.finished}/{total} images", failed)))
-            print_stderr(f"{counts}, {text}, {left_s:.0f} s left")
+            done = (
+                f"{self.finished}/{total} images" if total is not None else f"{self.finished} done"
+            )
+            left = "" if total is None else f"{(total - self.finished) / rate:.0f} s left"
+            print_stderr(", ".join(filter(None, (done, failed, text, left))))
 
     def _say(self, text: str, asset_id: str) -> None:
         """Print a message, above the bar if there is one."""

@@ -111,7 +111,7 @@ class Session:
             self._journal = stack.enter_context(Journal(output, self._position))
             for sink in self.job.sinks.values():
                 stack.enter_context(sink)
-            finish_pruning(self.job, self.ledger)
+            finish_pruning(self.job, self.ledger, self._in_flight.suspects)
             if self._in_flight.suspects and not isinstance(self._reader, DecodeWorkers):
                 self._isolated = stack.enter_context(isolated_reader(self.job)) or self._reader
             self._open = stack.pop_all()

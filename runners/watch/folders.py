@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.job import Job
+from pipeline.protocols import LiveSource
 from pipeline.sources import Images
 from pipeline.sources.decode.options import FrameOptions
 from pipeline.sources.kinds import Kinds
@@ -42,6 +43,10 @@ def watch_folders(job: Job, options: WatchOptions) -> WatchFolders:
         raise ConfigError("no input: runner=watch needs input=PATH of a folder")
     if isinstance(given, list):
         raise ConfigError("input: runner=watch watches one folder, got a list")
+    if isinstance(job.source, LiveSource):
+        raise ConfigError(
+            "input: runner=watch watches a folder, and a stream arrives by itself; use runner=batch"
+        )
     root = expanded(given)
     if given == "-" or not root.is_dir():
         raise ConfigError(f"input: runner=watch watches a folder, and '{given}' is not a folder")

@@ -41,6 +41,7 @@ NEEDS = {
     "sink/webhook": ["sink.webhook.url=http://127.0.0.1:9/results"],
     "stage/keep_classes": ["stage.keep_classes.names=[circle]"],
     "source/archive": ["input={root}/x.zip"],
+    "source/stream": ["input=rtsp://host/x"],
     "source/coco": ["input={root}/x.json"],
     "source/manifest": ["input={root}/list.txt"],
 }

@@ -95,10 +95,10 @@ class _Video:
         start_s, end_s = _exact(options.start_s or 0), _exact(options.end_s)
         fps, last_tick, turn = _exact(options.fps), -1, count()
         with _translated(), _opened(self.file, self.on_gpu) as container:
-            stream = _video_stream(container)
+            stream = video_stream(container)
             # `pix_fmt` of a damaged stream, whose format is not known, would crash the process
             plain_format = stream.codec_context.format
-            converter = _Converter(options, plain_format.name if plain_format else "yuv420p")
+            converter = FrameConverter(options, plain_format.name if plain_format else "yuv420p")
             for frame, pts in self._intact(container, stream, start_s):
                 time_s = _seconds_of(stream, pts)
                 if time_s < start_s:
@@ -133,7 +133,7 @@ class _Video:
                     raise av.error.InvalidDataError(0, "incomplete data")
                 frames = packet.decode()
             except av.error.InvalidDataError as exc:
-                is_damaged = self._note(_text(exc), stream, pts)
+                is_damaged = self._note(error_text(exc), stream, pts)
             for frame in frames:
                 pts = pts if frame.pts is None else frame.pts
                 if self.seeks and end_pts is None and _seconds_of(stream, pts) > start_s:
@@ -160,8 +160,8 @@ class _Video:
 
 
 @dataclass
-class _Converter:
-    """Converts frames to BGR, upright.
+class FrameConverter:
+    """Converts frames of PyAV to BGR, upright.
 
     Attributes:
         options: Whether to rotate, and the largest size.
@@ -173,6 +173,11 @@ class _Converter:
     reformatter: Any = None
 
     def bgr(self, frame: Any) -> NDArray[np.uint8]:
+        """Return the pixels of a frame.
+
+        Raises:
+            DecodeError: It is too large.
+        """
         from av.video.reformatter import VideoReformatter
 
         check_size((frame.width, frame.height), self.options.max_pixels)
@@ -194,7 +199,9 @@ def _translated() -> Iterator[None]:
     except av.error.FFmpegError as exc:
         if exc.errno == errno.ENOMEM:
             raise MemoryError from exc
-        raise DecodeError(f"not a video that d2run reads, or a damaged one ({_text(exc)})") from exc
+        raise DecodeError(
+            f"not a video that d2run reads, or a damaged one ({error_text(exc)})"
+        ) from exc
 
 
 def _has_gpu() -> bool:
@@ -216,7 +223,12 @@ def _opened(file: int, on_gpu: bool) -> Any:
     return open_media(file)
 
 
-def _video_stream(container: Any) -> Any:
+def video_stream(container: Any) -> Any:
+    """Return the video stream of an open container, which is not the cover of a song.
+
+    Raises:
+        DecodeError: There is none, or its codec is not supported.
+    """
     import av
 
     streams = [
@@ -274,5 +286,6 @@ def _exact(value: Any) -> Any:
     return None if value is None else Fraction(str(value))
 
 
-def _text(exc: BaseException) -> str:
+def error_text(exc: BaseException) -> str:
+    """Return what FFmpeg says, without the name of the file or the address."""
     return printable(str(getattr(exc, "strerror", None) or exc))[:200]

@@ -269,11 +269,11 @@ class Ledger:
         query = f"SELECT count(*) FROM entries WHERE {condition} {within}"
         return int(self.execute(query, bounds)[0][0])
 
-    def next_place(self) -> int:
-        """Return the place after the last one in use."""
-        with self._translated():
-            last = self._db.execute("SELECT max(place) FROM entries").fetchone()[0]
-        return 0 if last is None else int(last) + 1
+    def next_place(self, places: range = range(1 << 62)) -> int:
+        """Return the place after the last one in use, of all or only of these places."""
+        query = "SELECT max(place) FROM entries WHERE place >= ? AND place < ?"
+        last = self.execute(query, (places.start, places.stop))[0][0]
+        return places.start if last is None else int(last) + 1
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         entry = entry_of(row)

@@ -22,7 +22,7 @@ from typing import Any
 from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import ConfigError
 from pipeline.job import Job
-from pipeline.protocols import Durable, Source
+from pipeline.protocols import Durable, LiveSource, Source
 from pipeline.records import Frame
 from pipeline.sources import Several
 from pipeline.system.descriptors import open_to_read
@@ -116,13 +116,24 @@ def prune(job: Job, ledger: Ledger, gone: Iterable[Entry]) -> int:
     return count
 
 
-def finish_pruning(job: Job, ledger: Ledger) -> None:
+def finish_pruning(job: Job, ledger: Ledger, in_flight: Iterable[str] = ()) -> None:
     """Remove the outputs of inputs that the ledger has forgotten; the job's sinks are entered.
+
+    Args:
+        job: The job.
+        ledger: Open.
+        in_flight: Ids that were in flight when the previous run died. Those of a stream never come
+            again, so nothing else would replace their incomplete outputs.
 
     Raises:
         OutputError: They cannot be removed.
     """
-    if not (waiting := ledger.fact(_FACT)):
+    waiting = list(ledger.fact(_FACT) or [])
+    if isinstance(job.source, LiveSource):
+        ids = sorted(in_flight)
+        known = ledger.find(ids)
+        waiting += [[asset_id, False] for asset_id in ids if asset_id not in known]
+    if not waiting:
         return
     with output_errors(job.output):
         for sink in job.sinks.values():

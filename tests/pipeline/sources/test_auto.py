@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.sources import Images, Manifest
 from pipeline.sources.auto import auto
+from pipeline.sources.stream import Stream
 from pipeline.system import media
 
 
@@ -70,7 +72,40 @@ def test_a_video_without_pyav(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(auto("dir"), Images)
 
 
+@pytest.mark.parametrize(
+    ("input", "name"),
+    [
+        ("rtsp://user:secret@host/stream?token=secret", "host/stream"),
+        ("RTSP://host:8554/a//../b c/", "host-8554/a/b_c"),
+        ("rtsps://[::1]/x", "1/x"),
+        ("http://host/video.mjpg?secret", "host/video.mjpg"),
+        ("https://host/v.MP4#x", "host/v.MP4"),
+        ("udp://@:5000", "5000"),
+        ("0", "video0"),
+        ("007", "video7"),
+        ("/dev/video1", "video1"),
+    ],
+)
+def test_streams(input: str, name: str) -> None:
+    source = auto(input, stride=2, fps=5)
+    assert isinstance(source, Stream)
+    assert source.name == name
+    assert (source.options.stride, source.options.fps) == (2, 5)
+    assert "secret" not in f"{source.name} {source.origins()} {source.warnings}"
+
+
+def test_a_number_that_is_a_file() -> None:
+    Path("0").mkdir()
+    assert isinstance(auto("0"), Images)
+
+
+@pytest.mark.parametrize("option", [{"start_s": 1}, {"end_s": 1}, {"keyframes": True}])
+def test_options_that_do_not_apply_to_streams(option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(option))}: it does not apply to a stream"):
+        auto("rtsp://host/x", **option)
+
+
 def test_a_password_is_not_repeated() -> None:
     with pytest.raises(ConfigError) as caught:
-        auto("rtsp://user:secret@host/stream")
+        auto("rtsp://user:secret@/stream")
     assert "secret" not in str(caught.value)

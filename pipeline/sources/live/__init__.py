@@ -1,0 +1,1 @@
+"""Reads live streams: the connection, and the thread that keeps it."""
