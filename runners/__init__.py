@@ -8,5 +8,6 @@ PARTS = (
     "repair.Repair",
     "save.Save",
     "serve.runner.Serve",
+    "verify.runner.Verify",
     "watch.runner.Watch",
 )

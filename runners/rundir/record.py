@@ -26,11 +26,16 @@ from pipeline.redaction import redacted, redacted_text
 from pipeline.system.children import find_program
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import write_whole
-from pipeline.system.versions import VERSION, detectron2_origin, library_versions
+from pipeline.system.versions import (
+    VERSION,
+    detectron2_origin,
+    library_versions,
+    nvidia_driver,
+)
 from runners.rundir.ledger.duplicates import recorded_duplicates
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import SKIPPED
-from runners.rundir.owned.names import LISTS, all_names
+from runners.rundir.owned.names import LISTS
 from runners.rundir.translation import output_errors
 
 _KEPT = ("start", "end", "exit_status", "command", "fingerprint", "device", "counts")
@@ -103,7 +108,7 @@ class Record:
     def _write_manifest(self) -> None:
         output, started_s = self.job.output, time.monotonic()
         with output_errors(output):
-            names = [*LISTS, *all_names(dict(self.outputs))]
+            names = [*LISTS, *(name for each in self.outputs.values() for name in each)]
             written = write_manifest(output, names, self._kept, self._started_ns)
         self._content["manifest"] = {
             "sha256": written.sha256,
@@ -251,4 +256,5 @@ def _versions() -> dict[str, Any]:
     versions["detectron2_from"] = detectron2_origin()
     torch = sys.modules.get("torch")  # only if the run loaded it
     versions["cuda"] = torch.version.cuda if torch else None
+    versions["nvidia_driver"] = nvidia_driver()
     return versions
