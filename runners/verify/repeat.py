@@ -91,7 +91,7 @@ def _repeated(job: Job, run: RecordedRun) -> dict[str, Any]:
         raise ConfigError(f"the run in '{run.path}' does not record its configuration")
     before, now = str(recorded.get("output")), str(job.output)
     config = {**job.config, **recorded, **{key: job.config[key] for key in _OF_COMMAND}}
-    config |= {"output": now, "quiet": True, "runner": {"_target_": "runners.batch.Batch"}}
+    config |= {"output": now, "runner": {"_target_": "runners.batch.Batch"}}
     config["model"] = {**config["model"], "trust": job.config["model"]["trust"]}
     if tag := run.model.get("tag"):  # an alias may name another version now
         config["model"]["tag"] = tag

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
+from cryptography.hazmat.primitives.asymmetric import x25519
+from signing_keys import write_keys
 
 from pipeline.errors import ConfigError
 from pipeline.recorded.signing import (
@@ -20,19 +21,6 @@ from pipeline.recorded.signing import (
     remove_signatures,
     sign_run,
 )
-
-
-def write_keys(folder: Path, name: str = "key", password: bytes | None = None) -> tuple[str, str]:
-    key = ed25519.Ed25519PrivateKey.generate()
-    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if password is not None:
-        encryption = serialization.BestAvailableEncryption(password)
-    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
-    private.write_bytes(key.private_bytes(pem, pkcs8, encryption))
-    info = serialization.PublicFormat.SubjectPublicKeyInfo
-    public.write_bytes(key.public_key().public_bytes(pem, info))
-    return str(private), str(public)
 
 
 @pytest.fixture
