@@ -241,8 +241,8 @@ def test_it_is_a_command_of_the_store(page: Path, line: str) -> None:
 
 def test_the_table_of_the_store() -> None:
     text = (ROOT / "docs/models.md").read_text("utf-8")
-    rows = re.findall(r"^\| `((?:list|get|save|delete|export|import|verify|alias|provenance|prune)\b[^`]*)`",
-                      text, re.MULTILINE)  # fmt: skip
+    names = "list|get|save|delete|export|import|verify|alias|provenance|prune"
+    rows = re.findall(rf"^\| `((?:{names})\b[^`]*)`", text, re.MULTILINE)
     assert {row.split()[0] for row in rows} == set(_COMMANDS)
     for row in rows:
         make_parser(_COMMANDS).parse_args(row.replace("[", "").replace("]", "").split())
