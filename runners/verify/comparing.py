@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from pipeline.encoding import NAME as PREDICTIONS
@@ -93,8 +94,8 @@ def compare_settings(run: RecordedRun, repeat: RecordedRun, findings: Findings) 
     if None not in names and names[0] != names[1]:
         texts.append(f"the device was {names[0]}, is {names[1]}")
     commits = [each.record.get("d2run", {}).get("git_commit") for each in (run, repeat)]
-    if None not in commits and commits[0] != commits[1]:
-        findings.notes.append(f"d2run was at commit {commits[0][:10]}, is at {commits[1][:10]}")
+    if findings.differs and None not in commits and commits[0] != commits[1]:
+        texts.append(f"d2run was at commit {commits[0][:10]}, is at {commits[1][:10]}")
     findings.causes = texts
 
 
@@ -132,11 +133,10 @@ def compare_results(
             changed.append(each.id)
         elif (again.failure is None) != (each.failure is None):
             other[each.id] = _outcome(each, again)
-        elif _lines(run, each) != _lines(repeat, again):
-            before, after = list(run.results(each)), list(repeat.results(again))
-            differing[each.id] = measure_results(before, after)
-        else:
+        elif all(a == b for a, b in zip_longest(_lines(run, each), _lines(repeat, again))):
             findings.inputs += 1
+        else:
+            differing[each.id] = measure_results(run.results(each), repeat.results(again))
     findings.add(missing, "inputs that are missing")
     findings.add(changed, "inputs whose content changed (another SHA-256)")
     findings.add(list(other.values()), "inputs with another outcome")
@@ -198,8 +198,8 @@ def _outcome(before: RecordedInput, now: RecordedInput) -> str:
     return f"{before.id}: was done, fails now ({now.failure.get('message')})"
 
 
-def _lines(run: RecordedRun, each: RecordedInput) -> list[bytes]:
-    return [without_image_id(line) for line in run.raw_lines(each)]
+def _lines(run: RecordedRun, each: RecordedInput) -> Iterator[bytes]:
+    return map(without_image_id, run.raw_lines(each))
 
 
 def recorded_ids(run: RecordedRun) -> Iterator[str]:

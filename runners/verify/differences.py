@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,17 +42,22 @@ class Distance:
         )
 
 
-def measure_results(before: Sequence[RecordedResult], after: Sequence[RecordedResult]) -> Distance:
-    """Return the distance between the frames of an input in two runs."""
-    mine = {result.index: result.predictions for result in before}
-    other = {result.index: result.predictions for result in after}
+def measure_results(before: Iterable[RecordedResult], after: Iterable[RecordedResult]) -> Distance:
+    """Return the distance between the frames of an input in two runs, in order of their index."""
     found = Distance()
-    for index in mine.keys() | other.keys():
-        pair = mine.get(index), other.get(index)
-        if pair[0] is None or pair[1] is None:
-            found = found.largest(Distance(unmatched=sum(len(each or ()) for each in pair)))
+    ours, others = iter(before), iter(after)
+    our, other = next(ours, None), next(others, None)
+    while our is not None or other is not None:
+        if other is None or (our is not None and our.index < other.index):
+            assert our is not None
+            found = found.largest(Distance(unmatched=len(our.predictions)))
+            our = next(ours, None)
+        elif our is None or other.index < our.index:
+            found = found.largest(Distance(unmatched=len(other.predictions)))
+            other = next(others, None)
         else:
-            found = found.largest(measure(pair[0], pair[1]))
+            found = found.largest(measure(our.predictions, other.predictions))
+            our, other = next(ours, None), next(others, None)
     return found
 
 

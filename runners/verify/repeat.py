@@ -62,8 +62,8 @@ def build_repeat(job: Job, run: RecordedRun, ids: Collection[str]) -> Job:
     """Return the job that processes inputs of a run again, with its settings.
 
     Args:
-        job: The job of the command line: its output, its permissions, and its input if it has one,
-            for files that were moved.
+        job: The job of the command line: its output, its permissions, its input if it has one (for
+            files that were moved), its device if it names one.
         run: The run.
         ids: The inputs to process.
 
@@ -93,8 +93,10 @@ def _repeated(job: Job, run: RecordedRun) -> dict[str, Any]:
     config = {**job.config, **recorded, **{key: job.config[key] for key in _OF_COMMAND}}
     config |= {"output": now, "runner": {"_target_": "runners.batch.Batch"}}
     config["model"] = {**config["model"], "trust": job.config["model"]["trust"]}
-    if tag := run.model.get("tag"):  # an alias may name another version now
-        config["model"]["tag"] = tag
+    if config["model"].get("tag"):  # an alias may name another version now
+        config["model"]["tag"] = run.model.get("tag") or config["model"]["tag"]
+    if job.config["device"] != "auto":
+        config["device"] = job.config["device"]
     if job.config["input"] is not None:
         config["input"] = job.config["input"]
         config["source"] = {**config["source"], "input": job.config["input"]}

@@ -96,8 +96,8 @@ class Verify:
                 repeat = build_repeat(job, run, ids)
                 repeat.runner.run(repeat)
             repeated = RecordedRun(job.output)
-            compare_settings(run, repeated, findings)
             compare_results(run, repeated, ids, findings)
+            compare_settings(run, repeated, findings)
             findings.explain()
         except OutputLockedError:
             raise

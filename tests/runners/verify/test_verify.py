@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from batches import job_of, lines, record, write_images
+from signing_keys import write_keys
 
 from pipeline.errors import ConfigError
 from pipeline.recorded.manifest import NAME as MANIFEST
@@ -221,6 +222,50 @@ def test_inputs_that_were_added_later(work: Path, verified: Verified) -> None:
     status, text = verified()
     assert status == 0, text
     assert "7 of 7 repeated inputs" in text
+
+
+def test_a_replay(work: Path, verified: Verified, tmp_path: Path) -> None:
+    job = job_of("model=recorded", "source=recorded", "runnable=replay", "sink=[coco]",
+                 f"runnable.run={work}/run", "stage.min_score.threshold=0.9",
+                 f"output={tmp_path}/replay")  # fmt: skip
+    assert job.runner.run(job).exit_status == 3
+    status, text = verified(f"runner.run={tmp_path}/replay")
+    assert status == 0, text
+
+
+def test_a_file_that_was_changed_between_two_runs(work: Path, verified: Verified) -> None:
+    arguments = (f"input={work}/in", "sink=[coco,overlay]", f"output={work}/own")
+    job = job_of(*arguments)
+    job.runner.run(job)
+    (work / "own/overlay/a.png.jpg").write_bytes(b"changed")
+    write_images(work / "in", "z.png", value=9)
+    job = job_of(*arguments)
+    assert job.runner.run(job).counts["done"] == 1
+    assert "overlay/z.png.jpg" in (work / "own" / MANIFEST).read_text()
+    status, text = verified(f"runner.run={work}/own")
+    assert status == 1
+    assert "changed since the run: overlay/a.png.jpg\n" in text
+    assert text.count("overlay/") == 2  # the repeat finds it too
+
+
+def test_a_signed_run(work: Path, verified: Verified, tmp_path: Path) -> None:
+    private, public = write_keys(tmp_path)
+    key = f"runner.public_key={public}"
+    status, text = verified(key)
+    assert status == 1
+    assert "run.json is not signed: no file run.json.sig" in text
+    shutil.rmtree(work / "repeat")
+    arguments = (f"input={work}/in", "sink=[coco]", f"output={work}/own")
+    job = job_of(*arguments, f"runner.sign={private}")
+    assert job.runner.run(job).exit_status == 3
+    assert verified(f"runner.run={work}/own", key)[0] == 0
+    change(work / "own/run.json", lambda content: content.update(seed=5))
+    status, text = verified(f"runner.run={work}/own", key)
+    assert status == 1
+    assert "run.json does not match its signature by this key" in text
+    job = job_of(*arguments)  # without the key
+    assert job.runner.run(job).exit_status == 3
+    assert not list((work / "own").glob("*.sig"))
 
 
 def test_what_is_refused(work: Path, verified: Verified) -> None:
