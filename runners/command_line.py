@@ -219,8 +219,8 @@ def _container(key: str, value: str) -> str:
         if content:
             content = _value("model.labels." if key in _TEXT_ITEMS else "", content)
         items.append(f"{name}{colon}{content}")
-    quoted = f"{value[0]}{','.join(items)}{value[-1]}"
-    return quoted if _parsed(quoted) is not None else quoted(value)
+    joined = f"{value[0]}{','.join(items)}{value[-1]}"
+    return joined if _parsed(joined) is not None else quoted(value)
 
 
 def _parsed(value: str) -> Override | None:
