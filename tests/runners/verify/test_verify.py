@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from batches import job_of, lines, record, write_images
 from signing_keys import write_keys
+from videos import write_video
 
 from pipeline.errors import ConfigError
 from pipeline.recorded.manifest import NAME as MANIFEST
@@ -293,3 +294,23 @@ def test_code_that_is_not_trusted_does_not_run(work: Path, verified: Verified) -
     assert status == 1
     assert "the run cannot be repeated: stage.mine" in text
     assert "trusted_packages" in text
+
+
+def test_every_sink_is_repeated_in_its_own_directory(work: Path, verified: Verified) -> None:
+    write_video(work / "in/v.mp4", 5)
+    sinks = "coco,csv,parquet,masks,crops,overlay,yolo,voc,labelme,labelstudio,cvat,video"
+    job = job_of(f"input={work}/in", f"sink=[{sinks}]", f"output={work}/own")
+    job.runner.run(job)
+    n_files = len((work / "own" / MANIFEST).read_bytes().splitlines())
+    status, text = verified(f"runner.run={work}/own")
+    assert status == 0, text
+    assert f"6 of 6 repeated inputs; {n_files} files match manifest.sha256" in text
+    (work / "own/overlay/sub/c.png.jpg").write_bytes(b"changed")
+    status, text = verified(f"runner.run={work}/own", "runner.sample=4")
+    assert status == 1
+    found = [line for line in text.splitlines() if line.startswith("  ")]
+    assert found[0] == "  changed since the run: overlay/sub/c.png.jpg"
+    other = "  files that the repeat wrote with other content: overlay/sub/c.png.jpg"
+    assert found[1:] in ([], [other])
+    written = {path.name for path in (work / "repeat").iterdir()}
+    assert {"instances.csv", "yolo", "voc", "labelme", "cvat.xml", "crops", "masks"} <= written
