@@ -19,6 +19,7 @@ from runners.command_line import Option, parse_overrides, quoted
 
 _LISTS = ("stage", "sink")  # groups of which several options are chosen
 _OWN = ("runner", "output", "hydra")  # of the recorded run, not of this one
+_DIRECTORIES = ("output", "hydra.sweep.dir")  # the latter is output= of a sweep
 _PERMISSIONS = ("trusted_packages", "model.trust")  # only the user gives them, not a file
 
 
@@ -61,7 +62,7 @@ def expand_rerun(line: Namespace) -> Namespace:
     if not named or named[-1] is None:
         raise ConfigError("nothing to repeat: add runner.run=DIR")
     run = RecordedRun(str(named[-1]))
-    if not any(each.key_or_group == "output" for each in given):
+    if not any(each.key_or_group in _DIRECTORIES for each in given):
         raise ConfigError("runner=rerun needs a directory for its results: add output=DIR")
     own = [each for each in given if each.key_or_group not in ("runner", "runner.run")]
     hydra = _hydra(run)
