@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError, OutputLockedError, PipelineError
 from pipeline.job import Job, Report
-from pipeline.recorded.run import RecordedRun
+from pipeline.recorded.run import RECORD, RecordedRun
 from pipeline.recorded.signing import SIGNATURES, bad_signatures, read_public_key
 from pipeline.system.terminal import print_stderr, print_stdout
 from pipeline.validation import check_whole
@@ -72,13 +72,17 @@ class Verify:
             ids = random.Random(job.config["seed"]).sample(ids, self.sample)
         self._compare(job, run, set(ids), findings)
         is_identical = not findings.differs
-        if is_identical and job.output.is_dir():
+        has_repeat = (job.output / RECORD).exists()
+        if job.output.is_dir() and (is_identical or not has_repeat):
             with output_errors(job.output):
                 _remove_repeat(job.output, is_new)
         if not job.config["quiet"]:
-            _print(run, len(ids), findings, job.output)
+            _print(run, len(ids), findings, job.output if has_repeat else None)
+        message = ""
+        if job.config["quiet"] and not is_identical:
+            message = f"different: {run.path}: {'; '.join(findings.differs)}"
         counts = {"done": findings.inputs, "failed": len(ids) - findings.inputs}
-        return Report(0 if is_identical else 1, job.output, counts)
+        return Report(0 if is_identical else 1, job.output, counts, message=message)
 
     def _check_signatures(self, run: RecordedRun, findings: Findings) -> None:
         if self.key is not None:
@@ -135,7 +139,7 @@ def _remove_repeat(output: Path, is_new: bool) -> None:
         output.rmdir()
 
 
-def _print(run: RecordedRun, n_inputs: int, findings: Findings, repeat: Path) -> None:
+def _print(run: RecordedRun, n_inputs: int, findings: Findings, repeat: Path | None) -> None:
     """Print the verdict, what differs, and where to look."""
     if not findings.differs:
         files = f"; {findings.files} files match manifest.sha256" if findings.files else ""
@@ -148,7 +152,7 @@ def _print(run: RecordedRun, n_inputs: int, findings: Findings, repeat: Path) ->
         print_stdout(f"different: {run.path}")
         for text in findings.differs:
             print_stdout(f"  {text}")
-        if repeat.is_dir() and any(repeat.iterdir()):
+        if repeat is not None:
             print_stdout(f"the repeat is in {repeat}")
     for text in findings.notes:
         print_stderr(f"note: {text}")

@@ -178,6 +178,7 @@ def test_missing_and_changed_inputs(work: Path, verified: Verified) -> None:
     status, text = verified()
     assert status == 1
     assert "the run cannot be repeated: " in text
+    assert not (work / "repeat").exists()
 
 
 def test_an_input_that_no_longer_fails(work: Path, verified: Verified) -> None:
