@@ -6,7 +6,9 @@ PARTS = (
     "evaluate.runner.Evaluate",
     "plan.Plan",
     "repair.Repair",
+    "rerun.Rerun",
     "save.Save",
     "serve.runner.Serve",
+    "verify.runner.Verify",
     "watch.runner.Watch",
 )

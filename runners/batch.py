@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.errors import ConfigError, OutputError, OutputLockedError
 from pipeline.job import Job, Report
 from pipeline.protocols import Asset, LiveSource
+from pipeline.recorded.signing import read_private_key
 from pipeline.system.terminal import print_stderr
 from pipeline.validation import check, check_choice, check_flag
 from runners import budget
@@ -51,6 +52,8 @@ class Batch:
             worker process.
         prune: Whether to remove the results of inputs that are no longer listed. Refused if an
             input lists nothing, because a disk may not be mounted; ``all`` removes them even then.
+        sign: A PEM file with an Ed25519 private key, which signs ``run.json`` and
+            ``manifest.sha256``.
     """
 
     on_error: str = "skip"
@@ -59,6 +62,7 @@ class Batch:
     on_lock: str = "error"
     retry_failed: bool = False
     prune: bool | str = False
+    sign: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("on_error", self.on_error, ("skip", "raise"))
@@ -68,6 +72,7 @@ class Batch:
         is_known = isinstance(self.prune, bool) or self.prune == "all"
         check("prune", self.prune, is_known, "true, false or all")
         budget.allowed(self.max_failures, 0)
+        self.key = None if self.sign is None else read_private_key(self.sign, "sign")
 
     def run(self, job: Job) -> Report:
         """Run the job.
@@ -185,7 +190,7 @@ class _Run(Hooks):
                 finish(job, self.ledger)
             rebuilt = is_outdated and not self.tally.counts and bool(self.ledger.counts().total())
             report = replace(self._report(), rebuilt=rebuilt)
-            self.record.finish(report)
+            self.record.complete(report, self.batch.key)
         except BaseException as exc:
             self._record_failure(exc)
             raise

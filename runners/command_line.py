@@ -19,6 +19,7 @@ from pipeline.config.arguments import near
 from pipeline.config.schema import GROUPS, JobConfig, ModelConfig, text_keys
 from pipeline.errors import ConfigError, did_you_mean
 
+Option = Override  # KEY=VALUE as Hydra's grammar parses it
 _CFG = ("job", "hydra", "all")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _FILES = {"input", "output"}  # their values are names, even null and true
@@ -144,7 +145,7 @@ def hydra_arguments(overrides: Sequence[str], *, multirun: bool = False) -> list
         key, _, value = override.partition("=")
         name = key.lstrip("+~")
         if name == "output" and "${" not in value and not (multirun and len(_items(value)) > 1):
-            directory = _quoted(os.path.expanduser(value))  # noqa: PTH111 - keeps ./ and //
+            directory = quoted(os.path.expanduser(value))  # noqa: PTH111 - keeps ./ and //
             prepared.append(f"hydra.{'sweep' if multirun else 'run'}.dir={directory}")
             if not multirun:
                 prepared.append(f"{key}={directory}")
@@ -158,14 +159,24 @@ def hydra_arguments(overrides: Sequence[str], *, multirun: bool = False) -> list
     return prepared
 
 
+def parse_overrides(overrides: Sequence[str]) -> list[Option]:
+    """Return overrides as Hydra's grammar parses them.
+
+    Args:
+        overrides: Overrides as returned by ``hydra_arguments``.
+    """
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
 def swept_keys(overrides: Sequence[str]) -> frozenset[str]:
     """Return the keys for which a command line gives several values.
 
     Args:
         overrides: Overrides as returned by ``hydra_arguments``.
     """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return frozenset(each.key_or_group for each in parsed if each.is_sweep_override())
+    return frozenset(
+        each.key_or_group for each in parse_overrides(overrides) if each.is_sweep_override()
+    )
 
 
 def _value(key: str, value: str, *, multirun: bool = False) -> str:
@@ -180,13 +191,13 @@ def _value(key: str, value: str, *, multirun: bool = False) -> str:
         items = [item.strip() for item in _items(value[1:-1])]
         if items and not items[-1]:  # [a.jpg,]
             items.pop()
-        return f"[{','.join(map(_quoted, items))}]"
+        return f"[{','.join(map(quoted, items))}]"
     is_text = key in _FILES or key in text_keys() or key.startswith("model.labels.")
     if is_text and (key in _FILES or value.lower() != "null"):
-        return _quoted(value)
+        return quoted(value)
     if _is_container(value):
         return _container(key, value)
-    return value if parsed is not None and not parsed.is_sweep_override() else _quoted(value)
+    return value if parsed is not None and not parsed.is_sweep_override() else quoted(value)
 
 
 def _is_container(value: str) -> bool:
@@ -208,8 +219,8 @@ def _container(key: str, value: str) -> str:
         if content:
             content = _value("model.labels." if key in _TEXT_ITEMS else "", content)
         items.append(f"{name}{colon}{content}")
-    quoted = f"{value[0]}{','.join(items)}{value[-1]}"
-    return quoted if _parsed(quoted) is not None else _quoted(value)
+    joined = f"{value[0]}{','.join(items)}{value[-1]}"
+    return joined if _parsed(joined) is not None else quoted(value)
 
 
 def _parsed(value: str) -> Override | None:
@@ -239,7 +250,7 @@ def _items(value: str) -> list[str]:
     return [*items, value[start:]] if value.strip() else []
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """Quote a value for Hydra's grammar, unless it is quoted already."""
     parsed = _parsed(value)
     if parsed is not None and isinstance(parsed._value, QuotedString):

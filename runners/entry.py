@@ -35,6 +35,7 @@ from pipeline.system.terminal import print_stderr
 from runners.command_line import parse, swept_keys
 from runners.reporting.resuming import describe_kept, resume_command
 from runners.reporting.sweep import SweepJob, print_sweep, varied, write_record, write_sweep
+from runners.rerun import expand_rerun
 
 _CONF = Path(__file__).parent.parent / "conf"
 
@@ -203,6 +204,8 @@ def _start(line: Namespace, jobs: _Jobs) -> None:
     This is what ``hydra.main`` does, with a loader that checks everything before Hydra acts on it.
     """
     version.setbase("1.3")
+    if not (line.help or line.shell_completion):
+        line = expand_rerun(line)
     loader = Loader(_CONF, line.config_dir)
     app = Hydra(task_name="run", config_loader=loader)
     name, overrides = line.config_name or "config", line.overrides

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -95,6 +96,28 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
     recorded: list[str] = job.source.places() if isinstance(job.source, Recorded) else []
     refuse_input_in(output, [*inputs_of(config["input"]), *recorded], job.outputs())
     return job
+
+
+def rebuild_job(config: Mapping[str, Any], started: float | None = None) -> Job:
+    """Build a job from the resolved configuration of another one, as ``run.json`` has it.
+
+    Args:
+        config: Plain containers; ``${`` is text. Checked as any other configuration.
+        started: See ``build_job``.
+
+    Raises:
+        ConfigError: The configuration is not valid.
+        StoreError: The model is not in the store.
+    """
+    return replace(build_job(OmegaConf.create(_literal(config)), started), hydra_files={})
+
+
+def _literal(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _literal(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_literal(value) for value in node]
+    return node.replace("${", "\\${") if isinstance(node, str) else node
 
 
 def _model(config: Mapping[str, Any], store: Any) -> Model | RecordedModel:

@@ -81,6 +81,11 @@ class RecordedRun:
         with self._open(PREDICTIONS) as lines:
             return sum(1 for _ in lines)
 
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The content of ``run.json``."""
+        return self._record
+
     @cached_property
     def categories(self) -> Categories:
         """The classes of the run's model.
@@ -164,14 +169,18 @@ class RecordedRun:
         Raises:
             OutputError: A line is damaged, or a label map cannot be read.
         """
+        for line in self.raw_lines(recorded):
+            try:
+                record = json.loads(line)
+            except ValueError as exc:
+                raise self._damaged(f"the result of '{recorded.id}' is incomplete") from exc
+            yield decode(record, self.categories, self.path)
+
+    def raw_lines(self, recorded: RecordedInput) -> Iterator[bytes]:
+        """Yield the lines of one input in ``predictions.jsonl``."""
         with self._open(PREDICTIONS) as predictions:
             predictions.seek(recorded.start)
-            for line in islice(predictions, recorded.n_lines):
-                try:
-                    record = json.loads(line)
-                except ValueError as exc:
-                    raise self._damaged(f"the result of '{recorded.id}' is incomplete") from exc
-                yield decode(record, self.categories, self.path)
+            yield from islice(predictions, recorded.n_lines)
 
     def lines(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield the objects of one of the lists beside the results.

@@ -98,6 +98,20 @@ class Recorded:
         images = [origin.path for origin in self.origins()] if self.root is None else [self.root]
         return [str(self.run.path), *map(str, images)]
 
+    def originals(self) -> Iterator[Asset]:
+        """Yield the files of the inputs under their ids in the run, except those that are missing.
+
+        Raises:
+            ConfigError: They cannot be listed; says why.
+        """
+        images = self._images()
+        for line in self.run.lines(INPUTS):
+            asset_id = asset_id_of(line)
+            asset = _find(images, asset_id)
+            if asset is not None:
+                asset.id = asset_id
+                yield asset
+
     def _scan(self) -> None:
         skipped = [
             Skipped(asset_id_of(line, "path"), line["reason"]) for line in self.run.lines(SKIPPED)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +19,7 @@ _IN_TREE = "Detectron2 without compiled code"
 _OFFICIAL_HOSTS = ("dl.fbaipublicfiles.com",)
 _OFFICIAL_AUTHOR = "FAIR"
 _COMMIT_DIGITS = 10
+_DRIVER = "/proc/driver/nvidia/version"
 
 
 def library_versions() -> dict[str, str | None]:
@@ -58,6 +62,14 @@ def detectron2_origin() -> str | None:
         return f"build of {url.hostname} {found.version}"
     is_official = found.metadata["Author"] == _OFFICIAL_AUTHOR  # an index does not leave a URL
     return f"{'official' if is_official else 'other'} build {found.version}"
+
+
+def nvidia_driver() -> str | None:
+    """Return the version of the NVIDIA kernel driver; ``None`` if there is none."""
+    with suppress(OSError):
+        found = re.search(r"\s(\d+(?:\.\d+)+)\s", Path(_DRIVER).read_text("utf-8", "replace"))
+        return found[1] if found else None
+    return None
 
 
 def _install_source(found: metadata.Distribution) -> dict[str, Any]:

@@ -18,14 +18,24 @@ from typing import Any
 
 import yaml
 
+from pipeline.errors import OutputError
 from pipeline.job import Job, Report
+from pipeline.recorded.manifest import read_manifest, write_manifest
+from pipeline.recorded.signing import remove_signatures, sign_run
 from pipeline.redaction import redacted, redacted_text
 from pipeline.system.children import find_program
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import write_whole
-from pipeline.system.versions import VERSION, detectron2_origin, library_versions
+from pipeline.system.versions import (
+    VERSION,
+    detectron2_origin,
+    library_versions,
+    nvidia_driver,
+)
 from runners.rundir.ledger.duplicates import recorded_duplicates
 from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.lists import SKIPPED
+from runners.rundir.owned.names import LISTS
 from runners.rundir.translation import output_errors
 
 _KEPT = ("start", "end", "exit_status", "command", "fingerprint", "device", "counts")
@@ -59,6 +69,8 @@ class Record:
 
     def __post_init__(self) -> None:
         self._content: dict[str, Any] = {}
+        self._kept: Mapping[str, str] = {}  # digests of the outputs when this run started
+        self._started_ns = 0
 
     def start(self) -> None:
         """Write the start of the record.
@@ -71,8 +83,39 @@ class Record:
             for name, content in self.job.hydra_files.items():
                 text = yaml.safe_dump(redacted(content), sort_keys=False, allow_unicode=True)
                 write_whole(output / ".hydra" / name, text.encode(errors="surrogateescape"))
+            self._kept = _kept_digests(output)
             self._content = self._start()
+            remove_signatures(output)
             self._save()
+            self._started_ns = os.stat(output / "run.json").st_mtime_ns  # noqa: PTH116
+
+    def complete(self, report: Report, private_key: Any = None) -> None:
+        """Complete the record of a run whose outputs are complete; write their manifest.
+
+        Args:
+            report: The report of the run.
+            private_key: Signs the record and the manifest; ``None`` to sign nothing.
+
+        Raises:
+            OutputError: An output cannot be read, or a file cannot be written.
+        """
+        self._write_manifest()
+        self.finish(report)
+        if private_key is not None:
+            with output_errors(self.job.output):
+                sign_run(self.job.output, private_key)
+
+    def _write_manifest(self) -> None:
+        output, started_s = self.job.output, time.monotonic()
+        with output_errors(output):
+            names = [*LISTS, *(name for each in self.outputs.values() for name in each)]
+            written = write_manifest(output, names, self._kept, self._started_ns)
+        self._content["manifest"] = {
+            "sha256": written.sha256,
+            "files": len(written.digests),
+            "bytes_read": written.n_bytes,
+            "seconds": round(time.monotonic() - started_s, 6),
+        }
 
     def finish(self, report: Report) -> None:
         """Complete the record, if its start was written."""
@@ -117,6 +160,7 @@ class Record:
             "totals": {},  # of the output
             "skipped": {},
             "command": shlex.join(redacted(sys.orig_argv)),
+            "cwd": str(Path.cwd()),
             "fingerprint": job.fingerprint(),
             "settings": redacted(job.settings()),
             "inputs": self.inputs,
@@ -178,6 +222,18 @@ def _json(path: Path) -> dict[str, Any]:
     return {}
 
 
+def _kept_digests(output: Path) -> Mapping[str, str]:
+    """Return the digests of the outputs, if the last run completed its manifest."""
+    recorded = _json(output / "run.json").get("manifest")
+    if not isinstance(recorded, Mapping):
+        return {}
+    with suppress(OSError, OutputError):
+        manifest = read_manifest(output)
+        if manifest.sha256 == recorded.get("sha256"):
+            return {k: v for k, v in manifest.digests.items() if k != SKIPPED}  # always rewritten
+    return {}
+
+
 def _stamp(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, timezone.utc).isoformat(timespec="milliseconds")
 
@@ -200,4 +256,5 @@ def _versions() -> dict[str, Any]:
     versions["detectron2_from"] = detectron2_origin()
     torch = sys.modules.get("torch")  # only if the run loaded it
     versions["cuda"] = torch.version.cuda if torch else None
+    versions["nvidia_driver"] = nvidia_driver()
     return versions

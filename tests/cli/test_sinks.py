@@ -90,5 +90,5 @@ def test_a_restart_without_the_sinks_leaves_none_of_their_files(d2run: Run, tmp_
     assert again.returncode == 0, again.stderr
     left = set(outputs(out))
     lists = {f"{name}.jsonl" for name in ("inputs", "failures", "predictions", "skipped")}
-    assert left == lists | {"crops/mine.txt"}
+    assert left == lists | {"crops/mine.txt", "manifest.sha256"}
     assert not (out / "masks").exists()

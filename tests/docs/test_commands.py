@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from finished_run import write_run
+from signing_keys import write_keys
 
 from pipeline.job import Job, Report
 from pipeline.store.command.arguments import make_parser
@@ -43,6 +44,8 @@ NOT_RUN = {
     "bentoml containerize": "needs Docker",
     "curl": "in tests/docs/test_serve_page.py and tests/examples/test_bentoml_service.py",
     "python run.py model=mask_rcnn input=s3://": "needs a remote store",
+    "openssl": "in tests/pipeline/recorded/test_signing.py",
+    "sha256sum": "in tests/pipeline/recorded/test_manifest.py",
     "useradd": "changes the system",
     "install -d": "changes the system",
     "systemctl": "changes the system",
@@ -150,7 +153,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for folder in FOLDERS:
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "runs/shapes").mkdir(parents=True)
-    write_run(tmp_path / "runs/night")
+    run = write_run(tmp_path / "runs/night")
+    (run / ".hydra").mkdir()
+    (run / ".hydra/overrides.yaml").write_text("- model=shapes\n- input=dir\n")
+    (run / ".hydra/hydra.yaml").write_text("{}")
+    write_keys(tmp_path)
     (tmp_path / "annotations.json").write_text('{"images": []}')
     zipfile.ZipFile(tmp_path / "photos.zip", "w").close()
     for weights in ("model_final.pth", "runs/shapes/weights.safetensors"):
@@ -242,8 +249,8 @@ def test_it_is_a_command_of_the_store(page: Path, line: str) -> None:
 
 def test_the_table_of_the_store() -> None:
     text = (ROOT / "docs/models.md").read_text("utf-8")
-    rows = re.findall(r"^\| `((?:list|get|save|delete|export|import|verify|alias|prune)\b[^`]*)`",
-                      text, re.MULTILINE)  # fmt: skip
+    names = "list|get|save|delete|export|import|verify|alias|provenance|prune"
+    rows = re.findall(rf"^\| `((?:{names})\b[^`]*)`", text, re.MULTILINE)
     assert {row.split()[0] for row in rows} == set(_COMMANDS)
     for row in rows:
         make_parser(_COMMANDS).parse_args(row.replace("[", "").replace("]", "").split())

@@ -40,7 +40,7 @@ RENAMED = {
 # Files that describe the run, not its results.
 BOOKKEEPING = (
     ".*", "failures.jsonl", "inputs.jsonl", "ledger.sqlite*", "run.json", "run.log",
-    "skipped.jsonl", "status.json",
+    "manifest.sha256", "skipped.jsonl", "status.json",
 )  # fmt: skip
 # What is recorded of an input and of a failure: no messages, counts of attempts or times.
 _ASSET = ("asset", "size", "sha256", "outcome", "frames", "dropped")

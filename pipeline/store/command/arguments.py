@@ -107,6 +107,8 @@ def make_parser(commands: Mapping[str, Callable[..., None]]) -> argparse.Argumen
     sub.add_argument("--device", help="repeat the self-test on this device: cpu, cuda:N")
     sub.add_argument("--trust", action="store_true", help=trust)
     command("prune", "Delete the leftovers of killed processes.")
+    sub = command("provenance", "Show which run, model and input a result file comes from.")
+    sub.add_argument("path", metavar="FILE", help="a file of a run directory")
     sub = command("alias", "Give a version a second name.")
     sub.add_argument("tag", metavar="TAG")
     sub.add_argument("alias", nargs="?", metavar="ALIAS")

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import ConfigError, ModelNotFoundError, PipelineError, StoreError, printable
+from pipeline.recorded.manifest import NAME as MANIFEST
+from pipeline.recorded.provenance import find_provenance
 from pipeline.store.api import checks
 from pipeline.store.api.model import Model
 from pipeline.store.api.store import ModelStore
@@ -244,6 +246,17 @@ def _alias(store: ModelStore, args: argparse.Namespace) -> None:
     return _report(store, model, f"{name}:{args.alias} now names {{tag}}", args)
 
 
+def _provenance(store: ModelStore, args: argparse.Namespace) -> None:
+    found = find_provenance(args.path)
+    if args.output == "path":
+        return show([found["run"]], "path")
+    show(found, "yaml" if args.output in (None, "table") else args.output)
+    if found["file"][MANIFEST] == "changed":
+        args.status = 1
+        print_stderr(f"'{args.path}' was changed after the run; {MANIFEST} has another SHA-256")
+    return None
+
+
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(f"{record.levelname.lower()}: {super().format(record)}")
@@ -265,4 +278,5 @@ _COMMANDS = {
     "verify": _verify,
     "prune": _prune,
     "alias": _alias,
+    "provenance": _provenance,
 }

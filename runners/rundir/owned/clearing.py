@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import OutputError
 from pipeline.protocols import Sink
+from pipeline.recorded.manifest import NAME as MANIFEST
+from pipeline.recorded.signing import SIGNATURES
 from pipeline.sources import ImageAsset
 from pipeline.system.descriptors import check_regular, names_in, open_to_read, remove, status_of
 from pipeline.system.files import asset_id_of, output_name
@@ -25,7 +27,9 @@ from runners.rundir.lists import EVALUATION, FAILURES, INPUTS, THRESHOLDS
 from runners.rundir.owned.aggregates import built_files
 from runners.rundir.owned.names import LISTS, Outputs, all_names
 
-_OF_EVERY_RUN = (*LISTS, EVALUATION, THRESHOLDS, ORDERED, in_flight.NAME)
+_OF_EVERY_RUN = (
+    *LISTS, MANIFEST, *SIGNATURES, EVALUATION, THRESHOLDS, ORDERED, in_flight.NAME,
+)  # fmt: skip
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}(-\d+\.\d+)?\.part")
 _NUMBERED = re.compile(r"\d{3,}(_.+)?\.\w+")  # of a frame or an instance
 

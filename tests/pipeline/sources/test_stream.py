@@ -348,7 +348,7 @@ def test_memory_does_not_grow() -> None:
     try:
         for segment in source:
             n += len(list(segment.frames()))
-            if n in (1000, 3000):
+            if n in (1000, 2000):  # at the end, the error that is logged loads source lines
                 used.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()

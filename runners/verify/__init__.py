@@ -1,0 +1,1 @@
+"""``runner=verify``: repeats a finished run and compares the results."""
