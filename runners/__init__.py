@@ -6,6 +6,7 @@ PARTS = (
     "evaluate.runner.Evaluate",
     "plan.Plan",
     "repair.Repair",
+    "report.MakeReport",
     "save.Save",
     "serve.runner.Serve",
     "watch.runner.Watch",

@@ -22,7 +22,7 @@ from runners.reporting.progress import Progress, announce_loading
 from runners.reporting.status import Status
 from runners.reporting.summary import print_summary
 from runners.reporting.tally import Tally, most_common, totals
-from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
+from runners.rundir.commit import Group, Hooks, Session, build_reports, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, SKIPPED, write_skipped
 from runners.rundir.lock import locked
@@ -193,11 +193,14 @@ class _Run(Hooks):
                 if not self._is_over():
                     self._forget_removed()
             is_outdated = not is_finished(job, self.ledger)
-            if self.tally.counts or self.todo.moved or is_outdated:
+            has_changed = bool(self.tally.counts or self.todo.moved or is_outdated)
+            if has_changed:
                 finish(job, self.ledger)
             rebuilt = is_outdated and not self.tally.counts and bool(self.ledger.counts().total())
             report = replace(self._report(), rebuilt=rebuilt)
             self.record.finish(report)
+            if has_changed:
+                build_reports(job, self.ledger)
         except BaseException as exc:
             self._record_failure(exc)
             raise

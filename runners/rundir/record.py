@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.errors import printable
 from pipeline.job import Job, Report
 from pipeline.redaction import redacted, redacted_text
 from pipeline.system.children import find_program
@@ -93,6 +94,7 @@ class Record:
             "warnings": redacted(self.warnings),
             "busy": round(report.busy, 4),
             "seconds": seconds | {"wall": round(report.wall_s, 6)},
+            "slowest": [[printable(name), round(s, 6)] for name, s in report.slowest],
             "inputs_per_s": {
                 step: round(done / value, 3)
                 for step, value in (seconds | {"wall": report.wall_s}).items()

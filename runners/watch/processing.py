@@ -18,7 +18,7 @@ from pipeline.protocols import Asset
 from pipeline.sources.decode.workers import DecodingStopped
 from runners import budget
 from runners.reporting.tally import Tally
-from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
+from runners.rundir.commit import Group, Hooks, Session, build_reports, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles
 from runners.todo import POISON, TO_DO, Todo
@@ -154,6 +154,7 @@ class Processing(Hooks):
         if not is_finished(self.job, self.ledger):
             started_s = time.monotonic()
             finish(self.job, self.ledger)
+            build_reports(self.job, self.ledger)
             took_s = time.monotonic() - started_s
         self.schedule.record_finalize(took_s)
 

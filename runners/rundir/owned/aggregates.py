@@ -13,6 +13,9 @@ from typing import Any
 from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import OutputError
 from pipeline.job import Job
+from pipeline.protocols import Asset, RecordAggregate
+from pipeline.records import Categories
+from pipeline.sources.recorded import Recorded
 from pipeline.system.descriptors import check_regular, status_of
 from pipeline.system.files import is_output_name
 from runners.rundir.ledger.ledger import NAME as LEDGER
@@ -21,17 +24,40 @@ from runners.rundir.ledger.ledger import Ledger
 _FACT = "built"  # by name of the aggregate: its options, and the files that it wrote
 
 
-def build_aggregates(job: Job, ledger: Ledger) -> None:
-    """Build every aggregate; the ledger then knows the files, once it is committed."""
-    built = {}
+def build_aggregates(job: Job, ledger: Ledger, *, of_record: bool) -> None:
+    """Build aggregates; the ledger then knows the files, once it is committed.
+
+    Args:
+        job: The job.
+        ledger: The ledger of its output.
+        of_record: Build those that read the record of the run, or else all others, which come
+            first.
+    """
+    built = (ledger.fact(_FACT) or {}) if of_record else {}
     for name, aggregate in job.aggregates.items():
-        aggregate.build(job.output / PREDICTIONS, job.model.categories)
+        if isinstance(aggregate, RecordAggregate) != of_record:
+            continue
+        if isinstance(aggregate, RecordAggregate):
+            build_from_record(aggregate, job.output, job.model.categories)
+        else:
+            aggregate.build(job.output / PREDICTIONS, job.model.categories)
         # the directories of a part that is a sink too hold its files per asset
         names = [n for n in aggregate.outputs if name not in job.sinks or not n.endswith("/")]
         files = [file for each in names for file in _files(job.output, each)]
         built[name] = {"options": _digest(job, name), "files": sorted(files)}
     # aggregates that this job does not have are out of date now, so they are forgotten
     ledger.set_fact(_FACT, built)
+
+
+def build_from_record(aggregate: RecordAggregate, directory: Path, categories: Categories) -> None:
+    """Build an aggregate that reads the record of a run."""
+    aggregate.build(directory / PREDICTIONS, categories, _images(directory, aggregate.root))
+
+
+def _images(directory: Path, root: str | None) -> Iterator[Asset]:
+    source = Recorded(str(directory), root, pixels=True)
+    source.check()
+    yield from source
 
 
 def are_built(job: Job, ledger: Ledger) -> bool:

@@ -1,0 +1,52 @@
+"""``runner=report``: writes the page of a finished run again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pipeline.errors import ConfigError
+from pipeline.job import Job
+from pipeline.job import Report as Ended
+from pipeline.recorded import read_run
+from pipeline.sinks.report import Report
+from pipeline.system.files import expanded
+from pipeline.system.terminal import print_stdout
+from runners.rundir.lock import locked
+from runners.rundir.owned.aggregates import build_from_record
+from runners.rundir.translation import output_errors
+
+
+@dataclass
+class MakeReport:
+    """Writes ``report.html`` into the directory of a finished run, with the options of the sink.
+
+    Attributes:
+        run_directory: The run directory.
+    """
+
+    run_directory: str
+
+    def __init__(self, run: str) -> None:
+        self.run_directory = run
+
+    def run(self, job: Job) -> Ended:
+        """Read the run and write the page.
+
+        Raises:
+            ConfigError: There is no finished run, or an input is given.
+            OutputLockedError: The run has not ended.
+            OutputError: The results are damaged, or the page cannot be written.
+        """
+        if job.source is not None:
+            raise ConfigError("runner=report reads a finished run; remove input")
+        directory = expanded(self.run_directory)
+        recorded = read_run(directory)
+        selected = job.aggregates.get("report")
+        report = selected if isinstance(selected, Report) else Report(directory)
+        with locked(directory), output_errors(directory):
+            recorded.check_finished()
+            build_from_record(replace(report, directory=directory), directory, recorded.categories)
+        if not job.config["quiet"]:
+            page = directory / report.outputs[0]
+            print_stdout(f"report in {page}", unbroken=[str(page)])
+        return Ended(0, directory)
