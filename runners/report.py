@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.errors import ConfigError
-from pipeline.job import Job
-from pipeline.job import Report as Ended
+from pipeline.job import Job, Report
 from pipeline.recorded import read_run
-from pipeline.sinks.report import Report
+from pipeline.sinks.report import HtmlReport
 from pipeline.system.files import expanded
 from pipeline.system.terminal import print_stdout
 from runners.rundir.lock import locked
@@ -29,7 +28,7 @@ class MakeReport:
     def __init__(self, run: str) -> None:
         self.run_directory = run
 
-    def run(self, job: Job) -> Ended:
+    def run(self, job: Job) -> Report:
         """Read the run and write the page.
 
         Raises:
@@ -42,11 +41,11 @@ class MakeReport:
         directory = expanded(self.run_directory)
         recorded = read_run(directory)
         selected = job.aggregates.get("report")
-        report = selected if isinstance(selected, Report) else Report(directory)
+        page = selected if isinstance(selected, HtmlReport) else HtmlReport(directory)
         with locked(directory), output_errors(directory):
             recorded.check_finished()
-            build_from_record(replace(report, directory=directory), directory, recorded.categories)
+            build_from_record(replace(page, directory=directory), directory, recorded.categories)
         if not job.config["quiet"]:
-            page = directory / report.outputs[0]
-            print_stdout(f"report in {page}", unbroken=[str(page)])
-        return Ended(0, directory)
+            path = directory / page.outputs[0]
+            print_stdout(f"report in {path}", unbroken=[str(path)])
+        return Report(0, directory)

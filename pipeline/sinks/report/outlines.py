@@ -32,11 +32,10 @@ class Outlines:
         """Return an instance's mask, reduced if the frame is large."""
         height, width = mask["size"]
         scale = _LONGER_SIDE / max(height, width)
+        rle: RLE = {"size": [height, width], "counts": mask["counts"]}
         if scale >= 1:
-            return {"size": [height, width], "counts": mask["counts"]}
-        masks = InstanceMasks.from_rle(
-            [{"size": [height, width], "counts": mask["counts"]}], (height, width)
-        )
+            return rle
+        masks = InstanceMasks.from_rle([rle], (height, width))
         crop, (x, y) = masks.crop(0)
         size = max(1, round(height * scale)), max(1, round(width * scale))
         if not crop.size:

@@ -25,8 +25,8 @@ MAX_BYTES = 25_000_000
 _RESERVE = 1_000_000  # for the style, the script and the facts of the run
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass
+class HtmlReport:
     """Writes ``report.html``: one file that shows images, detections, statistics and failures.
 
     The page makes no network request. Of runs with many images, a sample is shown, and the others

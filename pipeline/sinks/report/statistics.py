@@ -20,7 +20,7 @@ from pipeline.sinks.report.timeline import Timeline
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import asset_id_of
 
-SCORE_BINS, SIZE_BINS, GRID = 20, 13, 12
+SCORE_BINS, SIZE_BINS, GRID = 20, 12, 12
 MAX_ROWS, MAX_FAILURES = 20_000, 5_000
 LAST_FRAME = 3_000  # later frames of a video would have to be decoded up to there once more
 

@@ -43,7 +43,7 @@ function perImage(counts) {
 /** Draw all charts again, for the classes and the threshold that are chosen. */
 export function showCharts(data, classes, isShown, threshold) {
   const scores = summed(data.scores, isShown, 20);
-  const sizes = summed(data.sizes, isShown, 13);
+  const sizes = summed(data.sizes, isShown, 12);
   const places = summed(data.places, isShown, 144);
   const total = scores.reduce((a, b) => a + b, 0);
   const counted = data.scores
