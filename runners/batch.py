@@ -22,11 +22,12 @@ from runners.reporting.progress import Progress, announce_loading
 from runners.reporting.status import Status
 from runners.reporting.summary import print_summary
 from runners.reporting.tally import Tally, most_common, totals
-from runners.rundir.commit import Group, Hooks, Session, build_reports, finish, is_finished
+from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES, SKIPPED, write_skipped
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
+from runners.rundir.owned.aggregates import build_reports
 from runners.rundir.owned.pruning import check_inputs, prune, unlisted_results
 from runners.rundir.readers import file_reader
 from runners.rundir.record import Record

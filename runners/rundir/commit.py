@@ -270,24 +270,11 @@ def finish(job: Job, ledger: Ledger) -> None:
     with output_errors(job.output):
         input_order.put_in_order(job.output, ledger)
         lists.write_lists(job.output, ledger)
-        build_aggregates(job, ledger, of_record=False)
+        build_aggregates(job, ledger)
         record_duplicates(ledger)
         sync_folder(job.output)  # or old ones may come back
         check_held(job.output)
     ledger.set_fact("finished", True)
-    ledger.commit()
-
-
-def build_reports(job: Job, ledger: Ledger) -> None:
-    """Build the aggregates that read the record of the run. Call it after ``finish``.
-
-    Raises:
-        OutputError: The output cannot be written.
-    """
-    with output_errors(job.output):
-        build_aggregates(job, ledger, of_record=True)
-        sync_folder(job.output)
-        check_held(job.output)
     ledger.commit()
 
 

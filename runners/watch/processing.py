@@ -18,9 +18,10 @@ from pipeline.protocols import Asset
 from pipeline.sources.decode.workers import DecodingStopped
 from runners import budget
 from runners.reporting.tally import Tally
-from runners.rundir.commit import Group, Hooks, Session, build_reports, finish, is_finished
+from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles
+from runners.rundir.owned.aggregates import build_reports
 from runners.todo import POISON, TO_DO, Todo
 from runners.watch.counts import UnreportedCounts
 from runners.watch.files.claims import ProcessedFile

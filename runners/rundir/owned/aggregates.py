@@ -16,24 +16,35 @@ from pipeline.job import Job
 from pipeline.protocols import Asset, RecordAggregate
 from pipeline.records import Categories
 from pipeline.sources.recorded import Recorded
-from pipeline.system.descriptors import check_regular, status_of
-from pipeline.system.files import is_output_name
+from pipeline.system.descriptors import check_held, check_regular, status_of
+from pipeline.system.files import is_output_name, sync_folder
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.translation import output_errors
 
 _FACT = "built"  # by name of the aggregate: its options, and the files that it wrote
 
 
-def build_aggregates(job: Job, ledger: Ledger, *, of_record: bool) -> None:
-    """Build aggregates; the ledger then knows the files, once it is committed.
+def build_aggregates(job: Job, ledger: Ledger) -> None:
+    """Build all but those of ``build_reports``; the ledger knows the files once it is committed."""
+    # aggregates that this job does not have are out of date now, so they are forgotten
+    _build(job, ledger, {}, of_record=False)
 
-    Args:
-        job: The job.
-        ledger: The ledger of its output.
-        of_record: Build those that read the record of the run, or else all others, which come
-            first.
+
+def build_reports(job: Job, ledger: Ledger) -> None:
+    """Build the aggregates that read the record of the run, which is complete now.
+
+    Raises:
+        OutputError: The output cannot be written.
     """
-    built = (ledger.fact(_FACT) or {}) if of_record else {}
+    with output_errors(job.output):
+        _build(job, ledger, ledger.fact(_FACT) or {}, of_record=True)
+        sync_folder(job.output)
+        check_held(job.output)
+    ledger.commit()
+
+
+def _build(job: Job, ledger: Ledger, built: dict[str, Any], *, of_record: bool) -> None:
     for name, aggregate in job.aggregates.items():
         if isinstance(aggregate, RecordAggregate) != of_record:
             continue
@@ -45,7 +56,6 @@ def build_aggregates(job: Job, ledger: Ledger, *, of_record: bool) -> None:
         names = [n for n in aggregate.outputs if name not in job.sinks or not n.endswith("/")]
         files = [file for each in names for file in _files(job.output, each)]
         built[name] = {"options": _digest(job, name), "files": sorted(files)}
-    # aggregates that this job does not have are out of date now, so they are forgotten
     ledger.set_fact(_FACT, built)
 
 

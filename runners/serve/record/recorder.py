@@ -22,8 +22,9 @@ from pipeline.system.os_errors import describe_os_error
 from pipeline.system.output_folder import OutputFolder
 from runners.reporting.status import Status
 from runners.reporting.tally import Tally, totals
-from runners.rundir.commit import Group, Hooks, Session, build_reports, finish, is_finished
+from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
 from runners.rundir.opening import StartedRun
+from runners.rundir.owned.aggregates import build_reports
 from runners.rundir.translation import output_errors
 from runners.serve.metrics import Metrics
 from runners.serve.record.answered import Answered, AnsweredExecutor

@@ -294,7 +294,7 @@ function showSummary() {
   const detections = data.scores.reduce((sum, [, bins]) => sum + bins.reduce((a, b) => a + b, 0), 0);
   const failed = make("span", { className: data.n_failures ? "error" : "" }, grouped(data.n_failures));
   const pairs = [
-    ["Images", grouped(data.n_images)],
+    ["Images", data.n_images || !data.videos.length ? grouped(data.n_images) : ""],
     ["Videos", data.videos.length ? `${data.videos.length} (${plural(data.n_frames - data.n_images, "frame")})` : ""],
     ["Detections", grouped(detections)],
     ["Without detections", grouped(data.n_empty)],
