@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, printable
 from pipeline.protocols import Asset
 from pipeline.sinks.report.sample import Key
 
@@ -28,7 +28,7 @@ class Thumbnails:
         longer_side: In pixels; smaller images keep their size.
 
     Attributes:
-        problem: Why images are missing; empty if all were found.
+        problem: Why the first of the missing images is missing; empty if there are all.
     """
 
     def __init__(self, assets: Iterable[Asset], longer_side: int) -> None:
@@ -48,7 +48,7 @@ class Thumbnails:
             assets = (asset for asset in self._assets if asset.id in wanted)
             yield from self._in_parallel(assets, wanted)
         except ConfigError as exc:
-            self.problem = str(exc)
+            self._note(str(exc).removeprefix("root: "))
 
     def _in_parallel(
         self, assets: Iterator[Asset], wanted: Mapping[str, Sequence[int]]
@@ -72,8 +72,12 @@ class Thumbnails:
                 if frame.index >= indices[-1]:
                     break
         except (PipelineError, OSError) as exc:
-            self.problem = self.problem or f"{asset.id}: {exc}"
+            self._note(f"{asset.id}: {exc}")
         return found
+
+    def _note(self, problem: str) -> None:
+        # these are the words of a source, whose option is this sink's too
+        self.problem = self.problem or printable(problem).replace("source.root", "sink.report.root")
 
     def _jpeg(self, image: NDArray[np.uint8]) -> bytes:
         import cv2  # takes 0.1 s, which most commands do not need

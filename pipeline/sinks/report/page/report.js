@@ -280,7 +280,7 @@ function showFilters() {
     $("#kind").append(make("option", { value: `reason:${step}` }, `Failed: ${step}`));
   }
   const lowest = run.limits?.min_score;
-  const note = [run.images_note];
+  const note = [run.images_note && `Some images could not be read: ${run.images_note}.`];
   if (lowest) note.push(`The run dropped detections with a score below ${lowest}.`);
   const listed = rest.length + data.n_unlisted;
   if (listed) note.push(`Of ${plural(data.n_images, "image")}, a sample of ${grouped(images.length)} is shown here, drawn by class and score. The statistics are of all images.`);
