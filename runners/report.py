@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
@@ -15,29 +15,28 @@ from runners.rundir.owned.aggregates import build_from_record
 from runners.rundir.translation import output_errors
 
 
-@dataclass
 class MakeReport:
     """Writes ``report.html`` into the directory of a finished run, with the options of the sink.
 
-    Attributes:
-        run_directory: The run directory.
+    Args:
+        run: The run directory.
     """
 
-    run_directory: str
-
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str | None = None) -> None:
         self.run_directory = run
 
     def run(self, job: Job) -> Report:
         """Read the run and write the page.
 
         Raises:
-            ConfigError: There is no finished run, or an input is given.
+            ConfigError: There is no finished run, none is named, or an input is given.
             OutputLockedError: The run has not ended.
             OutputError: The results are damaged, or the page cannot be written.
         """
         if job.source is not None:
             raise ConfigError("runner=report reads a finished run; remove input")
+        if self.run_directory is None:
+            raise ConfigError("no run: add runner.run=DIR")
         directory = expanded(self.run_directory)
         recorded = read_run(directory)
         selected = job.aggregates.get("report")

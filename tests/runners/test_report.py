@@ -103,6 +103,7 @@ def test_images_that_changed_or_moved(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ((), "add runner.run=DIR"),
         (("runner.run=nothing",), "no run in"),
         (("runner.run=out", "input=in"), "remove input"),
     ],

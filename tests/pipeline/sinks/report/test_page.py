@@ -104,7 +104,8 @@ def is_painted(page: Any, selector: str) -> bool:
         const canvas = document.querySelector(selector);
         if (!canvas?.width) return false;
         const { width, height } = canvas;
-        const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+        const often = { willReadFrequently: true };
+        const copy = new OffscreenCanvas(width, height).getContext("2d", often);
         copy.drawImage(canvas, 0, 0);
         const { data } = copy.getImageData(0, 0, width, height);
         return new Set(new Uint32Array(data.buffer)).size > 1;
