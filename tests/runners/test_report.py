@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batches import lines, record, run, write_images
+from batches import job_of, lines, record, run, write_images
 
 from pipeline.errors import ConfigError
+from pipeline.protocols import RecordAggregate
+from runners.rundir.owned.aggregates import build_from_record
 
 REPORT = ("input=in", "output=out", "sink=[coco,report]")
 AGAIN = ("runner=report", "runner.run=out", "sink=[report]")
@@ -124,3 +126,17 @@ def test_restart_removes_the_thumbnails(here: Path) -> None:
     assert not Path("out/report").exists()
     assert not Path("out/report.html").exists()
     assert [line["asset"] for line in lines(Path("out/inputs.jsonl"))] == ["sub/y.png"]
+
+
+def test_a_run_that_goes_on_shows_its_images(here: Path) -> None:
+    run("input=in", "output=out", "sink=[coco]")
+    written = record(Path("out")) | {"state": "running", "exit_status": None}
+    Path("out/run.json").write_text(json.dumps(written))
+    Path("out/skipped.jsonl").unlink()  # a watch has none
+    job = job_of(*REPORT)
+    report = job.aggregates["report"]
+    assert isinstance(report, RecordAggregate)
+    build_from_record(report, job.output, job.model.categories)
+    data, facts = blocks(Path("out"))
+    assert all(image["src"] for image in json.loads(data)["images"])
+    assert (facts["state"], facts["images_note"]) == ("running", "")

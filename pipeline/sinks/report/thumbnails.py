@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, PipelineError, printable
+from pipeline.errors import ConfigError, OutputError, PipelineError, printable
 from pipeline.protocols import Asset
 from pipeline.sinks.report.sample import Key
 
@@ -47,7 +47,7 @@ class Thumbnails:
         try:
             assets = (asset for asset in self._assets if asset.id in wanted)
             yield from self._in_parallel(assets, wanted)
-        except ConfigError as exc:
+        except (ConfigError, OutputError) as exc:
             self._note(str(exc).removeprefix("root: "))
 
     def _in_parallel(

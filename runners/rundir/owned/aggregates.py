@@ -15,7 +15,7 @@ from pipeline.errors import OutputError
 from pipeline.job import Job
 from pipeline.protocols import Asset, RecordAggregate
 from pipeline.records import Categories
-from pipeline.sources.recorded import Recorded
+from pipeline.sources.recorded import RecordedSoFar
 from pipeline.system.descriptors import check_held, check_regular, status_of
 from pipeline.system.files import is_output_name, sync_folder
 from runners.rundir.ledger.ledger import NAME as LEDGER
@@ -65,7 +65,7 @@ def build_from_record(aggregate: RecordAggregate, directory: Path, categories: C
 
 
 def _images(directory: Path, root: str | None) -> Iterator[Asset]:
-    source = Recorded(str(directory), root, pixels=True)
+    source = RecordedSoFar(str(directory), root, pixels=True)
     source.check()
     yield from source
 
