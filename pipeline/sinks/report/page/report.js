@@ -215,7 +215,7 @@ function refresh() {
 
 function apply() {
   const isFiltered = classes.some((one) => !one.isShown);
-  const hasClass = (item) => !isFiltered || item.detections.length === 0 || visible(item).length > 0 || regions(item).length > 0;
+  const hasClass = (item) => !isFiltered || item.detections.length === 0 || visible(item).length > 0 || item.regions.some(([index]) => isShown(index));
   const found = [...images.filter(hasClass), ...failures].filter((item) => matches(item, item.isFailure ? 0 : visible(item).length));
   state.shown = sorted(found, ORDERS[$("#sort").value]);
   state.images = state.shown.filter((item) => !item.isFailure);
