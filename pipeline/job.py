@@ -112,6 +112,7 @@ class Report:
             common reason first.
         timings: Seconds by step, over all threads.
         wall_s: Seconds from the first to the last asset.
+        slowest: The inputs that took the most seconds in all steps, with these.
         metric: The number that a sweep can optimize; ``None`` if nothing was evaluated.
         rebuilt: Whether lists or aggregates were missing or outdated, and were built again.
         message: One sentence for standard error: an error if the exit status is not 0, otherwise a
@@ -128,6 +129,7 @@ class Report:
     failures: tuple[FailureGroup, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     wall_s: float = 0.0
+    slowest: tuple[tuple[str, float], ...] = ()
     metric: float | None = None
     rebuilt: bool = False
     message: str = ""

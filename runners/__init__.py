@@ -6,6 +6,7 @@ PARTS = (
     "evaluate.runner.Evaluate",
     "plan.Plan",
     "repair.Repair",
+    "report.MakeReport",
     "rerun.Rerun",
     "save.Save",
     "serve.runner.Serve",

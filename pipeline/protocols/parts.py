@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +173,30 @@ class Aggregate(Protocol):
 
     def build(self, journal: Path, categories: Categories) -> None:
         """Read the journal, ``predictions.jsonl``, and replace the outputs atomically."""
+        ...
+
+
+@runtime_checkable
+class RecordAggregate(Aggregate, Protocol):
+    """An aggregate that also reads ``run.json`` and images: it is built after the record.
+
+    Attributes:
+        reads_record: Always true.
+        root: Directory of the images; ``None``: where the run found them.
+    """
+
+    reads_record: Literal[True]
+    root: str | None
+
+    def build(self, journal: Path, categories: Categories, images: Iterable[Asset] = ()) -> None:
+        """Read the run, and replace the outputs atomically.
+
+        Args:
+            journal: ``predictions.jsonl``.
+            categories: The classes of the model.
+            images: The inputs of the run, with their pixels, in its order. Raises ConfigError if
+                they are gone.
+        """
         ...
 
 

@@ -19,6 +19,7 @@ from pipeline.system.descriptors import open_to_read, status_of
 from pipeline.system.files import TEMPORARY, replaced
 
 NAME = "manifest.sha256"
+_WITH_TIMES = ("report.html", "report/")  # as run.json has, so they are not listed
 _CHUNK = 1 << 18
 _THREADS = min(8, os.cpu_count() or 1)  # hashing releases the GIL
 _ESCAPES = ((b"\\", b"\\\\"), (b"\n", b"\\n"))  # as sha256sum writes and reads them
@@ -73,6 +74,11 @@ def write_manifest(
             whole.update(line)
             file.write(line)
     return Manifest(digests, whole.hexdigest(), sum(files[name].st_size for name in todo))
+
+
+def listed_outputs(outputs: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return the outputs that a manifest lists, of those that each sink owns."""
+    return [name for names in outputs.values() for name in names if name not in _WITH_TIMES]
 
 
 def read_manifest(output: Path) -> Manifest:

@@ -11,6 +11,7 @@ PARTS = (  # what `sink.NAME._target_` may name
     "masks.Masks",
     "overlay.Overlay",
     "parquet.ParquetTables",
+    "report.HtmlReport",
     "video.Video",
     "voc.Voc",
     "webhook.Webhook",

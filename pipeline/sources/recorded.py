@@ -43,12 +43,15 @@ class Recorded:
 
     def __init__(self, run: str, root: str | None = None, pixels: bool | None = None) -> None:
         self.run = RecordedRun(run)
-        self.run.check_finished()
+        self._check_run()
         self.root = None if root is None else user_path(root)
         check("root", root, self.root is None or self.root.is_dir(), "an existing directory")
         self.pixels = bool(pixels)
         self._count: int | None = None
         self._skipped: list[Skipped] = []
+
+    def _check_run(self) -> None:
+        self.run.check_finished()
 
     def check(self) -> None:
         """Check that the images can be listed, if they are needed.
@@ -181,6 +184,17 @@ class Recorded:
         """Return the recorded options of the source that a part accepts."""
         accepted = inspect.signature(part).parameters
         return {k: v for k, v in self.run.source.items() if k in accepted and k != "input"}
+
+
+class RecordedSoFar(Recorded):
+    """The same of a run that may continue, but whose files are complete and in order."""
+
+    def __iter__(self) -> Iterator[RecordedAsset]:
+        """Return the assets; a run that watches has no list of what it skipped."""
+        return self._assets()
+
+    def _check_run(self) -> None:
+        pass
 
 
 def _find(images: list[dict[str, Asset]], asset_id: str) -> Asset | None:

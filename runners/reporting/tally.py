@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import re
 import time
@@ -20,6 +21,7 @@ _log = logging.getLogger("d2run")
 
 _MAX_REASONS = 20
 _MAX_EXAMPLES = 3
+_N_SLOWEST = 20
 
 
 class Failures:
@@ -61,6 +63,7 @@ class Tally:
         counts: Number of assets by outcome: ``done``, ``failed``.
         detections: Number of instances by class name.
         failures: The assets that failed or are not done in full, grouped by reason.
+        slowest: Seconds and ids of the inputs that took longest, as a heap.
         started: When processing started, on the monotonic clock.
     """
 
@@ -69,6 +72,7 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     detections: Counter[str] = field(default_factory=Counter)
     failures: Failures = field(default_factory=Failures)
+    slowest: list[tuple[float, str]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     def add(self, outcome: Outcome) -> None:
@@ -84,6 +88,10 @@ class Tally:
         self.detections.update(outcome.detections)
         for step, seconds in outcome.timings.items():
             self.seconds[step] = self.seconds.get(step, 0.0) + seconds
+        working_s = sum(s for step, s in outcome.timings.items() if step != "waiting")
+        heapq.heappush(self.slowest, (working_s, outcome.asset.id))
+        if len(self.slowest) > _N_SLOWEST:
+            heapq.heappop(self.slowest)
         instances = sum(outcome.detections.values())
         self.status.advance(kind, outcome.asset.id, seconds=outcome.timings, instances=instances)
 
@@ -104,6 +112,7 @@ class Tally:
             detections=dict(self.detections),
             failures=self.failures.groups(),
             timings=self.seconds,
+            slowest=tuple((name, s) for s, name in sorted(self.slowest, reverse=True)),
             wall_s=time.monotonic() - self.started,
             message=message,
         )

@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, printable
 from pipeline.job import Job, Report
-from pipeline.recorded.manifest import read_manifest, write_manifest
+from pipeline.recorded.manifest import listed_outputs, read_manifest, write_manifest
 from pipeline.recorded.signing import remove_signatures, sign_run
 from pipeline.redaction import redacted, redacted_text
 from pipeline.system.children import find_program
@@ -108,7 +108,7 @@ class Record:
     def _write_manifest(self) -> None:
         output, started_s = self.job.output, time.monotonic()
         with output_errors(output):
-            names = [*LISTS, *(name for each in self.outputs.values() for name in each)]
+            names = [*LISTS, *listed_outputs(self.outputs)]
             written = write_manifest(output, names, self._kept, self._started_ns)
         self._content["manifest"] = {
             "sha256": written.sha256,
@@ -136,6 +136,7 @@ class Record:
             "warnings": redacted(self.warnings),
             "busy": round(report.busy, 4),
             "seconds": seconds | {"wall": round(report.wall_s, 6)},
+            "slowest": [[printable(name), round(s, 6)] for name, s in report.slowest],
             "inputs_per_s": {
                 step: round(done / value, 3)
                 for step, value in (seconds | {"wall": report.wall_s}).items()

@@ -12,7 +12,7 @@ from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.encoding import without_image_id
 from pipeline.errors import OutputError
 from pipeline.recorded import RecordedInput, RecordedRun
-from pipeline.recorded.manifest import compute_digests, list_files, read_manifest
+from pipeline.recorded.manifest import compute_digests, list_files, listed_outputs, read_manifest
 from pipeline.redaction import redacted
 from pipeline.system.files import asset_id_of, output_name
 from runners.rundir.lists import FAILURES, INPUTS, SKIPPED
@@ -75,8 +75,8 @@ def check_manifest(run: RecordedRun, findings: Findings) -> None:
     same = [name for name, digest in manifest.digests.items() if found[name] == digest]
     missing = [name for name in found if not os.path.lexists(run.path / name)]
     changed = [name for name in found if name not in {*same, *missing}]
-    names = [name for each in run.record.get("outputs", {}).values() for name in each]
-    added = [name for name, _ in list_files(run.path, names) if name not in found]
+    listed = listed_outputs(run.record.get("outputs", {}))
+    added = [name for name, _ in list_files(run.path, listed) if name not in found]
     findings.files = len(same)
     findings.add(changed, "changed since the run")
     findings.add(missing, "missing since the run")

@@ -21,6 +21,7 @@ from runners.reporting.tally import Tally
 from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles
+from runners.rundir.owned.aggregates import build_reports
 from runners.todo import POISON, TO_DO, Todo
 from runners.watch.counts import UnreportedCounts
 from runners.watch.files.claims import ProcessedFile
@@ -154,6 +155,7 @@ class Processing(Hooks):
         if not is_finished(self.job, self.ledger):
             started_s = time.monotonic()
             finish(self.job, self.ledger)
+            build_reports(self.job, self.ledger)
             took_s = time.monotonic() - started_s
         self.schedule.record_finalize(took_s)
 

@@ -88,9 +88,9 @@ def arm(point: str, times: int) -> None:
 
     setattr(owner, name, dying)
     if what == "finish":  # the runner has it under its own name
-        import runners.batch
+        import runners.batch.processing
 
-        runners.batch.finish = dying  # type: ignore[assignment]
+        runners.batch.processing.finish = dying  # type: ignore[assignment]
 
 
 def _cut_lines(reached: Callable[[], None]) -> None:

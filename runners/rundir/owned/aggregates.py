@@ -13,25 +13,61 @@ from typing import Any
 from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import OutputError
 from pipeline.job import Job
-from pipeline.system.descriptors import check_regular, status_of
-from pipeline.system.files import is_output_name
+from pipeline.protocols import Asset, RecordAggregate
+from pipeline.records import Categories
+from pipeline.sources.recorded import RecordedSoFar
+from pipeline.system.descriptors import check_held, check_regular, status_of
+from pipeline.system.files import is_output_name, sync_folder
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
+from runners.rundir.translation import output_errors
 
 _FACT = "built"  # by name of the aggregate: its options, and the files that it wrote
 
 
 def build_aggregates(job: Job, ledger: Ledger) -> None:
-    """Build every aggregate; the ledger then knows the files, once it is committed."""
-    built = {}
+    """Build all but those of ``build_reports``; the ledger knows the files once it is committed."""
+    # aggregates that this job does not have are out of date now, so they are forgotten
+    _build(job, ledger, {}, of_record=False)
+
+
+def build_reports(job: Job, ledger: Ledger) -> None:
+    """Build the aggregates that read the record of the run, which is complete now.
+
+    Raises:
+        OutputError: The output cannot be written.
+    """
+    with output_errors(job.output):
+        _build(job, ledger, ledger.fact(_FACT) or {}, of_record=True)
+        sync_folder(job.output)
+        check_held(job.output)
+    ledger.commit()
+
+
+def _build(job: Job, ledger: Ledger, built: dict[str, Any], *, of_record: bool) -> None:
     for name, aggregate in job.aggregates.items():
-        aggregate.build(job.output / PREDICTIONS, job.model.categories)
+        if isinstance(aggregate, RecordAggregate) != of_record:
+            continue
+        if isinstance(aggregate, RecordAggregate):
+            build_from_record(aggregate, job.output, job.model.categories)
+        else:
+            aggregate.build(job.output / PREDICTIONS, job.model.categories)
         # the directories of a part that is a sink too hold its files per asset
         names = [n for n in aggregate.outputs if name not in job.sinks or not n.endswith("/")]
         files = [file for each in names for file in _files(job.output, each)]
         built[name] = {"options": _digest(job, name), "files": sorted(files)}
-    # aggregates that this job does not have are out of date now, so they are forgotten
     ledger.set_fact(_FACT, built)
+
+
+def build_from_record(aggregate: RecordAggregate, directory: Path, categories: Categories) -> None:
+    """Build an aggregate that reads the record of a run."""
+    aggregate.build(directory / PREDICTIONS, categories, _images(directory, aggregate.root))
+
+
+def _images(directory: Path, root: str | None) -> Iterator[Asset]:
+    source = RecordedSoFar(str(directory), root, pixels=True)
+    source.check()
+    yield from source
 
 
 def are_built(job: Job, ledger: Ledger) -> bool:

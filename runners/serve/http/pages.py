@@ -12,6 +12,8 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
+from pipeline.sinks.report.html import PAGE as SHARED
+
 _HERE = Path(__file__).parent / "page"
 _SWAGGER = "fastapi_swagger"  # the package that holds the files of Swagger UI
 _STRICT = {
@@ -56,8 +58,10 @@ def _swagger_ui() -> Path:
 
 
 _add("/", _HERE / "index.html")
-for _name in ("style.css", "script.js", "drawing.js"):
+for _name in ("style.css", "script.js"):
     _add(f"/page/{_name}", _HERE / _name)
+for _name in ("base.css", "drawing.js"):  # shared with the page of a run
+    _add(f"/page/{_name}", SHARED / _name)
 _add("/docs", _HERE / "docs.html", _SWAGGERS)
 _add("/page/docs.js", _HERE / "docs.js")
 for _name in ("swagger-ui.css", "swagger-ui-bundle.js"):

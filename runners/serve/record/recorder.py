@@ -24,6 +24,7 @@ from runners.reporting.status import Status
 from runners.reporting.tally import Tally, totals
 from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
 from runners.rundir.opening import StartedRun
+from runners.rundir.owned.aggregates import build_reports
 from runners.rundir.translation import output_errors
 from runners.serve.metrics import Metrics
 from runners.serve.record.answered import Answered, AnsweredExecutor
@@ -95,10 +96,13 @@ class Recorder(Hooks):
             self._traffic.report("the record is incomplete: its disk does not respond")
             return
         try:
-            if self._tally.counts or not is_finished(self.job, self._run.ledger):
+            has_changed = bool(self._tally.counts) or not is_finished(self.job, self._run.ledger)
+            if has_changed:
                 finish(self.job, self._run.ledger)
             report = self._tally.report(self.job.output, exit_status, message)
             self._run.record.finish(replace(report, totals=totals(self._run.ledger.counts())))
+            if has_changed:
+                build_reports(self.job, self._run.ledger)
         except (OSError, OutputError) as exc:
             self._traffic.report(f"the record is incomplete: {exc}")
 

@@ -103,7 +103,7 @@ def test_the_start_is_recorded(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert record(Path("out"))["pid"] == os.getpid()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runners.batch.file_reader", die)
+    monkeypatch.setattr("runners.batch.processing.file_reader", die)
     job = job_of("input=in", "output=out")
     with pytest.raises(KeyboardInterrupt):
         job.runner.run(job)

@@ -8,12 +8,17 @@ const MAX_NAME_LENGTH = 32;
 // ---------------------------------------------------------------- colors
 
 /** The color of a class, [red, green, blue] in 0..255; that of the sink `overlay`. */
-export function classColor(id) {
-  const hue = (((0.02 + id * 0.381966) % 1) + 1) % 1;
+export const classColor = (id) => hsv(0.02, id, 0.9);
+
+/** The color of a class of stuff. */
+export const stuffColor = (id) => hsv(0.32, id, 0.45);
+
+function hsv(first, id, saturation) {
+  const hue = (((first + id * 0.381966) % 1) + 1) % 1;
   const value = [0.95, 0.75, 0.85][id % 3] ?? 0.95;
   const channel = (n) => {
     const k = (n + hue * 6) % 6;
-    return Math.round(255 * value * (1 - 0.9 * Math.max(0, Math.min(k, 4 - k, 1))));
+    return Math.round(255 * value * (1 - saturation * Math.max(0, Math.min(k, 4 - k, 1))));
   };
   return [channel(5), channel(3), channel(1)];
 }
@@ -196,10 +201,14 @@ function drawLabel(context, text, color, [left, top, right, bottom]) {
  * @param canvas its size becomes `width` x `height` CSS pixels
  * @param background what to draw below the detections, or nothing
  * @param detections those to draw, the highest score first
+ * @param regions areas of stuff, below the detections: `{ color, mask }`
  * @param active the detection to highlight; the others are dimmed
+ * @param labels whether to write class and score
  * @param scale CSS pixels per image pixel
  */
-export function draw(canvas, { background, detections, active, width, height, scale, skeleton }) {
+export function draw(canvas, options) {
+  const { background, detections, regions = [], active, labels = true } = options;
+  const { width, height, scale, skeleton } = options;
   const ratio = window.devicePixelRatio || 1;
   canvas.width = Math.round(width * ratio);
   canvas.height = Math.round(height * ratio);
@@ -215,6 +224,17 @@ export function draw(canvas, { background, detections, active, width, height, sc
   } else {
     context.fillStyle = "#6b737c";
     context.fillRect(0, 0, width, height);
+  }
+
+  for (const { color, mask } of regions) {
+    context.save();
+    context.scale(scale, scale);
+    context.fillStyle = context.strokeStyle = css(color);
+    context.globalAlpha = MASK_OPACITY * (active ? 0.25 : 1);
+    context.fill(mask.path, "evenodd");
+    context.lineWidth = 1 / scale;
+    context.stroke(mask.path);
+    context.restore();
   }
 
   const corners = new Map();
@@ -258,6 +278,7 @@ export function draw(canvas, { background, detections, active, width, height, sc
     drawKeypoints(context, each, corners.get(each), skeleton, scale);
   }
 
+  if (!labels) return;
   context.font = "600 13px system-ui, sans-serif";
   context.textBaseline = "middle";
   const first = active && corners.has(active) ? [active] : [];

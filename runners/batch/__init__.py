@@ -1,0 +1,5 @@
+"""``runner=batch``: processes every input once."""
+
+from runners.batch.runner import Batch
+
+__all__ = ["Batch"]

@@ -1,0 +1,106 @@
+"""``runner=batch``: processes every input once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from pipeline.errors import ConfigError, OutputLockedError
+from pipeline.job import Job, Report
+from pipeline.protocols import Asset, LiveSource
+from pipeline.system.terminal import print_stderr
+from runners.batch.listing import count, record_skipped, warnings
+from runners.batch.live import LiveInput, refuse_options
+from runners.batch.options import BatchOptions
+from runners.batch.processing import Processing
+from runners.reporting.log import logged
+from runners.reporting.progress import announce_loading
+from runners.reporting.status import Status
+from runners.reporting.summary import print_summary
+from runners.reporting.tally import Tally
+from runners.rundir.lock import locked
+from runners.rundir.opening import open_run
+from runners.rundir.owned.pruning import check_inputs
+from runners.todo import AT_ONCE, Todo
+
+
+@dataclass
+class Batch(BatchOptions):
+    """Runs the pipeline once over every input that is not done."""
+
+    def run(self, job: Job) -> Report:
+        """Run the job.
+
+        Raises:
+            ConfigError: There is no input, the device does not exist, or the output holds results
+                of other settings; nothing was started.
+            StoreError: The weights are unavailable or do not fit the model.
+            OutputLockedError: Another run has locked the output.
+            OutputError: The output cannot be written, or its ledger is damaged.
+        """
+        if job.source is None:
+            raise ConfigError(
+                "no input: add input=PATH (a file, a directory, a glob, a list of paths in a .txt, "
+                ".csv or .parquet file, or - for paths on standard input)"
+            )
+        try:
+            with locked(job.output), logged(job.output / "run.log"):
+                report, device = self._locked(job, job.source)
+        except OutputLockedError:
+            if self.on_lock == "skip":
+                return Report(0, job.output)
+            raise
+        if not job.config["quiet"]:
+            print_summary(report, device, verbose=job.config["verbose"])
+        return report
+
+    def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, Mapping[str, Any]]:
+        live = LiveInput(source) if isinstance(source, LiveSource) else None
+        if live is not None:
+            live_options = {"prune": self.prune, "retry_failed": self.retry_failed}
+            refuse_options(self.max_failures, **live_options)
+        assets = iter(source)  # lists the input once; ``count`` uses the same listing
+        total = count(source)
+        status = Status(job.output, total)
+        with open_run(job, self.on_change, status, can_extend=True) as opened:
+            share, earlier = opened.share, opened.earlier
+            if self.prune is True and earlier and earlier.counts(share.places)["done"]:
+                check_inputs(source)
+            failures = earlier.entries(with_error=True) if earlier else ()
+            first_place = share.places.start
+            if live is not None and earlier:  # a stream continues after what arrived before
+                first_place = earlier.next_place(share.places)
+            todo = Todo(
+                assets if live is not None else share.distinct(assets, earlier),
+                earlier,
+                self.retry_failed,
+                first_place=first_place,
+                places=share.places,
+                unseen_failures={
+                    entry.id
+                    for entry in failures
+                    if entry.outcome == "failed" and entry.place in share.places
+                },
+                seen=set() if self.prune else None,
+                at_once=1 if live is not None else AT_ONCE,
+            )
+            found = iter(todo)
+            first = next(found, None)
+            if first is not None:
+                announce_loading(job)
+            started = opened.start(load_model=first is not None)
+            record = started.record
+            skipped = record_skipped(job)
+            record.warnings += warnings(job, total, skipped)
+            for warning in record.warnings:
+                print_stderr(f"warning: {warning}")
+            if first is not None:
+                found = chain([first], found)
+            tally = Tally(status, {"load": started.load_s})
+            ledger, places = started.ledger, share.places
+            run = Processing(job, self, total, ledger, todo, record, tally, places, skipped, live)
+            with live or nullcontext():
+                return run.process(found), started.device
