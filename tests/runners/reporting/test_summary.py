@@ -114,6 +114,13 @@ def test_nothing_to_do(
     assert shown(report) == [*expected, "results in out"]
 
 
+def test_the_page_is_named_if_there_is_one(shown: Callable[..., list[str]], tmp_path: Path) -> None:
+    report = Report(0, tmp_path, {"done": 1})
+    assert shown(report)[-1] == f"results in {tmp_path}"
+    (tmp_path / "report.html").touch()
+    assert shown(report)[-1] == f"look at them in {tmp_path / 'report.html'}"
+
+
 def test_this_run_and_the_output(shown: Callable[..., list[str]]) -> None:
     counts, totals = {"done": 3, "failed": 1, "earlier": 5}, {"done": 8, "failed": 1}
     skipped = {"hidden": 1, "unsupported image format (.heic)": 3}
