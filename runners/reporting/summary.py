@@ -82,8 +82,8 @@ def print_summary(
         total = ", ".join(f"{n} {outcome}" for outcome, n in report.totals.items() if n)
         print_stdout(f"in the output: {total or 'no result'}")
     print_stdout(f"results in {report.output}", unbroken=[str(report.output)])
-    page = report.output / "report.html"
-    if page.is_file():
+    page = report.output and report.output / "report.html"
+    if page and page.is_file():
         print_stdout(f"look at them in {page}", unbroken=[str(page)])
 
 
