@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.protocols import LiveSource, Warns
 from runners import budget
+from runners.signals import stop_handled
 
 
 def refuse_options(max_failures: Any, **flags: Any) -> None:
@@ -45,19 +43,16 @@ class LiveInput:
 
     source: LiveSource
     exit_status: int | None = None
-    _before: dict[signal.Signals, Any] = field(default_factory=dict)
+    _entered: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> LiveInput:
         """Handle the signals."""
-        if threading.current_thread() is threading.main_thread():  # no other may
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._stop)
+        self._entered.enter_context(stop_handled(self._stop))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         """Close the stream."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._entered.close()
         self.source.close()
 
     def warnings(self) -> list[str]:
@@ -71,8 +66,6 @@ class LiveInput:
             status, message = 3, f"{lost}; {message}" if message else lost
         return self.exit_status or status, message
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.exit_status is not None:
-            os._exit(128 + number)  # what is committed is kept
-        self.exit_status = 130 if number == signal.SIGINT else 0
+    def _stop(self, exit_status: int) -> None:
+        self.exit_status = exit_status
         self.source.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -67,7 +66,7 @@ class Serve(ServeOptions):
                     ended.add_done_callback(lambda _: stops.wake())
                 if not job.config["quiet"]:
                     print_stderr(f"serving {listening.url} (stop with Ctrl-C)")
-                while not (stops.number or service.ended.done() or http.ended.done()):
+                while stops.exit_status is None and not (service.ended.done() or http.ended.done()):
                     if not stops.wait(_REPORT_S):
                         service.traffic.print_counts()
                 service.is_draining = True
@@ -78,7 +77,7 @@ class Serve(ServeOptions):
                 http.ended.result()
             if service.failure is not None:
                 raise service.failure
-            exit_status = 130 if stops.number == signal.SIGINT else 0
+            exit_status = stops.exit_status or 0
             if recorder is not None:
                 recorder.exit_status = exit_status
         return Report(exit_status)

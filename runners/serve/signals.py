@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import socket
 import threading
-from contextlib import suppress
-from types import FrameType
-from typing import Any
+from contextlib import ExitStack, suppress
+
+from runners.signals import stop_handled
 
 
 class StopSignals:
     """Reports the first SIGTERM or SIGINT while the block runs; the second one ends the process.
+
+    Attributes:
+        exit_status: The exit status to end with: 0 or 130; ``None`` before the signal.
 
     Python runs a signal's handler on the main thread as soon as that executes bytecode. A lock or
     a queue can miss the signal that arrives just before it blocks, so a socket wakes the thread.
     """
 
     def __init__(self) -> None:
-        self._first = 0
-        self._before: dict[int, Any] = {}
+        self.exit_status: int | None = None
+        self._entered = ExitStack()
         self._woken, self._wakes = socket.socketpair()
         self._wakes.setblocking(False)
 
     def __enter__(self) -> StopSignals:
         """Handle the signals, if this is the main thread."""
-        if threading.current_thread() is threading.main_thread():
-            self._fd_before = signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
-            numbers = (signal.SIGTERM, signal.SIGINT)
-            self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        with ExitStack() as stack:
+            stack.callback(self._woken.close)
+            stack.callback(self._wakes.close)
+            if threading.current_thread() is threading.main_thread():
+                wakes = self._wakes.fileno()
+                fd_before = signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+                stack.callback(signal.set_wakeup_fd, fd_before)
+            stack.enter_context(stop_handled(self._stop))
+            self._entered = stack.pop_all()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         """Restore the handlers of before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if self._before:
-            signal.set_wakeup_fd(self._fd_before)
-        self._woken.close()
-        self._wakes.close()
-
-    @property
-    def number(self) -> int:
-        """The number of the first signal; 0 if there was none."""
-        return self._first
+        self._entered.close()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a signal or ``wake``; return whether there was one in time."""
@@ -59,7 +56,5 @@ class StopSignals:
         with suppress(OSError):
             self._wakes.send(b"\0")
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._first:
-            os._exit(128 + number)
-        self._first = number
+    def _stop(self, exit_status: int) -> None:
+        self.exit_status = exit_status

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -10,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from types import FrameType
+
+from runners.signals import stop_handled
 
 
 @dataclass
@@ -83,28 +83,20 @@ def signals_handled(
                 return
             abort()
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if requests.stop:
-            os._exit(128 + number)
-        requests.request_stop(130 if number == signal.SIGINT else 0)
+    def stop(exit_status: int) -> None:
+        requests.request_stop(exit_status)
         stops.put(True)
         wake()
 
-    def hang_up(number: int, frame: FrameType | None) -> None:
+    def hang_up() -> None:
         requests.refresh = True
         wake()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hang_up}
     thread = threading.Thread(target=enforce, name="enforce-stop", daemon=True)
     thread.start()
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
+        with stop_handled(stop, {signal.SIGHUP: hang_up}):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         stops.put(False)
         thread.join()
