@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from pipeline.errors import AssetError
 from runners.serve.errors import RequestError
@@ -54,7 +54,24 @@ _FORMAT = Query(
 )
 
 
-@router.post("/predict", responses=_ANSWER | errors(400, 415, 422), openapi_extra=images_body(True))
+def _refuse_unknown_query(request: Request) -> None:
+    """Refuse parameters that would have no effect, such as thresholds: they are the job's."""
+    known = ["format"] if request.url.path.endswith("/predict") else []
+    for name in request.query_params:
+        if name not in known:
+            only = "; known: format" if known else ""
+            raise RequestError(422, f"no parameter '{name:.60}'{only}")
+
+
+_QUERY = [Depends(_refuse_unknown_query)]
+
+
+@router.post(
+    "/predict",
+    responses=_ANSWER | errors(400, 415, 422),
+    openapi_extra=images_body(True),
+    dependencies=_QUERY,
+)
 async def predict(request: Request, format: str = _FORMAT) -> Response:
     """Return the predictions for one or more images.
 
@@ -71,7 +88,12 @@ async def predict(request: Request, format: str = _FORMAT) -> Response:
     return Response(content.body, media_type=content.media_type)
 
 
-@router.post("/overlay", responses=_DRAWN | errors(400, 415, 422), openapi_extra=images_body(False))
+@router.post(
+    "/overlay",
+    responses=_DRAWN | errors(400, 415, 422),
+    openapi_extra=images_body(False),
+    dependencies=_QUERY,
+)
 async def overlay(request: Request) -> Response:
     """Return an image as JPEG, with its detections drawn."""
     service: Service = request.app.state.service

@@ -195,6 +195,14 @@ def test_an_unknown_format(served: Served) -> None:
     )
 
 
+def test_unknown_parameters(served: Served) -> None:
+    response = served.post("/predict?format=coco&min_score=0.9", IMAGES["a.png"])
+    assert response.status == 422
+    assert response.json == {"error": "no parameter 'min_score'; known: format"}
+    response = served.post("/overlay?format=coco", IMAGES["a.png"])
+    assert (response.status, response.json) == (422, {"error": "no parameter 'format'"})
+
+
 def test_overlay(served: Served) -> None:
     response = served.post("/overlay", IMAGES["a.png"])
     assert response.headers["content-type"] == "image/jpeg"
