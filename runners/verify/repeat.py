@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.job import Job
-from pipeline.protocols import Asset, Source
+from pipeline.protocols import Asset, LiveSource, Source
 from pipeline.recorded.run import RecordedRun
 from pipeline.sources.paths import Origin
 from pipeline.sources.recorded import Recorded
@@ -79,6 +79,8 @@ def build_repeat(job: Job, run: RecordedRun, ids: Collection[str]) -> Job:
     if config["input"] == "-":
         raise ConfigError("the run read its inputs from standard input; add input=PATH")
     repeat = rebuild_job(config)
+    if isinstance(repeat.source, LiveSource):
+        raise ConfigError("the run read a stream, which cannot be read twice")
     has_more = len(run.origins) > 1 and job.config["input"] is None
     source: Any = _Originals(run) if has_more else repeat.source
     return replace(repeat, source=Chosen(source, ids))

@@ -181,6 +181,17 @@ def test_missing_and_changed_inputs(work: Path, verified: Verified) -> None:
     assert not (work / "repeat").exists()
 
 
+def test_a_stream_is_not_repeated(work: Path, verified: Verified) -> None:
+    def read_camera(record: Any) -> None:
+        stream = {"_target_": "pipeline.sources.stream.Stream", "input": "rtsp://127.0.0.1:9/x"}
+        record["config"] |= {"input": stream["input"], "source": stream}
+
+    change(work / "run/run.json", read_camera)
+    status, text = verified()
+    assert status == 1
+    assert "the run cannot be repeated: the run read a stream, which cannot be read twice" in text
+
+
 def test_an_input_that_no_longer_fails(work: Path, verified: Verified) -> None:
     intact = (work / "in/a.png").read_bytes()
 
