@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -18,19 +18,24 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _FRAMES = (1, 2, 4, 8, 16, 32)
 
 
+def device_of(job: Job) -> str:
+    """Return the device of a job's runnable; empty if it has none."""
+    return job.runnable.device if isinstance(job.runnable, PlacedRunnable) else ""
+
+
 class Metrics:
     """Counters and gauges of one service. Can be called on any thread.
 
     Labels have few values: routes are templates, classes are those of the model.
 
     Args:
-        job: The job, its runnable entered.
+        replicas: The job on each device, its runnable entered.
         in_flight: Returns the number of images that wait or are in progress.
         is_ready: Returns whether requests are accepted.
     """
 
     def __init__(
-        self, job: Job, in_flight: Callable[[], float], is_ready: Callable[[], bool]
+        self, replicas: Sequence[Job], in_flight: Callable[[], float], is_ready: Callable[[], bool]
     ) -> None:
         self._registry = CollectorRegistry()  # without the metrics of other libraries
         registry = self._registry
@@ -74,17 +79,18 @@ class Metrics:
         in_flight_gauge.set_function(in_flight)
         healthy = Gauge("d2run_healthy", "1 if requests are accepted, else 0.", registry=registry)
         healthy.set_function(is_ready)
-        self._describe(job)
+        self._describe(replicas)
 
-    def _describe(self, job: Job) -> None:
-        registry, identity, runnable = self._registry, job.model.identity(), job.runnable
+    def _describe(self, replicas: Sequence[Job]) -> None:
+        job = replicas[0]
+        registry, identity = self._registry, job.model.identity()
         build = Gauge("d2run_build_info", "Version of d2run.", ["version"], registry=registry)
         build.labels(VERSION).set(1)
         names = ("name", "tag", "digest")
         values = [identity.get(name) or "" for name in names]
-        device = runnable.device if isinstance(runnable, PlacedRunnable) else ""
         model = Gauge("d2run_model_info", "The model.", [*names, "device"], registry=registry)
-        model.labels(*values, device).set(1)
+        for device in map(device_of, replicas):
+            model.labels(*values, device).set(1)
         started = Gauge(
             "d2run_start_timestamp_seconds", "When the service started.", registry=registry
         )

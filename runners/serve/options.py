@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -18,6 +19,8 @@ class ServeOptions:
         port: TCP port; 0 for any free one.
         token: Requests must send it as ``Authorization: Bearer TOKEN``.
         public: Allow requests from other machines without a token.
+        devices: Devices that each get a copy of the model, such as ``[cuda:0, cuda:1]``; ``None``
+            for the job's ``device`` alone.
         max_queue: Images that may wait or be in progress; more are refused with status 429.
         max_wait_ms: Milliseconds that an image may wait for others to share its forward.
         max_body_mb: Largest request, in units of 10^6 bytes.
@@ -33,6 +36,7 @@ class ServeOptions:
     port: int = 8080
     token: str | None = field(default=None, repr=False)
     public: bool = False
+    devices: Sequence[str] | None = None
     max_queue: int = 64
     max_wait_ms: float = 5
     max_body_mb: float = 64
@@ -46,6 +50,10 @@ class ServeOptions:
         if not self._is_token():  # its value is a secret, so it is not shown
             raise ConfigError("token must be text without spaces, or null")
         check_flag("public", self.public)
+        if self.devices is not None:
+            named = [] if isinstance(self.devices, str) else list(self.devices)
+            is_list = bool(named) and all(isinstance(each, str) for each in named)
+            check("devices", self.devices, is_list, "a list such as [cuda:0,cuda:1], or null")
         check_whole("max_queue", self.max_queue, 1)
         check_number("max_wait_ms", self.max_wait_ms, 0)
         check_number("max_body_mb", self.max_body_mb, 0.001)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from pipeline.errors import ConfigError
@@ -50,15 +51,16 @@ class Serve(ServeOptions):
             raise ConfigError("runnable=replay has no predictions for new images; choose a model")
         from runners.serve.http.server import HttpServer
 
+        job, *others = self.replicas(job)
         listening = listen(self)
         with listening.socket, ExitStack() as stack:
             announce_loading(job)
-            recorder = self.load(job, stack)
+            recorder = self.load(job, stack, others)
             for part in (job.model, job.runnable):
                 for text in part.warnings if isinstance(part, Warns) else ():
                     print_stderr(f"warning: {text}")
             with (
-                Service(job, self, recorder) as service,
+                Service(job, self, recorder, others) as service,
                 StopSignals() as stops,
                 HttpServer(service, self, listening) as http,
             ):
@@ -82,14 +84,28 @@ class Serve(ServeOptions):
                 recorder.exit_status = exit_status
         return Report(exit_status)
 
-    def load(self, job: Job, stack: ExitStack) -> Recorder | None:
-        """Load the model and open what ``record`` names; ``stack`` closes both."""
-        if self.record is not None:
-            return stack.enter_context(recorded(job, self.max_queue))
+    def load(self, job: Job, stack: ExitStack, others: Sequence[Job] = ()) -> Recorder | None:
+        """Load the models and open what ``record`` names; ``stack`` closes all of it."""
         with warnings.catch_warnings():  # Detectron2 uses what torch has deprecated
             warnings.simplefilter("ignore", FutureWarning)
-            stack.enter_context(job.runnable)
-        return None
+            if self.record is None:
+                stack.enter_context(job.runnable)
+            for other in others:
+                stack.enter_context(other.runnable)
+        return None if self.record is None else stack.enter_context(recorded(job, self.max_queue))
+
+    def replicas(self, job: Job) -> list[Job]:
+        """Return the job on each of ``devices``, with its own stages, because they keep state."""
+        if self.devices is None:
+            return [job]
+        if job.config["device"] != "auto":
+            raise ConfigError("device: runner.devices names the devices; remove device")
+        from pipeline.config.build import rebuild_job  # it imports Hydra
+
+        rebuilt = [
+            rebuild_job({**job.config, "device": each}, job.started) for each in self.devices
+        ]
+        return [replace(each, hydra_files=job.hydra_files) for each in rebuilt]
 
 
 def _check_extra() -> None:

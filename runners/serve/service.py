@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
+from itertools import count
 from math import ceil
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
-from threading import Thread
 from time import monotonic
 
-from pipeline.encoding import encode
-from pipeline.engine import Pipeline, default_decode_threads
+from pipeline.engine import default_decode_threads
 from pipeline.errors import AssetError, DecodeError, DeviceLostError, PoisonError
 from pipeline.job import Job
 from pipeline.records import Frame
@@ -23,12 +21,13 @@ from pipeline.sinks.overlay import Overlay
 from pipeline.sources.decode.reading import Reader, max_bytes, read_image
 from pipeline.sources.decode.workers import DecodingStopped
 from runners.rundir.readers import file_reader
+from runners.serve.engine import Engine
 from runners.serve.errors import RequestError
 from runners.serve.metrics import Metrics
 from runners.serve.options import ServeOptions
 from runners.serve.record.recorder import Recorder
 from runners.serve.traffic import Traffic
-from runners.serve.uploads import Answer, Answers, Upload
+from runners.serve.uploads import Answer, Upload
 
 
 class Service:
@@ -36,42 +35,49 @@ class Service:
 
     An image is decoded first, in a separate process by default, and joins the queue of the engine
     only then, so a file that takes long to decode delays no other. The engine is the one of a
-    batch. Methods are called on the thread of the event loop, unless they say otherwise.
+    batch; each device has one, and an image joins the shortest queue. Methods are called on the
+    thread of the event loop, unless they say otherwise.
 
     Args:
         job: The job, its runnable entered.
         options: How much it accepts.
         recorder: Records answers; ``None`` to keep none.
+        others: The same job on other devices, their runnables entered.
 
     Attributes:
         in_flight: Number of images that wait or are in progress.
         is_draining: Whether the service is stopping: it answers what has reached it.
-        failure: The error that ended the engine.
+        failure: The error that ended an engine, and with it the service.
         directory: A private directory for the bodies of requests.
         overlay: Draws answers, with the options of the job's sink if it has one.
         traffic: Counts requests and reports errors.
         metrics: Counts what it does.
+        replicas: The job on each device.
     """
 
-    def __init__(self, job: Job, options: ServeOptions, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        options: ServeOptions,
+        recorder: Recorder | None = None,
+        others: Sequence[Job] = (),
+    ) -> None:
         self.job, self.options, self._recorder = job, options, recorder
+        self.replicas = (job, *others)
         self.in_flight = 0
         self.is_draining = False
         self.failure: BaseException | None = None
-        self.ended: Future[None] = Future()  # when the engine has
+        self.ended: Future[None] = Future()  # when all engines have
         self._seconds_per_image = 0.0  # moving average
-        self.metrics = Metrics(job, lambda: self.in_flight, lambda: self.is_ready)
-        self._pipeline = Pipeline(
-            job.runnable,
-            job.stages,
-            {"answers": Answers()},
-            encode=encode,
-            max_wait_s=options.max_wait_ms / 1000,
-            on_forward=self.metrics.count_forward,
-            **{key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")},
-        )
-        self._queue: SimpleQueue[Upload | None] = SimpleQueue()
-        self._thread = Thread(target=self._work, name="engine", daemon=True)
+        self.metrics = Metrics(self.replicas, lambda: self.in_flight, lambda: self.is_ready)
+        max_wait_s = options.max_wait_ms / 1000
+        self._engines = [
+            Engine(each, max_wait_s, self.metrics, self._fail, self._unavailable)
+            for each in self.replicas
+        ]
+        self._n_ended = count(1)  # its ``next`` is atomic
+        for engine in self._engines:
+            engine.ended.add_done_callback(self._count_ended)
         self._stack = ExitStack()
         self._read: Reader = read_image
         self.directory = Path()
@@ -98,14 +104,17 @@ class Service:
             self.directory = Path(stack.enter_context(TemporaryDirectory(prefix="d2run-")))
             self._decoders = ThreadPoolExecutor(n_decoders, "decode-request")
             stack.callback(self._decoders.shutdown, wait=False, cancel_futures=True)
-            self._thread.start()
+            for engine in self._engines:
+                engine.start()
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         """Stop; requests that still wait get an error."""
-        self._queue.put(None)
-        self._thread.join(0.5 if exc_info[0] else None)
+        for engine in self._engines:
+            engine.stop()
+        for engine in self._engines:
+            engine.join(0.5 if exc_info[0] else None)
         self._stack.close()
 
     @property
@@ -179,10 +188,8 @@ class Service:
         try:
             upload = await loop.run_in_executor(self._decoders, self._counted, path, name)
             frame = upload.frame
-            self._queue.put(upload)
-            if self.failure is not None:  # it ended after ``_admitted``
-                raise self._unavailable()
-            answer = await asyncio.wrap_future(upload.answer)
+            engine = min(self._engines, key=lambda each: each.in_flight)
+            answer = await engine.answer(upload)
         except AssetError as exc:
             answer = exc
         if self._recorder is not None:
@@ -216,32 +223,12 @@ class Service:
             self._fail(exc)
             raise self._unavailable() from exc
 
+    def _count_ended(self, _: Future[None]) -> None:
+        if next(self._n_ended) == len(self._engines):
+            self.ended.set_result(None)
+
     def _fail(self, error: BaseException) -> None:
-        """Remember the first error that ended the service, and end the engine."""
+        """Remember the first error that ended the service, and end the engines."""
         self.failure = self.failure or error
-        self._queue.put(None)
-
-    def _work(self) -> None:
-        """Run the engine, on its thread."""
-        in_engine: dict[int, Upload] = {}
-        try:
-            for outcome in self._pipeline.run(self._uploads(in_engine)):
-                self.metrics.count_outcome(outcome)
-                in_engine.pop(id(outcome.asset)).resolve(outcome)
-        except BaseException as exc:
-            self._fail(exc)  # before the queue is emptied: see ``_answer``
-        for upload in (*in_engine.values(), *self._queued()):
-            upload.refuse(self._unavailable())
-        self.ended.set_result(None)
-
-    def _uploads(self, in_engine: dict[int, Upload]) -> Iterator[Upload]:
-        while (upload := self._queue.get()) is not None:
-            if not upload.answer.cancelled():
-                in_engine[id(upload)] = upload
-                yield upload
-
-    def _queued(self) -> Iterator[Upload]:
-        with suppress(Empty):
-            while True:
-                if (upload := self._queue.get_nowait()) is not None:
-                    yield upload
+        for engine in self._engines:
+            engine.stop()

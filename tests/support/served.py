@@ -91,13 +91,18 @@ class Served:
         service: The model.
         http: The server.
         port: Its port.
-        gate: Holds the model, if it is closed.
+        gates: Each holds the model of a device, if it is closed.
     """
 
     service: Service
     http: HttpServer
     port: int
-    gate: Gate
+    gates: list[Gate]
+
+    @property
+    def gate(self) -> Gate:
+        """That of the first device."""
+        return self.gates[0]
 
     def send(
         self,
@@ -172,20 +177,23 @@ def served_job(*arguments: str) -> Job:
 def served(*arguments: str) -> Iterator[Served]:
     """Run a service while the block runs, with the arguments of a command line."""
     job = served_job(*arguments)
-    gate = Gate(job.runnable)
-    gate.opened.set()
-    job = replace(job, runnable=gate)
     runner = job.runner
     assert isinstance(runner, Serve)
+    replicas = runner.replicas(job)
+    gates = [Gate(each.runnable) for each in replicas]
+    for gate in gates:
+        gate.opened.set()
+    job, *others = (replace(j, runnable=gate) for j, gate in zip(replicas, gates, strict=True))
     listening = listen(runner)
     with (
         listening.socket,
         ExitStack() as stack,
-        Service(job, runner, runner.load(job, stack)) as service,
+        Service(job, runner, runner.load(job, stack, others), others) as service,
     ):
         port = listening.socket.getsockname()[1]
         with HttpServer(service, runner, listening) as http_server:
             try:
-                yield Served(service, http_server, port, gate)
+                yield Served(service, http_server, port, gates)
             finally:
-                gate.opened.set()
+                for gate in gates:
+                    gate.opened.set()

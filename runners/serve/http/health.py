@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from pipeline.protocols import DescribedRunnable, NumericRunnable
 from pipeline.system.versions import VERSION
+from runners.serve.metrics import device_of
 from runners.serve.service import Service
 
 router = APIRouter(tags=["health"])
@@ -30,10 +31,12 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/info")
 async def info(request: Request) -> dict[str, Any]:
-    """Return the version, the model and its classes, the device and the numerics."""
+    """Return the version, the model and its classes, the devices and the numerics."""
     service: Service = request.app.state.service
     model, runnable = service.job.model, service.job.runnable
     device = dict(runnable.describe()) if isinstance(runnable, DescribedRunnable) else {}
+    if len(service.replicas) > 1:
+        device["devices"] = [device_of(each) for each in service.replicas]
     categories = model.categories
     return {
         "version": VERSION,
