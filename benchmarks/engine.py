@@ -128,6 +128,7 @@ def committed(n_frames: int, size: tuple[int, int], instances: int, masks: bool)
     with tempfile.TemporaryDirectory(prefix="d2run-bench-") as folder:
         runnable = Known(n_instances=instances, masks=masks)
         job: Any = SimpleNamespace(
+            source=None,
             output=Path(folder),
             runnable=runnable,
             stages={},
