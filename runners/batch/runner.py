@@ -16,7 +16,7 @@ from runners.batch.listing import count, record_skipped, warnings
 from runners.batch.live import LiveInput, refuse_options
 from runners.batch.options import BatchOptions
 from runners.batch.processing import Processing
-from runners.batch.sharding import Listing, refuse_job
+from runners.batch.sharding import Listing, refuse_input
 from runners.reporting.log import logged
 from runners.reporting.progress import announce_loading
 from runners.reporting.status import Status
@@ -64,7 +64,7 @@ class Batch(BatchOptions):
             live_options = {"prune": self.prune, "retry_failed": self.retry_failed}
             refuse_options(self.max_failures, **live_options, shard=self.shard)
         elif self.own_shard is not None:
-            refuse_job(job, source, self.own_shard)
+            refuse_input(job, source)
             job = replace(job, aggregates={})  # runner=merge builds them, over all shards
         assets: Iterable[Asset] = iter(source)  # lists once; ``count`` uses the same listing
         total = n_listed = count(source)

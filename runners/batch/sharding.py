@@ -13,7 +13,7 @@ from pipeline.encoding import columns_digest
 from pipeline.errors import ConfigError
 from pipeline.job import Job
 from pipeline.protocols import AnnotatedAsset, Asset, NumberedAsset, Source, supports
-from pipeline.sharding import FOLDER, Shard
+from pipeline.sharding import Shard
 from pipeline.sources.paths import real_path
 from pipeline.sources.several import origins
 
@@ -66,13 +66,12 @@ class Listing:
         return len(self.places)
 
 
-def refuse_job(job: Job, source: Source, shard: Shard) -> None:
-    """Raise ConfigError for a job of which no shards can be made.
+def refuse_input(job: Job, source: Source) -> None:
+    """Raise ConfigError for an input that several shards cannot list.
 
     Args:
-        job: The job.
+        job: The job of a shard.
         source: Its source, which is no stream.
-        shard: The shard.
     """
     output = Path(real_path(job.output)).parents[1]  # without shards/k-of-n
     for origin in origins(source):
@@ -85,11 +84,4 @@ def refuse_job(job: Job, source: Source, shard: Shard) -> None:
             raise ConfigError(
                 f"runner.shard: the output is in the input {origin.path}, so the shards would list "
                 "one another; choose another output"
-            )
-    for name, sink in job.sinks.items():
-        files = [each for each in sink.outputs if not each.endswith("/")]
-        if files and name not in job.aggregates:
-            raise ConfigError(
-                f"runner.shard={shard}: sink.{name} writes {files[0]} over the whole run, which "
-                f"cannot be merged from {FOLDER}; remove the sink, or make it an aggregate"
             )

@@ -18,7 +18,7 @@ from pipeline.validation import check_choice
 from runners.merge.checks import check_shards, reference_of
 from runners.merge.combining import clear_outdated, combine, is_combined, state_of
 from runners.merge.job import merged_job, refuse_options
-from runners.merge.outputs import link_outputs
+from runners.merge.outputs import check_files, link_outputs
 from runners.merge.shards import ShardRun, find_shards, open_shards
 from runners.recorded_job import directory_of
 from runners.reporting.log import logged
@@ -87,6 +87,7 @@ class Merge:
     def _merged(self, job: Job, runs: Sequence[ShardRun], reference: ShardRun) -> Report:
         state, started_s = state_of(runs), time.monotonic()
         n_inputs = reference.listing["inputs"]
+        check_files(job, runs)
         clear_outdated(job, state, self.on_change)
         with open_run(job, "error", Status(job.output, n_inputs)) as opened:
             ledger = opened.earlier
