@@ -16,7 +16,6 @@ from runners.batch.listing import count, record_skipped, warnings
 from runners.batch.live import LiveInput, refuse_options
 from runners.batch.options import BatchOptions
 from runners.batch.processing import Processing
-from runners.batch.sharding import Listing, refuse_input
 from runners.reporting.log import logged
 from runners.reporting.progress import announce_loading
 from runners.reporting.status import Status
@@ -25,6 +24,7 @@ from runners.reporting.tally import Tally
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
 from runners.rundir.owned.pruning import check_inputs
+from runners.sharding import Listing, refuse_input
 from runners.todo import AT_ONCE, Todo
 
 

@@ -372,3 +372,22 @@ def test_the_hash_is_the_documented_one() -> None:
     assert all(900 < n < 1100 for n in counts)
     assert parse_shard("12/100") == Shard(12, 100)
     assert str(Shard(12, 100).directory(Path("out"))) == "out/shards/12-of-100"
+
+
+def test_a_shard_is_planned_and_repaired(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(Path("in"), *(f"new/{i}.png" for i in range(20)))
+    planned = [
+        run("runner=plan", f"runner.shard={i}/3", SINKS, "input=in", "output=out").counts["planned"]
+        for i in range(1, N + 1)
+    ]
+    assert sum(planned) == 21  # with the one that failed before
+    assert all(planned)
+    capsys.readouterr()
+    shutil.rmtree("in/new")
+    (SHARD[2] / "ledger.sqlite").write_bytes(b"no")
+    with pytest.raises(OutputError, match="run the same command with runner=repair"):
+        batch("runner.shard=2/3")
+    run("runner=repair", "runner.shard=2/3", SINKS, "input=in", "output=out")
+    batch("runner.shard=2/3")
+    assert merge() == 3
+    assert files(OUT) == files(Path("single"))

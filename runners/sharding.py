@@ -1,4 +1,4 @@
-"""A shard of a batch: which of the listed inputs are its own, and which options apply."""
+"""A shard of a job: which of the listed inputs are its own, and which options apply."""
 
 from __future__ import annotations
 
