@@ -4,6 +4,7 @@
 PARTS = (
     "batch.Batch",
     "evaluate.runner.Evaluate",
+    "merge.runner.Merge",
     "plan.Plan",
     "repair.Repair",
     "report.MakeReport",

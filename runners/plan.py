@@ -14,6 +14,7 @@ from unicodedata import normalize
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job, Report
 from pipeline.protocols import Asset, LiveSource, VersionedAsset, Warns
+from pipeline.sharding import parse_shard
 from pipeline.system.files import output_name
 from pipeline.system.os_errors import describe_os_error
 from pipeline.system.terminal import print_stderr
@@ -25,6 +26,7 @@ from runners.rundir.lock import locked
 from runners.rundir.opening import check_settings
 from runners.rundir.owned.names import LISTS, recorded_outputs, refuse_foreign
 from runners.rundir.record import killed_run
+from runners.sharding import Listing, refuse_input
 from runners.todo import (
     CHANGED,
     DONE,
@@ -52,7 +54,16 @@ Reasons = list[tuple[str, str]]  # asset id or path, reason
 
 @dataclass
 class Plan:
-    """Lists the input as a batch with the same output would see it."""
+    """Lists the input as a batch with the same output would see it.
+
+    Attributes:
+        shard: ``k/n``: as that shard of a batch would see it; ``None``: all inputs.
+    """
+
+    shard: str | None = None
+
+    def __post_init__(self) -> None:
+        self.own_shard = None if self.shard is None else parse_shard(self.shard)
 
     def run(self, job: Job) -> Report:
         """Print the plan on standard output.
@@ -71,13 +82,18 @@ class Plan:
             ledger, warnings, refused = _ledger(job, stack)
             refuse_foreign(job, recorded_outputs(job.output, ledger))
             survey = _Survey()
-            assets = iter(job.source)
+            assets: Iterable[Asset] = iter(job.source)
+            listing = None
+            if self.own_shard is not None:
+                refuse_input(job, job.source)
+                assets = listing = Listing(self.own_shard, assets)
             share = share_of(job, ledger, "extend", can_extend=True)
             todo = Todo(
                 share.distinct(assets, ledger),
                 ledger,
                 first_place=share.places.start,
                 places=share.places,
+                numbers=listing.places if listing is not None else None,
             )
             for asset, _, state in todo.states():
                 survey.add(asset, state)

@@ -13,6 +13,7 @@ from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.encoding import columns_digest
 from pipeline.errors import LedgerDamagedError, OutputError
 from pipeline.job import Job, Report
+from pipeline.sharding import parse_shard
 from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
 from pipeline.system.files import asset_id_of
 from pipeline.system.terminal import print_stdout
@@ -35,7 +36,16 @@ class Repair:
     A result is kept if its lines are intact and ``inputs.jsonl`` has the SHA-256 of its input. The
     next run processes everything else again, failures included. The damaged ledger is renamed to
     ``ledger.sqlite.damaged``.
+
+    Attributes:
+        shard: ``k/n``: repair that shard of the output; ``None``: the output itself.
     """
+
+    shard: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard is not None:
+            parse_shard(self.shard)
 
     def run(self, job: Job) -> Report:
         """Rebuild the ledger; the input is not read.

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import count, islice
 
 from pipeline.encoding import columns_digest
 from pipeline.errors import PipelineError
@@ -59,6 +59,7 @@ class Todo:
         unseen_failures: Ids of failed inputs; each is removed when it is seen.
         seen: Receives the ids of all inputs; ``None`` if nobody needs them.
         at_once: Number of inputs that are compared together; 1 if each one must be waited for.
+        numbers: Place of each input, ascending; ``None``: consecutive from ``first_place``.
     """
 
     source: Iterable[Asset]
@@ -75,6 +76,7 @@ class Todo:
     unseen_failures: set[str] = field(default_factory=set)
     seen: set[str] | None = None
     at_once: int = AT_ONCE
+    numbers: Iterable[int] | None = None
 
     @property
     def not_to_do(self) -> int:
@@ -89,21 +91,20 @@ class Todo:
 
     def states(self) -> Iterator[tuple[Asset, int, str]]:
         """Yield every asset, its place and its state; update the places in the ledger."""
-        assets = iter(self.source)
-        place = self.first_place
-        while chunk := list(islice(assets, self.at_once)):
+        numbers = count(self.first_place) if self.numbers is None else self.numbers
+        numbered = zip(self.source, numbers, strict=False)
+        while chunk := list(islice(numbered, self.at_once)):
             if self.seen is not None:
-                self.seen.update(asset.id for asset in chunk)
-            unchanged = self._unchanged(chunk, place)
-            others = [asset.id for asset in chunk if asset.id not in unchanged]
+                self.seen.update(asset.id for asset, _ in chunk)
+            unchanged = self._unchanged(chunk)
+            others = [asset.id for asset, _ in chunk if asset.id not in unchanged]
             known = self.ledger.find(others) if self.ledger and others else {}
             updated = []
-            for asset in chunk:
+            for asset, place in chunk:
                 if asset.id in unchanged:
                     self.counts[DONE] += 1
                     self.known += 1
                     yield asset, unchanged[asset.id], DONE
-                    place += 1
                     continue
                 entry = known.get(asset.id)
                 state, entry_now = self._state(asset, entry)
@@ -119,7 +120,6 @@ class Todo:
                 self.known += entry is not None and self._is_own(entry)
                 self.unseen_failures.discard(asset.id)
                 yield asset, at, state
-                place += 1
             if self.ledger and updated:
                 self.ledger.put(updated)
 
@@ -129,7 +129,7 @@ class Todo:
     def _keeps_place(self, entry: Entry) -> bool:
         return self.keep_places or not self._is_own(entry)
 
-    def _unchanged(self, chunk: Sequence[Asset], place: int) -> dict[str, int]:
+    def _unchanged(self, chunk: Sequence[tuple[Asset, int]]) -> dict[str, int]:
         """Return the places of those that are done and have not moved, by a ``stat`` of each file.
 
         This is the fast path for a million inputs; ``_state`` decides about all others.
@@ -137,14 +137,14 @@ class Todo:
         found: dict[str, int] = {}
         if self.by_content:
             return found
-        done = self.ledger.versions([asset.id for asset in chunk]) if self.ledger else {}
-        for i, asset in enumerate(chunk):
+        done = self.ledger.versions([asset.id for asset, _ in chunk]) if self.ledger else {}
+        for asset, place in chunk:
             version = done.get(asset.id)
             if (
                 version is None
                 or None in version[:3]
                 or version[3] != _columns(asset)
-                or not (self.keep_places or version[2] == place + i)
+                or not (self.keep_places or version[2] == place)
             ):
                 continue
             with suppress(OSError, ValueError):  # an asset need not be a file

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -32,11 +33,14 @@ from pipeline.job import Job, inputs_of
 from pipeline.models.model import Model
 from pipeline.protocols import Aggregate, DeclaresPixels, Sink, Stage
 from pipeline.recorded.model import RecordedModel
+from pipeline.sharding import parse_shard
 from pipeline.sinks.label_maps import LabelMaps
 from pipeline.sources.paths import refuse_input_in
 from pipeline.sources.recorded import TARGET as RECORDED
 from pipeline.sources.recorded import Recorded
 from pipeline.system.files import expanded
+
+_DEFAULT_OUTPUT = "${hydra:runtime.output_dir}"
 
 
 def build_job(cfg: DictConfig, started: float | None = None) -> Job:
@@ -50,9 +54,7 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         ConfigError: The configuration is not valid; lists all problems that were found.
         StoreError: The model is not in the store.
     """
-    record = OmegaConf.select(cfg, "runner.record")
-    if record and isinstance(record, str):
-        cfg.output = record  # sinks write there
+    _place_output(cfg)
     config = _resolved(cfg)
     if problems := [*unknown_keys(config), *untrusted(config)]:
         raise ConfigError(*problems)
@@ -96,6 +98,29 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
     recorded: list[str] = job.source.places() if isinstance(job.source, Recorded) else []
     refuse_input_in(output, [*inputs_of(config["input"]), *recorded], job.outputs())
     return job
+
+
+def _place_output(cfg: DictConfig) -> None:
+    """Set ``output`` to the run directory that the runner's options choose: sinks write there.
+
+    Raises:
+        ConfigError: ``runner.shard`` is not valid, or ``output`` is not named.
+    """
+    record, shard = (OmegaConf.select(cfg, f"runner.{key}") for key in ("record", "shard"))
+    if record and isinstance(record, str):
+        cfg.output = record
+    if shard is None:
+        return
+    try:
+        own = parse_shard(shard)
+    except ConfigError as exc:
+        raise ConfigError(with_key("runner", str(exc))) from exc
+    unresolved: Any = OmegaConf.to_container(cfg)
+    if unresolved["output"] == _DEFAULT_OUTPUT:
+        raise ConfigError(
+            "runner.shard: the shards share an output directory; add output=DIR (and remove -m)"
+        )
+    cfg.output = str(own.directory(Path(cfg.output)))
 
 
 def rebuild_job(config: Mapping[str, Any], started: float | None = None) -> Job:

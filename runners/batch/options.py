@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.errors import ConfigError
 from pipeline.recorded.signing import read_private_key
+from pipeline.sharding import parse_shard
 from pipeline.validation import check, check_choice, check_flag
 from runners import budget
 
@@ -26,6 +28,8 @@ class BatchOptions:
             worker process.
         prune: Whether to remove the results of inputs that are no longer listed. Refused if an
             input lists nothing, because a disk may not be mounted; ``all`` removes them even then.
+        shard: ``k/n``: process only shard k of n, into ``<output>/shards/k-of-n``; ``None``: all
+            inputs. See ``runner=merge``.
         sign: A PEM file with an Ed25519 private key, which signs ``run.json`` and
             ``manifest.sha256``.
     """
@@ -36,6 +40,7 @@ class BatchOptions:
     on_lock: str = "error"
     retry_failed: bool = False
     prune: bool | str = False
+    shard: str | None = None
     sign: str | None = None
 
     def __post_init__(self) -> None:
@@ -46,4 +51,9 @@ class BatchOptions:
         is_known = isinstance(self.prune, bool) or self.prune == "all"
         check("prune", self.prune, is_known, "true, false or all")
         budget.allowed(self.max_failures, 0)
+        self.own_shard = None if self.shard is None else parse_shard(self.shard)
+        if self.own_shard is not None and self.on_change == "extend":
+            raise ConfigError(
+                "on_change: extend does not apply to a shard; list all inputs as input=[...]"
+            )
         self.key = None if self.sign is None else read_private_key(self.sign, "sign")

@@ -16,7 +16,7 @@ from runners import budget
 from runners.batch.live import LiveInput
 from runners.batch.options import BatchOptions
 from runners.reporting.progress import Progress
-from runners.reporting.tally import Tally, most_common, totals
+from runners.reporting.tally import Tally, most_common, totals, verdict
 from runners.rundir.commit import Group, Hooks, Session, finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
 from runners.rundir.lists import FAILURES
@@ -137,14 +137,8 @@ class Processing(Hooks):
         output, counts = self.job.output, self.tally.counts
         failed = self.ledger.counts(self.places)["failed"]
         total = self.ledger.counts(self.places).total() if self.total is None else self.total
-        status, message = 0, ""
-        if failed:
-            status = 3
-            message = f"{failed} of {total} inputs failed; see {output / FAILURES}"
-        if partial := self.ledger.n_partial(self.places):
-            status = 3
-            text = f"{partial} of {total} inputs could not be decoded in full"
-            message = f"{message}; {text}" if message else f"{text}; see {output / FAILURES}"
+        partial = self.ledger.n_partial(self.places)
+        status, message = verdict(failed, partial, total, output / FAILURES)
         if again := self.todo.counts[POISON]:
             message += f"; {again} of them killed their worker process before and were not retried"
         if self._is_over():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -24,6 +24,7 @@ from runners.reporting.tally import Tally
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
 from runners.rundir.owned.pruning import check_inputs
+from runners.sharding import Listing, refuse_input
 from runners.todo import AT_ONCE, Todo
 
 
@@ -61,9 +62,16 @@ class Batch(BatchOptions):
         live = LiveInput(source) if isinstance(source, LiveSource) else None
         if live is not None:
             live_options = {"prune": self.prune, "retry_failed": self.retry_failed}
-            refuse_options(self.max_failures, **live_options)
-        assets = iter(source)  # lists the input once; ``count`` uses the same listing
-        total = count(source)
+            refuse_options(self.max_failures, **live_options, shard=self.shard)
+        elif self.own_shard is not None:
+            refuse_input(job, source)
+            job = replace(job, aggregates={})  # runner=merge builds them, over all shards
+        assets: Iterable[Asset] = iter(source)  # lists once; ``count`` uses the same listing
+        total = n_listed = count(source)
+        listing = None
+        if self.own_shard is not None:
+            assets = listing = Listing(self.own_shard, assets)
+            total = len(listing)
         status = Status(job.output, total)
         with open_run(job, self.on_change, status, can_extend=True) as opened:
             share, earlier = opened.share, opened.earlier
@@ -86,6 +94,7 @@ class Batch(BatchOptions):
                 },
                 seen=set() if self.prune else None,
                 at_once=1 if live is not None else AT_ONCE,
+                numbers=listing.places if listing is not None else None,
             )
             found = iter(todo)
             first = next(found, None)
@@ -93,8 +102,10 @@ class Batch(BatchOptions):
                 announce_loading(job)
             started = opened.start(load_model=first is not None)
             record = started.record
+            if listing is not None:
+                record.more["shard"] = listing.record
             skipped = record_skipped(job)
-            record.warnings += warnings(job, total, skipped)
+            record.warnings += warnings(job, n_listed, skipped)
             for warning in record.warnings:
                 print_stderr(f"warning: {warning}")
             if first is not None:

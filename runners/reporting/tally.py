@@ -118,6 +118,26 @@ class Tally:
         )
 
 
+def verdict(failed: int, partial: int, total: int, failures: Path) -> tuple[int, str]:
+    """Return exit status and message of a run that has processed all of its assets.
+
+    Args:
+        failed: Number of assets that failed.
+        partial: Number of assets that are done, but not in full.
+        total: Number of assets.
+        failures: The list of failures.
+    """
+    status, message = 0, ""
+    if failed:
+        status = 3
+        message = f"{failed} of {total} inputs failed; see {failures}"
+    if partial:
+        status = 3
+        text = f"{partial} of {total} inputs could not be decoded in full"
+        message = f"{message}; {text}" if message else f"{text}; see {failures}"
+    return status, message
+
+
 def totals(counts: Mapping[str, int]) -> dict[str, int]:
     """Return how many assets of the output are done and how many failed, across all runs.
 

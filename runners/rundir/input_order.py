@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +25,7 @@ from runners.rundir.ledger.ledger import Entry, Ledger
 
 ORDERED = f".{PREDICTIONS}.ordered"  # the next predictions.jsonl
 _AT_ONCE = 4096
+_Found = tuple[Entry, Iterable[bytes]]
 
 
 def put_in_order(directory: Path, ledger: Ledger) -> None:
@@ -36,40 +37,59 @@ def put_in_order(directory: Path, ledger: Ledger) -> None:
     """
     if _is_in_order(ledger):
         return
+    with open_to_read(directory / PREDICTIONS) as old:
+        found = ((entry, _lines(old, entry)) for entry in ledger.entries())
+        position = write_ordered(directory, ledger, found)
+    commit_order(directory, ledger, position)
+
+
+def write_ordered(directory: Path, ledger: Ledger, found: Iterable[_Found]) -> Position:
+    """Write the next ``predictions.jsonl``, and the entries with their new offsets to the ledger.
+
+    Args:
+        directory: The run directory.
+        ledger: Its ledger; nothing is committed.
+        found: All entries in order, each with its lines, which are read before the next entry.
+
+    Returns:
+        The position for ``commit_order``.
+
+    Raises:
+        OutputError: A line is damaged.
+    """
     ordered = directory / ORDERED
+    size, next_image_id = 0, 1
     try:
-        position = _rewrite(directory, ledger, ordered)
+        with _created(ordered) as new:
+            for chunk in _chunks(found):
+                moved = []
+                for entry, lines in chunk:
+                    if entry.start is None:
+                        moved.append(entry)
+                        continue
+                    first = next_image_id if entry.image_id is None else entry.image_id
+                    start, number = size, 0
+                    for line in renumbered(lines, first):
+                        size += new.write(line)
+                        number += 1
+                    if entry.image_id is None:
+                        next_image_id += number
+                    moved.append(replace(entry, start=start, length=size - start))
+                ledger.put(moved)
+            new.flush()
+            os.fsync(new.fileno())
     except BaseException:
         remove(ordered)  # to free the space: the disk may be full
         raise
+    return Position(size, next_image_id)
+
+
+def commit_order(directory: Path, ledger: Ledger, position: Position) -> None:
+    """Commit what ``write_ordered`` wrote, and move the file into place."""
     sync_folder(directory)
     ledger.set_fact("ordered", True)
     ledger.commit(position)
     finish_order(directory, ledger)
-
-
-def _rewrite(directory: Path, ledger: Ledger, ordered: Path) -> Position:
-    """Write the lines in order to a new file, and their offsets to the ledger."""
-    size, next_image_id = 0, 1
-    with open_to_read(directory / PREDICTIONS) as old, _created(ordered) as new:
-        for chunk in _chunks(ledger.entries()):
-            moved = []
-            for entry in chunk:
-                if entry.start is None:
-                    continue
-                old.seek(entry.start)
-                first = next_image_id if entry.image_id is None else entry.image_id
-                start, number = size, 0
-                for line in renumbered(_lines(old, entry.length), first):
-                    size += new.write(line)
-                    number += 1
-                if entry.image_id is None:
-                    next_image_id += number
-                moved.append(replace(entry, start=start, length=size - start))
-            ledger.put(moved)
-        new.flush()
-        os.fsync(new.fileno())
-    return Position(size, next_image_id)
 
 
 def _created(path: Path) -> BinaryIO:
@@ -99,14 +119,17 @@ def _is_in_order(ledger: Ledger) -> bool:
     return size == ledger.position.size
 
 
-def _lines(file: BinaryIO, length: int) -> Iterator[bytes]:
-    """Yield the lines in the next ``length`` bytes."""
+def _lines(file: BinaryIO, entry: Entry) -> Iterator[bytes]:
+    """Yield the lines of an entry that is done."""
+    file.seek(entry.start or 0)
+    length = entry.length
     while length > 0 and (line := file.readline(length)):
         length -= len(line)
         yield line
 
 
-def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    entries = iter(entries)
-    while chunk := list(islice(entries, _AT_ONCE)):
-        yield chunk
+def _chunks(found: Iterable[_Found]) -> Iterator[Iterator[_Found]]:
+    """Yield iterators over the next entries, each to be exhausted before the next one."""
+    found = iter(found)
+    for first in found:
+        yield chain([first], islice(found, _AT_ONCE - 1))

@@ -173,7 +173,7 @@ def _output(arguments: Sequence[str]) -> tuple[Path | None, str]:
     values: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or key.startswith(("-", "+", "~")) or key == "experiment":
+        if not equals or key.startswith(("-", "+", "~")) or key in ("experiment", "runner.shard"):
             return None, ""
         values[key] = value
     value, runner = values.get("output", ""), values.get("runner", "batch")

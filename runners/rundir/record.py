@@ -57,6 +57,7 @@ class Record:
         inputs: The inputs of all runs into the output, in order; ``runner=repair`` reads them.
         outputs: Names that the sinks and aggregates of all runs into the output own.
         killed: Information about the previous run, if it was killed; see ``killed_run``.
+        more: Further keys; they replace others of the same name.
     """
 
     job: Job
@@ -66,6 +67,7 @@ class Record:
     inputs: list[Any] = field(default_factory=list)
     outputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     killed: Mapping[str, Any] | None = None
+    more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._content: dict[str, Any] = {}
@@ -178,7 +180,7 @@ class Record:
             "warnings": redacted(self.warnings),
             "previous": self.killed,
             "earlier": _earlier(job.output, self.killed),
-        }
+        } | self.more
 
 
 def killed_run(output: Path, ledger: Ledger | None) -> dict[str, Any] | None:

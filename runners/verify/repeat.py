@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
@@ -16,9 +13,9 @@ from pipeline.recorded.run import RecordedRun
 from pipeline.sources.paths import Origin
 from pipeline.sources.recorded import Recorded
 from pipeline.sources.several import origins
+from runners.recorded_job import recorded_config
 
 _SENDS = "pipeline.sinks.webhook."  # sinks whose receiver already has the results
-_OF_COMMAND = ("decode_threads", "queue_mb", "quiet", "verbose", "trusted_packages")
 
 
 class Chosen:
@@ -88,46 +85,15 @@ def build_repeat(job: Job, run: RecordedRun, ids: Collection[str]) -> Job:
 
 def _repeated(job: Job, run: RecordedRun) -> dict[str, Any]:
     """Return the recorded configuration, except what depends on where and by whom it is run."""
-    recorded = run.record.get("config")
-    if not isinstance(recorded, Mapping) or not {"model", "source", "runnable"} <= set(recorded):
-        raise ConfigError(f"the run in '{run.path}' does not record its configuration")
-    before, now = str(recorded.get("output")), str(job.output)
-    config = {**job.config, **recorded, **{key: job.config[key] for key in _OF_COMMAND}}
-    config |= {"output": now, "runner": {"_target_": "runners.batch.Batch"}}
-    config["model"] = {**config["model"], "trust": job.config["model"]["trust"]}
-    if config["model"].get("tag"):  # an alias may name another version now
-        config["model"]["tag"] = run.model.get("tag") or config["model"]["tag"]
+    config = recorded_config(job, run, str(job.output))
     if job.config["device"] != "auto":
         config["device"] = job.config["device"]
     if job.config["input"] is not None:
         config["input"] = job.config["input"]
         config["source"] = {**config["source"], "input": job.config["input"]}
     config["sink"] = {
-        name: _moved(sink, before, now)
+        name: sink
         for name, sink in config["sink"].items()
         if not str(sink.get("_target_")).startswith(_SENDS)
     }
     return config
-
-
-def _moved(node: Any, before: str, now: str) -> Any:
-    """Replace the recorded output directory in the options of a sink."""
-    if isinstance(node, Mapping):
-        return {key: _moved(value, before, now) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_moved(value, before, now) for value in node]
-    if isinstance(node, str) and (node == before or node.startswith(f"{before}/")):
-        return now + node[len(before) :]
-    return node
-
-
-@contextmanager
-def directory_of(run: RecordedRun) -> Iterator[None]:
-    """Change to the directory in which a run was started, if it still exists."""
-    here, there = Path.cwd(), run.record.get("cwd")
-    if isinstance(there, str) and Path(there).is_dir():
-        os.chdir(there)
-    try:
-        yield
-    finally:
-        os.chdir(here)

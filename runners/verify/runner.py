@@ -14,6 +14,7 @@ from pipeline.recorded.run import RECORD, RecordedRun
 from pipeline.recorded.signing import SIGNATURES, bad_signatures, read_public_key
 from pipeline.system.terminal import print_stderr, print_stdout
 from pipeline.validation import check_whole
+from runners.recorded_job import directory_of
 from runners.rundir.translation import output_errors
 from runners.verify.comparing import (
     Findings,
@@ -22,7 +23,7 @@ from runners.verify.comparing import (
     compare_settings,
     recorded_ids,
 )
-from runners.verify.repeat import build_repeat, directory_of
+from runners.verify.repeat import build_repeat
 
 
 class Verify:

@@ -234,11 +234,12 @@ class Ledger:
         with self._translated():
             return self._db.execute(statement, values).fetchall()
 
-    def entries(self, *, with_error: bool = False) -> Iterator[Entry]:
+    def entries(self, *, with_error: bool = False, page: int = _PAGE) -> Iterator[Entry]:
         """Yield the entries by place, page by page, so that they may be changed meanwhile.
 
         Args:
             with_error: Yield only those that failed or are not done in full.
+            page: Rows per query.
         """
         which = "error IS NOT NULL AND " if with_error else ""
         last: tuple[int, bytes] = (-(1 << 62), b"")
@@ -246,7 +247,7 @@ class Ledger:
             with self._translated():
                 rows = self._db.execute(
                     f"SELECT {COLUMNS}, checksum FROM entries "
-                    f"WHERE {which}(place, id) > (?, ?) ORDER BY place, id LIMIT {_PAGE}",
+                    f"WHERE {which}(place, id) > (?, ?) ORDER BY place, id LIMIT {page}",
                     last,
                 ).fetchall()
             if not rows:

@@ -1,0 +1,1 @@
+"""``runner=merge``: combines the run directories of all shards of a batch into one."""
