@@ -33,4 +33,6 @@ class Timestamps:
             self._wrong_dts += self._last_dts is not None and dts <= self._last_dts
         self._last_pts = dts if pts is None else pts
         self._last_dts = pts if dts is None else dts
-        return dts if pts is None or (dts is not None and self._wrong_pts > self._wrong_dts) else pts
+        return (
+            dts if pts is None or (dts is not None and self._wrong_pts > self._wrong_dts) else pts
+        )
