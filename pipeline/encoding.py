@@ -27,6 +27,7 @@ SEM_SEG, PANOPTIC = "sem_seg", "panoptic"
 _STEP = "predictions"
 INSTANCE_KEYS = ("box", "score", "class_id", "class_name", "mask", "keypoints", "track_id")
 # quotes inside a JSON string are escaped, so the first match is the line's own key
+_COLUMNS = b', "columns": {'
 _IMAGE_ID = re.compile(rb', "image_id": \d+, "instances": ')
 
 
@@ -86,6 +87,18 @@ def asset_prefix(asset_id: str) -> bytes:
 def columns_digest(columns: Mapping[str, Any] | None) -> str | None:
     """Return a digest of an asset's columns, to notice changes; ``None`` without columns."""
     return None if columns is None else sha256(json.dumps(columns).encode()).hexdigest()[:16]
+
+
+def columns_of(line: bytes) -> dict[str, Any] | None:
+    """Return an asset's columns in one of its lines; the rest of the line is not decoded."""
+    start = line.rfind(_COLUMNS)
+    if start < 0:
+        return None
+    try:  # quotes inside a JSON string are escaped, so only a key of an instance can be another one
+        columns: dict[str, Any] = json.loads(line[start + len(_COLUMNS) - 1 : -len("}\n")])
+    except ValueError:
+        return None
+    return columns
 
 
 def renumbered(lines: Iterable[bytes], first: int) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.encoding import columns_digest
-from pipeline.errors import LedgerDamagedError, OutputError
+from pipeline.errors import LedgerDamagedError, OutputError, PartialError
 from pipeline.job import Job, Report
 from pipeline.sharding import parse_shard
 from pipeline.system.descriptors import check_regular, open_to_read, remove, rename
@@ -21,11 +21,12 @@ from runners.rundir.journal import Position
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.ledger.source_files import SourceFile, SourceFiles
-from runners.rundir.lists import INPUTS
+from runners.rundir.lists import FAILURES, INPUTS
 from runners.rundir.lock import locked
 from runners.rundir.owned.names import recorded_outputs
 from runners.rundir.translation import output_errors
 
+_ERROR = ("step", "error", "message", "attempts")  # why an input is not done in full
 _DAMAGED = f"{LEDGER}.damaged"
 
 
@@ -102,7 +103,14 @@ def _recorded(record: Path) -> tuple[dict[str, Any], Any, bool]:
 def _whole(output: Path) -> tuple[Position, dict[str, Entry]]:
     """Return the end of the intact predictions, and an entry for each result that is kept."""
     versions = {
-        asset_id_of(line): line for line in _lines(output / INPUTS) if line["outcome"] == "done"
+        asset_id_of(line): line
+        for line in _lines(output / INPUTS, {"outcome", "size", "sha256", "frames", "dropped"})
+        if line["outcome"] == "done"
+    }
+    partial = {
+        asset_id_of(line): line
+        for line in _lines(output / FAILURES, {*_ERROR})
+        if line["error"] == PartialError.__name__
     }
     entries: dict[str, Entry] = {}
     size, next_image_id, before = 0, 1, None
@@ -119,7 +127,7 @@ def _whole(output: Path) -> tuple[Position, dict[str, Entry]]:
         next_image_id = max(next_image_id, record["image_id"] + 1)
         before = asset_id
     known = {
-        asset_id: _of_version(entry, versions[asset_id])
+        asset_id: _of_version(entry, versions[asset_id], partial.get(asset_id, {}))
         for asset_id, entry in entries.items()
         if versions.get(asset_id, {}).get("sha256")
         # the last asset may lack some of its lines
@@ -128,13 +136,15 @@ def _whole(output: Path) -> tuple[Position, dict[str, Entry]]:
     return Position(size, next_image_id), known
 
 
-def _of_version(entry: Entry, line: dict[str, Any]) -> Entry:
+def _of_version(entry: Entry, line: dict[str, Any], partial: dict[str, Any]) -> Entry:
     return replace(
         entry,
         size=line["size"],
         sha256=line["sha256"],
         frames=line["frames"],
         dropped=line["dropped"],
+        image_id=line.get("image_id"),
+        **{key: partial[key] for key in _ERROR if key in partial},
     )
 
 
@@ -152,14 +162,13 @@ def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
             yield record, len(line)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the intact lines of ``inputs.jsonl``."""
-    keys = {"asset", "outcome", "size", "sha256", "frames", "dropped"}
+def _lines(path: Path, keys: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield the intact lines of a list beside the results."""
     with suppress(FileNotFoundError), open_to_read(path) as file:
         for text in file:
             with suppress(ValueError):
                 line = json.loads(text)
-                if isinstance(line, dict) and keys <= set(line):
+                if isinstance(line, dict) and keys | {"asset"} <= set(line):
                     yield line
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline import errors
 from pipeline.encoding import NAME as PREDICTIONS
-from pipeline.errors import AssetError, DecodeError
+from pipeline.errors import AssetError, DecodeError, PartialError
 from pipeline.protocols import Asset, Closable, ReadableAsset, VersionedAsset, supports
 from pipeline.recorded.decoding import RecordedFrame
 from pipeline.recorded.run import RecordedInput, RecordedRun
+from pipeline.records import Frame
 
 
 @dataclass(slots=True)
@@ -24,15 +26,20 @@ class RecordedAsset:
         recorded: What the run recorded of it.
         run: The run.
         is_still: Whether it has exactly one frame.
+        image_id: Id of its first frame, if the source of the run assigned it.
+        columns: Its columns in the run.
     """
 
     id: str
     recorded: RecordedInput
     run: RecordedRun
     is_still: bool = field(init=False)
+    image_id: int | None = field(init=False)
+    columns: Mapping[str, Any] | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.is_still = self.recorded.is_still
+        self.is_still, self.image_id = self.recorded.is_still, self.recorded.image_id
+        self.columns = self.recorded.columns
 
     @property
     def path(self) -> Path:
@@ -63,13 +70,19 @@ class RecordedAsset:
         """Yield a frame for each result, with a black image.
 
         Raises:
-            AssetError: The input failed in the run; has the recorded step and message.
+            AssetError: The input failed in the run; has the recorded step and message. A
+                PartialError after the last frame if the run could not decode all of it.
             OutputError: The results cannot be read.
         """
         if self.recorded.failure is not None:
             raise _failure(self.id, self.recorded.failure)
         for result in self.run.results(self.recorded):
             yield RecordedFrame.of(result, self.id, None)
+        self._check_whole()
+
+    def _check_whole(self) -> None:
+        if self.recorded.partial is not None:
+            raise _failure(self.id, self.recorded.partial)
 
 
 @dataclass(slots=True)
@@ -126,13 +139,14 @@ class RecordedImage(RecordedAsset):
         """Decode the file and yield the frames that have a result.
 
         Raises:
-            DecodeError: The file is missing, or not the one that the run processed.
+            DecodeError: The file is missing, or not the one that the run processed. A PartialError
+                after the last frame if the run could not decode all of it.
         """
         if self.image is None:
             raise self._missing()
         results = self.run.results(self.recorded)
         result = next(results, None)
-        for i, frame in enumerate(self.image.frames()):
+        for i, frame in enumerate(_intact(self.image)):
             if i == 0 and self.image.fingerprint() != self.recorded.sha256:
                 raise DecodeError(
                     f"the file was changed after the run in '{self.run.path}' processed it; "
@@ -140,18 +154,24 @@ class RecordedImage(RecordedAsset):
                     asset_id=self.id,
                 )
             if result is None:
-                return
+                break
             if result.index == frame.index:
                 yield RecordedFrame.of(result, self.id, frame.image)
                 result = next(results, None)
         if result is not None:
             raise DecodeError(f"frame {result.index} is missing", asset_id=self.id)
+        self._check_whole()
 
     def _missing(self) -> DecodeError:
         return DecodeError(
             "no such file where the run found it; if the images were moved, set source.root",
             asset_id=self.id,
         )
+
+
+def _intact(asset: Asset) -> Iterator[Frame]:
+    with suppress(PartialError):  # the run noticed the damage too
+        yield from asset.frames()
 
 
 def _failure(asset_id: str, line: Any) -> AssetError:

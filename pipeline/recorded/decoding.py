@@ -34,6 +34,7 @@ class RecordedResult:
         pts: Presentation timestamp in units of ``time_base``; ``None`` for a still image.
         time_base: Seconds per unit of ``pts``.
         time_s: Seconds from the start of a video; ``None`` for a still image.
+        columns: The values that a table of images has besides; ``None`` without a table.
     """
 
     asset_id: str
@@ -43,6 +44,7 @@ class RecordedResult:
     pts: int | None = None
     time_base: Fraction | None = None
     time_s: float | None = None
+    columns: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +94,7 @@ def decode(record: Mapping[str, Any], categories: Categories, directory: Path) -
             pts=record.get("pts"),
             time_base=Fraction(*record["time_base"]) if "time_base" in record else None,
             time_s=record["time_s"],
+            columns=record.get("columns"),
         )
     except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as exc:
         reason = f"no {exc}" if isinstance(exc, KeyError) else exc

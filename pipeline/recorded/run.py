@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.encoding import NAME as PREDICTIONS
-from pipeline.encoding import asset_prefix, read_records
+from pipeline.encoding import asset_prefix, columns_of, read_records
 from pipeline.errors import ConfigError, OutputError
 from pipeline.protocols import Pushdown
 from pipeline.recorded.decoding import RecordedResult, decode
@@ -35,18 +35,24 @@ class RecordedInput:
         size_bytes: Size of the file that was decoded; ``None`` if it was never read.
         sha256: SHA-256 of its content, in hexadecimal digits; ``None`` if it was never read.
         failure: Its line of ``failures.jsonl``; ``None`` if it is done.
+        partial: That line, if it is done but could not be decoded in full.
         start: Offset of its lines in ``predictions.jsonl``, in bytes.
         n_lines: Number of its lines: frames that no stage dropped.
         is_still: Whether it has exactly one frame, without a timestamp.
+        image_id: Id of its first frame, if the source assigned it.
+        columns: Values of its own; see ``AnnotatedAsset``.
     """
 
     id: str
     size_bytes: int | None
     sha256: str | None
     failure: Mapping[str, Any] | None = None
+    partial: Mapping[str, Any] | None = None
     start: int = 0
     n_lines: int = 0
     is_still: bool = True
+    image_id: int | None = None
+    columns: Mapping[str, Any] | None = None
 
 
 class RecordedRun:
@@ -149,17 +155,21 @@ class RecordedRun:
             for line in self.lines(INPUTS):
                 asset_id = asset_id_of(line)
                 common = asset_id, line["size"], line["sha256"]
+                failure, image_id = failures.get(asset_id), line.get("image_id")
                 if line["outcome"] != "done":
-                    yield RecordedInput(*common, failures.get(asset_id, {}))
+                    yield RecordedInput(*common, failure or {}, image_id=image_id)
                     continue
                 start, n_lines = predictions.tell(), line["frames"] - line["dropped"]
-                is_still = line["frames"] == 1
+                is_still, columns = line["frames"] == 1, None
                 prefix = asset_prefix(asset_id)
-                for text in islice(predictions, n_lines):
+                for i, text in enumerate(islice(predictions, n_lines)):
                     if not text.startswith(prefix):
                         raise self._damaged(f"the result of '{asset_id}' is missing")
                     is_still = is_still and b', "pts": ' not in text[: len(prefix) + 200]
-                yield RecordedInput(*common, None, start, n_lines, is_still)
+                    columns = columns if i else columns_of(text)
+                yield RecordedInput(
+                    *common, None, failure, start, n_lines, is_still, image_id, columns
+                )
             if predictions.read(1):
                 raise self._damaged(f"{PREDICTIONS} has results of inputs that are not listed")
 
@@ -194,6 +204,10 @@ class RecordedRun:
                     yield json.loads(line)
                 except ValueError as exc:
                     raise self._damaged(f"{name} has an incomplete line") from exc
+
+    def has(self, name: str) -> bool:
+        """Return whether the run has one of the lists."""
+        return (self.path / name).is_file()
 
     def _open(self, name: str) -> Any:
         try:

@@ -116,9 +116,9 @@ class Recorded:
                 yield asset
 
     def _scan(self) -> None:
-        skipped = [
-            Skipped(asset_id_of(line, "path"), line["reason"]) for line in self.run.lines(SKIPPED)
-        ]
+        # a run that watches has no list of what it skipped
+        lines = self.run.lines(SKIPPED) if self.run.has(SKIPPED) else ()
+        skipped = [Skipped(asset_id_of(line, "path"), line["reason"]) for line in lines]
         count = 0
         for line in self.run.lines(INPUTS):
             if line["outcome"] == "done" and line["frames"] == line["dropped"]:
@@ -188,10 +188,6 @@ class Recorded:
 
 class RecordedSoFar(Recorded):
     """The same of a run that may continue, but whose files are complete and in order."""
-
-    def __iter__(self) -> Iterator[RecordedAsset]:
-        """Return the assets; a run that watches has no list of what it skipped."""
-        return self._assets()
 
     def _check_run(self) -> None:
         pass

@@ -45,7 +45,10 @@ def write_skipped(directory: Path, skipped: Iterable[SkippedEntry]) -> Counter[s
 def input_line(entry: Entry) -> dict[str, Any]:
     """Return the line of an input for ``inputs.jsonl``."""
     version = {"size": entry.size, "sha256": entry.sha256, "outcome": entry.outcome}
-    return asset_keys(entry.id) | version | {"frames": entry.frames, "dropped": entry.dropped}
+    numbers = {"frames": entry.frames, "dropped": entry.dropped}
+    if entry.image_id is not None:
+        numbers["image_id"] = entry.image_id
+    return asset_keys(entry.id) | version | numbers
 
 
 def failure_line(entry: Entry) -> dict[str, Any]:

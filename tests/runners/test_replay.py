@@ -14,6 +14,9 @@ import cv2
 import numpy as np
 import pytest
 from batches import job_of, lines, record, run, write_images
+from PIL import Image
+from videos import cut, write_video
+from watched import IN_THIS_PROCESS, Watched
 
 from pipeline import read_run
 from pipeline.errors import ConfigError, OutputError
@@ -332,6 +335,65 @@ def test_every_kind_of_input(
     replay(tmp_path / "run", tmp_path / "out", *common)
     assert content(tmp_path / "out") == content(tmp_path / "run")
     assert len(lines(tmp_path / "out/predictions.jsonl")) >= 1
+
+
+@pytest.mark.parametrize("given", ["table", "coco", "zip", "pages", "damaged"])
+def test_what_inputs_bring_with_them(given: str, tmp_path: Path) -> None:
+    """Columns, image ids, timestamps, and damage, also after a repair of the run."""
+    folder, out = tmp_path / "in", tmp_path / "run"
+    write_images(folder, "a.png", "b.png", "c.png")
+    arguments = [f"input={folder}"]
+    if given == "table":
+        (tmp_path / "t.csv").write_text(f"path,site\n{folder}/b.png,7\n{folder}/a.png,\n")
+        arguments = [f"input={tmp_path}/t.csv"]
+    elif given == "coco":
+        images = [{"id": i, "file_name": f"{n}.png"} for i, n in ((40, "c"), (7, "gone"), (9, "a"))]
+        (tmp_path / "t.json").write_text(json.dumps({"images": images}))
+        arguments = [f"input={tmp_path}/t.json", f"source.root={folder}"]
+    elif given == "zip":
+        arguments = [f"input={shutil.make_archive(str(tmp_path / 'in'), 'zip', folder)}"]
+    elif given == "pages":
+        pages = [Image.new("L", (9, 9), i * 60) for i in range(4)]
+        pages[0].save(folder / "d.gif", save_all=True, append_images=pages[1:], duration=40)
+        arguments += ["source.pages=all"]
+    else:
+        cut(write_video(folder / "d.mp4", audio=True), 0.8)
+    sinks = "sink=[coco,csv]" if given == "damaged" else "sink=[coco,csv,overlay]"
+    common = ("stage=[min_score]", "stage.min_score.threshold=0.8", sinks)
+    run(*arguments, f"output={out}", "stage=[]")
+    whole = run(*arguments, *common, f"output={tmp_path}/model")
+    expected = content(tmp_path / "model"), (tmp_path / "model/frames.csv").read_bytes()
+    for name in ("out", "repaired"):
+        again = replay(out, tmp_path / name, *common)
+        assert again.exit_status == whole.exit_status == (3 if given in ("coco", "damaged") else 0)
+        assert content(tmp_path / name) == expected[0]
+        assert (tmp_path / name / "frames.csv").read_bytes() == expected[1]
+        assert lines(tmp_path / name / "inputs.jsonl") == lines(tmp_path / "model/inputs.jsonl")
+        (out / "ledger.sqlite").write_bytes(b"")
+        run(*arguments, f"output={out}", "stage=[]", "runner=repair")
+        assert run(*arguments, f"output={out}", "stage=[]").counts["earlier"] >= 2
+    if given == "damaged":
+        (failure,) = lines(tmp_path / "out/failures.jsonl")
+        assert failure["error"] == "PartialError"
+    elif given == "coco":
+        assert [line["image_id"] for line in lines(out / "predictions.jsonl")] == [40, 9]
+    elif given == "table":
+        assert [result.columns for result in read_run(out)] == [{"site": "7"}, {"site": ""}]
+
+
+def test_a_run_that_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watched(tmp_path, monkeypatch)
+    write_images(watch.inbox, "a.png", "b.png")
+    (watch.inbox / "c.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    try:
+        watch.start("stage=[]", "runner.max_passes=1", IN_THIS_PROCESS)
+        watch.wait()
+    finally:
+        watch.abandon()
+    common = ("stage=[min_score]", "sink=[coco,overlay]")
+    assert replay(watch.out, tmp_path / "out2", *common).counts == {"done": 2, "failed": 1}
+    run(f"input={watch.inbox}", f"output={tmp_path}/model", *common)
+    assert content(tmp_path / "out2") == content(tmp_path / "model")
 
 
 def test_inputs_that_were_added(images: Path, tmp_path: Path) -> None:

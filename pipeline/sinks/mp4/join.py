@@ -25,6 +25,7 @@ from pipeline.system.media import media_name, open_media
 # The same input, the same bytes: no version, no date. The index comes first, so that a browser can
 # play the file while it loads.
 _OPTIONS = {"movflags": "faststart", "fflags": "+bitexact"}
+_MIN_TICKS_PER_S = 10_000  # of the time at which a stream starts; FFmpeg's own 1000 round it
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PRIMING_S = Fraction(1, 10)  # decoders of sound need some samples before the first one
 _Sound = Iterator[tuple[Fraction, Any]]
@@ -133,7 +134,8 @@ class Join:
 
         base = Fraction(*self.settings.time_base)
         with ExitStack() as stack:
-            mp4: Any = av.open(media_name(self.output), "w", format="mp4", options=_OPTIONS)
+            options = _OPTIONS | {"movie_timescale": str(_ticks_per_s(base))}
+            mp4: Any = av.open(media_name(self.output), "w", format="mp4", options=options)
             stack.enter_context(mp4)
             times, sound, container = Times(), list[int](), None
             if self.source is not None and self.source.examine(frozenset(mp4.supported_codecs)):
@@ -180,6 +182,11 @@ class Join:
         width, height = self.source.size
         is_turned = (width > height) != (self.settings.width > self.settings.height)
         return 1 / self.source.aspect if is_turned else self.source.aspect
+
+
+def _ticks_per_s(base: Fraction) -> int:
+    """Return how fine the start of a stream is stated, so that a timestamp in ``base`` is exact."""
+    return base.denominator * -(-_MIN_TICKS_PER_S // base.denominator)
 
 
 def _with_next(packets: Iterable[Encoded]) -> Iterator[tuple[Encoded, Encoded | None]]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DecodeError, PartialError, printable
 from pipeline.sources.decode.image import check_size
 from pipeline.sources.decode.options import Decoded, FrameOptions
+from pipeline.sources.decode.timestamps import Timestamps
 from pipeline.system.media import INSTALL, has_pyav, open_media
 
 _THREADS = 4
@@ -126,6 +127,7 @@ class _Video:
             codec.skip_frame = "NONKEY"
         ticks = round(1 / (stream.average_rate or 25) / stream.time_base)
         pts, end_pts, is_damaged = stream.start_time or 0, None, False
+        timestamps = Timestamps()
         for packet in container.demux(stream):
             frames: list[Any] = []
             try:
@@ -135,7 +137,8 @@ class _Video:
             except av.error.InvalidDataError as exc:
                 is_damaged = self._note(error_text(exc), stream, pts)
             for frame in frames:
-                pts = pts if frame.pts is None else frame.pts
+                stated = timestamps.of(frame.pts, frame.dts)
+                pts = pts if stated is None else stated
                 if self.seeks and end_pts is None and _seconds_of(stream, pts) > start_s:
                     # containers without an index are searched by guessing
                     raise _Again(replace(self, seeks=False))

@@ -13,7 +13,7 @@ from pipeline.sources.scan import VIDEOS
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp")
 _WEB = ("http", "https")
-_ENDINGS = (*VIDEOS, ".mjpg", ".mjpeg", ".m3u8", ".flv", ".ts")
+_ENDINGS = (*VIDEOS, ".mjpg", ".mjpeg", ".m3u8")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _DEVICE = re.compile(r"/dev/video(\d+)")
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")

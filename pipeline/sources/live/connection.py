@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import DecodeError
 from pipeline.sources.decode.options import Decoded, FrameOptions
+from pipeline.sources.decode.timestamps import Timestamps
 from pipeline.sources.decode.video import FrameConverter, error_text, video_stream
 from pipeline.sources.live.address import Address
 
@@ -155,7 +156,7 @@ class Connection:
         opened_s = seen_s = time.monotonic()
         is_timed = container.format.name not in _CLOCKLESS
         is_damaged = has_frames = False
-        last: int | None = None
+        timestamps, last = Timestamps(), None
         base = stream.time_base if is_timed and stream.time_base else _MS
         for frames, is_broken in self._decoded(container, stream, is_recording):
             if is_broken and has_frames:  # before the first frame, a keyframe may be missing
@@ -171,7 +172,7 @@ class Connection:
                 if is_damaged and not frame.key_frame:
                     continue
                 is_damaged, has_frames = False, True
-                pts = frame.pts if is_timed else None
+                pts = timestamps.of(frame.pts, frame.dts) if is_timed else None
                 if pts is None:
                     pts = int((now_s - opened_s) / base)
                     pts = pts if last is None else max(pts, last + 1)

@@ -98,6 +98,17 @@ def test_the_times_of_the_source(tmp_path: Path, sink: Video, name: str, options
     )
 
 
+def test_a_video_that_starts_after_its_sound(tmp_path: Path, sink: Video) -> None:
+    source = write_video(tmp_path / "x.ts", audio=True, pts=range(1, 13), time_base=1 / NTSC)
+    with av.open(str(source)) as container:
+        late = container.streams.video[0].start_time - container.streams.audio[0].start_time
+    shown, expected = frames_of(record(sink, source)), frames_of(source)
+    assert shown[0][0] == late * Fraction(1, 90_000) > 0
+    assert {b[0] - a[0] for a, b in zip(shown, expected, strict=True)} == {
+        expected[0][0] - shown[0][0]
+    }
+
+
 def test_sound_is_copied(tmp_path: Path, sink: Video) -> None:
     def packets(path: Path) -> list[tuple[Any, ...]]:
         with av.open(str(path)) as container:

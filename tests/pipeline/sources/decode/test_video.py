@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, DecodeError, PartialError, PoisonError
 from pipeline.sources.decode import video
 from pipeline.sources.decode.frames import read_frames
 from pipeline.sources.decode.options import Decoded, FrameOptions
+from pipeline.sources.decode.timestamps import Timestamps
 from pipeline.sources.decode.workers import DecodeWorkers
 
 VFR = [0, 33, 50, 133, 134, 200, 317, 400, 401, 500, 640, 641]
@@ -68,6 +69,31 @@ def test_timestamps_are_exact(files: Path) -> None:
     ntsc, vfr = decoded(files / "ntsc.mp4"), decoded(files / "vfr.mkv")
     assert [each.pts * each.time_base for each in ntsc] == [i / NTSC for i in range(N)]
     assert [(each.pts, each.time_base) for each in vfr] == [(pts, MS) for pts in VFR]
+
+
+def test_timestamps_in_the_order_of_decoding(files: Path, tmp_path: Path) -> None:
+    """Programs that copy an AVI to another container write both times alike."""
+    path = tmp_path / "copied.mkv"
+    with av.open(str(files / "ntsc.mp4")) as source, av.open(str(path), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for i, packet in enumerate(source.demux(video=0)):
+            if packet.size:
+                packet.stream, packet.time_base, packet.duration = stream, MS, 40
+                packet.pts = packet.dts = 40 * i
+                copy.mux(packet)
+    shown = decoded(path)
+    assert [number_of(each.image) for each in shown] == list(range(N))
+    times = [each.pts for each in shown]
+    assert times == [0, 80, 120, *range(120, 480, 40)]  # those of ffprobe
+    with av.open(str(path)) as container:
+        assert [frame.pts for frame in container.decode(video=0)] != times  # it has B frames
+
+
+def test_a_time_that_jumps_back() -> None:
+    """Then a new recording begins; the decoding time jumps too, so both are right."""
+    timestamps = Timestamps()
+    assert [timestamps.of(pts, pts) for pts in (None, 7, 8, 0, 1)] == [None, 7, 8, 0, 1]
+    assert [timestamps.of(*each) for each in ((None, 2), (9, None))] == [2, 9]
 
 
 @pytest.mark.parametrize("angle", [90, 180, -90])
