@@ -139,7 +139,9 @@ class Jobs:
         if is_sweep:
             self._sweep = Path(hydra.sweep.dir).absolute()
             if not self._quiet:
-                print_stderr(f"job {number}: {overrides}")
+                device = os.environ.get("HYDRA_GPU_LAUNCHER_DEVICE")
+                where = f" on {device}" if self._is_launched and device else ""
+                print_stderr(f"job {number}{where}: {overrides}")
         status, report = 130, None
         try:
             status, report, message = self._run(cfg)

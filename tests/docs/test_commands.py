@@ -207,10 +207,10 @@ def test_it_builds(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from runners import entry
+    from runners import jobs
 
-    build = entry.build_job
-    monkeypatch.setattr(entry, "build_job", lambda *job: replace(build(*job), runner=Nothing()))
+    build = jobs.build_job
+    monkeypatch.setattr(jobs, "build_job", lambda *job: replace(build(*job), runner=Nothing()))
     status = main(line)
     printed = RUN[line][1]
     error = capsys.readouterr().err

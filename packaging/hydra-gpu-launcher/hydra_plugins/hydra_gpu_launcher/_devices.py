@@ -12,6 +12,7 @@ from hydra_plugins.hydra_gpu_launcher._errors import LauncherError
 from hydra_plugins.hydra_gpu_launcher._options import Options
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
+NAME_VARIABLE = "HYDRA_GPU_LAUNCHER_DEVICE"  # tells a job where it runs, such as "GPU 1"
 _TIMEOUT_S = 60  # a driver without the persistence daemon takes seconds to answer
 _HINT = "on a machine without NVIDIA GPUs, set hydra.launcher.slots=N to run N jobs at a time"
 

@@ -1,8 +1,10 @@
-"""A job of a sweep: what it is, and how it ended."""
+"""A job of a sweep: what it is and how it ended. The table of all jobs."""
 
 from __future__ import annotations
 
 import signal
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ FAILED = "failed"
 SKIPPED = "skipped"  # finished by an earlier sweep
 STOPPED = "stopped"  # by a signal
 NOT_STARTED = "not started"
+_NUMBERS = ("job", "seconds", "attempts")  # columns of the table
 
 
 @dataclass(eq=False)
@@ -70,15 +73,47 @@ class Job:
 
 
 def describe_exit(code: int) -> str:
-    """Return how a process ended that left no result.
+    """Return how a process ended.
 
     Args:
         code: Its return code, -N if signal N ended it.
     """
     if code >= 0:
-        return f"its process ended without a result (exit status {code})"
+        return f"its process exited with status {code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
     return f"its process was killed by {name}"
+
+
+def format_table(jobs: Sequence[Job]) -> str:
+    """Return a table with a row per job, and a line that counts them by status."""
+    columns = ["job", "status", "seconds", "device", "attempts", "overrides", "reason"]
+    rows = [
+        [
+            str(job.number),
+            job.status,
+            f"{job.seconds:.1f}" if job.attempts else "",
+            job.device,
+            str(job.attempts),
+            " ".join(job.overrides),
+            " ".join(job.reason.split()),
+        ]
+        for job in jobs
+    ]
+    if not any(job.attempts > 1 for job in jobs):
+        index = columns.index("attempts")
+        for row in [columns, *rows]:
+            del row[index]
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    lines = []
+    for row in [columns, ["-" * width for width in widths], *rows]:
+        cells = (
+            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
+            for name, cell, width in zip(columns, row, widths, strict=True)
+        )
+        lines.append("  ".join(cells).rstrip())
+    counts = Counter(job.status for job in jobs)
+    lines.append(", ".join(f"{n} {status}" for status, n in counts.items()))
+    return "\n".join(lines)

@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_g
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from hydra_plugins.hydra_gpu_launcher._devices import VARIABLE, Slot, free_memory
+from hydra_plugins.hydra_gpu_launcher._devices import NAME_VARIABLE, VARIABLE, Slot, free_memory
 from hydra_plugins.hydra_gpu_launcher._errors import LauncherError
 from hydra_plugins.hydra_gpu_launcher._finished import (
     config_digest,
@@ -26,15 +26,16 @@ from hydra_plugins.hydra_gpu_launcher._finished import (
     read_finished,
     write_finished,
 )
-from hydra_plugins.hydra_gpu_launcher._job import DONE, SKIPPED, Job
+from hydra_plugins.hydra_gpu_launcher._job import DONE, SKIPPED, Job, format_table
 from hydra_plugins.hydra_gpu_launcher._options import Options
 from hydra_plugins.hydra_gpu_launcher._output import Relay
 from hydra_plugins.hydra_gpu_launcher._process import JobProcess
 from hydra_plugins.hydra_gpu_launcher._signals import DeferredSignals
 from hydra_plugins.hydra_gpu_launcher._sweep import Sweep
-from hydra_plugins.hydra_gpu_launcher._table import format_table
 
 log = logging.getLogger(__name__)
+# without it, Python prints warnings even if an application has configured no logging at all
+logging.getLogger(__package__).addHandler(logging.NullHandler())
 
 _OTHER_GPU = re.compile(r"cuda:0*[1-9][0-9]*")
 
@@ -101,7 +102,7 @@ def launch(
             def start(job: Job, slot: Slot) -> _ForwardedProcess:
                 forget_finished(job.directory)
                 payload = cloudpickle.dumps({**common, "config": job.config})
-                environment = {**os.environ, VARIABLE: slot.visible}
+                environment = {**os.environ, VARIABLE: slot.visible, NAME_VARIABLE: slot.device}
                 return _ForwardedProcess(payload, environment, relay, f"[{job.number}] ")
 
             def wait(seconds: float) -> None:

@@ -184,11 +184,12 @@ class Sweep:
         running.process.close()
         job.value = job.returned._return_value if job.returned is not None else None
         if job.returned is None:
-            self._end(job, status, reason or describe_exit(code))
+            lost = "" if code else " without a result"
+            self._end(job, status, reason or describe_exit(code) + lost)
         elif job.returned.status != JobStatus.COMPLETED:
             self._end(job, status, reason)
         elif code:
-            self._end(job, status, f"it returned, but then {describe_exit(code)}")
+            self._end(job, status, f"the job returned, but then {describe_exit(code)}")
         else:
             self._end(job, DONE)
 
