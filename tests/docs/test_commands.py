@@ -43,6 +43,8 @@ NOT_RUN = {
     "bentoml containerize": "needs Docker",
     "curl": "in tests/docs/test_serve_page.py and tests/examples/test_bentoml_service.py",
     "python run.py model=mask_rcnn input=s3://": "needs a remote store",
+    "python run.py -m hydra/launcher=gpu": "needs a GPU; in tests/cli/test_launcher.py",
+    "python my_app.py": "in tests/packaging/gpu_launcher/test_launching.py",
     "useradd": "changes the system",
     "install -d": "changes the system",
     "systemctl": "changes the system",

@@ -56,7 +56,7 @@ def write_finished(job: Job) -> str:
         if json.loads(text)["value"] != job.value:
             raise ValueError
     except (TypeError, ValueError):
-        return f"its return value, a {type(job.value).__name__}, is not plain JSON"
+        return f"its return value of type {type(job.value).__name__} is not plain JSON"
     path = job.directory / NAME
     temporary = path.with_name(f"{NAME}.{os.getpid()}")
     try:
