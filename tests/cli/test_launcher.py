@@ -11,10 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from command_line import Run, command, environment, write_picture
+from hydra.errors import MissingConfigException
 from nvidia_smi import rows, write_nvidia_smi
 from omegaconf import OmegaConf
 from processes import children, state, wait_for
 
+from pipeline.config.explain import explain
 from runners.jobs import Jobs
 
 EXPECTED = "batch_size: expected auto or a whole number of at least 1, got 'abc'"
@@ -146,3 +148,9 @@ def test_standard_input_cannot_be_shared(d2run: Run, tmp_path: Path) -> None:
     done = d2run("-m", "runnable=fake", "input=-", "quiet=true", *LAUNCHER, input="a.png\n")
     assert done.returncode == 2
     assert done.stderr.startswith("[0] error: job 0: input=-: the jobs of hydra/launcher=gpu run")
+
+
+def test_without_the_package() -> None:
+    missing = MissingConfigException("no such file", "hydra/launcher/gpu")
+    expected = "hydra/launcher=gpu: not installed; run: pip install ./packaging/hydra-gpu-launcher"
+    assert explain(missing) == expected

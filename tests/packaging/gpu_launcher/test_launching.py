@@ -135,12 +135,15 @@ def test_signals_leave_nothing_behind(tmp_path: Path, number: signal.Signals) ->
          "and choose GPUs with hydra.launcher.devices"),
         (["+hydra.job.env_set.CUDA_VISIBLE_DEVICES=0"],
          "hydra.job.env_set.CUDA_VISIBLE_DEVICES is set by the launcher; remove it"),
+        (["x=1,2", "hydra.sweep.subdir=same", "hydra.launcher.skip_finished=true"],
+         "hydra.launcher.skip_finished=true: jobs share the directory {root}/sweep/same, but each "
+         "needs its own; change hydra.sweep.subdir"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
     app = App(tmp_path)
-    status, out, err = app.run("x=1", *arguments)
+    status, out, err = app.run(*arguments)
     assert (status, out) == (1, "")
-    assert err.strip().splitlines()[0] == message
+    assert err.strip().splitlines()[0] == message.format(root=tmp_path)
     assert "Traceback" not in err
     assert app.started() == []

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def launch(
         slots: Where jobs run.
 
     Raises:
-        LauncherError: A job names a device that it will not have.
+        LauncherError: A job names a device that it will not have, the task function cannot be
+            sent, or jobs that share a directory are to be skipped when finished.
     """
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
@@ -88,6 +90,18 @@ def launch(
         "stop_timeout_s": options.stop_timeout_s,
         "reports": report is not None,
     }
+    try:
+        cloudpickle.dumps(common)
+    except Exception as exc:
+        raise LauncherError(
+            f"the task function, or what it uses, cannot be sent to a process: {exc}; if it is a "
+            "global object of the script, move it to a module that the script imports"
+        ) from exc
+    if options.skip_finished and (shared := _shared_directory(jobs)):
+        raise LauncherError(
+            f"hydra.launcher.skip_finished=true: jobs share the directory {shared}, but each needs "
+            "its own; change hydra.sweep.subdir"
+        )
     todo = [job for job in jobs if not (options.skip_finished and _is_finished(job))]
     for job in jobs:
         if job.status == SKIPPED:
@@ -169,6 +183,11 @@ def _prepare(
                 f"remove this, and choose GPUs with hydra.launcher.devices"
             )
     return Job(number, tuple(filter_overrides(overrides)), composed, directory, sweep, digest)
+
+
+def _shared_directory(jobs: Sequence[Job]) -> Path | None:
+    count = Counter(job.directory for job in jobs)
+    return next((directory for directory, n in count.items() if n > 1), None)
 
 
 def _is_finished(job: Job) -> bool:
