@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,6 +64,7 @@ def test_the_same_table_and_status(d2run: Run, photos: Path, tmp_path: Path) -> 
     assert starts[0].endswith(": model=mask_rcnn batch_size=1")
 
 
+@pytest.mark.nightly
 def test_a_sweep_is_interrupted_and_resumed(photos: Path, tmp_path: Path) -> None:
     for i in range(200):
         write_picture(photos / f"more{i}.png", np.zeros((64, 64, 3), np.uint8))
@@ -110,6 +112,27 @@ def launched(number: int, status: str, **given: object) -> SimpleNamespace:
     )  # fmt: skip
 
 
+def test_jobs_that_were_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "orig_argv", ["run.py", "-m"])
+    jobs = Jobs(None)
+    for number in range(2):
+        job = launched(number, "stopped", exit_status=130, reason="interrupted")
+        job.sweep_directory = tmp_path / "sweep"
+        job.directory = job.sweep_directory / str(number)
+        job.directory.mkdir(parents=True)
+        (job.directory / "run.json").write_text(f'{{"totals": {{"done": {number + 1}}}}}')
+        jobs.job_ended(job)
+    jobs.say_interrupted("interrupted")
+    assert jobs.statuses == [130, 130]
+    assert capfd.readouterr().err.splitlines() == [
+        "error: interrupted; 1 result is kept in sweep/0; 2 results are kept in sweep/1",
+        "resume with: run.py -m output=sweep",
+    ]
+
+
 def test_jobs_that_died(capfd: pytest.CaptureFixture[str]) -> None:
     jobs = Jobs(None)
     jobs.swept = frozenset({"model"})
@@ -144,6 +167,7 @@ def test_mistakes(d2run: Run, photos: Path, arguments: list[str], message: str) 
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {message}\n")
 
 
+@pytest.mark.nightly
 def test_standard_input_cannot_be_shared(d2run: Run, tmp_path: Path) -> None:
     done = d2run("-m", "runnable=fake", "input=-", "quiet=true", *LAUNCHER, input="a.png\n")
     assert done.returncode == 2

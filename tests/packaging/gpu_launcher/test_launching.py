@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -28,16 +29,19 @@ class App:
         folder = write_nvidia_smi(root / "bin", rows(3))
         self.environment = {"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(root)}
 
+    def command(self, *arguments: str) -> list[str]:
+        launcher = ("-m", "hydra/launcher=gpu", "hydra.sweep.dir=sweep")
+        return [sys.executable, str(APP), *launcher, *arguments]
+
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(APP), "-m", "hydra/launcher=gpu", "hydra.sweep.dir=sweep",
-             *arguments],
+            self.command(*arguments),
             cwd=self.root,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
 
     def run(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
         process = self.start(*arguments, **environment)
@@ -140,10 +144,21 @@ def test_signals_leave_nothing_behind(tmp_path: Path, number: signal.Signals) ->
          "needs its own; change hydra.sweep.subdir"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_mistakes_are_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
     app = App(tmp_path)
-    status, out, err = app.run(*arguments)
-    assert (status, out) == (1, "")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", app.environment["PATH"])
+    monkeypatch.setattr(sys, "argv", app.command(*arguments)[1:])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(APP), run_name="__main__")
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out) == (1, "")
     assert err.strip().splitlines()[0] == message.format(root=tmp_path)
     assert "Traceback" not in err
     assert app.started() == []

@@ -27,6 +27,7 @@ def test_files() -> None:
     assert max(len(path.read_text().splitlines()) for path in MODULES) <= 300
 
 
+@pytest.mark.nightly
 def test_the_launcher_is_light() -> None:
     code = (
         "import sys, hydra.core.plugins; before = set(sys.modules); "
