@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import subprocess
 import sys
@@ -65,30 +66,36 @@ def test_the_same_table_and_status(d2run: Run, photos: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(600)
 def test_a_sweep_is_interrupted_and_resumed(photos: Path, tmp_path: Path) -> None:
-    for i in range(200):
+    for i in range(100):
         write_picture(photos / f"more{i}.png", np.zeros((64, 64, 3), np.uint8))
-    stage = ("--config-dir", str(tmp_path / "conf"), "stage=[slow]")
     (tmp_path / "conf/stage").mkdir(parents=True)
     (tmp_path / "conf/stage/slow.yaml").write_text("slow: {_target_: slow.Slow}\n")
     (tmp_path / "slow.py").write_text(
         "import time\n"
         "class Slow:\n"
         "    def __call__(self, result):\n"
-        "        time.sleep(0.2)\n"
+        "        time.sleep(0.1)\n"
         "        return result\n"
     )
     trusted = "trusted_packages=[pipeline,runners,slow]"
-    options = ("-m", "model=mask_rcnn,retinanet", "runnable=fake", "sink=[]", *stage, trusted)
-    process = subprocess.Popen(
-        command(*options, f"input={photos}", "output=sweep", *LAUNCHER),
-        cwd=tmp_path,
-        env=environment(tmp_path) | {"PYTHONPATH": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    options = ("-m", "model=mask_rcnn,retinanet", "runnable=fake", "sink=[]", trusted,
+               "--config-dir", "conf", "stage=[slow]", f"input={photos}")  # fmt: skip
     journals = [tmp_path / "sweep" / job / "predictions.jsonl" for job in ("0", "1")]
+
+    def start(*more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command(*options, *more),
+            cwd=tmp_path,
+            env=environment(tmp_path) | {"PYTHONPATH": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    # Ctrl-C
+    process = start("output=sweep", *LAUNCHER)
     wait_for(lambda: all(path.exists() and path.stat().st_size for path in journals))
     jobs = children(process.pid)
     assert len(jobs) == 2
@@ -100,6 +107,26 @@ def test_a_sweep_is_interrupted_and_resumed(photos: Path, tmp_path: Path) -> Non
     assert last.startswith("error: interrupted; ")
     assert last.count("kept in sweep/") == 2
     assert resume.startswith("resume with: ")
+
+    # a job is killed, the other one continues
+    process = start("output=sweep", *LAUNCHER)
+    sizes = [path.stat().st_size for path in journals]
+    wait_for(lambda: all(p.stat().st_size > n for p, n in zip(journals, sizes, strict=True)))
+    os.kill(min(children(process.pid)), signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 137
+    assert [row[2] for row in cells(out)] == ["137", "3"]  # one image is broken
+    assert "error: job 0: its process was killed by SIGKILL" in err
+
+    # the same command again does what is missing
+    process = start("output=sweep", *LAUNCHER)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert [row["status"] for row in read(tmp_path / "sweep")] == ["3", "3"]
+    assert [int(row["images"]) > 0 for row in read(tmp_path / "sweep")] == [True, False]
+    start("output=one").communicate(timeout=120)
+    for path in journals:
+        assert path.read_bytes() == (tmp_path / "one" / path.parent.name / path.name).read_bytes()
 
 
 def launched(number: int, status: str, **given: object) -> SimpleNamespace:
