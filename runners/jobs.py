@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -116,9 +116,11 @@ class Jobs:
         self._sweep = job.sweep_directory
         value = job.value.args[0] if isinstance(job.value, _LaunchedFailedError) else job.value
         if not isinstance(value, _Launched):  # its process died
-            overrides, status = varied(job.overrides, self.swept), job.exit_status or 1
-            row = SweepJob.of(job.number, overrides, status, None, job.seconds, job.directory)
+            overrides = varied(job.overrides, self.swept)
+            row = SweepJob.of(job.number, overrides, 0, None, job.seconds, job.directory)
             value = _Launched(row, None)
+        if not value.row.status and job.status != "done":  # or died after the job
+            value = replace(value, row=replace(value.row, status=job.exit_status or 1))
             if job.status == "stopped":
                 self._stopped.append(job.directory)
             else:

@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from processes import children, state, wait_for
 
 from pipeline.config.explain import explain
-from runners.jobs import Jobs
+from runners.jobs import Jobs, _Launched
+from runners.reporting.sweep import SweepJob
 
 EXPECTED = "batch_size: expected auto or a whole number of at least 1, got 'abc'"
 LAUNCHER = ("hydra/launcher=gpu", "hydra.launcher.slots=2")
@@ -167,15 +168,21 @@ def test_jobs_that_died(capfd: pytest.CaptureFixture[str]) -> None:
     assert jobs.job_ended(launched(2, "failed", exit_status=137, reason=reason)) is None
     assert jobs.job_ended(launched(1, "failed", exit_status=0, reason="without a result")) is None
     jobs.job_ended(launched(3, "not started", reason="job 2 failed"))
-    assert jobs.statuses == [137, 1]
+    late = launched(0, "failed", exit_status=139, reason="the job returned, but then died")
+    row = SweepJob(0, "model=0", 0, 8, 20, 1.5, "/none/sweep/0")
+    late.value = _Launched(row, 0.5)
+    assert jobs.job_ended(late) == 0.5
+    assert jobs.statuses == [137, 1, 139]
     jobs.report_sweep()
     shown = capfd.readouterr()
     assert shown.err.splitlines() == [
         f"error: job 2: {reason}",
         "error: job 1: without a result",
         "error: job 3: not started: job 2 failed",
+        "error: job 0: the job returned, but then died",
     ]
     assert cells(shown.out) == [
+        ["0", "model=0", "139", "8", "20", "0"],
         ["1", "model=1", "1", "", "", "1"], ["2", "model=2", "137", "", "", "2"],
     ]  # fmt: skip
 
