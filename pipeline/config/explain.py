@@ -79,6 +79,8 @@ def _no_choice(exc: MissingConfigException, repository: ConfigRepository | None)
         if group in ("stage", "sink"):
             return f"{group}={name}: write a list in brackets: '{group}=[{name}]'"
         return f"{group}={name}: expected one option; add -m to run a job per option"
+    if (group, name) == ("hydra/launcher", "gpu"):
+        return "hydra/launcher=gpu: not installed; run: pip install ./packaging/hydra-gpu-launcher"
     return f"{group}={name}: no such option{did_you_mean(name, options)}"
 
 

@@ -46,6 +46,8 @@ NOT_RUN = {
     "python run.py model=mask_rcnn input=s3://": "needs a remote store",
     "openssl": "in tests/pipeline/recorded/test_signing.py",
     "sha256sum": "in tests/pipeline/recorded/test_manifest.py",
+    "python run.py -m hydra/launcher=gpu": "needs a GPU; in tests/cli/test_launcher.py",
+    "python my_app.py": "in tests/packaging/gpu_launcher/test_launching.py",
     "useradd": "changes the system",
     "install -d": "changes the system",
     "systemctl": "changes the system",
@@ -214,10 +216,10 @@ def test_it_builds(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from runners import entry
+    from runners import jobs
 
-    build = entry.build_job
-    monkeypatch.setattr(entry, "build_job", lambda *job: replace(build(*job), runner=Nothing()))
+    build = jobs.build_job
+    monkeypatch.setattr(jobs, "build_job", lambda *job: replace(build(*job), runner=Nothing()))
     status = main(line)
     printed = RUN[line][1]
     error = capsys.readouterr().err

@@ -16,7 +16,7 @@ PYPROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_te
 UV = PYPROJECT["tool"]["uv"]
 PINS = [Requirement(line) for line in UV["constraint-dependencies"]]
 BUILD_PINS = [Requirement(line) for line in UV["build-constraint-dependencies"]]
-IN_TREE = {"detectron2"}  # its version is that of packaging/detectron2
+IN_TREE = {"detectron2", "hydra-gpu-launcher"}  # their versions are those in packaging/
 
 
 def installed(name):

@@ -1,0 +1,1 @@
+"""``hydra/launcher=gpu``: the jobs of a sweep in parallel, each in a process with its own GPU."""
