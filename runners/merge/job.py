@@ -12,11 +12,11 @@ import yaml
 
 from pipeline.errors import ConfigError
 from pipeline.job import Job
+from pipeline.recorded.configuration import recorded_config
 from pipeline.redaction import redacted
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import expanded
 from runners.merge.shards import ShardRun
-from runners.recorded_job import recorded_config
 from runners.rundir.settings import differences
 
 _OWN = ("runner", "output", "quiet", "verbose", "trusted_packages", "decode_threads", "queue_mb")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.job import Job, Report
+from pipeline.recorded.configuration import directory_of
 from pipeline.recorded.run import RECORD
 from pipeline.recorded.signing import read_private_key
 from pipeline.system.descriptors import open_to_read
@@ -20,7 +21,6 @@ from runners.merge.combining import clear_outdated, combine, is_combined, state_
 from runners.merge.job import merged_job, refuse_options
 from runners.merge.outputs import check_files, link_outputs
 from runners.merge.shards import ShardRun, find_shards, open_shards
-from runners.recorded_job import directory_of
 from runners.reporting.log import logged
 from runners.reporting.status import Status
 from runners.reporting.tally import totals, verdict

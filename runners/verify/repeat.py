@@ -9,11 +9,11 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.job import Job
 from pipeline.protocols import Asset, LiveSource, Source
+from pipeline.recorded.configuration import recorded_config
 from pipeline.recorded.run import RecordedRun
 from pipeline.sources.paths import Origin
 from pipeline.sources.recorded import Recorded
 from pipeline.sources.several import origins
-from runners.recorded_job import recorded_config
 
 _SENDS = "pipeline.sinks.webhook."  # sinks whose receiver already has the results
 

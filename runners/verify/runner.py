@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError, OutputLockedError, PipelineError
 from pipeline.job import Job, Report
+from pipeline.recorded.configuration import directory_of
 from pipeline.recorded.run import RECORD, RecordedRun
 from pipeline.recorded.signing import SIGNATURES, bad_signatures, read_public_key
 from pipeline.system.terminal import print_stderr, print_stdout
 from pipeline.validation import check_whole
-from runners.recorded_job import directory_of
 from runners.rundir.translation import output_errors
 from runners.verify.comparing import (
     Findings,
