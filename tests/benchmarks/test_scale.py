@@ -36,7 +36,8 @@ def report(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
 def test_costs(tmp_path: Path) -> None:
     found = report(tmp_path, "--parts", "driver", "merge", "--assets", "300", "--shards", "2")
     costs = found["assets"]["300"]
