@@ -78,9 +78,8 @@ def simulate(cluster: Cluster, seed: int) -> dict[str, float]:
             failures += 1
             if next_failure > now:  # else it fails again before it has started
                 processed = done + (next_failure - now) / cluster.asset_s
-                lost = min(lost_at(processed, cluster.asset_s, cluster.ahead), processed - done)
-                redone += lost
-                done = processed - lost
+                redone += lost_at(processed, cluster.asset_s, cluster.ahead)
+                done = processed - processed % group_of(cluster.asset_s)
             now = next_failure + cluster.start_s
             next_failure += rng.expovariate(1 / cluster.mtbf_s)
         latest = max(latest, now)

@@ -7,13 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 from unicodedata import normalize
 
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job, Report
-from pipeline.protocols import Asset, LiveSource, VersionedAsset, Warns
+from pipeline.protocols import Asset, LiveSource, VersionedAsset, Warns, supports
 from pipeline.sharding import parse_shard
 from pipeline.system.files import output_name
 from pipeline.system.os_errors import describe_os_error
@@ -137,7 +136,7 @@ class _Survey:
         if state not in TO_DO:
             self.not_done.append((asset.id, _WHY[state]))
             return
-        size = asset.size_bytes if isinstance(asset, VersionedAsset) else None
+        size = asset.size_bytes if supports(asset, VersionedAsset) else None
         try:
             if size is None:
                 size, _ = asset_status(asset)
@@ -148,7 +147,7 @@ class _Survey:
             self.not_done.append((asset.id, "would fail: empty file"))
             return
         self.to_do.append((asset.id, _WHY[state]))
-        kind = asset.path.suffix.lower() or "(no extension)"
+        kind = os.path.splitext(asset.id)[1].lower() or "(no extension)"  # noqa: PTH122
         self.kinds[kind] += 1
         self.sizes[kind] += size or 0
 
@@ -212,8 +211,10 @@ def name_collisions(ids: Iterable[str]) -> Iterator[str]:
     for asset_id in ids:
         name = normalize("NFD", output_name(asset_id, "").casefold())
         files[name].append(asset_id)
-        for folder in PurePosixPath(name).parents:
-            folders.setdefault(str(folder), asset_id)
+        folder = name.rpartition("/")[0]
+        while folder and folder not in folders:  # or else those above it are known, too
+            folders[folder] = asset_id
+            folder = folder.rpartition("/")[0]
     for name, sharing in files.items():
         if len(sharing) > 1:
             yield ", ".join(sharing)

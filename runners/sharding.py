@@ -80,7 +80,7 @@ def refuse_input(job: Job, source: Source) -> None:
                 "runner.shard: each shard lists all inputs, and standard input is read only once; "
                 "write its paths to a .txt file"
             )
-        if output.is_relative_to(origin.path):
+        if job.config["input"] is not None and output.is_relative_to(origin.path):
             raise ConfigError(
                 f"runner.shard: the output is in the input {origin.path}, so the shards would list "
                 "one another; choose another output"

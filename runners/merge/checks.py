@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from runners.merge.shards import ShardRun
 from runners.rundir.lists import SKIPPED
 from runners.rundir.settings import differences
 
+_IDS = "SELECT id FROM entries WHERE id > ? ORDER BY id LIMIT 4096"
 _DONE = (0, 3)  # exit statuses of runs that have processed all inputs
 
 
@@ -91,15 +93,16 @@ def _compare(first: ShardRun, run: ShardRun) -> None:
 
 def _check_ids(run: ShardRun) -> None:
     """Check that each result belongs to its shard, so that there is no gap and no overlap."""
-    own = 0
-    for entry in run.ledger.entries():
-        own += 1
-        index = shard_of(entry.id, run.shard.count)
-        if index != run.shard.index:
-            raise ConfigError(
-                f"{run} overlaps shard {index}/{run.shard.count}, to which its result of "
-                f"'{entry.id}' belongs; remove it and run runner.shard={run.shard}"
-            )
+    own, last = 0, b""
+    while rows := run.ledger.execute(_IDS, (last,)):
+        own, last = own + len(rows), rows[-1][0]
+        for asset_id in (os.fsdecode(row[0]) for row in rows):
+            index = shard_of(asset_id, run.shard.count)
+            if index != run.shard.index:
+                raise ConfigError(
+                    f"{run} overlaps shard {index}/{run.shard.count}, to which its result of "
+                    f"'{asset_id}' belongs; remove it and run runner.shard={run.shard}"
+                )
     if own < run.listing.get("own", 0):
         raise ConfigError(
             f"{run} has not finished: it holds {own} of its {run.listing['own']} inputs; run it "

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.errors import ConfigError
 from pipeline.job import Job
 from pipeline.system.descriptors import open_to_read, parent_of, remove, status_of
-from pipeline.system.files import TEMPORARY, file_identity, replaced, sync_folder
+from pipeline.system.files import TEMPORARY, file_identity, sync_folder
 from pipeline.system.output_folder import OutputFolder
 from runners.merge.shards import ShardRun
 
@@ -54,16 +54,16 @@ def link_outputs(job: Job, runs: Iterable[ShardRun]) -> None:
         OutputError: A symbolic link is in the way.
     """
     names = [*_directories(job), *(name for _, name in _run_files(job))]
-    links, folders = OutputFolder(job.output), set[PurePosixPath]()
+    output, folders = OutputFolder(job.output), set[PurePosixPath]()
     for run in runs:
         for name, status in _files(run.path, names):
             old, new = run.path / name, job.output / name
             if stat.S_ISLNK(status.st_mode):
                 here, there = (os.path.realpath(path.parent) for path in (old, new))
                 target = os.path.join(here, os.readlink(old))  # noqa: PTH115, PTH118
-                links.link(name, os.path.relpath(target, there))
-            else:
-                _link(old, new, status)
+                output.link(name, os.path.relpath(target, there))
+            elif not _link(old, new, status):
+                _copy(old, output, name, status)
             folders.update(PurePosixPath(name).parents)
     for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
         sync_folder(job.output / folder)
@@ -98,12 +98,13 @@ def _files(root: Path, names: Iterable[str]) -> Iterator[tuple[str, os.stat_resu
                     yield f"{inner}/{each}", os.lstat(os.path.join(directory, each))  # noqa: PTH118
 
 
-def _link(old: Path, new: Path, status: os.stat_result) -> None:
+def _link(old: Path, new: Path, status: os.stat_result) -> bool:
+    """Give a file a second name; return whether that is possible."""
     known = status_of(new)
     if known is not None:
         is_copy = (known.st_size, known.st_mtime_ns) == (status.st_size, status.st_mtime_ns)
         if file_identity(known) == file_identity(status) or is_copy:
-            return  # of a merge that was interrupted
+            return True  # of a merge that was interrupted
         remove(new)
     try:
         with parent_of(old) as (source, name), parent_of(new, make=True) as (target, new_name):
@@ -111,11 +112,14 @@ def _link(old: Path, new: Path, status: os.stat_result) -> None:
     except OSError as exc:
         if exc.errno not in _NO_LINK:
             raise
-        _copy(old, new, status)
+        return False
+    return True
 
 
-def _copy(old: Path, new: Path, status: os.stat_result) -> None:
-    with open_to_read(old) as source, replaced(new) as target:
+def _copy(old: Path, output: OutputFolder, name: str, status: os.stat_result) -> None:
+    target = output.open(name)
+    with open_to_read(old) as source:
         shutil.copyfileobj(source, target, 1 << 20)
-        target.flush()
-        os.utime(target.fileno(), ns=(status.st_mtime_ns, status.st_mtime_ns))
+    target.flush()
+    os.utime(target.fileno(), ns=(status.st_mtime_ns, status.st_mtime_ns))
+    output.commit(name)

@@ -13,7 +13,7 @@ from pipeline.recorded.configuration import directory_of
 from pipeline.recorded.run import RECORD
 from pipeline.recorded.signing import read_private_key
 from pipeline.system.descriptors import open_to_read
-from pipeline.system.files import replaced
+from pipeline.system.files import remove_temporaries, replaced
 from pipeline.system.terminal import print_stderr, print_stdout
 from pipeline.validation import check_choice
 from runners.merge.checks import check_shards, reference_of
@@ -88,6 +88,7 @@ class Merge:
         state, started_s = state_of(runs), time.monotonic()
         n_inputs = reference.listing["inputs"]
         check_files(job, runs)
+        remove_temporaries(job.output)  # of a merge that was killed before its record was written
         clear_outdated(job, state, self.on_change)
         with open_run(job, "error", Status(job.output, n_inputs)) as opened:
             ledger = opened.earlier

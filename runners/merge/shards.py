@@ -20,6 +20,7 @@ from pipeline.system.descriptors import names_in, open_to_read, status_of
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.lock import locked
+from runners.rundir.owned.names import LISTS
 
 _PAGE, _CACHE_KB = 32768, 256 << 10  # of all shards together
 _FILES = 4  # that are open per shard: lock, directory, ledger, predictions
@@ -89,7 +90,7 @@ class ShardRun:
 
     @cached_property
     def digests(self) -> Mapping[str, str]:
-        """The SHA-256 of its outputs, from its manifest.
+        """The SHA-256 of its lists and of files that sinks write once per run, by name.
 
         Raises:
             OutputError: The manifest is damaged, or is not that of the run.
@@ -98,7 +99,8 @@ class ShardRun:
         recorded = self.record.get("manifest")
         if not isinstance(recorded, Mapping) or recorded.get("sha256") != manifest.sha256:
             raise OutputError(f"{self}: {MANIFEST} is not that of {RECORD}; run the shard again")
-        return manifest.digests
+        written = [name for names in self.record["outputs"].values() for name in names]
+        return {k: manifest.digests[k] for k in (*LISTS, *written) if k in manifest.digests}
 
     def entries(self) -> Iterator[tuple[Entry, Iterator[bytes]]]:
         """Yield its entries by place, each with its lines, which must be read at once.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
@@ -74,7 +73,8 @@ def write_ordered(directory: Path, ledger: Ledger, found: Iterable[_Found]) -> P
                         number += 1
                     if entry.image_id is None:
                         next_image_id += number
-                    moved.append(replace(entry, start=start, length=size - start))
+                    entry.start, entry.length = start, size - start
+                    moved.append(entry)
                 ledger.put(moved)
             new.flush()
             os.fsync(new.fileno())
@@ -110,13 +110,13 @@ def finish_order(directory: Path, ledger: Ledger) -> None:
 
 
 def _is_in_order(ledger: Ledger) -> bool:
-    size = 0
-    for entry in ledger.entries():
-        if entry.start is not None:
-            if entry.start != size:
-                return False
-            size += entry.length
-    return size == ledger.position.size
+    # in SQL, because this takes a fifth of the time of reading a million entries
+    misplaced, size = ledger.execute(
+        "SELECT coalesce(sum(start != expected), 0), coalesce(sum(length), 0) FROM ("
+        "SELECT start, length, lag(start + length, 1, 0) OVER (ORDER BY place, id) AS expected "
+        "FROM entries WHERE start IS NOT NULL)"
+    )[0]
+    return not misplaced and size == ledger.position.size
 
 
 def _lines(file: BinaryIO, entry: Entry) -> Iterator[bytes]:

@@ -173,10 +173,12 @@ def _output(arguments: Sequence[str]) -> tuple[Path | None, str]:
     values: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or key.startswith(("-", "+", "~")) or key in ("experiment", "runner.shard"):
+        if not equals or key.startswith(("-", "+", "~")) or key == "experiment":
             return None, ""
         values[key] = value
     value, runner = values.get("output", ""), values.get("runner", "batch")
+    if "runner.shard" in values:
+        runner = "shard"  # which locks a directory of its own
     if not value.strip() or value[0] in "'\"" or "${" in value:
         return None, runner
     return Path(os.path.expanduser(value)).absolute(), runner  # noqa: PTH111 - never raises
