@@ -289,17 +289,17 @@ def failures(folder: Path, inputs: int, deaths: int, seed: int) -> dict[str, Any
     whole = measured(command(*arguments, f"output={folder}/whole"))
     nothing = measured(command(*arguments, f"output={folder}/whole"))  # starts, and ends
     rate = inputs / max(whole.wall_s - nothing.wall_s, 1e-3)
-    rng, redone, moment = random.Random(seed), list[int](), 0
-    while len(redone) < deaths:
-        output = folder / f"killed {moment}"
+    whole_size = (folder / "whole" / PREDICTIONS).stat().st_size
+    rng, redone = random.Random(seed), list[int]()
+    for i in range(deaths):
+        output = folder / f"killed {i}"
         child = forked(command(*arguments, f"output={output}"))
-        time.sleep(nothing.wall_s + rng.uniform(0.05, 0.9) * inputs / rate)
+        wait_for(output / PREDICTIONS, int(whole_size * rng.uniform(0.05, 0.9)))
         os.kill(child, signal.SIGKILL)
-        moment += 1
-        if os.WIFSIGNALED(os.waitpid(child, 0)[1]) and (output / in_flight.NAME).exists():
-            with (output / in_flight.NAME).open("rb") as lines:
-                if lost := len(set(in_flight.ids(lines))):
-                    redone.append(lost)
+        if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+            raise SystemExit("a run ended before it was killed; add --inputs")
+        with (output / in_flight.NAME).open("rb") as lines:  # started, and not committed
+            redone.append(len(set(in_flight.ids(lines))))
     simulated = scale_failures.redone_per_death(rate, deaths, seed)
     return {
         "rate": rate,
@@ -308,6 +308,12 @@ def failures(folder: Path, inputs: int, deaths: int, seed: int) -> dict[str, Any
         "mean": {"measured": sum(redone) / deaths, "simulated": sum(simulated) / deaths},
         "jobs": scale_failures.jobs(seed),
     }
+
+
+def wait_for(path: Path, size: int) -> None:
+    """Wait until a file has a size."""
+    while not (path.exists() and path.stat().st_size >= size):
+        time.sleep(0.0005)
 
 
 def show(n: int, name: str, cost: dict[str, Any]) -> list[str]:
