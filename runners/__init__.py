@@ -5,6 +5,7 @@ PARTS = (
     "batch.Batch",
     "evaluate.runner.Evaluate",
     "plan.Plan",
+    "ray.runner.RayBatch",
     "repair.Repair",
     "report.MakeReport",
     "rerun.Rerun",
