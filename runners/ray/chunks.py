@@ -61,8 +61,8 @@ class Chunks:
         self._size = max(self._multiple, min(wanted, 2 * self._size, self._max_assets))
 
     def give_back(self, chunks: Iterable[Chunk]) -> None:
-        """Hand these out again, before all others."""
-        self._returned.extendleft(reversed(list(chunks)))
+        """Hand these out again, before all new ones."""
+        self._returned.extend(chunks)
 
     def is_empty(self) -> bool:
         """Return whether there are no more assets."""

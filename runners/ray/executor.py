@@ -266,6 +266,8 @@ class ActorExecutor:
         for sink in self._job.sinks.values():
             with suppress(Exception):
                 sink.discard(asset)
+        with suppress(OSError, PipelineError):
+            asset.fingerprint()  # it is not tried again while its content is the same
         what = f"its worker {reason}, {_TRIES} times in a row"
         error = PoisonError(what, asset_id=asset.id, step="inference", attempts=_TRIES)
         self._returned.append(Outcome(asset, error=error))
