@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.protocols import Asset
 from runners.ray.pool import Call, WorkerLost
+from runners.ray.signals import signals_deferred
 from runners.ray.worker import Worker
 
 
@@ -67,12 +68,13 @@ class Actors:
     def progress(self, worker: int) -> Call:
         """Request the number of steps, which is answered while the actor works."""
         actor = self._actors[worker]
-        call: Call = actor.progress.options(concurrency_group="control").remote()
+        with signals_deferred():
+            call: Call = actor.progress.options(concurrency_group="control").remote()
         return call
 
     def restart(self, worker: int) -> None:
         """Kill an actor's process; Ray starts another one."""
-        with suppress(self._ray.exceptions.RayError):
+        with suppress(self._ray.exceptions.RayError), signals_deferred():
             self._ray.kill(self._actors[worker], no_restart=False)
 
     def wait(self, calls: Collection[Call], timeout_s: float) -> Collection[Call]:
@@ -80,11 +82,11 @@ class Actors:
         if not calls:
             time.sleep(timeout_s)
             return []
-        waiting = list(calls)
-        done, rest = self._ray.wait(waiting, num_returns=1, timeout=timeout_s)
-        if done and rest:  # the others that are done by now
-            more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
-            done = [*done, *more]
+        with signals_deferred():
+            done, rest = self._ray.wait(list(calls), num_returns=1, timeout=timeout_s)
+            if done and rest:  # the others that are done by now
+                more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
+                done = [*done, *more]
         return list(done)
 
     def result(self, call: Call) -> Any:
@@ -95,7 +97,8 @@ class Actors:
         """
         exceptions = self._ray.exceptions
         try:
-            answer = self._ray.get(call)
+            with signals_deferred():
+                answer = self._ray.get(call)
         except exceptions.RayTaskError as exc:
             raise RuntimeError(f"a worker failed: {exc}") from exc
         except exceptions.RayError as exc:
@@ -108,10 +111,11 @@ class Actors:
         """Kill all actors."""
         actors, self._actors = self._actors, []
         for actor in actors:
-            with suppress(self._ray.exceptions.RayError):
+            with suppress(self._ray.exceptions.RayError), signals_deferred():
                 self._ray.kill(actor)
         self._connection.close()
 
     def _call(self, worker: int, name: str, *arguments: Any) -> Call:
-        call: Call = getattr(self._actors[worker], name).remote(*arguments)
+        with signals_deferred():
+            call: Call = getattr(self._actors[worker], name).remote(*arguments)
         return call

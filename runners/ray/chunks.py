@@ -57,12 +57,18 @@ class Chunks:
 
     def timed(self, n_assets: int, seconds: float) -> None:
         """Adapt the size of the next chunks to what the last one took; it grows step by step."""
-        wanted = int(n_assets * _AIM_S / max(seconds, 1e-6)) // self._multiple * self._multiple
-        self._size = max(self._multiple, min(wanted, 2 * self._size, self._max_assets))
+        wanted = n_assets * _AIM_S / max(seconds, 1e-6)
+        wanted = int(min(wanted, 2 * self._size, self._max_assets))
+        self._size = max(1, wanted // self._multiple) * self._multiple
 
     def give_back(self, chunks: Iterable[Chunk]) -> None:
         """Hand these out again, before all new ones."""
         self._returned.extend(chunks)
+
+    @property
+    def given_back(self) -> list[Asset]:
+        """The assets that were handed out, and are to be handed out again."""
+        return [asset for chunk in self._returned for asset in chunk.assets]
 
     def is_empty(self) -> bool:
         """Return whether there are no more assets."""

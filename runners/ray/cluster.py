@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import secrets
-import signal
 import socket
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,15 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError, printable
+from pipeline.errors import ConfigError, PipelineError, printable
+from runners.ray.signals import signals_deferred
+
+_log = logging.getLogger("d2run")
 
 _STORE_BYTES = 128 << 20  # answers only: images never pass through Ray
 _CONNECT_S = 10.0
+_TRIES = 3  # Ray gives up after 30 s, which a busy machine may need
 _MAX_DECODE_THREADS = 8
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics to its makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it, a warning
-    "RAY_DEDUP_LOGS": "0",
 }
 
 
@@ -60,13 +62,14 @@ def connected(address: str, workers: int | str) -> Iterator[Any]:
     if is_local:  # or whoever reaches its ports could run code here
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with _environment(environment):
-        with _signals_kept():
+        with signals_deferred():
             ray: Any = importlib.import_module("ray")
+            _quiet_errors()
             _connect(ray, address, workers, is_local)
         try:
             yield ray
         finally:
-            with _signals_kept():
+            with signals_deferred():
                 ray.shutdown()
 
 
@@ -132,14 +135,7 @@ def package_folders(names: Sequence[str]) -> list[str]:
 def _connect(ray: Any, address: str, workers: int | str, is_local: bool) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if is_local:
-        cores = os.cpu_count() or 1
-        ray.init(
-            address="local",
-            num_cpus=max(cores, workers) if isinstance(workers, int) else None,
-            include_dashboard=False,
-            object_store_memory=_STORE_BYTES,
-            **quiet,
-        )
+        _start_here(ray, workers, quiet)
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
@@ -147,7 +143,7 @@ def _connect(ray: Any, address: str, workers: int | str, is_local: bool) -> None
             pass
         ray.init(address=address, **quiet)
     except (OSError, ConnectionError, RuntimeError, ImportError) as exc:
-        text = printable(" ".join(str(exc).split()))[:300]
+        text = _line(exc)
         if "ersion" in text and isinstance(exc, RuntimeError):
             raise ConfigError(f"runner.address={address}: other versions there: {text}") from exc
         if address.startswith("ray://") and find_spec("grpc") is None:
@@ -155,6 +151,36 @@ def _connect(ray: Any, address: str, workers: int | str, is_local: bool) -> None
         raise ConfigError(
             f"runner.address={address}: no Ray cluster answers there: {text}"
         ) from exc
+
+
+def _start_here(ray: Any, workers: int | str, quiet: Mapping[str, Any]) -> None:
+    cores = os.cpu_count() or 1
+    for left in reversed(range(_TRIES)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(cores, workers) if isinstance(workers, int) else None,
+                include_dashboard=False,
+                object_store_memory=_STORE_BYTES,
+                **quiet,
+            )
+            return
+        except Exception as exc:  # of no type of its own
+            ray.shutdown()
+            if not left or "timed out" not in str(exc):
+                text = f"Ray does not start on this machine: {_line(exc)}"
+                raise PipelineError(text) from exc
+
+
+def _quiet_errors() -> None:
+    """Log what Ray would print about each worker that dies; it has no option for that."""
+    module = importlib.import_module("ray._private.worker")
+    if hasattr(module, "print_to_stdstream"):
+        module.print_to_stdstream = lambda data, **_: _log.info("ray: %s", data)  # type: ignore[attr-defined]
+
+
+def _line(exc: BaseException) -> str:
+    return printable(" ".join(str(exc).split()))[:300]
 
 
 @contextmanager
@@ -167,17 +193,3 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Restore the handlers of signals after the block: Ray replaces that of SIGTERM."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

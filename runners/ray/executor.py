@@ -275,7 +275,7 @@ class ActorExecutor:
 
     def _discard(self, chunks: Chunks) -> None:
         """Leave nothing of assets whose outcome nobody has received."""
-        left = list(self._unreceived())
+        left = [*self._unreceived(), *chunks.given_back]
         if not left:
             return
         self._pool.close()  # or they would write on

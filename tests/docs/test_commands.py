@@ -48,6 +48,7 @@ NOT_RUN = {
     "sha256sum": "in tests/pipeline/recorded/test_manifest.py",
     "useradd": "changes the system",
     "install -d": "changes the system",
+    "ray start": "starts Ray, and leaves it running",
     "systemctl": "changes the system",
     "find /srv/results/inbox/health": "in tests/docs/test_watch_page.py",
     "test -n": "in tests/docs/test_watch_page.py",
