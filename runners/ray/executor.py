@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.errors import DeviceLostError, PipelineError, PoisonError
 from pipeline.job import Job, Outcome
 from pipeline.protocols import Asset
 from runners.ray.chunks import Chunk, Chunks
+from runners.ray.options import RayOptions
 from runners.ray.pool import Call, Failure, Pool, Processed, Started, WorkerLost
 from runners.rundir.settings import differences
 
@@ -58,30 +59,14 @@ class ActorExecutor:
         warnings: What to tell the user at the end.
 
     Args:
-        job: The job; its sinks are entered before ``run``.
+        job: The job, its runnable entered; its sinks are entered before ``run``.
         pool: The workers, of which one has been started.
-        settings: What a worker's settings must be; of each other worker that is said, and it gets
-            no work.
-        max_assets: Largest number of assets per chunk.
-        max_bytes: Largest size of a chunk's files.
-        stall_s: Seconds without any progress after which a worker counts as lost.
-        wait_s: Seconds without any worker after which the run ends.
+        options: How long to wait for workers, and how much one gets at once.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        pool: Pool,
-        settings: Mapping[str, Any],
-        *,
-        max_assets: int,
-        max_bytes: int,
-        stall_s: float,
-        wait_s: float,
-    ) -> None:
-        self._job, self._pool, self._settings = job, pool, settings
-        self._max_assets, self._max_bytes = max_assets, max_bytes
-        self._stall_s, self._wait_s = stall_s, wait_s
+    def __init__(self, job: Job, pool: Pool, options: RayOptions) -> None:
+        self._job, self._pool, self._options = job, pool, options
+        self._settings = job.settings()  # a worker with others gets no work
         self._workers = [_Worker(number) for number in pool.workers()]
         self._calls: dict[Call, tuple[_Worker, Kind]] = {}
         self._returned: deque[Outcome] = deque()
@@ -100,8 +85,8 @@ class ActorExecutor:
         size = self._settings["device"]["batch_size"] or self._job.config["batch_size"]
         chunks = Chunks(
             assets,
-            max_assets=self._max_assets,
-            max_bytes=self._max_bytes,
+            max_assets=self._options.chunk,
+            max_bytes=self._options.chunk_mb * 1_000_000,
             multiple=size if isinstance(size, int) else 1,
         )
         self._alone_s = time.monotonic()
@@ -135,10 +120,10 @@ class ActorExecutor:
             self._alone_s = now_s
         elif self._reason and all(worker.is_dismissed for worker in self._workers):
             raise self._reason
-        elif now_s - self._alone_s > self._wait_s:
+        elif now_s - self._alone_s > self._options.wait_s:
             raise PipelineError(
-                f"no worker has answered for {self._wait_s:g} s (runner.wait_s); what is committed "
-                "is kept"
+                f"no worker has answered for {self._options.wait_s:g} s (runner.wait_s); what is "
+                "committed is kept"
             )
 
     def _hand_out(self, chunks: Chunks) -> None:
@@ -164,8 +149,8 @@ class ActorExecutor:
         for worker in self._workers:
             if not worker.queue:
                 continue
-            if now_s - worker.moved_s > self._stall_s:
-                self._lose(worker, chunks, _stalled(self._stall_s))
+            if now_s - worker.moved_s > self._options.stall_s:
+                self._lose(worker, chunks, _stalled(self._options.stall_s))
             elif worker.ping is None and now_s - worker.pinged_s > _PING_S:
                 worker.pinged_s = now_s
                 worker.ping = self._pool.progress(worker.number)

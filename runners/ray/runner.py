@@ -43,15 +43,7 @@ class RayBatch(RayOptions, Batch):
         runnable = job.runnable
         if not isinstance(runnable, RemoteRunnable) or runnable.pool is None:
             return None
-        return ActorExecutor(
-            job,
-            runnable.pool,
-            job.settings(),
-            max_assets=self.chunk,
-            max_bytes=self.chunk_mb * 1_000_000,
-            stall_s=self.stall_s,
-            wait_s=self.wait_s,
-        )
+        return ActorExecutor(job, runnable.pool, self)
 
     def _check(self, job: Job) -> None:
         device = job.config["device"]
