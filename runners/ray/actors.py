@@ -38,6 +38,7 @@ class Actors:
         make = ray.remote(
             max_restarts=-1,
             max_task_retries=0,
+            max_concurrency=4,  # the chunks that a worker has, and a start
             concurrency_groups={"control": 1},  # answers while the worker works
             **options,
         )(Worker)

@@ -211,7 +211,7 @@ class ActorExecutor:
         self._returned.extend(answer.outcomes)
 
     def _lose(self, worker: _Worker, chunks: Chunks, reason: str) -> None:
-        """Replace a worker's process, and hand its chunks out again; the first is suspected."""
+        """Replace a worker's process, and hand its chunks out again, as suspects."""
         self.n_lost += 1
         worker.is_ready, worker.ping = False, None
         worker.start_at_s = time.monotonic()
@@ -220,14 +220,10 @@ class ActorExecutor:
             del self._calls[call]
         self._pool.restart(worker.number)  # it must not write beside the one that repeats its work
         again: list[Chunk] = []
-        has_suspect = False
         for call, chunk in queue:
             if (done := self._result_of(call)) is not None:
                 self._returned.extend(done.outcomes)  # it had answered before
-            elif has_suspect:
-                again.append(chunk)
             else:
-                has_suspect = True
                 again += self._suspected(chunk, reason)
         self.n_again += sum(len(chunk.assets) for chunk in again)
         chunks.give_back(again)

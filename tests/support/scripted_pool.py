@@ -6,7 +6,6 @@ import pickle
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +115,8 @@ class ScriptedPool:
             self._answers[call] = WorkerLost("died")
         self._queues[worker].clear()
         self._hangs.discard(worker)
-        self._alive[worker]._open.close()
+        self._alive[worker].close()
         self._alive[worker] = self._worker()
 
     def _worker(self) -> Worker:
-        worker = Worker(*self._arguments, decode_threads=1)
-        worker._open = ExitStack()
-        return worker
+        return Worker(*self._arguments, decode_threads=1)
