@@ -6,9 +6,11 @@ import importlib
 import logging
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,11 +39,13 @@ class Sizes:
         number: Number of workers.
         on_gpu: Whether each has a GPU of its own.
         cpus: CPU cores of each.
+        are_alone: Whether each has all cores of its machine.
     """
 
     number: int
     on_gpu: bool
     cpus: int
+    are_alone: bool = False
 
     @property
     def decode_threads(self) -> int:
@@ -61,16 +65,22 @@ def connected(address: str, workers: int | str) -> Iterator[Any]:
     environment = dict(_QUIET)
     if is_local:  # or whoever reaches its ports could run code here
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with _environment(environment):
+    with ExitStack() as stack:
+        stack.enter_context(_environment(environment))
+        folder = tempfile.mkdtemp(prefix="d2run-ray-", dir="/tmp") if is_local else None
+        if folder is not None:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
         with signals_deferred():
             ray: Any = importlib.import_module("ray")
             _quiet_errors()
-            _connect(ray, address, workers, is_local)
-        try:
-            yield ray
-        finally:
-            with signals_deferred():
-                ray.shutdown()
+            stack.callback(_disconnect, ray)
+            _connect(ray, address, workers, folder)
+        yield ray
+
+
+def _disconnect(ray: Any) -> None:
+    with signals_deferred():
+        ray.shutdown()
 
 
 def sizes(nodes: Sequence[Mapping[str, Any]], device: str, workers: int | str) -> Sizes:
@@ -104,7 +114,7 @@ def sizes(nodes: Sequence[Mapping[str, Any]], device: str, workers: int | str) -
         raise ConfigError("device=cpu: no machine of the cluster has a CPU to spare")
     if workers == "auto":
         share = min(usable)
-        return Sizes(_places(usable, share), False, share)
+        return Sizes(_places(usable, share), False, share, max(usable) == share)
     number = int(workers)
     if number > sum(usable):
         raise ConfigError(f"runner.workers={number}: the cluster has {sum(usable)} CPU cores")
@@ -132,10 +142,10 @@ def package_folders(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _connect(ray: Any, address: str, workers: int | str, is_local: bool) -> None:
+def _connect(ray: Any, address: str, workers: int | str, folder: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if is_local:
-        _start_here(ray, workers, quiet)
+    if folder is not None:
+        _start_here(ray, workers, folder, quiet)
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
@@ -153,7 +163,7 @@ def _connect(ray: Any, address: str, workers: int | str, is_local: bool) -> None
         ) from exc
 
 
-def _start_here(ray: Any, workers: int | str, quiet: Mapping[str, Any]) -> None:
+def _start_here(ray: Any, workers: int | str, folder: str, quiet: Mapping[str, Any]) -> None:
     cores = os.cpu_count() or 1
     for left in reversed(range(_TRIES)):
         try:
@@ -162,6 +172,7 @@ def _start_here(ray: Any, workers: int | str, quiet: Mapping[str, Any]) -> None:
                 num_cpus=max(cores, workers) if isinstance(workers, int) else None,
                 include_dashboard=False,
                 object_store_memory=_STORE_BYTES,
+                _temp_dir=folder,  # of its logs and sockets, whose paths must be short
                 **quiet,
             )
             return

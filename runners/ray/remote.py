@@ -117,6 +117,7 @@ class RemoteRunnable:
         calls = {pool.start(worker): worker for worker in pool.workers()}
         notice_s = time.monotonic() + _NOTICE_S
         retry: dict[int, float] = {}
+        failure: Failure | None = None
         while True:
             for call in pool.wait(list(calls), _TICK_S):
                 worker = calls.pop(call)
@@ -125,9 +126,11 @@ class RemoteRunnable:
                 except WorkerLost:
                     retry[worker] = time.monotonic() + _RETRY_S
                     continue
-                if isinstance(answer, Failure):
-                    raise answer.error()
-                return answer
+                if isinstance(answer, Started):
+                    return answer
+                failure = answer
+            if failure is not None and not (calls or retry):
+                raise failure.error()
             now_s = time.monotonic()
             for worker in [each for each, at_s in retry.items() if at_s <= now_s]:
                 del retry[worker]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -77,5 +78,6 @@ class RayBatch(RayOptions, Batch):
             options: dict[str, Any] = {"num_cpus": 0 if size.on_gpu else size.cpus}
             options |= {"num_gpus": 1} if size.on_gpu else {}
             options |= {"runtime_env": {"py_modules": folders}} if folders else {}
-            arguments = (config, str(Path.cwd()), size.decode_threads)
+            alone = size.are_alone and "OMP_NUM_THREADS" not in os.environ
+            arguments = (config, str(Path.cwd()), size.decode_threads, alone)
             return Actors(ray, size.number, options, arguments, stack.pop_all())

@@ -68,11 +68,15 @@ class Worker:
         config: The resolved configuration of the job, with the device of workers.
         directory: The working directory of the run: paths are relative to it.
         decode_threads: Number of assets to decode at the same time if the job does not say.
+        is_alone: Whether all cores of the machine are for this worker. It then computes with as
+            many threads as ``runner=batch``, which the last digits depend on.
     """
 
-    def __init__(self, config: Mapping[str, Any], directory: str, decode_threads: int) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], directory: str, decode_threads: int, is_alone: bool = False
+    ) -> None:
         self._config, self._directory = config, directory
-        self._decode_threads = decode_threads
+        self._decode_threads, self._is_alone = decode_threads, is_alone
         self._starting = Lock()
         self._open = ExitStack()
         self._job: Job | None = None
@@ -129,6 +133,8 @@ class Worker:
                 f"the worker on {socket.gethostname()} has no directory {self._directory}: "
                 f"{exc.strerror}; all machines need the same file system"
             ) from exc
+        if self._is_alone:
+            os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it; torch is not imported yet
         job = rebuild_job(self._config)
         if job.config["decode_threads"] is None:
             job.config["decode_threads"] = self._decode_threads

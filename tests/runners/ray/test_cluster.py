@@ -14,23 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batches import lines, record, write_images
+from batches import derived, lines, record, write_images
 from command_line import ROOT, command, environment
 
 SUPPORT = ROOT / "tests" / "support"
-LISTS = ("predictions.jsonl", "inputs.jsonl", "failures.jsonl", "coco.json", "coco_results.json")
 JOB = (
     "model=mask_rcnn", "runnable=fake", "runnable._target_=faulty_model.FaultyModel",
     "trusted_packages=[pipeline,runners,faulty_model]", "sink=[coco,overlay]", "quiet=true",
 )  # fmt: skip
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def content(out: Path) -> dict[str, bytes]:
-    """Every file that the run has derived from its input, and any that it should not have left."""
-    files = [path for path in sorted(out.rglob("*")) if path.is_file()]
-    own = [p for p in files if p.name in LISTS or p.suffix in (".jpg", ".part", ".in_flight")]
-    return {str(path.relative_to(out)): path.read_bytes() for path in own}
 
 
 def variables(home: Path) -> dict[str, str]:
@@ -62,7 +54,7 @@ def test_on_this_machine(run: Run, tmp_path: Path) -> None:
     expected = f"error: 1 of 40 inputs failed; see {tmp_path}/ray/failures.jsonl"
     assert (done.returncode, done.stderr.splitlines()[-1:]) == (3, [expected])
     assert len(done.stderr.splitlines()) == 2, done.stderr  # and nothing of Ray's
-    assert content(tmp_path / "ray") == content(tmp_path / "batch")
+    assert derived(tmp_path / "ray") == derived(tmp_path / "batch")
     assert record(tmp_path / "ray")["device"]["workers"] == 2
     settings = [record(tmp_path / name)["fingerprint"] for name in ("ray", "batch")]
     assert settings[0] == settings[1]
@@ -171,7 +163,7 @@ def test_everything_is_killed_ten_times(
     stderr_text = (tmp_path / "stderr").read_text()
     assert driver.returncode == 0, stderr_text
     assert not todo, f"the run was over before {todo}"
-    assert content(tmp_path / "ray") == content(tmp_path / "batch")
+    assert derived(tmp_path / "ray") == derived(tmp_path / "batch")
     again = len(log.read_text().splitlines()) - n
     assert again <= 64 * 2 * (killed["actor"] + killed["node"] + 3 * killed["driver"])
     summary = f"{dict(killed)}: {again} of {n} inputs were processed again\n"
@@ -197,7 +189,10 @@ def test_bad_images_cost_only_themselves(
     assert failed["0050.png"] == "its worker died, 3 times in a row"
     assert failed["0150.png"].startswith("its worker made no progress for 5 s")
     ours, theirs = (
-        {line["asset"]: {**line, "image_id": 0} for line in lines(tmp_path / out / LISTS[0])}
+        {
+            line["asset"]: {**line, "image_id": 0}
+            for line in lines(tmp_path / out / "predictions.jsonl")
+        }
         for out in ("ray", "batch")
     )
     del theirs["0050.png"], theirs["0150.png"]

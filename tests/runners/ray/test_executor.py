@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batches import job_of, lines, record, write_images
+from batches import derived, job_of, lines, record, write_images
 from scripted_pool import ScriptedPool
 
 from pipeline.errors import OutputError, PipelineError
@@ -20,16 +20,8 @@ from runners.ray.pool import Failure
 from runners.ray.runner import RayBatch
 from runners.rundir.ledger.ledger import Entry, Ledger
 
-LISTS = ("predictions.jsonl", "inputs.jsonl", "failures.jsonl", "coco.json", "coco_results.json")
 NAMES = [*(f"{i}.png" for i in range(18)), "sub/x.jpg"]
 Run = Callable[..., Report]
-
-
-def content(out: Path) -> dict[str, bytes]:
-    """Every file that the run has derived from its input, and any that it should not have left."""
-    files = [path for path in sorted(out.rglob("*")) if path.is_file()]
-    own = [p for p in files if p.name in LISTS or p.suffix in (".jpg", ".part", ".in_flight")]
-    return {str(path.relative_to(out)): path.read_bytes() for path in own}
 
 
 def entries(out: Path) -> list[Entry]:
@@ -81,7 +73,7 @@ def run(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_result_is_that_of_a_batch(run: Run, batch: Path, tmp_path: Path) -> None:
     report = run()
     assert (report.exit_status, report.counts) == (3, {"done": 18, "failed": 1})
-    assert content(tmp_path / "out") == content(batch)
+    assert derived(tmp_path / "out") == derived(batch)
     assert entries(tmp_path / "out") == entries(batch)
     assert record(tmp_path / "out")["settings"] == record(batch)["settings"]
     assert record(tmp_path / "out")["device"]["workers"] == 3
@@ -103,7 +95,7 @@ def test_workers_die_at_random(run: Run, batch: Path, tmp_path: Path, seed: int)
 
     assert run(fate, seed=seed).counts == {"done": 18, "failed": 1}
     assert deaths
-    assert content(tmp_path / "out") == content(batch)
+    assert derived(tmp_path / "out") == derived(batch)
     (warning,) = record(tmp_path / "out")["warnings"]
     again = int(warning.split(";")[1].split()[0])
     assert warning.startswith(f"workers were lost {deaths} times")
@@ -134,7 +126,7 @@ def test_poison_costs_only_itself(
     assert not without
     assert run().counts == {"done": 0, "failed": 1, "earlier": 17, "not_retried": 1}
     assert run(lambda ids: "", "runner.retry_failed=true").counts["done"] == 1
-    assert content(tmp_path / "out") == content(batch)
+    assert derived(tmp_path / "out") == derived(batch)
 
 
 def test_interrupted_anywhere_and_resumed(run: Run, batch: Path, tmp_path: Path) -> None:
@@ -153,7 +145,7 @@ def test_interrupted_anywhere_and_resumed(run: Run, batch: Path, tmp_path: Path)
         drawn = {str(p.relative_to(out / "overlay")) for p in out.rglob("overlay/**/*.jpg")}
         assert len(drawn) == len(ids)
     run()
-    assert content(out) == content(batch)
+    assert derived(out) == derived(batch)
 
 
 def test_worker_with_other_settings_gets_no_work(run: Run, batch: Path, tmp_path: Path) -> None:
@@ -165,7 +157,7 @@ def test_worker_with_other_settings_gets_no_work(run: Run, batch: Path, tmp_path
         pool.on_start = started
 
     assert run(prepare=prepare, seed=2).counts["done"] == 18
-    assert content(tmp_path / "out") == content(batch)
+    assert derived(tmp_path / "out") == derived(batch)
     (warning,) = record(tmp_path / "out")["warnings"]
     assert "the worker on b computes with other settings (versions.torch was " in warning
 
@@ -185,7 +177,7 @@ def test_no_worker_is_left(run: Run, tmp_path: Path, batch: Path) -> None:
     with pytest.raises(PipelineError, match="no GPU here"):
         run(lambda ids: "die", prepare=prepare, number=1)
     run()
-    assert content(tmp_path / "out") == content(batch)
+    assert derived(tmp_path / "out") == derived(batch)
 
 
 def test_workers_that_never_return(run: Run) -> None:
@@ -212,7 +204,7 @@ def test_full_disk_at_a_worker(
         with pytest.raises(OutputError, match="cannot write"):
             run()
     run()
-    assert content(tmp_path / "out") == content(batch)
+    assert derived(tmp_path / "out") == derived(batch)
 
 
 def test_stops_at_the_limit_of_failures(run: Run, batch: Path, tmp_path: Path) -> None:
@@ -220,4 +212,4 @@ def test_stops_at_the_limit_of_failures(run: Run, batch: Path, tmp_path: Path) -
     assert report.exit_status == 4
     assert report.counts["failed"] == 1
     run()
-    assert content(tmp_path / "out") == content(batch)
+    assert derived(tmp_path / "out") == derived(batch)

@@ -76,7 +76,7 @@ def test_jobs_that_need_one_process(tmp_path: Path, arguments: list[str], messag
         ([node(64, 8)], "cuda", "auto", Sizes(8, True, 8)),
         ([node(64, 8)], "auto", 3, Sizes(3, True, 8)),
         ([node(8), node(4, 2), node(32, 2, alive=False)], "auto", "auto", Sizes(2, True, 2)),
-        ([node(64, 8)], "cpu", "auto", Sizes(1, False, 64)),
+        ([node(64, 8)], "cpu", "auto", Sizes(1, False, 64, True)),
         ([node(8), node(16)], "auto", "auto", Sizes(3, False, 8)),
         ([node(8), node(16)], "cpu", 4, Sizes(4, False, 5)),
         ([node(2)], "cpu", 2, Sizes(2, False, 1)),
@@ -106,6 +106,7 @@ def test_unreachable_address(monkeypatch: pytest.MonkeyPatch) -> None:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     fake = type(sys)("ray")
+    fake.shutdown = lambda: None  # type: ignore[attr-defined]
     monkeypatch.setattr("importlib.import_module", lambda name: fake)
     with (
         pytest.raises(ConfigError, match=f"runner.address=127.0.0.1:{port}: no Ray cluster answ"),
