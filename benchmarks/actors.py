@@ -83,8 +83,7 @@ class Measured(RayBatch):
 
 def measure(ray: Any, folder: Path, workers: int, n: int, sleep_s: float) -> Timed:
     """Run ``n`` images on a number of workers."""
-    images, output = folder / f"in-{workers}-{n}", folder / f"out-{workers}-{n}"
-    images.mkdir()
+    images, output = Path(tempfile.mkdtemp(dir=folder)), Path(tempfile.mkdtemp(dir=folder))
     data = cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
     for i in range(n):
         (images / f"{i}.png").write_bytes(data)

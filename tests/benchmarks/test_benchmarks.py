@@ -95,6 +95,7 @@ def test_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly  # starts Ray
+@pytest.mark.timeout(300)
 def test_actors(tmp_path: Path) -> None:
     few = ["--workers", "1", "2", "--seconds", "1", "--sleep", "0.02", "--images", "50"]
     found = report(tmp_path, "actors.py", *few)

@@ -122,17 +122,18 @@ def write_scenes(folder: Path, n: int) -> None:
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("default")
-def test_everything_is_killed_ten_times(
-    run: Run, tmp_path: Path, machines: Callable[..., Machines]
+@pytest.mark.parametrize(("n", "kills"), [(300, 1), (3000, 10)])
+def test_everything_is_killed(
+    run: Run, tmp_path: Path, machines: Callable[..., Machines], n: int, kills: int
 ) -> None:
-    n, chance = 3000, random.Random(18)
+    chance = random.Random(18)
     write_scenes(tmp_path / "in", n)
     job = ("input=in", "device=cuda", "decode.isolation=auto")
     assert run(*job, "output=batch", FAULTY_LOG="").returncode == 0
     log = tmp_path / "log"
     cluster = machines(FAULTY_SLEEP_S="0.05", FAULTY_LOG=str(log))
     arguments = (*job, "output=ray", "runner=ray", f"runner.address={cluster.cluster.address}")
-    todo = ["actor"] * 10 + ["node"] * 10 + ["driver"] * 10
+    todo = ["actor", "node", "driver"] * kills
     chance.shuffle(todo)
     killed: Counter[str] = Counter()
     predictions = tmp_path / "ray/predictions.jsonl"
