@@ -6,6 +6,7 @@ PARTS = (
     "evaluate.runner.Evaluate",
     "merge.runner.Merge",
     "plan.Plan",
+    "ray.runner.RayBatch",
     "repair.Repair",
     "report.MakeReport",
     "rerun.Rerun",

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.encoding import encode
 from pipeline.engine import Pipeline
+from pipeline.engine.device import OnForward
 from pipeline.job import Job, Outcome
 from pipeline.protocols import Asset, LiveSource
 
@@ -18,16 +19,23 @@ class LocalExecutor:
 
     Args:
         job: The job; its runnable and sinks are entered before ``run``.
+        on_forward: As for ``Pipeline``.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, on_forward: OnForward | None = None) -> None:
         options: dict[str, Any] = {
             key: job.config[key] for key in ("batch_size", "decode_threads", "queue_mb")
         }
         if isinstance(job.source, LiveSource):  # a frame must not wait for a stream that pauses
             options["max_wait_s"] = _LIVE_WAIT_S
         self._pipeline = Pipeline(
-            job.runnable, job.stages, job.sinks, encode=encode, spool_dir=job.output, **options
+            job.runnable,
+            job.stages,
+            job.sinks,
+            encode=encode,
+            spool_dir=job.output,
+            on_forward=on_forward,
+            **options,
         )
 
     def run(self, assets: Iterable[Asset]) -> Generator[Outcome, None, None]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
 from pipeline.errors import OutputError
-from pipeline.job import Job, Report
-from pipeline.protocols import Asset
+from pipeline.job import Executor, Job, Report
+from pipeline.protocols import Asset, Warns
 from pipeline.system.terminal import print_stderr
 from runners import budget
 from runners.batch.live import LiveInput
@@ -41,6 +41,7 @@ class Processing(Hooks):
     places: range
     skipped: Counter[str]
     live: LiveInput | None = None
+    executor: Executor | None = None  # by default, threads of this process
 
     def __post_init__(self) -> None:
         self.known = self.ledger.counts(self.places).total()
@@ -51,17 +52,18 @@ class Processing(Hooks):
     def process(self, found: Iterable[tuple[Asset, int]]) -> Report:
         """Process the assets, each with its place, and complete the output."""
         job = self.job
+        reader = nullcontext() if self.executor else file_reader(job, isolate_by_default=False)
         try:
             self.record.start()
             with (
-                file_reader(job, isolate_by_default=False) as decode,
-                Session(job, self.ledger, decode, self) as session,
+                reader as decode,
+                Session(job, self.ledger, decode, self, self.executor) as session,
                 Progress(self.total, quiet=job.config["quiet"]).shown() as progress,
             ):
                 self._each_input(session, found, progress)
                 if self.live is None and not self._is_over():
                     self._forget_removed()
-            for warning in self.live.warnings() if self.live is not None else ():
+            for warning in self._late_warnings():
                 self._warn(warning)
             is_outdated = not is_finished(job, self.ledger)
             has_changed = bool(self.tally.counts or self.todo.moved or is_outdated)
@@ -82,7 +84,8 @@ class Processing(Hooks):
     ) -> None:
         self.tally.started = time.monotonic()
         self.tally.status.update(state="running")
-        outcomes = session.process(fetched_ahead(found))
+        # another executor fetches where it works
+        outcomes = session.process(found if self.executor else fetched_ahead(found))
         try:
             for outcome in outcomes:
                 self.n_failed += outcome.error is not None
@@ -128,6 +131,10 @@ class Processing(Hooks):
             if not self.options.prune:
                 text += " (runner.prune=true removes them)"
             self._warn(text)
+
+    def _late_warnings(self) -> list[str]:
+        warnings = self.live.warnings() if self.live is not None else []
+        return warnings + (self.executor.warnings if isinstance(self.executor, Warns) else [])
 
     def _warn(self, text: str) -> None:
         self.record.warnings.append(text)

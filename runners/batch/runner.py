@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from pipeline.errors import ConfigError, OutputLockedError
-from pipeline.job import Job, Report
+from pipeline.job import Executor, Job, Report
 from pipeline.protocols import Asset, LiveSource
 from pipeline.system.terminal import print_stderr
 from runners.batch.listing import count, record_skipped, warnings
@@ -57,6 +57,14 @@ class Batch(BatchOptions):
         if not job.config["quiet"]:
             print_summary(report, device, verbose=job.config["verbose"])
         return report
+
+    def executor(self, job: Job) -> Executor | None:
+        """Return what does the work; ``None`` for threads of this process.
+
+        Args:
+            job: Its runnable is entered if there is something to do.
+        """
+        return None
 
     def _locked(self, job: Job, source: Iterable[Asset]) -> tuple[Report, Mapping[str, Any]]:
         live = LiveInput(source) if isinstance(source, LiveSource) else None
@@ -112,6 +120,9 @@ class Batch(BatchOptions):
                 found = chain([first], found)
             tally = Tally(status, {"load": started.load_s})
             ledger, places = started.ledger, share.places
-            run = Processing(job, self, total, ledger, todo, record, tally, places, skipped, live)
+            run = Processing(
+                job, self, total, ledger, todo, record, tally, places, skipped, live,
+                self.executor(job),
+            )  # fmt: skip
             with live or nullcontext():
                 return run.process(found), started.device

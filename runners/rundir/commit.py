@@ -74,7 +74,7 @@ class Session:
         ledger: Open.
         reader: Reads and decodes the files of readable assets; by default they do so themselves.
         hooks: Called with each outcome and each group.
-        executor: Turns assets into outcomes; by default on threads of this process.
+        executor: Turns assets into outcomes; by default on threads, which a suspect can kill.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Session:
         executor: Executor | None = None,
     ) -> None:
         self.job, self.ledger, self._hooks = job, ledger, hooks or Hooks()
+        self._is_exposed = executor is None and not isinstance(reader, DecodeWorkers)
         self._executor = executor or LocalExecutor(job)
         self._reader = self._isolated = reader  # _isolated: for suspects
         self._open = ExitStack()
@@ -112,7 +113,7 @@ class Session:
             for sink in self.job.sinks.values():
                 stack.enter_context(sink)
             finish_pruning(self.job, self.ledger, self._in_flight.suspects)
-            if self._in_flight.suspects and not isinstance(self._reader, DecodeWorkers):
+            if self._in_flight.suspects and self._is_exposed:
                 self._isolated = stack.enter_context(isolated_reader(self.job)) or self._reader
             self._open = stack.pop_all()
         return self

@@ -94,6 +94,16 @@ def test_memory(tmp_path: Path) -> None:
     assert found["growth_mb"] == last - first
 
 
+@pytest.mark.nightly  # starts Ray
+@pytest.mark.timeout(300)
+def test_actors(tmp_path: Path) -> None:
+    few = ["--workers", "1", "2", "--seconds", "1", "--sleep", "0.02", "--images", "50"]
+    found = report(tmp_path, "actors.py", *few)
+    assert [each["images"] for each in found["workers"].values()] == [50, 100]
+    assert all(0 < each["busy"] <= 1 for each in found["workers"].values())
+    assert found["driver_ms"] > 0
+
+
 @pytest.mark.detectron2
 def test_masks(tmp_path: Path) -> None:
     found = report(tmp_path, "masks.py", "--masks", "3", "--drawn", "2", "--pairs", "1")

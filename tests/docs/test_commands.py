@@ -50,6 +50,7 @@ NOT_RUN = {
     "python my_app.py": "in tests/packaging/gpu_launcher/test_launching.py",
     "useradd": "changes the system",
     "install -d": "changes the system",
+    "ray start": "starts Ray, and leaves it running",
     "systemctl": "changes the system",
     "find /srv/results/inbox/health": "in tests/docs/test_watch_page.py",
     "test -n": "in tests/docs/test_watch_page.py",

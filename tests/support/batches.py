@@ -65,6 +65,16 @@ def record(out: Path) -> dict[str, Any]:
     return content
 
 
+LISTS = ("predictions.jsonl", "inputs.jsonl", "failures.jsonl", "coco.json", "coco_results.json")
+
+
+def derived(out: Path) -> dict[str, bytes]:
+    """Return what a run has derived from its input, and what it should not have left behind."""
+    files = [path for path in sorted(out.rglob("*")) if path.is_file()]
+    own = [p for p in files if p.name in (*LISTS, ".in_flight") or p.suffix in (".jpg", ".part")]
+    return {str(path.relative_to(out)): path.read_bytes() for path in own}
+
+
 def results(out: Path) -> dict[str, tuple[int, int]]:
     """Return the size of each asset's frame, by id; each asset has one line."""
     found = lines(out / "predictions.jsonl")

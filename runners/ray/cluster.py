@@ -1,0 +1,206 @@
+"""Connects to Ray, or starts it here, and decides how many workers there are, of which size."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError, PipelineError, printable
+from runners.ray.signals import signals_deferred
+
+_log = logging.getLogger("d2run")
+
+_STORE_BYTES = 128 << 20  # answers only: images never pass through Ray
+_CONNECT_S = 10.0
+_TRIES = 3  # Ray gives up after 30 s, which a busy machine may need
+_MAX_DECODE_THREADS = 8
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics to its makers
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it, a warning
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many workers there are, and what each gets.
+
+    Attributes:
+        number: Number of workers.
+        on_gpu: Whether each has a GPU of its own.
+        cpus: CPU cores of each.
+        are_alone: Whether each has all cores of its machine.
+    """
+
+    number: int
+    on_gpu: bool
+    cpus: int
+    are_alone: bool = False
+
+    @property
+    def decode_threads(self) -> int:
+        """The default number of assets that a worker decodes at the same time."""
+        return max(1, min(_MAX_DECODE_THREADS, self.cpus // 2))
+
+
+@contextmanager
+def connected(address: str, workers: int | str) -> Iterator[Any]:
+    """Yield the module ``ray``, connected to a cluster, which ends with the block if it is local.
+
+    Raises:
+        ConfigError: There is no cluster at the address, or one with other versions.
+    """
+    address = os.environ.get("RAY_ADDRESS", "local") if address == "auto" else address
+    is_local = address == "local"
+    environment = dict(_QUIET)
+    if is_local:  # or whoever reaches its ports could run code here
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with ExitStack() as stack:
+        stack.enter_context(_environment(environment))
+        folder = tempfile.mkdtemp(prefix="d2run-ray-", dir="/tmp") if is_local else None
+        if folder is not None:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        with signals_deferred():
+            ray: Any = importlib.import_module("ray")
+            _quiet_errors()
+            stack.callback(_disconnect, ray)
+            _connect(ray, address, workers, folder)
+        yield ray
+
+
+def _disconnect(ray: Any) -> None:
+    with signals_deferred():
+        ray.shutdown()
+
+
+def sizes(nodes: Sequence[Mapping[str, Any]], device: str, workers: int | str) -> Sizes:
+    """Decide on the workers.
+
+    Args:
+        nodes: ``ray.nodes()``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        workers: A number, or ``auto``.
+
+    Raises:
+        ConfigError: There are not as many devices.
+    """
+    found: list[dict[str, float]] = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = [int(each.get("GPU", 0)) for each in found]
+    cpus = [int(each.get("CPU", 0)) for each in found]
+    n_gpus = sum(gpus)
+    if device == "cuda" or (device == "auto" and n_gpus):
+        if not n_gpus:
+            raise ConfigError(
+                f"device=cuda: none of the {len(found)} machines of the cluster has a GPU; add one,"
+                " or set device=cpu"
+            )
+        number = n_gpus if workers == "auto" else int(workers)
+        if number > n_gpus:
+            raise ConfigError(f"runner.workers={number}: the cluster has {n_gpus} GPUs")
+        per_gpu = [cpu // gpu for cpu, gpu in zip(cpus, gpus, strict=True) if gpu]
+        return Sizes(number, True, max(1, min(per_gpu)))
+    usable = [cpu for cpu in cpus if cpu]
+    if not usable:
+        raise ConfigError("device=cpu: no machine of the cluster has a CPU to spare")
+    if workers == "auto":
+        share = min(usable)
+        return Sizes(_places(usable, share), False, share, max(usable) == share)
+    number = int(workers)
+    if number > sum(usable):
+        raise ConfigError(f"runner.workers={number}: the cluster has {sum(usable)} CPU cores")
+    fitting = [n for n in range(1, max(usable) + 1) if _places(usable, n) >= number]
+    return Sizes(number, False, fitting[-1])
+
+
+def _places(cpus: Sequence[int], share: int) -> int:
+    return sum(cpu // share for cpu in cpus)
+
+
+def package_folders(names: Sequence[str]) -> list[str]:
+    """Return the folders of the user's packages among ``trusted_packages``.
+
+    Raises:
+        ConfigError: A package is a single file, which Ray does not send.
+    """
+    found = []
+    for name in (each for each in names if each not in ("pipeline", "runners")):
+        spec = find_spec(name)
+        places = list(spec.submodule_search_locations or ()) if spec is not None else []
+        if not places:
+            raise ConfigError(f"runner.send_packages: '{name}' is not a package in a folder")
+        found.append(str(Path(places[0]).absolute()))
+    return found
+
+
+def _connect(ray: Any, address: str, workers: int | str, folder: str | None) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if folder is not None:
+        _start_here(ray, workers, folder, quiet)
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with suppress(ValueError), socket.create_connection((host, int(port)), _CONNECT_S):
+            pass
+        ray.init(address=address, **quiet)
+    except (OSError, ConnectionError, RuntimeError, ImportError) as exc:
+        text = _line(exc)
+        if "ersion" in text and isinstance(exc, RuntimeError):
+            raise ConfigError(f"runner.address={address}: other versions there: {text}") from exc
+        if address.startswith("ray://") and find_spec("grpc") is None:
+            text = "ray:// needs Ray's client. Run: pip install 'ray[client]'"
+        raise ConfigError(
+            f"runner.address={address}: no Ray cluster answers there: {text}"
+        ) from exc
+
+
+def _start_here(ray: Any, workers: int | str, folder: str, quiet: Mapping[str, Any]) -> None:
+    cores = os.cpu_count() or 1
+    for left in reversed(range(_TRIES)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(cores, workers) if isinstance(workers, int) else None,
+                include_dashboard=False,
+                object_store_memory=_STORE_BYTES,
+                _temp_dir=folder,  # of its logs and sockets, whose paths must be short
+                **quiet,
+            )
+            return
+        except Exception as exc:  # of no type of its own
+            ray.shutdown()
+            if not left or "timed out" not in str(exc):
+                text = f"Ray does not start on this machine: {_line(exc)}"
+                raise PipelineError(text) from exc
+
+
+def _quiet_errors() -> None:
+    """Log what Ray would print about each worker that dies; it has no option for that."""
+    module = importlib.import_module("ray._private.worker")
+    if hasattr(module, "print_to_stdstream"):
+        module.print_to_stdstream = lambda data, **_: _log.info("ray: %s", data)  # type: ignore[attr-defined]
+
+
+def _line(exc: BaseException) -> str:
+    return printable(" ".join(str(exc).split()))[:300]
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables that are not set, for the processes that start in the block."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

@@ -1,0 +1,117 @@
+"""What the executor needs of workers, wherever they run; no Ray here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.job import Outcome
+from pipeline.protocols import Asset
+from runners.ray.traits import Traits
+
+Call = Hashable  # a request to a worker that may not be answered yet
+
+
+class WorkerLost(Exception):
+    """A worker will not answer a call; the message is what it did, such as ``died``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error that a worker returns instead of an answer; each error class can be sent so."""
+
+    kind: type[PipelineError]
+    message: str
+    exit_status: int = 1
+
+    @classmethod
+    def of(cls, error: PipelineError) -> Failure:
+        """Describe an error."""
+        return cls(type(error), str(error), error.exit_status)
+
+    def error(self) -> PipelineError:
+        """Return the error."""
+        error = self.kind.__new__(self.kind, self.message)  # constructors differ
+        error.exit_status = self.exit_status
+        if isinstance(error, ConfigError):
+            error.problems = (self.message,)
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker has loaded its model.
+
+    Attributes:
+        host: Name of its machine.
+        settings: ``Job.settings()`` there; those of all workers must be equal.
+        traits: What else is known of the runnable, now that it is entered.
+    """
+
+    host: str
+    settings: Mapping[str, Any]
+    traits: Traits
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """A worker has processed a chunk, and its outputs are durable.
+
+    Attributes:
+        outcomes: One per asset.
+        seconds: How long it took.
+    """
+
+    outcomes: Sequence[Outcome]
+    seconds: float
+
+
+class Pool(Protocol):
+    """Workers by number, and calls to them. A worker answers ``start`` and ``process`` in order."""
+
+    def workers(self) -> Sequence[int]:
+        """Return the numbers of the workers."""
+        ...
+
+    def start(self, worker: int) -> Call:
+        """Request that a worker loads its model; answered by ``Started`` or a ``Failure``."""
+        ...
+
+    def process(self, worker: int, assets: Sequence[Asset], *, isolate: bool) -> Call:
+        """Request that a worker processes assets; answered by ``Processed`` or a ``Failure``.
+
+        Args:
+            worker: Its number.
+            assets: The assets.
+            isolate: Whether to decode them in processes of their own.
+
+        Raises:
+            ConfigError: An asset cannot be sent to a worker.
+        """
+        ...
+
+    def progress(self, worker: int) -> Call:
+        """Request how many steps a worker has done so far; answered at once by a number."""
+        ...
+
+    def restart(self, worker: int) -> None:
+        """Kill a worker's process; another one replaces it, which must be started."""
+        ...
+
+    def wait(self, calls: Collection[Call], timeout_s: float) -> Collection[Call]:
+        """Return those of the calls that are answered or lost, at the latest after a time."""
+        ...
+
+    def result(self, call: Call) -> Any:
+        """Return the answer to a call.
+
+        Raises:
+            WorkerLost: There will be none.
+        """
+        ...
+
+    def close(self) -> None:
+        """Kill all workers; can be repeated."""
+        ...

@@ -1,0 +1,134 @@
+"""What ``runner=ray`` accepts, and what it says about a cluster that does not fit."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batches import job_of, write_images
+
+from pipeline.errors import ConfigError, ModelNotFoundError
+from runners.ray.cluster import Sizes, connected, package_folders, sizes
+from runners.ray.pool import Failure
+from runners.ray.runner import RayBatch
+
+
+def node(cpu: int, gpu: int = 0, alive: bool = True) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": {"CPU": float(cpu)} | ({"GPU": float(gpu)} if gpu else {})}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"workers": 0}, "workers: expected a whole number from 1 to 10000, got 0"),
+        ({"workers": "all"}, "workers: expected a whole number from 1 to 10000, got 'all'"),
+        ({"address": "10.0.0.1"}, "address: expected auto, local, HOST:PORT or ray://HOST:PORT"),
+        ({"chunk": 0}, "chunk: expected a whole number"),
+        ({"chunk_mb": 0}, "chunk_mb: expected a whole number"),
+        ({"stall_s": 0}, "stall_s: expected a number from 1 to 86400, got 0"),
+        ({"wait_s": "1"}, "wait_s: expected a number"),
+        ({"send_packages": 1}, "send_packages: expected true or false, got 1"),
+        ({"on_error": "x"}, "on_error: expected skip or raise"),
+    ],
+)
+def test_wrong_values(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RayBatch(**option)
+    assert str(caught.value).startswith(message)
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.validation.find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"ray is not installed\. Run: pip install 'd2run\[ray\]'"
+    ):
+        RayBatch()
+
+
+def test_ray_is_imported_only_when_used(tmp_path: Path) -> None:
+    write_images(tmp_path / "in", "a.png")
+    job_of("runner=ray", f"input={tmp_path}/in", f"output={tmp_path}/out")
+    assert "ray" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["device=cuda:1"], "device=cuda:1: each worker has a GPU of its own; write device=cuda"),
+        (["sink=[webhook]", "sink.webhook.url=http://127.0.0.1:9/"], "sink.webhook: it posts from"),
+    ],
+)
+def test_jobs_that_need_one_process(tmp_path: Path, arguments: list[str], message: str) -> None:
+    write_images(tmp_path / "in", "a.png")
+    job = job_of("runner=ray", f"input={tmp_path}/in", f"output={tmp_path}/out", *arguments)
+    with pytest.raises(ConfigError) as caught:
+        job.runner.run(job)
+    assert str(caught.value).startswith(message)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "workers", "expected"),
+    [
+        ([node(64, 8)], "cuda", "auto", Sizes(8, True, 8)),
+        ([node(64, 8)], "auto", 3, Sizes(3, True, 8)),
+        ([node(8), node(4, 2), node(32, 2, alive=False)], "auto", "auto", Sizes(2, True, 2)),
+        ([node(64, 8)], "cpu", "auto", Sizes(1, False, 64, True)),
+        ([node(8), node(16)], "auto", "auto", Sizes(3, False, 8)),
+        ([node(8), node(16)], "cpu", 4, Sizes(4, False, 5)),
+        ([node(2)], "cpu", 2, Sizes(2, False, 1)),
+    ],
+)
+def test_workers(nodes: Any, device: str, workers: Any, expected: Sizes) -> None:
+    assert sizes(nodes, device, workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "workers", "message"),
+    [
+        ([node(4), node(4)], "cuda", "auto", "device=cuda: none of the 2 machines of the cluster"),
+        ([node(8, 4)], "cuda", 5, "runner.workers=5: the cluster has 4 GPUs"),
+        ([node(8)], "cpu", 9, "runner.workers=9: the cluster has 8 CPU cores"),
+        ([node(0, 1)], "cpu", "auto", "device=cpu: no machine of the cluster has a CPU to spare"),
+    ],
+)
+def test_too_few_devices(nodes: Any, device: str, workers: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sizes(nodes, device, workers)
+    assert str(caught.value).startswith(message)
+
+
+def test_unreachable_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:  # bound, and closed again: nobody listens there
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    fake = type(sys)("ray")
+    fake.shutdown = lambda: None  # type: ignore[attr-defined]
+    monkeypatch.setattr("importlib.import_module", lambda name: fake)
+    with (
+        pytest.raises(ConfigError, match=f"runner.address=127.0.0.1:{port}: no Ray cluster answ"),
+        connected(f"127.0.0.1:{port}", "auto"),
+    ):
+        pass
+
+
+def test_packages_to_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plantsim").mkdir()
+    (tmp_path / "plantsim/__init__.py").touch()
+    (tmp_path / "single_file.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert package_folders(["pipeline", "runners", "plantsim"]) == [str(tmp_path / "plantsim")]
+    with pytest.raises(ConfigError, match="'single_file' is not a package in a folder"):
+        package_folders(["single_file"])
+
+
+def test_errors_travel_whole() -> None:
+    failure = Failure.of(ModelNotFoundError("a", ["b"], "the store"))
+    assert isinstance(failure.error(), ModelNotFoundError)
+    assert str(failure.error()) == "no model 'a' in the store; known: b"
+    config = Failure.of(ConfigError("x: wrong", "y: wrong")).error()
+    assert isinstance(config, ConfigError)
+    assert (config.problems, config.exit_status) == (("x: wrong; y: wrong",), 2)
