@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.encoding import read_records
 from pipeline.records import Categories
 from pipeline.sinks.annotations.instances import Instance, check_has_instances, instances_in
 from pipeline.sinks.annotations.run_lengths import cvat_rle
-from pipeline.sinks.annotations.text import image_name, is_frame, number, printable, xml_text
+from pipeline.sinks.annotations.text import NamedLine, number, printable, read_named, xml_text
 from pipeline.sinks.coco import write_coco
 from pipeline.system.files import replaced
 from pipeline.validation import check_choice, check_number
@@ -76,8 +75,8 @@ class Cvat:
         """
         with replaced(self.directory / "cvat.xml") as file:
             file.write((_HEAD + _meta(categories)).encode())
-            for i, record in enumerate(read_records(journal, self.min_score)):
-                file.write("".join(self._image(i, record)).encode())
+            for i, line in enumerate(read_named(journal, self.min_score)):
+                file.write("".join(self._image(i, line)).encode())
             file.write(b"</annotations>\n")
         renumbered = Categories(
             categories.thing_names,
@@ -86,16 +85,17 @@ class Cvat:
         )
         with replaced(self.directory / "cvat_coco.json") as dataset:
             write_coco(
-                lambda: map(_named, read_records(journal, self.min_score)),
+                lambda: map(_named, read_named(journal, self.min_score)),
                 renumbered,
                 dataset,
                 polygons=self.shapes == "polygon",
             )
 
-    def _image(self, i: int, record: dict[str, Any]) -> Iterator[str]:
-        frame_id = record["frame"] if is_frame(record) else i
+    def _image(self, i: int, line: NamedLine) -> Iterator[str]:
+        record = line.record
+        frame_id = record["frame"] if line.is_frame else i
         yield (
-            f'  <image id="{frame_id}" name="{xml_text(image_name(record))}" '
+            f'  <image id="{frame_id}" name="{xml_text(line.name)}" '
             f'width="{record["width"]}" height="{record["height"]}">\n'
         )
         for group, instance in enumerate(instances_in(record), 1):
@@ -138,8 +138,8 @@ def _points(points: list[tuple[float, float]]) -> str:
     return ";".join(f"{number(x)},{number(y)}" for x, y in points)
 
 
-def _named(record: dict[str, Any]) -> dict[str, Any]:
-    return record | {"asset": printable(image_name(record))}
+def _named(line: NamedLine) -> dict[str, Any]:
+    return line.record | {"asset": printable(line.name)}
 
 
 def _meta(categories: Categories) -> str:

@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.encoding import read_records
 from pipeline.records import Categories
 from pipeline.sinks.annotations.instances import check_has_instances
-from pipeline.sinks.annotations.text import image_name, printable
+from pipeline.sinks.annotations.text import NamedLine, printable, read_named
 from pipeline.sinks.coco import write_coco
 from pipeline.system.files import asset_id_of, output_name, replaced
 from pipeline.system.output_folder import OutputFolder
@@ -69,7 +68,7 @@ class Fiftyone:
         self._link(journal)
         with replaced(self.directory / "labels.json") as dataset:
             write_coco(
-                lambda: map(_named, read_records(journal, self.min_score)),
+                lambda: map(_named, read_named(journal, self.min_score)),
                 categories,
                 dataset,
             )
@@ -80,9 +79,9 @@ class Fiftyone:
             return
         folder, missing = OutputFolder(self.directory.parent), 0
         data = f"{self.directory.name}/data"
-        for record in read_records(journal):
-            file, name = root / asset_id_of(record), f"{data}/{_name(record)}"
-            if file.is_file():
+        for line in read_named(journal):
+            file, name = root / asset_id_of(line.record), f"{data}/{_name(line)}"
+            if file.is_file() and not line.is_frame:
                 start = os.path.realpath((self.directory.parent / name).parent)
                 folder.link(name, os.path.relpath(file.absolute(), start))
             else:
@@ -99,10 +98,10 @@ class Fiftyone:
         return path if path.is_dir() else path.parent if path.is_file() else None
 
 
-def _name(record: dict[str, Any]) -> str:
+def _name(line: NamedLine) -> str:
     # FiftyOne takes a backslash for a separator of directories
-    return output_name(printable(image_name(record)).replace("\\", "%"), "")
+    return output_name(printable(line.name).replace("\\", "%"), "")
 
 
-def _named(record: dict[str, Any]) -> dict[str, Any]:
-    return record | {"asset": _name(record)}
+def _named(line: NamedLine) -> dict[str, Any]:
+    return line.record | {"asset": _name(line)}

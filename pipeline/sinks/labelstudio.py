@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pipeline.encoding import read_records
 from pipeline.records import Categories
 from pipeline.sinks.annotations.instances import Instance, check_has_instances, instances_in
 from pipeline.sinks.annotations.run_lengths import label_studio_rle
-from pipeline.sinks.annotations.text import image_name, is_frame, printable, xml_text
+from pipeline.sinks.annotations.text import NamedLine, printable, read_named, xml_text
 from pipeline.sinks.coco_format import dump_list
 from pipeline.system.files import replaced
 from pipeline.validation import check, check_choice, check_number
@@ -82,14 +81,14 @@ class LabelStudio:
             OutputError: A line is incomplete.
         """
         with replaced(self.directory / "labelstudio.json") as file:
-            records = read_records(journal, self.min_score)
-            dump_list(file, (self._task(record, categories) for record in records))
+            lines = read_named(journal, self.min_score)
+            dump_list(file, (self._task(line, categories) for line in lines))
             file.write(b"\n")
         with replaced(self.directory / "labelstudio.xml") as file:
             file.write(self._interface(categories).encode())
 
-    def _task(self, record: dict[str, Any], categories: Categories) -> dict[str, Any]:
-        name, scores = image_name(record), []
+    def _task(self, line: NamedLine, categories: Categories) -> dict[str, Any]:
+        record, name, scores = line.record, line.name, []
         results: list[dict[str, Any]] = []
         frame = {"original_width": record["width"], "original_height": record["height"]}
         for i, instance in enumerate(instances_in(record), 1):
@@ -100,7 +99,7 @@ class LabelStudio:
                     first["parentID"] = f"{i}"
                 results.append(first | shape | frame | {"image_rotation": 0})
         data = {"image": self.image_url + quote(os.fsencode(name)), "asset": printable(name)}
-        if is_frame(record):
+        if line.is_frame:
             data |= {"frame": record["frame"], "time_s": record["time_s"]}
         prediction: dict[str, Any] = {"model_version": self.model_version, "result": results}
         if scores:

@@ -9,6 +9,7 @@ from pipeline.errors import AssetError, PipelineError
 from pipeline.redaction import safe_text
 from pipeline.system.terminal import width_of
 
+OTHERS = "other reasons"  # those that are too many to be counted
 _MAX_WIDTH = 10_000  # of a table in a file, which has no width of its own
 
 
@@ -43,10 +44,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 def count_reasons(counts: Mapping[str, int], limit: int = 5) -> str:
     """Return the most common reasons, each with its number of files: ``3 hidden, 1 empty``."""
-    common = sorted(counts.items(), key=lambda item: -item[1])
+    common = sorted(counts.items(), key=lambda item: (item[0] == OTHERS, -item[1]))
     rest = sum(n for _, n in common[limit:])
     shown = [f"{n} {reason}" for reason, n in common[:limit]]
-    return ", ".join([*shown, f"{rest} for other reasons"] if rest else shown)
+    return ", ".join([*shown, f"{rest} for {OTHERS}"] if rest else shown)
 
 
 def _cell(value: object) -> str:

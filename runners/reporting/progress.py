@@ -114,7 +114,7 @@ class Progress:
         elif not self.quiet and now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
             done = (
-                f"{self.finished}/{total} images" if total is not None else f"{self.finished} done"
+                f"{self.finished}/{total} inputs" if total is not None else f"{self.finished} done"
             )
             left = "" if total is None else f"{(total - self.finished) / rate:.0f} s left"
             print_stderr(", ".join(filter(None, (done, failed, text, left))))

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pipeline.errors import AssetError, PipelineError, printable
 from pipeline.job import FailureGroup, Outcome, Report
-from runners.reporting.console import describe_error
+from runners.reporting.console import OTHERS, describe_error
 from runners.reporting.status import Status
 
 _log = logging.getLogger("d2run")
@@ -40,7 +40,7 @@ class Failures:
             text = text.replace(asset_id, "…")
         key = reason = re.sub(r"\b\d+\b", "…", text)
         if key not in self._groups and len(self._groups) >= _MAX_REASONS:
-            key = text = reason = "other reasons"
+            key = text = reason = OTHERS
         group = self._groups.get(key, FailureGroup(text, 0, ()))
         self._groups[key] = FailureGroup(
             text if group.reason == text else reason,
@@ -151,4 +151,4 @@ def most_common(counts: Counter[str]) -> dict[str, int]:
     """Return the counts of the most common reasons, with the others added up."""
     common = dict(counts.most_common(_MAX_REASONS))
     rest = counts.total() - sum(common.values())
-    return common | ({"other reasons": rest} if rest else {})
+    return common | ({OTHERS: rest} if rest else {})

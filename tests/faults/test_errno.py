@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import resource
 import shutil
@@ -17,14 +16,14 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import command, environment
 from dying import forked
-from file_layer import Layer, temporary
+from failing_disk import arm, failed, mark
+from file_layer import temporary
 from forking import Forks, warm
 from scenarios import make_inputs, outputs, packed, run_scenario, tell, told, with_maps
 
@@ -77,21 +76,6 @@ HARMLESS = [
 ]
 
 
-def arm(out: Path, pattern: str, operation: str, error: int, at: int, once: bool) -> None:
-    """From the ``at``-th time on an operation fails, or only then."""
-    seen, sought = 0, re.compile(pattern)
-
-    def before(name: str, path: str) -> None:
-        nonlocal seen
-        if name == operation and sought.match(path):
-            seen += 1
-            if seen == at or (seen > at and not once):
-                mark(out)
-                raise OSError(error, os.strerror(error), path)
-
-    Layer(out, before).install()
-
-
 def arm_ledger(out: Path, words: str, statement: str, at: int) -> None:
     """The ledger's ``at``-th statement of a kind fails, and all later ones."""
     from runners.rundir.ledger import ledger
@@ -125,15 +109,6 @@ def arm_ledger(out: Path, words: str, statement: str, at: int) -> None:
             return Failing(sqlite3.connect(*args, **options))
 
     ledger.sqlite3 = Module  # type: ignore[assignment]
-
-
-def mark(out: Path) -> None:
-    with suppress(FileExistsError):  # a link takes no descriptor
-        out.with_suffix(".failed").symlink_to("failed")
-
-
-def failed(out: Path) -> bool:
-    return out.with_suffix(".failed").is_symlink()
 
 
 def watch_commits(out: Path) -> None:

@@ -32,7 +32,7 @@ def scenario_remote(folder: Path, n: int, kills: int) -> None:
 
     command = [*plain[:2], "input=memory://bucket", "quiet=true", "source.cache_mb=1"]
     started_s = time.monotonic()
-    assert ended(forked([*plain, f"output={folder}/plain"])) == 3
+    assert ended(forked([*plain, f"output={folder}/plain"]), 1800) == 3
     takes_s = time.monotonic() - started_s
     whole = outputs(folder / "plain")
     rng, died = random.Random(1), 0
@@ -43,7 +43,7 @@ def scenario_remote(folder: Path, n: int, kills: int) -> None:
         died += ended(child) == -signal.SIGKILL
         if (folder / "out" / "coco.json").exists():
             shutil.rmtree(folder / "out")
-    assert ended(forked([*command, f"output={folder}/out"], fill), 600) == 3
+    assert ended(forked([*command, f"output={folder}/out"], fill), 1800) == 3
     assert outputs(folder / "out") == whole
     # those of killed runs are gone; a fork leaves its own, because it ends without cleaning up
     assert len(list(Path(gettempdir()).glob("d2run-scratch-*"))) <= 1

@@ -42,6 +42,8 @@ def read_video(file: int, options: FrameOptions) -> Iterator[Decoded]:
     """
     if not has_pyav():
         raise DecodeError(f"videos need PyAV, which is not installed. {INSTALL}")
+    if not os.fstat(file).st_size:
+        raise DecodeError("empty file")
     n_frames = 0
     video = _Video(file, options, on_gpu=options.hardware == "auto", seeks=bool(options.start_s))
     while True:

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from journals import write_journal
 from pycocotools.coco import COCO
 from shaped import CATEGORIES, NAMES, ODD_ASSETS, SIZE, image_asset, journal, shaped
 
 from pipeline.errors import ConfigError
-from pipeline.records import Categories
+from pipeline.records import Categories, Frame, Result
+from pipeline.sinks.cvat import Cvat
 from pipeline.sinks.fiftyone import Fiftyone
+from pipeline.sinks.labelstudio import LabelStudio
 
 
 def build(folder: Path, *assets: str, **options: Any) -> Path:
@@ -69,6 +72,30 @@ def test_what_is_no_file_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
         Fiftyone(tmp_path / "fiftyone", images=str(tmp_path / "in")).build(file, CATEGORIES)
     assert "no image for 1 frames" in caplog.text
     assert [path.name for path in (tmp_path / "fiftyone/data").iterdir()] == ["x.jpg"]
+
+
+def test_pages_and_frames_have_names_of_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for asset in ("p.tif", "v.mp4", "x.jpg"):
+        image_asset(tmp_path / "in", asset)
+    image, p = np.zeros((*SIZE, 3), np.uint8), shaped()
+    frames = [Frame(image, "p.tif", 0), Frame(image, "p.tif", 1), Frame(image, "x.jpg", 0)]
+    frames += [Frame(image, "v.mp4", i, time_s=i / 25) for i in range(2)]
+    file = write_journal(tmp_path, [Result(frame, p) for frame in frames])
+    with caplog.at_level(logging.WARNING):
+        Fiftyone(tmp_path / "fiftyone", images=str(tmp_path / "in")).build(file, CATEGORIES)
+    assert "no image for 4 frames" in caplog.text
+    assert [path.name for path in (tmp_path / "fiftyone/data").iterdir()] == ["x.jpg"]
+    Cvat(tmp_path).build(file, CATEGORIES)
+    LabelStudio(tmp_path).build(file, CATEGORIES)
+    names = ["p.tif/000000.jpg", "p.tif/000001.jpg", "x.jpg", "v.mp4/000000.jpg",
+             "v.mp4/000001.jpg"]  # fmt: skip
+    for listed in ("fiftyone/labels.json", "cvat_coco.json"):
+        content = json.loads((tmp_path / listed).read_bytes())
+        assert [each["file_name"] for each in content["images"]] == names
+    tasks = json.loads((tmp_path / "labelstudio.json").read_bytes())
+    assert [task["data"]["asset"] for task in tasks] == names
 
 
 @pytest.mark.parametrize("images", [None, "some/*.jpg", ["a", "b"]])

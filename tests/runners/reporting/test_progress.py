@@ -59,7 +59,7 @@ def test_a_log_has_lines(
         shown.advance("c.jpg")
     assert capfd.readouterr().err.splitlines() == [
         "error: b.jpg: decode: empty file",
-        "2/10 images, 1 failed, 20.0 s each, 160 s left",
+        "2/10 inputs, 1 failed, 20.0 s each, 160 s left",
     ]
 
 

@@ -201,3 +201,4 @@ def test_many_reasons_are_cut_short() -> None:
     shown = count_reasons(skipped)
     assert shown.startswith("7 hidden, 1 not an image (.000000), ")
     assert shown.endswith(", 996 for other reasons")
+    assert count_reasons({"other reasons": 9} | skipped).endswith(", 1005 for other reasons")

@@ -215,7 +215,7 @@ def test_damage_in_the_middle_costs_frames_up_to_the_next_keyframe(tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a video"),
+        (b"", "empty file"),
         (b"\0" * 5000, "not a video"),
         (b"\xff\xd8\xff\xe0 no video" * 100, "not a video"),
         (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n", "not a"),
