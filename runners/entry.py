@@ -128,8 +128,8 @@ class _Jobs:
         if is_sweep:
             self._sweep = Path(hydra.sweep.dir).absolute()
             if not self._quiet:
-                print_stderr(f"job {number}: {overrides}")
-        status, report = 130, None
+                print_stderr(f"job {number}: {' '.join(overrides)}")
+        status, report, message = 130, None, ""
         try:
             status, report, message = self._run(cfg)
             if message:
@@ -144,12 +144,19 @@ class _Jobs:
         finally:
             if is_sweep:
                 seconds = time.monotonic() - began
-                directory = self._job.output if self._job is not None else output
+                metric = None if report is None else report.metric
+                directory = self._directory(report, output)
                 self._rows.append(
-                    SweepJob.of(number, overrides, status, report, seconds, directory)
+                    SweepJob.of(number, overrides, status, seconds, directory, metric, message)
                 )
             _remove_if_empty(output)
         return None if report is None else report.metric
+
+    def _directory(self, report: Report | None, output: Path) -> Path:
+        """Return the directory with the results of the last job; ``output`` if it has none."""
+        if report is not None and report.output is not None:
+            return report.output
+        return output if self._job is None else self._job.output
 
     def _run(self, cfg: DictConfig) -> tuple[int, Report | None, str]:
         """Return the exit status (docs/run.md), the report, and what went wrong."""
@@ -167,17 +174,23 @@ class _Jobs:
         return report.exit_status, report, report.message
 
     def report_sweep(self) -> None:
-        """Print and write the table of a sweep's jobs.
+        """Print and write the table of a sweep's jobs, and write its page.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: A file cannot be written.
         """
         if self._sweep is None:
             return
         if not self._quiet:
             print_sweep(self._sweep, self._rows)
         if self._sweep.is_dir():
+            from runners.reporting.sweep_page import write_sweep_page  # sweeps alone need it
+
             write_sweep(self._sweep, self._rows)
+            sys.stdout.flush()
+            for each in (signal.SIGINT, signal.SIGTERM):  # only the page can still be lost
+                signal.signal(each, lambda number, _: os._exit(128 + number))
+            write_sweep_page(self._sweep, self._rows)
 
     def say_interrupted(self, what: str) -> None:
         """Print what is kept of an interrupted job, and how to resume it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
+from pipeline.recorded.run import EVALUATION
 from pipeline.system.files import expanded, write_whole
 from pipeline.system.terminal import print_stderr
 from pipeline.validation import check, check_whole
@@ -18,7 +19,7 @@ from runners.evaluate.numbers.thresholds import stage_yaml
 from runners.evaluate.printing import print_evaluation
 from runners.evaluate.reading.results import read_results
 from runners.evaluate.reading.truth import read_truth
-from runners.rundir.lists import EVALUATION, THRESHOLDS
+from runners.rundir.lists import THRESHOLDS
 from runners.rundir.lock import locked
 from runners.rundir.translation import output_errors
 

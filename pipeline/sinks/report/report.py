@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pipeline.protocols import Asset
 from pipeline.records import Categories
 from pipeline.sinks.report.facts import run_facts
-from pipeline.sinks.report.html import write_page
+from pipeline.sinks.report.html import REPORT, write_page
 from pipeline.sinks.report.sample import Sample
 from pipeline.sinks.report.shown import ShownImage, shown_images
 from pipeline.sinks.report.statistics import Statistics, read_statistics
@@ -94,7 +94,7 @@ class HtmlReport:
         folder.sync()
         # not before all images were read
         facts = run_facts(directory) | {"images_note": thumbnails.problem}
-        write_page(directory / NAME, data, facts)
+        write_page(directory / NAME, REPORT, facts["directory"], data, facts)
 
 
 def _limited(images: Iterable[ShownImage], n_bytes: int) -> Iterator[ShownImage]:
