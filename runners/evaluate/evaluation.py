@@ -137,6 +137,7 @@ def _metric(evaluation: Mapping[str, Any], data: Data, given: str | None) -> dic
         if name != "classes"
     }
     known["f1"] = evaluation["f1"]["together"]["f1"]
+    known["f1.unfiltered"] = evaluation["f1"]["one"]["unfiltered"]["f1"]  # of the results as is
     return _chosen(known, given or f"{data.primary}.AP")
 
 

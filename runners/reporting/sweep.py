@@ -26,6 +26,7 @@ from pipeline.system.terminal import print_stdout, width_of
 from runners.reporting.console import print_table
 
 NAME = "sweep.csv"
+_MAX_VALUE = 40  # characters of a cell
 _WIDTH = 80  # of the tables where standard output is no terminal
 
 
@@ -162,21 +163,21 @@ def print_sweep(directory: Path, jobs: Sequence[SweepJob]) -> None:
         value = "" if job.metric is None else f"{job.metric:.4f}"
         row: list[object] = [job.status, _cell(job.images), _cell(job.detections)]
         rows.append([*row, *([value] if metric else []), job.seconds, *([] if is_usual else [place])])
-    options = [[job.value(key) for key in names] for job in jobs]
+    options = [[_end(job.value(key)) for key in names] for job in jobs]
     shown = list(names.values())
     if not _fits(["job", *shown, *columns], [[0, *a, *b] for a, b in zip(options, rows, strict=True)],
                  width):  # fmt: skip
-        shown = ["overrides"]
         options = [
-            [" ".join(f"{name}={job.value(key)}" for key, name in names.items())] for job in jobs
+            [" ".join(map("=".join, zip(names.values(), row, strict=True)))] for row in options
         ]
+        shown = ["overrides"]
     cells = [[job.job, *a, *b] for job, a, b in zip(jobs, options, rows, strict=True)]
     print_table("Sweep", ["job", *shown, *columns], cells, width=width)
     _print_classes(jobs, width)
     best = best_job(jobs)
     if best is not None:
-        options_of_best = " ".join(f"{name}={best.value(key)}" for key, name in names.items())
-        print_stdout(f"best {metric}: {best.metric:.4f} in job {best.job}, {options_of_best}")
+        chosen = " ".join(f"{name}={best.value(key)}" for key, name in names.items())
+        print_stdout(f"best {metric}: {best.metric:.4f} in job {best.job}, {chosen}")
     print_stdout(f"results of the sweep in {directory}", unbroken=[str(directory)])
 
 
@@ -253,6 +254,11 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _relative(path: Path, directory: Path) -> str:
     return str(path.relative_to(directory) if path.is_relative_to(directory) else path)
+
+
+def _end(value: str) -> str:
+    """Return the end of a long value, such as a path; ``sweep.csv`` has all of it."""
+    return value if len(value) <= _MAX_VALUE else f"...{value[3 - _MAX_VALUE :]}"
 
 
 def _cell(value: int | None) -> object:

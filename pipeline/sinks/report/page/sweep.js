@@ -7,6 +7,7 @@ import { Viewer } from "./viewer.js";
 
 const ROWS = 20; // images at a time
 const MAX_CLASSES = 12; // columns of the table
+const MAX_CHARACTERS = 24; // of a cell, before it wraps
 const MAX_BESIDE = 6; // jobs that are compared at first
 
 const STATUS = {
@@ -43,17 +44,16 @@ const statusOf = (job) => STATUS[job.status] ?? (job.status > 128 ? `killed by s
 /** The columns: title, what is sorted by, what is shown. */
 const columns = [
   { title: "Job", value: (job) => job.job, isNumber: true },
-  ...sweep.keys.map(({ key, name }, i) => ({ title: name, hint: key, value: (job) => job.values[i], className: "option" })),
-  { title: "Status", value: (job) => job.status, text: (job) => `${statusOf(job)} (${job.status})`, className: (job) => (job.status && job.status !== 3 ? "error" : "") },
+  ...sweep.keys.map(({ key, name }, i) => ({ title: name, hint: key, value: (job) => job.values[i], isText: true })),
+  { title: "Status", width: jobs.some((job) => job.message) ? MAX_CHARACTERS : 10, value: (job) => job.status, text: (job) => [`${statusOf(job)} (${job.status})`, job.message && make("small", {}, job.message)], className: (job) => (job.status && job.status !== 3 ? "error" : "") },
   { title: "Inputs", value: (job) => job.images, isNumber: true },
   { title: "Detections", value: (job) => job.detections, isNumber: true },
-  ...(names.length > 1 ? names.slice(0, MAX_CLASSES) : []).map((name) => ({
-    title: name, hint: `Detections of ${name}`, value: (job) => (job.classes === null ? null : (job.classes[name] ?? 0)), isNumber: true,
-  })),
   ...(sweep.metric ? [{ title: sweep.metric, value: (job) => job.metric, text: (job) => number(job.metric, 4), isNumber: true }] : []),
   { title: "Seconds", value: (job) => job.seconds, text: (job) => number(job.seconds, 2), isNumber: true },
   { title: "Report", value: (job) => (job.report ? 0 : 1), text: (job) => (job.report ? make("a", { href: job.report, aria: { label: `Report of job ${job.job}` } }, "report") : "") },
-  ...(jobs.some((job) => job.message) ? [{ title: "Message", value: (job) => job.message, className: "message" }] : []),
+  ...(names.length > 1 ? names.slice(0, MAX_CLASSES) : []).map((name) => ({
+    title: name, hint: `Detections of ${name}`, value: (job) => (job.classes === null ? null : (job.classes[name] ?? 0)), isNumber: true,
+  })),
 ];
 
 /** Compare values: numbers by size, texts that are numbers too; what is missing comes last. */
@@ -84,9 +84,11 @@ function rowOf(job) {
     job.isShown = box.checked;
     scene.change();
   });
-  const cells = columns.map(({ value, text, isNumber, className = "" }) => {
+  const cells = columns.map(({ value, text, isNumber, width, className }) => {
     const shown = text ? text(job) : isNumber ? number(value(job)) : value(job);
-    return make("td", { className: `${isNumber ? "number" : ""} ${typeof className === "string" ? className : className(job)}`.trim() }, shown);
+    const cell = make("td", { className: isNumber ? "number" : (className?.(job) ?? "") }, ...[shown].flat());
+    if (width) cell.style.minWidth = `${width + 2}ch`;
+    return cell;
   });
   return make("tr", { className: job.job === sweep.best ? "best" : "" }, make("td", {}, box), ...cells);
 }
@@ -95,6 +97,7 @@ function showJobs() {
   for (const column of columns) {
     const button = make("button", { type: "button", title: column.hint ?? "" }, column.title);
     button.addEventListener("click", () => sortBy(column));
+    if (column.isText) column.width = Math.min(MAX_CHARACTERS, Math.max(...jobs.map((job) => String(column.value(job)).length)));
     column.head = make("th", { scope: "col", className: column.isNumber ? "number" : "" }, button);
   }
   for (const job of jobs) job.row = rowOf(job);

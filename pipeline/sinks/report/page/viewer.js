@@ -42,6 +42,8 @@ export class Viewer {
     $("#viewer-title").textContent = `${item.label} (${at + 1} of ${items.length})`;
     $('[data-action="previous"]').disabled = at <= 0;
     $('[data-action="next"]').disabled = at < 0 || at >= items.length - 1;
+    // a button that gets disabled loses the focus, and keys would be lost with it
+    if (document.activeElement === document.body || document.activeElement.disabled) $("#stage").focus();
     this.scene.prepare(item);
     this.showTable();
     const pixels = await load(item);
