@@ -71,7 +71,7 @@ def test_evaluation_gives_the_metric_and_failures_appear(d2run: Run, tmp_path: P
     assert [row["status"] for row in rows] == ["0", "2", "2", "2"]
     assert [row["metric"] for row in rows] == [str(f1), "", "", ""]
     assert rows[0]["directory"] == str(run)
-    assert "runner.metric: expected one of" in rows[1]["message"]
+    assert "metric: expected one of" in rows[1]["message"]
     facts, _ = page_of(tmp_path / "cwd/sweep")
     assert (facts["best"], facts["metric"]) == (0, "f1.unfiltered")
     assert "no directory" in facts["jobs"][2]["message"]
