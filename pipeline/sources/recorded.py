@@ -203,11 +203,14 @@ def run_images(directory: Path, root: str | None = None) -> Iterator[Asset]:
 
     Args:
         directory: The run directory.
-        root: Directory of the images, if they were moved.
+        root: Directory of the images, if they were moved; by default, that of ``sink.report``.
 
     Raises:
         ConfigError: The images cannot be listed; says why.
     """
+    if root is None:
+        sinks = RecordedRun(directory).record.get("config", {}).get("sink") or {}
+        root = (sinks.get("report") or {}).get("root")
     source = RecordedSoFar(str(directory), root, pixels=True)
     source.check()
     yield from source

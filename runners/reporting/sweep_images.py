@@ -20,13 +20,12 @@ from pipeline.recorded.run import INPUTS
 from pipeline.records import Categories
 from pipeline.sinks.report.outlines import Outlines
 from pipeline.sinks.report.shown import data_url, image_facts
-from pipeline.sinks.report.thumbnails import Thumbnails
+from pipeline.sinks.report.thumbnails import THUMBNAIL_PX, Thumbnails
 from pipeline.sources.recorded import run_images
 from pipeline.system.files import asset_id_of
 from runners.reporting.sweep import SweepJob
 
 MAX_IMAGES = 300
-_THUMBNAIL_PX = 512  # longer side
 
 
 class Key(NamedTuple):
@@ -87,9 +86,7 @@ class JobImages:
         for key in sorted(wanted, key=lambda key: key.frame):
             frames.setdefault(key.asset_id, []).append(key.frame)
         keys = {(key.asset_id, key.frame): key for key in wanted}
-        root = ((self.run.record.get("config") or {}).get("sink") or {}).get("report", {})
-        images = run_images(self.run.path, root.get("root"))
-        for found, jpeg in Thumbnails(images, _THUMBNAIL_PX).of(frames):
+        for found, jpeg in Thumbnails(run_images(self.run.path), THUMBNAIL_PX).of(frames):
             yield keys[found], jpeg
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from pipeline.errors import OutputError
+from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import write_whole
 
 PAGE = Path(__file__).parent / "page"
@@ -82,6 +84,28 @@ def write_page(
         data=_json(data),
     )
     write_whole(path, text)
+
+
+def read_page(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the data and the facts of a page.
+
+    Raises:
+        OutputError: It is not a page.
+    """
+    try:
+        with open_to_read(path) as file:
+            text = file.read().decode()
+        found = (_block(text, name) for name in ("data", "facts"))
+        data, facts = (json.loads(each) for each in found)
+    except (OSError, ValueError) as exc:
+        raise OutputError(f"{path.name} cannot be read; write it again with runner=report") from exc
+    return data, facts
+
+
+def _block(text: str, name: str) -> str:
+    start = f'<script type="application/json" id="{name}">'
+    at = text.index(start) + len(start)
+    return text[at : text.index("</script>", at)]
 
 
 def _is_embedded(data: dict[str, Any]) -> bool:

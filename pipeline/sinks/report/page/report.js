@@ -1,6 +1,7 @@
 // The page of a run: filters, the grid of images, the lists, and what is known of the run.
 
 import { $, facts, grouped, make, plural, table } from "./elements.js";
+import { showEvaluation } from "./evaluation.js";
 import { showCharts, showVideos } from "./charts.js";
 import { Scene } from "./scene.js";
 import { Thumbnails } from "./thumbnails.js";
@@ -45,9 +46,14 @@ function cardOf(item) {
     const name = make("span", { className: "name", title: item.label }, item.label);
     return make("div", { className: "card failed", tabIndex: 0, aria: { role: "group", label: `${item.label}: failed` } }, reason, name, make("small", { className: "error" }, "failed"));
   }
+  return pictureCard(item, make("small"));
+}
+
+/** Return a button that shows an image small, and opens it. */
+function pictureCard(item, note) {
   const frame = make("span", { className: "frame" }, make("canvas"));
   const name = make("span", { className: "name", title: item.label }, item.label);
-  const card = make("button", { type: "button", className: "card" }, frame, name, make("small"));
+  const card = make("button", { type: "button", className: "card" }, frame, name, note);
   card.addEventListener("click", () => viewer.open(item, card));
   thumbnails.watch(frame, item);
   return card;
@@ -276,6 +282,7 @@ new ResizeObserver(() => {
 }).observe($("#grid"));
 
 showSummary();
+if (run.evaluation) showEvaluation(run.evaluation, images, pictureCard);
 showClasses();
 showFilters();
 showFailures();
