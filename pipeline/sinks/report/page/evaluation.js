@@ -4,6 +4,7 @@ import { axis, chart, columns } from "./charts.js";
 import { $, facts, grouped, make, plural, table } from "./elements.js";
 
 const MAX_CLASSES = 200;
+const DEFAULT_SCORE = 0.5; // of classes without a best one
 
 const percent = (value) => (value === null || value === undefined ? "–" : (100 * value).toFixed(2));
 const rates = (one) => [percent(one.precision), percent(one.recall), percent(one.f1)];
@@ -84,6 +85,22 @@ function calibrationChart({ calibration }) {
   return chart(text, text, columns(precision, (i) => `score ${i / 10} to ${(i + 1) / 10}: ${percent(precision[i])} % right`), axis("0", "0.5", "1"));
 }
 
+/** Return the worst images as they were judged: without detections below the best score of their class. */
+function judged({ f1, worst_images: worst }, images) {
+  const least = (one) => Math.fround(f1.classes[one.className]?.threshold ?? DEFAULT_SCORE);
+  const wanted = new Set(worst.map((one) => `${one.asset}\n${one.frame}`));
+  const found = new Map();
+  for (const item of images) {
+    const key = `${item.id}\n${item.frame}`;
+    if (!wanted.has(key)) continue;
+    const detections = item.detections.filter((one) => Math.fround(one.score ?? 0) >= least(one));
+    found.set(key, { ...item, detections });
+  }
+  const group = worst.map((one) => found.get(`${one.asset}\n${one.frame}`)).filter(Boolean);
+  for (const item of group) item.group = group;
+  return found;
+}
+
 /** Show the evaluation; `card(item, note)` makes a button with an image. */
 export function showEvaluation(evaluation, images, card) {
   const { metric, ground_truth: truth } = evaluation;
@@ -94,20 +111,20 @@ export function showEvaluation(evaluation, images, card) {
     ["Engine", evaluation.engine],
   ];
   const notes = evaluation.warnings.map((text) => make("p", {}, `Warning: ${text}`));
-  const parts = [...tables(evaluation)].map(([title, names, rows]) => make("div", {}, make("h3", {}, title), table(title, names, rows)));
-  if (evaluation.f1) parts.push(f1Chart(evaluation));
-  if (evaluation.calibration?.ece != null) parts.push(calibrationChart(evaluation));
+  const parts = Array.from(tables(evaluation), ([title, names, rows]) => make("div", {}, make("h3", {}, title), table(title, names, rows)));
+  const charts = [evaluation.f1 && f1Chart(evaluation), evaluation.calibration?.ece != null && calibrationChart(evaluation)];
+  if (evaluation.f1) parts.push(make("div", { className: "charts" }, ...charts.filter(Boolean)));
   $("#evaluation").append(...notes, facts(pairs), make("div", { className: "columns-2" }, ...parts));
   const worst = evaluation.worst_images ?? [];
   if (worst.length) {
-    const byKey = new Map(images.map((item) => [`${item.id}\n${item.frame}`, item]));
+    const byKey = judged(evaluation, images);
     const entries = worst.map((one) => {
       const reasons = `${plural(one.errors, "error")}: ${one.reasons.join(", ")}`;
       const item = byKey.get(`${one.asset}\n${one.frame}`);
       const note = make("small", { className: "reasons" }, reasons);
       return make("li", {}, item ? card(item, note) : make("div", { className: "card" }, make("span", { className: "name" }, one.asset), note));
     });
-    $("#evaluation").append(make("h3", {}, "Images with the most errors"), make("ul", { className: "cards", aria: { label: "Images with the most errors" } }, ...entries));
+    $("#evaluation").append(make("h3", {}, "Images with the most errors, with the detections above the best score of their class"), make("ul", { className: "cards", aria: { label: "Images with the most errors" } }, ...entries));
   }
   $("#evaluation").hidden = $('nav a[href="#evaluation"]').hidden = false;
 }

@@ -37,7 +37,7 @@ const state = { shown: [], images: [], nCards: CARDS, rows: [], nRows: ROWS };
 
 // ---------------------------------------------------------------- the grid
 
-const viewer = new Viewer(scene, { items: () => state.images });
+const viewer = new Viewer(scene, { items: ({ group }) => group ?? state.images });
 const thumbnails = new Thumbnails(scene);
 
 function cardOf(item) {
