@@ -163,16 +163,16 @@ def print_sweep(directory: Path, jobs: Sequence[SweepJob]) -> None:
         value = "" if job.metric is None else f"{job.metric:.4f}"
         row: list[object] = [job.status, _cell(job.images), _cell(job.detections)]
         rows.append([*row, *([value] if metric else []), job.seconds, *([] if is_usual else [place])])
+    numbers: list[list[object]] = [[job.job] for job in jobs]
     options = [[_end(job.value(key)) for key in names] for job in jobs]
-    shown = list(names.values())
-    if not _fits(["job", *shown, *columns], [[0, *a, *b] for a, b in zip(options, rows, strict=True)],
-                 width):  # fmt: skip
-        options = [
-            [" ".join(map("=".join, zip(names.values(), row, strict=True)))] for row in options
-        ]
-        shown = ["overrides"]
-    cells = [[job.job, *a, *b] for job, a, b in zip(jobs, options, rows, strict=True)]
-    print_table("Sweep", ["job", *shown, *columns], cells, width=width)
+    together = [[*a, *b, *c] for a, b, c in zip(numbers, options, rows, strict=True)]
+    head = ["job", *names.values(), *columns]
+    if not _fits(head, together, width):
+        listed = [[*a, *b] for a, b in zip(numbers, options, strict=True)]
+        print_table("Options", ["job", *names.values()], listed, width=width)
+        together = [[*a, *c] for a, c in zip(numbers, rows, strict=True)]
+        head = ["job", *columns]
+    print_table("Sweep", head, together, width=width)
     _print_classes(jobs, width)
     best = best_job(jobs)
     if best is not None:

@@ -92,10 +92,11 @@ def test_long_overrides_fit_80_columns(
     lines = capfd.readouterr().out.splitlines()
     assert max(map(len, lines[:-2])) <= 80
     text = "".join(row[1] for row in cells_of("\n".join(lines)))
-    assert all(f"long.pth{i}threshold=0.{i}" in text for i in range(3))  # folded
+    assert all(f"long.pth{i}" in text for i in range(3))  # folded
     rows = [row for row in cells_of("\n".join(lines)) if row[0] == "2"]
-    assert rows[0][2:4] == ["0", "1000000"]
-    assert sum(map(int, rows[1][1:])) == sum(names.values())  # the last column: others
+    assert rows[0][2] == "0.2"
+    assert rows[1][1:5] == ["0", "1000000", str(sum(names.values())), "0.5000"]
+    assert sum(map(int, rows[2][1:])) == sum(names.values())  # the last column: others
 
 
 def test_results_of_an_earlier_sweep_count(tmp_path: Path) -> None:
