@@ -23,7 +23,9 @@ from runners.reporting.sweep import SweepJob, print_sweep, write_sweep  # noqa: 
 from runners.reporting.sweep_page import write_sweep_page  # noqa: E402
 
 
-def evaluate(run: Path, truth: Path, output: Path, overrides: list[str]) -> subprocess.CompletedProcess:
+def evaluate(
+    run: Path, truth: Path, output: Path, overrides: list[str]
+) -> subprocess.CompletedProcess:
     """Replays the run with these overrides, and evaluates the result."""
     command = [
         *(sys.executable, str(ROOT / "run.py"), "runnable=replay", f"runnable.run={run}"),

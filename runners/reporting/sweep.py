@@ -162,7 +162,9 @@ def print_sweep(directory: Path, jobs: Sequence[SweepJob]) -> None:
     for job, place in zip(jobs, places, strict=True):
         value = "" if job.metric is None else f"{job.metric:.4f}"
         row: list[object] = [job.status, _cell(job.images), _cell(job.detections)]
-        rows.append([*row, *([value] if metric else []), job.seconds, *([] if is_usual else [place])])
+        rows.append(
+            [*row, *([value] if metric else []), job.seconds, *([] if is_usual else [place])]
+        )
     numbers: list[list[object]] = [[job.job] for job in jobs]
     options = [[_end(job.value(key)) for key in names] for job in jobs]
     together = [[*a, *b, *c] for a, b, c in zip(numbers, options, rows, strict=True)]

@@ -101,8 +101,8 @@ def read_images(
         n_bytes: How long the images may be as JSON.
 
     Returns:
-        ``things``, ``stuff``, ``skeletons`` and ``images`` for the page, and by number of the job why its results
-        cannot be read.
+        ``things``, ``stuff``, ``skeletons`` and ``images`` for the page; by number of the job,
+        why its results cannot be read.
     """
     read: list[JobImages] = []
     problems: dict[int, str] = {}
@@ -121,7 +121,8 @@ def read_images(
     stuff = list(dict.fromkeys(n for each in read for n in each.categories.stuff_names))
     results = [_Results(each, things, stuff, directory) for each in read]
     pictures = _thumbnails(read)
-    images_of_page, total = [], 0
+    images_of_page: list[tuple[tuple[int, int], dict[str, Any]]] = []
+    total = 0
     for key in _ranked(read):
         image = _image([each.of(key) for each in results if key in each.images.found])
         image["src"] = data_url(pictures[key]) if key in pictures else None

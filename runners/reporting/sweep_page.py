@@ -28,17 +28,18 @@ def write_sweep_page(directory: Path, jobs: Sequence[SweepJob]) -> None:
         OutputError: It cannot be written.
     """
     names, best = differing_keys(jobs), best_job(jobs)
-    facts = {
+    listed = [_facts(job, list(names), directory) for job in jobs]
+    n_bytes = MAX_BYTES - _RESERVE - len(json.dumps(listed))
+    data, problems = read_images(directory, jobs, n_bytes)
+    for facts in listed:
+        facts["message"] = facts["message"] or problems.get(facts["job"], "")
+    sweep = {
         "keys": [{"key": key, "name": name} for key, name in names.items()],
         "metric": metric_name(jobs),
         "best": None if best is None else best.job,
-        "jobs": [_facts(job, list(names), directory) for job in jobs],
+        "jobs": listed,
     }
-    n_bytes = MAX_BYTES - _RESERVE - len(json.dumps(facts))
-    data, problems = read_images(directory, jobs, n_bytes)
-    for job in facts["jobs"]:
-        job["message"] = job["message"] or problems.get(job["job"], "")
-    write_page(directory / NAME, SWEEP, directory.name, data, facts)
+    write_page(directory / NAME, SWEEP, directory.name, data, sweep)
 
 
 def _facts(job: SweepJob, keys: Sequence[str], directory: Path) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def _places(
     """Return the cell of each box, and whether it is at the edge of the image."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     third = np.clip((low + high) / 2 / sizes * 3, 0, 2).astype(np.int64)
-    at_edge = ((low <= _EDGE_PX) | (high >= sizes - _EDGE_PX)).any(axis=1)
+    near = (low <= _EDGE_PX) | (high >= sizes - _EDGE_PX)
+    at_edge = near[:, 0] | near[:, 1]
     return third[:, 1] * 3 + third[:, 0], at_edge
 
 

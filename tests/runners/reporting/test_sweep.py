@@ -78,9 +78,7 @@ def test_csv(tmp_path: Path, jobs: list[SweepJob]) -> None:
     assert (rows[2]["images"], rows[2]["detections.a"], rows[3]["images"]) == ("", "", "")
 
 
-def test_long_overrides_fit_80_columns(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_long_overrides_fit_80_columns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     long = "model.weights=/" + "very/" * 30 + "long.pth"
     names = {f"class number {i}": 100_000 + i for i in range(40)}
     jobs = [

@@ -140,7 +140,8 @@ def test_damaged_results_do_not_stop_it(directory: Path, tmp_path: Path) -> None
 def test_the_table(page: Any) -> None:
     assert rows(page) == [
         ["0", "0", "done (0)", "4", "10", "0.5000", "1.50", "report", "10", "0"],
-        ["1", "10", "done, but some inputs failed (3)", "3", "8", "0.7500", "1.50", "report", "0", "8"],
+        ["1", "10", "done, but some inputs failed (3)", "3", "8", "0.7500", "1.50", "report", "0",
+         "8"],
         ["2", "20", "invalid configuration (2)no such stage", "", "", "", "1.50", "", "", ""],
         ["3", "30", "killed (137)", "", "", "", "1.50", "report", "", ""],
     ]  # fmt: skip
