@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pipeline.errors import ConfigError, OutputError, printable
 from pipeline.recorded import RecordedRun
 from pipeline.recorded.run import INPUTS
 from pipeline.records import Categories
+from pipeline.sinks.report.html import encoded
 from pipeline.sinks.report.outlines import Outlines
 from pipeline.sinks.report.shown import data_url, image_facts
 from pipeline.sinks.report.thumbnails import THUMBNAIL_PX, Thumbnails
@@ -26,6 +26,8 @@ from pipeline.system.files import asset_id_of
 from runners.reporting.sweep import SweepJob
 
 MAX_IMAGES = 300
+_MAX_RESULTS = 6000  # of all jobs, as they are in memory
+_MIN_IMAGES = 10
 
 
 class Key(NamedTuple):
@@ -62,8 +64,11 @@ class JobImages:
     categories: Categories
     found: dict[Key, tuple[int, dict[str, Any]]] = field(default_factory=dict)
 
-    def sample(self) -> None:
-        """Choose the images. Jobs of the same inputs choose the same ones.
+    def sample(self, n_images: int) -> None:
+        """Choose images. Jobs of the same inputs choose the same ones.
+
+        Args:
+            n_images: How many at most.
 
         Raises:
             OutputError: The results are damaged.
@@ -74,7 +79,7 @@ class JobImages:
             asset_id = asset_id_of(record)
             key = _key(record, asset_id, digests.get(asset_id))
             item = (-int(key.order, 16), position, key, record)  # the largest one leaves first
-            if len(kept) < MAX_IMAGES:
+            if len(kept) < n_images:
                 heapq.heappush(kept, item)
             elif item > kept[0]:
                 heapq.heapreplace(kept, item)
@@ -106,13 +111,14 @@ def read_images(
     """
     read: list[JobImages] = []
     problems: dict[int, str] = {}
+    n_images = min(MAX_IMAGES, max(_MAX_RESULTS // max(len(jobs), 1), _MIN_IMAGES))
     for job in jobs:
         if job.classes is None:
             continue
         try:
             run = RecordedRun(job.directory)
             images = JobImages(job, run, run.categories)
-            images.sample()
+            images.sample(n_images)
         except (ConfigError, OutputError) as exc:
             problems[job.job] = printable(str(exc))
         else:
@@ -126,7 +132,7 @@ def read_images(
     for key in _ranked(read):
         image = _image([each.of(key) for each in results if key in each.images.found])
         image["src"] = data_url(pictures[key]) if key in pictures else None
-        total += len(json.dumps(image)) + 2
+        total += len(encoded(image)) + 1
         if total > n_bytes or len(images_of_page) == MAX_IMAGES:
             break
         images_of_page.append((_place(key, read), image))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.sinks.report.html import SWEEP, write_page
+from pipeline.sinks.report.html import SWEEP, encoded, write_page
 from pipeline.sinks.report.report import MAX_BYTES
 from pipeline.sinks.report.report import NAME as REPORT
 from runners.reporting.sweep import SweepJob, best_job, differing_keys, metric_name
@@ -29,7 +28,7 @@ def write_sweep_page(directory: Path, jobs: Sequence[SweepJob]) -> None:
     """
     names, best = differing_keys(jobs), best_job(jobs)
     listed = [_facts(job, list(names), directory) for job in jobs]
-    n_bytes = MAX_BYTES - _RESERVE - len(json.dumps(listed))
+    n_bytes = MAX_BYTES - _RESERVE - len(encoded(listed))
     data, problems = read_images(directory, jobs, n_bytes)
     for facts in listed:
         facts["message"] = facts["message"] or problems.get(facts["job"], "")

@@ -80,8 +80,8 @@ def write_page(
         viewer=_read("viewer.html"),
         style=style,
         script=script,
-        facts=_json(facts),
-        data=_json(data),
+        facts=encoded(facts),
+        data=encoded(data),
     )
     write_whole(path, text)
 
@@ -126,7 +126,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{b64encode(digest).decode('ascii')}'"
 
 
-def _json(value: Any) -> str:
-    """Return JSON that cannot end the element that it is in."""
+def encoded(value: Any) -> str:
+    """Return JSON that cannot end the element that it is in: one byte per character."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("&", "\\u0026").replace(">", "\\u003e")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -18,7 +17,7 @@ from pipeline.sinks.report.evaluation import (
     worst_keys,
 )
 from pipeline.sinks.report.facts import run_facts
-from pipeline.sinks.report.html import REPORT, write_page
+from pipeline.sinks.report.html import REPORT, encoded, write_page
 from pipeline.sinks.report.sample import Sample
 from pipeline.sinks.report.shown import ShownImage, shown_images
 from pipeline.sinks.report.statistics import Statistics, read_statistics
@@ -95,7 +94,7 @@ class HtmlReport:
         pictures = thumbnails.of(sample.by_asset())
         shown = shown_images(journal, categories, sample, pictures)
         if self.embed:
-            shown = _limited(shown, MAX_BYTES - _RESERVE - len(json.dumps(statistics.as_json())))
+            shown = _limited(shown, MAX_BYTES - _RESERVE - len(encoded(statistics.as_json())))
         else:
             shown = (image.moved_to(folder, FOLDER) for image in shown)
         data = _data(statistics, list(shown), categories)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from pipeline.encoding import read_records
 from pipeline.records import Categories
+from pipeline.sinks.report.html import encoded
 from pipeline.sinks.report.links import link
 from pipeline.sinks.report.outlines import Outlines
 from pipeline.sinks.report.sample import Key, Sample
@@ -41,7 +41,7 @@ class ShownImage:
     @property
     def n_bytes(self) -> int:
         """Bytes that it takes in the page."""
-        return len(json.dumps(self.as_json())) + 2
+        return len(encoded(self.as_json())) + 1
 
     def moved_to(self, folder: OutputFolder, name: str) -> ShownImage:
         """Write the thumbnail to a file, and return the image with a link to it."""

@@ -17,6 +17,7 @@ from chromium import is_painted, launched, opened, set_threshold
 from finished_run import write_run
 
 from pipeline.records import Categories, Frame, Result
+from pipeline.sinks.report.html import encoded
 from pipeline.testing import make_predictions
 from runners.reporting import sweep_images
 from runners.reporting.sweep import SweepJob
@@ -115,10 +116,10 @@ def test_each_image_is_embedded_once(directory: Path) -> None:
 def test_it_has_a_limit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [SweepJob.of(i, (), 0, 1, directory / str(i)) for i in (0, 1)]
     every = sweep_images.read_images(directory, jobs, 10**6)[0]["images"]
-    sizes = [len(json.dumps(image)) + 2 for image in every]
+    sizes = [len(encoded(image)) + 1 for image in every]
     for limit in (0, max(sizes), sum(sizes) - 1):
         images = sweep_images.read_images(directory, jobs, limit)[0]["images"]
-        assert sum(len(json.dumps(image)) + 2 for image in images) <= limit
+        assert sum(len(encoded(image)) + 1 for image in images) <= limit
         assert len(images) < len(every)
     monkeypatch.setattr(sweep_images, "MAX_IMAGES", 2)
     sample = sweep_images.read_images(directory, jobs, 10**6)[0]["images"]
