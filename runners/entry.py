@@ -155,7 +155,7 @@ class _Jobs:
     def _directory(self, report: Report | None, output: Path) -> Path:
         """Return the directory with the results of the last job; ``output`` if it has none."""
         if report is not None and report.output is not None:
-            return report.output
+            return report.output.absolute()
         return output if self._job is None else self._job.output
 
     def _run(self, cfg: DictConfig) -> tuple[int, Report | None, str]:

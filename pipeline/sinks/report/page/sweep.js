@@ -50,7 +50,7 @@ const columns = [
   { title: "Detections", value: (job) => job.detections, isNumber: true },
   ...(sweep.metric ? [{ title: sweep.metric, value: (job) => job.metric, text: (job) => number(job.metric, 4), isNumber: true }] : []),
   { title: "Seconds", value: (job) => job.seconds, text: (job) => number(job.seconds, 2), isNumber: true },
-  { title: "Report", value: (job) => (job.report ? 0 : 1), text: (job) => (job.report ? make("a", { href: job.report, aria: { label: `Report of job ${job.job}` } }, "report") : "") },
+  ...(jobs.some((job) => job.report) ? [{ title: "Report", value: (job) => (job.report ? 0 : 1), text: (job) => (job.report ? make("a", { href: job.report, aria: { label: `Report of job ${job.job}` } }, "report") : "") }] : []),
   ...(names.length > 1 ? names.slice(0, MAX_CLASSES) : []).map((name) => ({
     title: name, hint: `Detections of ${name}`, value: (job) => (job.classes === null ? null : (job.classes[name] ?? 0)), isNumber: true,
   })),
