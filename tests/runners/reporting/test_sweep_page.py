@@ -196,6 +196,7 @@ def test_the_keyboard_is_enough(page: Any) -> None:
     assert page.locator("#panel tbody tr").count() == 4
     assert page.evaluate(width) == before
     page.keyboard.press("ArrowDown")  # there is no more
+    assert page.get_by_role("button", name="Next job").is_disabled()
     page.keyboard.press("ArrowUp")
     assert title.text_content() == f"{ODD}1.png, job 0: {name % 0} (2 of 4)"
     page.keyboard.press("Escape")

@@ -42,6 +42,11 @@ export class Viewer {
     $("#viewer-title").textContent = `${item.label} (${at + 1} of ${items.length})`;
     $('[data-action="previous"]').disabled = at <= 0;
     $('[data-action="next"]').disabled = at < 0 || at >= items.length - 1;
+    for (const [action, step] of this.context.beside ? [["up", -1], ["down", 1]] : []) {
+      const button = $(`[data-action="${action}"]`);
+      button.hidden = false;
+      button.disabled = !this.context.beside(item, step);
+    }
     // a button that gets disabled loses the focus, and keys would be lost with it
     if (document.activeElement === document.body || document.activeElement.disabled) $("#stage").focus();
     this.scene.prepare(item);
