@@ -62,18 +62,31 @@ def test_the_grid(place: Path) -> None:
     assert (place / "runs/grid/sweep.html").is_file()
 
 
-def test_the_search(place: Path) -> None:
+def search(place: Path, trials: int, output: str) -> list[dict[str, str]]:
     script, *arguments = readme_command("examples/optimize/optimize.py")
-    for trials, output in (("2", "a"), ("1", "b")):
-        options = ["--trials", trials, "--output", output]
-        done = call(str(ROOT / script), *arguments, *options, cwd=place)
-        assert done.returncode == 0, done.stderr
-    first, again = rows_of(place / "a"), rows_of(place / "b")
+    options = ["--trials", str(trials), "--output", output]
+    done = call(str(ROOT / script), *arguments, *options, cwd=place)
+    assert done.returncode == 0, done.stderr
+    return rows_of(place / output)
+
+
+def test_the_search(place: Path) -> None:
+    first, second = search(place, 2, "search")
+    assert first["overrides"] != second["overrides"]
+    assert [0 < float(row["metric"]) <= 1 for row in (first, second)] == [True, True]
+    assert (place / "search/sweep.html").is_file()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_equal_seeds_give_equal_trials(place: Path) -> None:
+    long, again = search(place, 20, "long"), search(place, 12, "again")
     same = ("overrides", "status", "images", "detections", "metric")
-    assert [first[0][key] for key in same] == [again[0][key] for key in same]
-    assert first[1]["overrides"] != first[0]["overrides"]
-    assert 0 < max(float(row["metric"]) for row in first) <= 1
-    assert (place / "a/sweep.html").is_file()
+    assert [[row[key] for key in same] for row in long[:12]] == [
+        [row[key] for key in same] for row in again
+    ]
+    metrics = [float(row["metric"]) for row in long]
+    assert max(metrics[10:]) > max(metrics[:10])  # after ten random trials, it learns
 
 
 def test_a_missing_run_is_one_line(place: Path) -> None:

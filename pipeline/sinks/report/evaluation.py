@@ -107,8 +107,13 @@ def evaluation_facts(evaluation: dict[str, Any] | None) -> dict[str, Any] | None
             for name, each in f1["classes"].items()
         }
         short["f1"] = f1 | {"classes": classes}
-    short["worst_images"] = [
-        each | {"asset": asset_keys(each["asset"])["asset"]}
-        for each in evaluation.get("worst_images", ())
-    ]
+    short["worst_images"] = _printable(evaluation.get("worst_images", ()))
+    if comparison := short.get("comparison"):
+        listed = _printable(comparison["disagreements"])
+        short["comparison"] = comparison | {"disagreements": listed}
     return short
+
+
+def _printable(images: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return images with names as the page shows them."""
+    return [each | {"asset": asset_keys(each["asset"])["asset"]} for each in images]

@@ -68,7 +68,10 @@ function* tables(evaluation) {
     const rows = Object.entries(evaluation.slices.values).map(([value, one]) => [value, grouped(one.images), grouped(one.instances), grouped(one.errors), ...kinds.map((kind) => percent(one[kind].AP))]);
     yield [`By ${evaluation.slices.column}`, ["Value", "#Images", "#n", "#Errors", ...kinds.map((kind) => `#${kind} AP`)], rows];
   }
-  if (evaluation.comparison) yield comparison(evaluation.comparison);
+  if (!evaluation.comparison) return;
+  yield comparison(evaluation.comparison);
+  const differ = evaluation.comparison.disagreements.map((one) => [one.asset, grouped(one.errors), grouped(one.other_errors)]);
+  yield ["Images where the runs differ most", ["Image", "#Errors", "#Of the other"], differ];
 }
 
 function f1Chart({ f1 }) {
