@@ -26,6 +26,7 @@ from pipeline.system.terminal import print_stdout, width_of
 from runners.reporting.console import print_table
 
 NAME = "sweep.csv"
+_MIN_COLUMN = 4  # width of a column of numbers, with its border
 _MAX_VALUE = 40  # characters of a cell
 _WIDTH = 80  # of the tables where standard output is no terminal
 
@@ -75,8 +76,10 @@ class SweepJob:
         record = _json(directory / RECORD)
         if status in COMPLETE and record.get("state") == "ended":
             images = (record.get("totals") or {}).get("done", 0)
-            with suppress(OutputError):  # the results are damaged, which a resumed job says
+            try:
                 classes = _classes(directory, record)
+            except OutputError as exc:
+                message = message or str(exc)
         if metric is not None:
             name = (_json(directory / EVALUATION).get("metric") or {}).get("name", name)
         return SweepJob(
@@ -132,8 +135,10 @@ def metric_name(jobs: Sequence[SweepJob]) -> str | None:
 
 
 def best_job(jobs: Sequence[SweepJob]) -> SweepJob | None:
-    """Return the first job with the largest metric; ``None`` if nothing was evaluated."""
+    """Return the first job with the largest metric; ``None`` if they have none in common."""
     measured = [job for job in jobs if job.metric is not None]
+    if len({job.metric_name for job in measured}) > 1:
+        return None
     return max(measured, key=lambda job: job.metric or 0, default=None)
 
 
@@ -189,7 +194,7 @@ def _print_classes(jobs: Sequence[SweepJob], width: int) -> None:
     if len(total) < 2:
         return
     found = [Counter(job.classes or {}) for job in jobs]
-    for n in range(len(total), 0, -1):
+    for n in range(min(len(total), width // _MIN_COLUMN), 0, -1):
         names = [name for name, _ in total.most_common(n)]
         columns = ["job", *names, *(["others"] if n < len(total) else [])]
         rows: list[list[object]] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from finished_run import write_run
 
 from pipeline.testing import make_result
 from runners.reporting.resuming import describe_kept, resume_command
-from runners.reporting.sweep import SweepJob, differing_keys, print_sweep, varied, write_sweep
+from runners.reporting.sweep import (
+    SweepJob,
+    best_job,
+    differing_keys,
+    print_sweep,
+    varied,
+    write_sweep,
+)
 
 
 def job(directory: Path, number: int, *overrides: str, status: int = 0, **record: Any) -> SweepJob:
@@ -106,6 +114,20 @@ def test_results_of_an_earlier_sweep_count(tmp_path: Path) -> None:
     (tmp_path / "0/run.json").write_text(json.dumps(record))
     resumed = SweepJob.of(0, (), 0, 1, tmp_path / "0")
     assert (resumed.images, resumed.classes) == (1, {"a": 3})
+    (tmp_path / "0/predictions.jsonl").write_text("{half")
+    damaged = SweepJob.of(0, (), 0, 1, tmp_path / "0")
+    assert damaged.classes is None
+    assert "predictions.jsonl" in damaged.message
+
+
+def test_other_metrics_are_not_compared(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    jobs = [job(tmp_path, i, f"x={i}", metric=0.5, totals={}) for i in range(2)]
+    assert best_job(jobs) == jobs[0]
+    jobs[1] = replace(jobs[1], metric_name="f1")
+    print_sweep(tmp_path, jobs)
+    out = capfd.readouterr().out
+    assert "┃ metric ┃" in out
+    assert "best" not in out
 
 
 def test_differing_keys(tmp_path: Path) -> None:
