@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.config.build import build_job
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job, Report, inputs_of
+from pipeline.redaction import safe_text
 from pipeline.system.memory import keep_pages
 from pipeline.system.terminal import print_stderr
 from runners.reporting.resuming import describe_kept, resume_command
@@ -30,21 +31,8 @@ class Terminated(BaseException):
     exit_status = 143
 
 
-@dataclass(frozen=True)
-class _Launched:
-    """What the process of a launched job sends back.
-
-    Attributes:
-        row: The job's row in the table.
-        metric: The number that a sweeper can optimize.
-    """
-
-    row: SweepJob
-    metric: float | None
-
-
 class _LaunchedFailedError(Exception):
-    """Raised there for a job whose status is not 0. Its argument is the ``_Launched``."""
+    """Raised in the process of a launched job whose status is not 0. Its argument is its row."""
 
 
 class Jobs:
@@ -93,12 +81,12 @@ class Jobs:
         stop_on_signals()
         keep_pages()
         try:
-            launched = _Launched(metric=self._run_one(cfg), row=self._rows[-1])
+            self._run_one(cfg)
         except Terminated as exc:
             sys.exit(exc.exit_status)
-        if launched.row.status:  # the launcher must know that it failed
-            raise _LaunchedFailedError(launched)
-        return launched
+        if self._rows[-1].status:  # the launcher must know that it failed
+            raise _LaunchedFailedError(self._rows[-1])
+        return self._rows[-1]
 
     def job_ended(self, job: Any) -> float | None:
         """Add the row of a launched job. ``hydra/launcher=gpu`` calls this in its own process.
@@ -114,21 +102,20 @@ class Jobs:
             print_stderr(f"error: job {job.number}: not started: {job.reason}")
             return None
         self._sweep = job.sweep_directory
-        value = job.value.args[0] if isinstance(job.value, _LaunchedFailedError) else job.value
-        if not isinstance(value, _Launched):  # its process died
+        row = job.value.args[0] if isinstance(job.value, _LaunchedFailedError) else job.value
+        if not isinstance(row, SweepJob):  # its process died
             overrides = varied(job.overrides, self.swept)
-            row = SweepJob.of(job.number, overrides, 0, None, job.seconds, job.directory)
-            value = _Launched(row, None)
-        if not value.row.status and job.status != "done":  # or died after the job
-            value = replace(value, row=replace(value.row, status=job.exit_status or 1))
+            row = SweepJob.of(job.number, overrides, 0, job.seconds, job.directory)
+        if not row.status and job.status != "done":  # or died after the job
+            row = replace(row, status=job.exit_status or 1, message=safe_text(job.reason))
             if job.status == "stopped":
                 self._stopped.append(job.directory)
             else:
                 print_stderr(f"error: job {job.number}: {job.reason}")
             _remove_if_empty(job.directory)
-        self._rows.append(value.row)
-        self.statuses.append(value.row.status)
-        return value.metric
+        self._rows.append(row)
+        self.statuses.append(row.status)
+        return row.metric
 
     def _run_one(self, cfg: DictConfig) -> float | None:
         hydra, began = HydraConfig.get(), time.monotonic()
@@ -143,8 +130,8 @@ class Jobs:
             if not self._quiet:
                 device = os.environ.get("HYDRA_GPU_LAUNCHER_DEVICE")
                 where = f" on {device}" if self._is_launched and device else ""
-                print_stderr(f"job {number}{where}: {overrides}")
-        status, report = 130, None
+                print_stderr(f"job {number}{where}: {' '.join(overrides)}")
+        status, report, message = 130, None, ""
         try:
             status, report, message = self._run(cfg)
             if message:
@@ -159,12 +146,19 @@ class Jobs:
         finally:
             if is_sweep:
                 seconds = time.monotonic() - began
-                directory = self._job.output if self._job is not None else output
+                metric = None if report is None else report.metric
+                directory = self._directory(report, output)
                 self._rows.append(
-                    SweepJob.of(number, overrides, status, report, seconds, directory)
+                    SweepJob.of(number, overrides, status, seconds, directory, metric, message)
                 )
             _remove_if_empty(output)
         return None if report is None else report.metric
+
+    def _directory(self, report: Report | None, output: Path) -> Path:
+        """Return the directory with the results of the last job; ``output`` if it has none."""
+        if report is not None and report.output is not None:
+            return report.output.absolute()
+        return output if self._job is None else self._job.output
 
     def _run(self, cfg: DictConfig) -> tuple[int, Report | None, str]:
         """Return the exit status (docs/run.md), the report, and what went wrong."""
@@ -187,10 +181,10 @@ class Jobs:
         return report.exit_status, report, report.message
 
     def report_sweep(self) -> None:
-        """Print and write the table of a sweep's jobs.
+        """Print and write the table of a sweep's jobs, and write its page.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: A file cannot be written.
         """
         if self._sweep is None:
             return
@@ -198,7 +192,13 @@ class Jobs:
         if not self._quiet:
             print_sweep(self._sweep, rows)
         if self._sweep.is_dir():
+            from runners.reporting.sweep_page import write_sweep_page  # sweeps alone need it
+
             write_sweep(self._sweep, rows)
+            sys.stdout.flush()
+            for each in (signal.SIGINT, signal.SIGTERM):  # only the page can still be lost
+                signal.signal(each, lambda number, _: os._exit(128 + number))
+            write_sweep_page(self._sweep, rows)
 
     def say_interrupted(self, what: str) -> None:
         """Print what is kept of the interrupted jobs, and how to resume them."""

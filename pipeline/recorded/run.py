@@ -23,7 +23,8 @@ from pipeline.system.os_errors import describe_os_error
 RECORD, INPUTS, FAILURES, SKIPPED = (
     "run.json", "inputs.jsonl", "failures.jsonl", "skipped.jsonl",
 )  # fmt: skip
-_COMPLETE = (0, 3, 4)  # exit statuses of runs that put their files in input order
+EVALUATION = "evaluation.json"  # of runner=evaluate
+COMPLETE = (0, 3, 4)  # exit statuses of runs that put their files in input order
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ class RecordedRun:
             ConfigError: It is running or was interrupted.
         """
         state, status = self._record.get("state"), self._record.get("exit_status")
-        if state != "ended" or status not in _COMPLETE:
+        if state != "ended" or status not in COMPLETE:
             how = f"ended with exit status {status}" if state == "ended" else "has not ended"
             raise ConfigError(
                 f"the run in '{self.path}' {how}; let it finish, or resume it with its own command"

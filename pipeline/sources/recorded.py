@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
@@ -191,6 +192,24 @@ class RecordedSoFar(Recorded):
 
     def _check_run(self) -> None:
         pass
+
+
+def run_images(directory: Path, root: str | None = None) -> Iterator[Asset]:
+    """Yield the inputs of a run, with their pixels, in its order.
+
+    Args:
+        directory: The run directory.
+        root: Directory of the images, if they were moved; by default, that of ``sink.report``.
+
+    Raises:
+        ConfigError: The images cannot be listed; says why.
+    """
+    if root is None:
+        sinks = RecordedRun(directory).record.get("config", {}).get("sink") or {}
+        root = (sinks.get("report") or {}).get("root")
+    source = RecordedSoFar(str(directory), root, pixels=True)
+    source.check()
+    yield from source
 
 
 def _find(images: list[dict[str, Asset]], asset_id: str) -> Asset | None:

@@ -129,9 +129,12 @@ class Pairs:
         hit: bool (N,), whether the detection has an annotation that counts.
         ignored: bool (N,), whether it counts neither as right nor as wrong, as in a crowd.
         partner: int64 (N,), index of the class of its annotation, -1 without one.
+        detection: int64 (N,), index into the detections.
+        partner_truth: int64 (N,), index of its annotation, -1 without one.
         truth_image: int64 (M,), index into the images; only annotations that count.
         truth_class: int64 (M,), index into the classes.
         truth_score: float64 (M,), score of its detection, -1 without one.
+        truth: int64 (M,), index into the annotations.
     """
 
     detection_image: NDArray[np.int64]
@@ -140,9 +143,12 @@ class Pairs:
     hit: NDArray[np.bool_]
     ignored: NDArray[np.bool_]
     partner: NDArray[np.int64]
+    detection: NDArray[np.int64]
+    partner_truth: NDArray[np.int64]
     truth_image: NDArray[np.int64]
     truth_class: NDArray[np.int64]
     truth_score: NDArray[np.float64]
+    truth: NDArray[np.int64]
 
 
 def accumulated(judge: Any) -> Arrays:
@@ -173,7 +179,8 @@ def pairs(dataset: Dataset, kind: str, iou: float, *, by_class: bool = True) -> 
         judge.evaluate()
     images = {image["id"]: i for i, image in enumerate(dataset.images)}
     classes = {each["id"]: i for i, each in enumerate(dataset.categories)}
-    truths = {each["id"]: classes[each["category_id"]] for each in dataset.annotations}
+    truths = [classes[each["category_id"]] for each in dataset.annotations]
+    numbers = {each["id"]: i for i, each in enumerate(dataset.annotations)}
     kinds = [classes[each["category_id"]] for each in dataset.detections]
     detections: list[tuple[Any, ...]] = []
     annotations: list[tuple[Any, ...]] = []
@@ -184,16 +191,18 @@ def pairs(dataset: Dataset, kind: str, iou: float, *, by_class: bool = True) -> 
         for number, score, match, ignored in zip(
             cell["dtIds"], cell["dtScores"], cell["dtMatches"][0], cell["dtIgnore"][0], strict=True
         ):
-            partner = truths[int(match)] if match else -1
-            kind_of = kinds[int(number) - 1]
-            detections.append((image, kind_of, score, bool(match), bool(ignored), partner))
+            i, truth = int(number) - 1, numbers[int(match)] if match else -1
+            partner = truths[truth] if match else -1
+            found_here = (image, kinds[i], score, bool(match), bool(ignored), partner, i, truth)
+            detections.append(found_here)
         for number, match, ignored in zip(
             cell["gtIds"], cell["gtMatches"][0], cell["gtIgnore"], strict=True
         ):
             if not ignored:
                 score = scores[int(match)] if match else -1.0
-                annotations.append((image, truths[int(number)], score))
-    found, given = _columns(detections, 6), _columns(annotations, 3)
+                i = numbers[int(number)]
+                annotations.append((image, truths[i], score, i))
+    found, given = _columns(detections, 8), _columns(annotations, 4)
     ignored_column = found[4].astype(bool)
     return Pairs(
         detection_image=found[0].astype(np.int64),
@@ -202,9 +211,12 @@ def pairs(dataset: Dataset, kind: str, iou: float, *, by_class: bool = True) -> 
         hit=found[3].astype(bool) & ~ignored_column,
         ignored=ignored_column,
         partner=found[5].astype(np.int64),
+        detection=found[6].astype(np.int64),
+        partner_truth=found[7].astype(np.int64),
         truth_image=given[0].astype(np.int64),
         truth_class=given[1].astype(np.int64),
         truth_score=given[2],
+        truth=given[3].astype(np.int64),
     )
 
 

@@ -10,11 +10,12 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.validation import check
 from runners.evaluate.data import Data, join
-from runners.evaluate.engine import engine_name, has_hotcoco, pairs
+from runners.evaluate.engine import Pairs, engine_name, has_hotcoco, pairs
 from runners.evaluate.numbers.calibration import calibration
 from runners.evaluate.numbers.compare import differences, disagreements, in_common
 from runners.evaluate.numbers.mistakes import Mistakes, mistakes, worst_images
 from runners.evaluate.numbers.panoptic import panoptic_numbers
+from runners.evaluate.numbers.positions import positions
 from runners.evaluate.numbers.scores import coco_numbers, tide
 from runners.evaluate.numbers.slices import slices
 from runners.evaluate.numbers.thresholds import f1_numbers, thresholds_of
@@ -64,15 +65,16 @@ def evaluated(results: Results, truth: Truth, options: Options) -> dict[str, Any
     evaluation["detections"] = len(data.dataset.detections)
     for kind in data.kinds:
         evaluation[kind] = coco_numbers(data.dataset, kind)
-    found, f1 = _mistakes(data)
+    at_iou = pairs(data.dataset, data.primary, _IOU)
+    found, f1 = _mistakes(data, at_iou)
     evaluation["f1"] = f1
     evaluation["confusion"] = {
         "classes": [*data.class_names, None],
         "matrix": found.confusion().tolist(),
     }
-    at_iou = pairs(data.dataset, data.primary, _IOU)
     evaluation["calibration"] = calibration(at_iou, data.class_names)
     evaluation["tide"] = tide(data.dataset, data.primary)
+    evaluation["positions"] = positions(data, at_iou, thresholds_of(f1))
     evaluation["worst_images"] = worst_images(data, found)
     if options.slice_by is not None:
         evaluation["slices"] = {
@@ -101,9 +103,10 @@ def _panoptic(results: Results, truth: Truth, matched: Matched, options: Options
     }
 
 
-def _mistakes(data: Data) -> tuple[Mistakes, dict[str, Any]]:
+def _mistakes(data: Data, at_iou: Pairs | None = None) -> tuple[Mistakes, dict[str, Any]]:
     """Return the mistakes at the best thresholds, and the numbers that these are chosen by."""
-    numbers = f1_numbers(pairs(data.dataset, data.primary, _IOU), data.class_names)
+    at_iou = at_iou or pairs(data.dataset, data.primary, _IOU)
+    numbers = f1_numbers(at_iou, data.class_names)
     found = mistakes(data, thresholds_of(numbers), _IOU)
     return found, {"of": data.primary, "iou": _IOU, **numbers}
 
@@ -137,6 +140,7 @@ def _metric(evaluation: Mapping[str, Any], data: Data, given: str | None) -> dic
         if name != "classes"
     }
     known["f1"] = evaluation["f1"]["together"]["f1"]
+    known["f1.unfiltered"] = evaluation["f1"]["one"]["unfiltered"]["f1"]  # of the results as is
     return _chosen(known, given or f"{data.primary}.AP")
 
 

@@ -60,6 +60,12 @@ def _print_instances(evaluation: Mapping[str, Any], path: Path) -> None:
         path,
     )
     _print_mistakes(evaluation)
+    places = [
+        (name, each["instances"], percent(each["AP50"]), *_rates(each))
+        for name, each in evaluation["positions"].items()
+        if each["instances"]
+    ]
+    print_table("Positions", ("objects", "n", "AP50", "P", "R", "F1"), places)
     if "slices" in evaluation:
         _print_slices(evaluation["slices"], kinds, path)
     if "comparison" in evaluation:

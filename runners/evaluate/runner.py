@@ -9,6 +9,11 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
+from pipeline.recorded import read_run
+from pipeline.recorded.run import EVALUATION
+from pipeline.sinks.report import NAME as REPORT
+from pipeline.sinks.report import show_evaluation
+from pipeline.sources.recorded import run_images
 from pipeline.system.files import expanded, write_whole
 from pipeline.system.terminal import print_stderr
 from pipeline.validation import check, check_whole
@@ -18,7 +23,7 @@ from runners.evaluate.numbers.thresholds import stage_yaml
 from runners.evaluate.printing import print_evaluation
 from runners.evaluate.reading.results import read_results
 from runners.evaluate.reading.truth import read_truth
-from runners.rundir.lists import EVALUATION, THRESHOLDS
+from runners.rundir.lists import THRESHOLDS
 from runners.rundir.lock import locked
 from runners.rundir.translation import output_errors
 
@@ -89,6 +94,8 @@ class Evaluate:
             results = read_results(directory, "runner.run")
             evaluation = evaluated(results, truth, self._options(job))
             _write(directory, evaluation)
+            if (directory / REPORT).is_file():
+                show_evaluation(directory, read_run(directory).categories, run_images(directory))
         for warning in evaluation["warnings"]:
             print_stderr(f"warning: {warning}")
         if not job.config["quiet"]:

@@ -19,27 +19,40 @@ def describe_error(error: PipelineError) -> str:
     return f"{step}: {error}" if step else str(error)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    width: int | None = None,
+) -> None:
     """Print a table on standard output.
 
-    On a terminal, cells are folded so that the table fits; elsewhere they stay whole.
+    Cells of text are folded so that the table fits.
 
     Args:
         title: Printed above the table.
         columns: Names of the columns.
         rows: Cells by row; columns of numbers are right-aligned.
+        width: Number of columns of text; by default those of the terminal. Elsewhere, cells stay
+            whole.
     """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for i, name in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        numbers = [isinstance(row[i], (int, float)) for row in rows if row[i] != ""]
+        if numbers and all(numbers):
+            table.add_column(name, justify="right", no_wrap=True)
+        else:
+            table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(safe_text(_cell(cell)) for cell in row))
-    width = width_of(sys.stdout) or _MAX_WIDTH
-    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
+    width = width or width_of(sys.stdout) or _MAX_WIDTH
+    console = Console(file=sys.stdout, width=width, markup=False, highlight=False)
+    console.print(title, style="italic")  # a title of the table itself is folded to its width
+    console.print(table)
 
 
 def count_reasons(counts: Mapping[str, int], limit: int = 5) -> str:

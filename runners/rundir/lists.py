@@ -12,7 +12,6 @@ from pipeline.protocols import SkippedEntry
 from pipeline.system.files import asset_keys, replaced
 from runners.rundir.ledger.ledger import Entry, Ledger
 
-EVALUATION = "evaluation.json"  # of runner=evaluate
 THRESHOLDS = "thresholds/stage/best_f1.yaml"  # of runner=evaluate; for --config-dir
 FAILURES, INPUTS, SKIPPED = "failures.jsonl", "inputs.jsonl", "skipped.jsonl"
 

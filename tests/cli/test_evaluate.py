@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from command_line import ROOT, Run, environment
 from evaluated import make
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from pipeline.sinks.report.html import read_page
 
 
 def load_scenes() -> Any:
@@ -133,6 +136,28 @@ def test_the_thresholds_give_the_f1_that_they_promise(d2run: Run, tmp_path: Path
     assert done.returncode == 0, done.stderr
     check_promise(promised, tmp_path / "cwd/best")
     assert promised["together"]["f1"] > promised["one"]["unfiltered"]["f1"]
+
+
+def test_it_updates_the_page_of_the_run(d2run: Run, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples/shapes/scenes", tmp_path / "scenes")
+    done = d2run("model=shapes", "runnable=fake", f"input={tmp_path}/scenes", "output=run",
+                 "sink=[coco,report]", "sink.report.max_images=2")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "cwd/run"
+    before = read_page(run / "report.html")[0]
+    truth = json.loads((run / "coco.json").read_text())
+    truth["annotations"] = truth["annotations"][::2]
+    (tmp_path / "x.json").write_text(json.dumps(truth))
+    shutil.rmtree(tmp_path / "scenes")
+    done = d2run("runner=evaluate", f"runner.ground_truth={tmp_path}/x.json", "runner.run=run")
+    assert (done.returncode, done.stderr.count("error")) == (0, 0)
+    data, facts = read_page(run / "report.html")
+    found = json.loads((run / "evaluation.json").read_text())
+    assert facts["evaluation"]["metric"] == found["metric"]
+    kept = {image["id"]: image["src"] for image in before["images"]}
+    sources = {image["id"]: image["src"] for image in data["images"]}
+    assert kept.items() <= sources.items()
+    assert len(sources) > len(kept)  # the worst, without pixels
 
 
 def check_promise(promised: Any, run: Path) -> None:

@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from processes import children, state, wait_for
 
 from pipeline.config.explain import explain
-from runners.jobs import Jobs, _Launched
+from pipeline.sinks.report.html import read_page
+from runners.jobs import Jobs
 from runners.reporting.sweep import SweepJob
 
 EXPECTED = "batch_size: expected auto or a whole number of at least 1, got 'abc'"
@@ -33,10 +34,12 @@ def read(sweep: Path) -> list[dict[str, str]]:
 
 
 def cells(out: str) -> list[list[str]]:
-    """Return the cells of the sweep's table, without the seconds."""
-    lines = out[out.index("Sweep  ") :].splitlines()
-    split = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in lines]
-    return [row[:5] + row[6:] for row in split if len(row) == 7]
+    """Return the job, status, images and detections of each row of the sweep's table."""
+    head, *lines = out[out.index("Sweep  ") :].split("└")[0].splitlines()[2:]
+    names = [cell.strip() for cell in head.strip("┃").split("┃")]
+    kept = [names.index(name) for name in ("job", "status", "images", "detections")]
+    split = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines[1:]]
+    return [[row[i] for i in kept] for row in split]
 
 
 def test_the_same_table_and_status(d2run: Run, photos: Path, tmp_path: Path) -> None:
@@ -54,6 +57,9 @@ def test_the_same_table_and_status(d2run: Run, photos: Path, tmp_path: Path) -> 
     assert read(launched) == read(one)
     assert cells(second.stdout) == cells(first.stdout)
     assert second.stdout.splitlines()[-1] == f"results of the sweep in {launched}"
+    pages = [read_page(sweep / "sweep.html") for sweep in (one, launched)]
+    assert pages[0][0] == pages[1][0]  # the images and results
+    assert [job["message"] for job in pages[1][1]["jobs"]][1] == EXPECTED
     for job in ("0", "2"):
         written = (launched / job / "predictions.jsonl").read_bytes()
         assert written == (one / job / "predictions.jsonl").read_bytes()
@@ -103,7 +109,7 @@ def test_a_sweep_is_interrupted_and_resumed(photos: Path, tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert {state(pid)[0] for pid in jobs} == {"X"}
-    assert (process.returncode, [row[2] for row in cells(out)]) == (130, ["130", "130"])
+    assert (process.returncode, [row[1] for row in cells(out)]) == (130, ["130", "130"])
     last, resume = err.splitlines()[-2:]
     assert last.startswith("error: interrupted; ")
     assert last.count("kept in sweep/") == 2
@@ -116,7 +122,7 @@ def test_a_sweep_is_interrupted_and_resumed(photos: Path, tmp_path: Path) -> Non
     os.kill(min(children(process.pid)), signal.SIGKILL)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 137
-    assert [row[2] for row in cells(out)] == ["137", "3"]  # one image is broken
+    assert [row[1] for row in cells(out)] == ["137", "3"]  # one image is broken
     assert "error: job 0: its process was killed by SIGKILL" in err
 
     # the same command again does what is missing
@@ -124,7 +130,7 @@ def test_a_sweep_is_interrupted_and_resumed(photos: Path, tmp_path: Path) -> Non
     out, err = process.communicate(timeout=120)
     assert process.returncode == 3
     assert [row["status"] for row in read(tmp_path / "sweep")] == ["3", "3"]
-    assert [int(row["images"]) > 0 for row in read(tmp_path / "sweep")] == [True, False]
+    assert [int(row["images"]) > 0 for row in read(tmp_path / "sweep")] == [True, True]
     start("output=one").communicate(timeout=120)
     for path in journals:
         assert path.read_bytes() == (tmp_path / "one" / path.parent.name / path.name).read_bytes()
@@ -169,8 +175,7 @@ def test_jobs_that_died(capfd: pytest.CaptureFixture[str]) -> None:
     assert jobs.job_ended(launched(1, "failed", exit_status=0, reason="without a result")) is None
     jobs.job_ended(launched(3, "not started", reason="job 2 failed"))
     late = launched(0, "failed", exit_status=139, reason="the job returned, but then died")
-    row = SweepJob(0, "model=0", 0, 8, 20, 1.5, "/none/sweep/0")
-    late.value = _Launched(row, 0.5)
+    late.value = SweepJob(0, ("model=0",), 0, 1.5, Path("/none/sweep/0"), 8, {"a": 20}, 0.5)
     assert jobs.job_ended(late) == 0.5
     assert jobs.statuses == [137, 1, 139]
     jobs.report_sweep()
@@ -182,8 +187,7 @@ def test_jobs_that_died(capfd: pytest.CaptureFixture[str]) -> None:
         "error: job 0: the job returned, but then died",
     ]
     assert cells(shown.out) == [
-        ["0", "model=0", "139", "8", "20", "0"],
-        ["1", "model=1", "1", "", "", "1"], ["2", "model=2", "137", "", "", "2"],
+        ["0", "139", "8", "20"], ["1", "1", "", ""], ["2", "137", "", ""],
     ]  # fmt: skip
 
 

@@ -161,15 +161,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (run / ".hydra/overrides.yaml").write_text("- model=shapes\n- input=dir\n")
     (run / ".hydra/hydra.yaml").write_text("{}")
     write_keys(tmp_path)
-    (tmp_path / "annotations.json").write_text('{"images": []}')
+    write_run(tmp_path / "runs/base")
+    (tmp_path / "runs/scenes").mkdir()
+    for scenes in ("annotations.json", "runs/scenes/annotations.json"):
+        (tmp_path / scenes).write_text('{"images": []}')
     zipfile.ZipFile(tmp_path / "photos.zip", "w").close()
     for weights in ("model_final.pth", "runs/shapes/weights.safetensors"):
         (tmp_path / weights).write_bytes(b"weights")
     best = tmp_path / "runs/night/thresholds/stage/best_f1.yaml"
     best.parent.mkdir(parents=True)
     best.write_bytes((ROOT / "conf/stage/min_score.yaml").read_bytes())
-    (tmp_path / "annotations.json").write_text('{"images": []}')
-    zipfile.ZipFile(tmp_path / "photos.zip", "w").close()
     for page in PAGES:
         for _, block in FENCE.findall(page.read_text("utf-8")):
             if named := re.match(r"# (my_conf/\S+)\n", block):

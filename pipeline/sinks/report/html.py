@@ -7,31 +7,61 @@ import html
 import json
 import re
 from base64 import b64encode
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from pipeline.errors import OutputError
+from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import write_whole
 
 PAGE = Path(__file__).parent / "page"
-_STYLES = "base.css", "report.css"
-_SCRIPTS = "drawing.js", "elements.js", "charts.js", "viewer.js", "report.js"
 _IMPORT = re.compile(r"^import .*\n", re.MULTILINE)
 
 
-def write_page(path: Path, data: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Replace the page.
+@dataclass(frozen=True)
+class Page:
+    """A kind of page: the files of ``page/`` that it is made of.
+
+    Attributes:
+        body: A template of what is on the page.
+        styles: Style sheets, in order.
+        scripts: Modules, each after those that it imports.
+    """
+
+    body: str
+    styles: tuple[str, ...]
+    scripts: tuple[str, ...]
+
+
+_COMMON = "drawing.js", "elements.js", "scene.js", "thumbnails.js", "viewer.js"
+REPORT = Page(
+    "report.html",
+    ("base.css", "page.css", "charts.css"),
+    (*_COMMON, "charts.js", "evaluation.js", "report.js"),
+)
+SWEEP = Page("sweep.html", ("base.css", "page.css", "sweep.css"), (*_COMMON, "sweep.js"))
+
+
+def write_page(
+    path: Path, page: Page, title: str, data: dict[str, Any], facts: dict[str, Any]
+) -> None:
+    """Replace a page.
 
     Args:
         path: The file.
-        data: What depends on the results alone; equal data give equal bytes.
-        facts: About the run.
+        page: Its kind.
+        title: Its title.
+        data: What depends on the results alone; equal data give equal bytes. ``images`` are the
+            images, each with its ``src``.
+        facts: What else it shows.
 
     Raises:
         OutputError: A directory on the way is a symbolic link.
     """
-    style = "".join(_read(name) for name in _STYLES)
-    script = "".join(_module(name) for name in _SCRIPTS)
+    style = "".join(_read(name) for name in page.styles)
+    script = "".join(_module(name) for name in page.scripts)
     policy = {
         "default-src": "'none'",
         "img-src": "data:" if _is_embedded(data) else "data: 'self' file:",
@@ -40,17 +70,42 @@ def write_page(path: Path, data: dict[str, Any], facts: dict[str, Any]) -> None:
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    page = Template(_read("index.html")).substitute(
+    shared = {name: _read(f"{name}.html") for name in ("threshold", "classes")}
+    body = Template(_read(page.body)).substitute(shared, title=html.escape(title))
+    text = Template(_read("frame.html")).substitute(
         policy=html.escape("; ".join(f"{key} {value}" for key, value in policy.items())),
-        title=html.escape(str(facts.get("directory", ""))),
-        n_frames=data["n_frames"],
-        n_failures=data["n_failures"],
+        title=html.escape(title),
+        kind=path.stem,
+        body=body,
+        viewer=_read("viewer.html"),
         style=style,
         script=script,
-        facts=_json(facts),
-        data=_json(data),
+        facts=encoded(facts),
+        data=encoded(data),
     )
-    write_whole(path, page)
+    write_whole(path, text)
+
+
+def read_page(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the data and the facts of a page.
+
+    Raises:
+        OutputError: It is not a page.
+    """
+    try:
+        with open_to_read(path) as file:
+            text = file.read().decode()
+        found = (_block(text, name) for name in ("data", "facts"))
+        data, facts = (json.loads(each) for each in found)
+    except (OSError, ValueError) as exc:
+        raise OutputError(f"{path.name} cannot be read; write it again with runner=report") from exc
+    return data, facts
+
+
+def _block(text: str, name: str) -> str:
+    start = f'<script type="application/json" id="{name}">'
+    at = text.index(start) + len(start)
+    return text[at : text.index("</script>", at)]
 
 
 def _is_embedded(data: dict[str, Any]) -> bool:
@@ -71,7 +126,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{b64encode(digest).decode('ascii')}'"
 
 
-def _json(value: Any) -> str:
-    """Return JSON that cannot end the element that it is in."""
+def encoded(value: Any) -> str:
+    """Return JSON that cannot end the element that it is in: one byte per character."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("&", "\\u0026").replace(">", "\\u003e")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -11,12 +10,18 @@ from typing import Any, Literal
 
 from pipeline.protocols import Asset
 from pipeline.records import Categories
+from pipeline.sinks.report.evaluation import (
+    add_evaluation,
+    evaluation_facts,
+    read_evaluation,
+    worst_keys,
+)
 from pipeline.sinks.report.facts import run_facts
-from pipeline.sinks.report.html import write_page
+from pipeline.sinks.report.html import REPORT, encoded, write_page
 from pipeline.sinks.report.sample import Sample
 from pipeline.sinks.report.shown import ShownImage, shown_images
 from pipeline.sinks.report.statistics import Statistics, read_statistics
-from pipeline.sinks.report.thumbnails import Thumbnails
+from pipeline.sinks.report.thumbnails import THUMBNAIL_PX, Thumbnails
 from pipeline.system.output_folder import OutputFolder
 from pipeline.validation import check_flag, check_whole
 
@@ -52,7 +57,7 @@ class HtmlReport:
     directory: str | Path
     embed: bool = True
     max_images: int = 300
-    thumbnail_px: int = 512
+    thumbnail_px: int = THUMBNAIL_PX
     seed: int = 0
     root: str | None = None
     is_aggregate: Literal[True] = field(default=True, init=False)
@@ -79,7 +84,9 @@ class HtmlReport:
                 written.
         """
         directory = Path(self.directory)
-        sample = Sample(self.max_images if self.embed else None, self.seed)
+        evaluation = read_evaluation(directory)
+        worst = worst_keys(evaluation)
+        sample = Sample(self.max_images if self.embed else None, self.seed, worst)
         statistics = read_statistics(journal, categories, sample)
         thumbnails = Thumbnails(images, self.thumbnail_px)
         folder = OutputFolder(directory)
@@ -87,14 +94,29 @@ class HtmlReport:
         pictures = thumbnails.of(sample.by_asset())
         shown = shown_images(journal, categories, sample, pictures)
         if self.embed:
-            shown = _limited(shown, MAX_BYTES - _RESERVE - len(json.dumps(statistics.as_json())))
+            shown = _limited(shown, MAX_BYTES - _RESERVE - len(encoded(statistics.as_json())))
         else:
             shown = (image.moved_to(folder, FOLDER) for image in shown)
         data = _data(statistics, list(shown), categories)
         folder.sync()
         # not before all images were read
         facts = run_facts(directory) | {"images_note": thumbnails.problem}
-        write_page(directory / NAME, data, facts)
+        facts["evaluation"] = evaluation_facts(evaluation)
+        write_page(directory / NAME, REPORT, facts["directory"], data, facts)
+
+
+def show_evaluation(directory: Path, categories: Categories, images: Iterable[Asset]) -> None:
+    """Show ``evaluation.json`` on the page of a run, if it has one.
+
+    Args:
+        directory: The run directory.
+        categories: The classes of the model.
+        images: The inputs of the run, with their pixels, in its order.
+
+    Raises:
+        OutputError: The page cannot be read or written.
+    """
+    add_evaluation(directory / NAME, categories, images, MAX_BYTES)
 
 
 def _limited(images: Iterable[ShownImage], n_bytes: int) -> Iterator[ShownImage]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 from typing import Any, NamedTuple
 
 Key = tuple[str, int]  # id of the asset, index of the frame
@@ -34,11 +34,14 @@ class Sample:
     Args:
         size: Number of frames; ``None`` for all.
         seed: Seed of the random numbers.
+        first: Frames that are in the sample in any case, the first of it.
     """
 
-    def __init__(self, size: int | None, seed: int) -> None:
+    def __init__(self, size: int | None, seed: int, first: Iterable[Key] = ()) -> None:
         self._size = size
         self._seed = seed
+        self._first = {key: rank for rank, key in enumerate(first)}
+        self._found: dict[int, Candidate] = {}  # those of them that were offered, by rank
         self._strata: dict[tuple[str, int], list[tuple[int, Candidate]]] = {}
 
     def add(self, key: Key, position: int, record: dict[str, Any]) -> None:
@@ -49,6 +52,9 @@ class Sample:
             position: Number of its line, from 0.
             record: Its line.
         """
+        if key in self._first:
+            self._found[self._first[key]] = Candidate("", position, key)
+            return
         name = f"{self._seed}\0{key[0]}\0{key[1]}".encode(errors="surrogateescape")
         order = sha256(name).hexdigest()
         kept = self._strata.setdefault(_stratum(record), [])
@@ -62,11 +68,10 @@ class Sample:
         """Return the rank of each chosen frame in the sample, by position; the best rank is 0."""
         ordered = [sorted(c for _, c in self._strata[name]) for name in sorted(self._strata)]
         turns = (each for turn in zip_longest(*ordered) for each in turn if each is not None)
-        return {
-            each.position: rank
-            for rank, each in enumerate(turns)
-            if self._size is None or rank < self._size
-        }
+        first = [self._found[rank] for rank in sorted(self._found)]
+        size = None if self._size is None else max(self._size, len(first))
+        ranked = islice(chain(first, turns), size)
+        return {each.position: rank for rank, each in enumerate(ranked)}
 
     def by_asset(self) -> dict[str, list[int]]:
         """Return the indices of the chosen frames of each asset, ascending."""
@@ -77,6 +82,7 @@ class Sample:
 
     def _keys(self) -> Iterator[Key]:
         chosen = self.chosen()
+        yield from (each.key for each in self._found.values())
         for kept in self._strata.values():
             yield from (each.key for _, each in kept if each.position in chosen)
 

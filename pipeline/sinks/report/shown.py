@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from pipeline.encoding import read_records
 from pipeline.records import Categories
+from pipeline.sinks.report.html import encoded
 from pipeline.sinks.report.links import link
 from pipeline.sinks.report.outlines import Outlines
 from pipeline.sinks.report.sample import Key, Sample
@@ -41,7 +41,7 @@ class ShownImage:
     @property
     def n_bytes(self) -> int:
         """Bytes that it takes in the page."""
-        return len(json.dumps(self.as_json())) + 2
+        return len(encoded(self.as_json())) + 1
 
     def moved_to(self, folder: OutputFolder, name: str) -> ShownImage:
         """Write the thumbnail to a file, and return the image with a link to it."""
@@ -56,10 +56,12 @@ class ShownImage:
 
     def as_json(self) -> dict[str, Any]:
         """Return what the page's script reads."""
-        source = self.url
-        if self.jpeg is not None:
-            source = f"data:image/jpeg;base64,{b64encode(self.jpeg).decode('ascii')}"
-        return self.facts | {"src": source}
+        return self.facts | {"src": self.url if self.jpeg is None else data_url(self.jpeg)}
+
+
+def data_url(jpeg: bytes) -> str:
+    """Return the URL of an image that is embedded into a page."""
+    return f"data:image/jpeg;base64,{b64encode(jpeg).decode('ascii')}"
 
 
 def shown_images(
@@ -85,13 +87,18 @@ def shown_images(
         key = asset_id_of(record), record["frame"]
         while key not in early and (found := next(thumbnails, None)) is not None:
             early[found[0]] = found[1]
-        facts = _facts(record, key[0], journal.parent, outlines)
+        facts = image_facts(record, journal.parent, outlines)
         yield ShownImage(ranks[position], position, key, facts, early.pop(key, None))
 
 
-def _facts(
-    record: dict[str, Any], asset_id: str, directory: Path, outlines: Outlines
-) -> dict[str, Any]:
+def image_facts(record: dict[str, Any], directory: Path, outlines: Outlines) -> dict[str, Any]:
+    """Return the names, size and detections of a frame, as the page's script reads them.
+
+    Args:
+        record: Its line of ``predictions.jsonl``.
+        directory: The run directory.
+        outlines: Makes its masks.
+    """
     is_still = record["frame"] == 0 and "pts" not in record
     number = None if is_still else record["frame"]
     instances = sorted(record["instances"], key=lambda each: -(each["score"] or 0))
@@ -101,7 +108,7 @@ def _facts(
         "frame": record["frame"],
         "time": record["time_s"],
         "size": [record["width"], record["height"]],
-        "overlay": link(directory, "overlay", asset_id, number),
+        "overlay": link(directory, "overlay", asset_id_of(record), number),
         "detections": [_detection(each, outlines) for each in instances],
         "regions": outlines.regions(record),
     }

@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, OutputError, PipelineError, printable
 from pipeline.protocols import Asset
 from pipeline.sinks.report.sample import Key
 
+THUMBNAIL_PX = 512
 _QUALITY = 78
 _MAX_THREADS = 4
 Found = tuple[Key, bytes]

@@ -66,6 +66,7 @@ def worst_images(data: Data, found: Mistakes) -> list[dict[str, Any]]:
     return [
         {
             "asset": data.name_of(i),
+            "frame": data.records[i]["frame"],
             "image_id": data.images[i]["id"],
             "errors": int(found.errors[i]),
             "reasons": _reasons(data, found.pairs, i),

@@ -35,7 +35,7 @@ def f1_numbers(pairs: Pairs, class_names: Sequence[str]) -> dict[str, Any]:
         least = DEFAULT if found["threshold"] is None else found["threshold"]
         total += [*_counts(pairs.score[of_class], pairs.hit[of_class], least), n]
     return {
-        "together": _rates(*total),
+        "together": rates(*total),
         "one": _best(pairs.score[counted], pairs.hit[counted], len(pairs.truth_class)),
         "classes": classes,
     }
@@ -79,9 +79,9 @@ def stage_yaml(numbers: Mapping[str, Any], directory: str) -> str:
 def _best(score: NDArray[np.float64], hit: NDArray[np.bool_], n: int) -> dict[str, Any]:
     threshold = _best_threshold(score, hit, n)
     numbers: dict[str, Any] = {"threshold": threshold}
-    numbers |= _rates(*_counts(score, hit, threshold if threshold is not None else DEFAULT), n)
-    numbers["unfiltered"] = _rates(*_counts(score, hit, 0), n)
-    numbers["curve"] = [[step, *_rates(*_counts(score, hit, step), n).values()] for step in _STEPS]
+    numbers |= rates(*_counts(score, hit, threshold if threshold is not None else DEFAULT), n)
+    numbers["unfiltered"] = rates(*_counts(score, hit, 0), n)
+    numbers["curve"] = [[step, *rates(*_counts(score, hit, step), n).values()] for step in _STEPS]
     return numbers
 
 
@@ -115,7 +115,14 @@ def _counts(
     return float(hit[kept].sum()), float(kept.sum())
 
 
-def _rates(right: float, found: float, n: float) -> dict[str, float | None]:
+def rates(right: float, found: float, n: float) -> dict[str, float | None]:
+    """Return precision, recall and F1; ``None`` where there is nothing to divide by.
+
+    Args:
+        right: Number of detections that are right.
+        found: Number of detections.
+        n: Number of objects.
+    """
     return {
         "precision": right / found if found else None,
         "recall": right / n if n else None,

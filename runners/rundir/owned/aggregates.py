@@ -13,9 +13,9 @@ from typing import Any
 from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import OutputError
 from pipeline.job import Job
-from pipeline.protocols import Asset, RecordAggregate
+from pipeline.protocols import RecordAggregate
 from pipeline.records import Categories
-from pipeline.sources.recorded import RecordedSoFar
+from pipeline.sources.recorded import run_images
 from pipeline.system.descriptors import check_held, check_regular, status_of
 from pipeline.system.files import is_output_name, sync_folder
 from runners.rundir.ledger.ledger import NAME as LEDGER
@@ -61,13 +61,7 @@ def _build(job: Job, ledger: Ledger, built: dict[str, Any], *, of_record: bool) 
 
 def build_from_record(aggregate: RecordAggregate, directory: Path, categories: Categories) -> None:
     """Build an aggregate that reads the record of a run."""
-    aggregate.build(directory / PREDICTIONS, categories, _images(directory, aggregate.root))
-
-
-def _images(directory: Path, root: str | None) -> Iterator[Asset]:
-    source = RecordedSoFar(str(directory), root, pixels=True)
-    source.check()
-    yield from source
+    aggregate.build(directory / PREDICTIONS, categories, run_images(directory, aggregate.root))
 
 
 def are_built(job: Job, ledger: Ledger) -> bool:

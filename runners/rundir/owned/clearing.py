@@ -14,6 +14,7 @@ from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import OutputError
 from pipeline.protocols import Sink
 from pipeline.recorded.manifest import NAME as MANIFEST
+from pipeline.recorded.run import EVALUATION
 from pipeline.recorded.signing import SIGNATURES
 from pipeline.sources import ImageAsset
 from pipeline.system.descriptors import check_regular, names_in, open_to_read, remove, status_of
@@ -23,7 +24,7 @@ from runners.rundir import in_flight
 from runners.rundir.input_order import ORDERED
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.ledger.ledger import Ledger
-from runners.rundir.lists import EVALUATION, FAILURES, INPUTS, THRESHOLDS
+from runners.rundir.lists import FAILURES, INPUTS, THRESHOLDS
 from runners.rundir.owned.aggregates import built_files
 from runners.rundir.owned.names import LISTS, Outputs, all_names
 

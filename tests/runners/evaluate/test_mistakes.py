@@ -68,11 +68,11 @@ def test_confusion_and_worst_images(library: str, scene: Any, evaluate: Any) -> 
     }  # the best threshold of circle is 0.9, which drops the wrong one
     assert found["worst_images"] == [
         {
-            "asset": "sub/1.jpg", "image_id": 993, "errors": 3,
+            "asset": "sub/1.jpg", "frame": 0, "image_id": 993, "errors": 3,
             "reasons": ["1 square missed", "1 triangle missed", "1 square where there is none"],
         },
         {
-            "asset": "sub/2.jpg", "image_id": 986, "errors": 2,
+            "asset": "sub/2.jpg", "frame": 0, "image_id": 986, "errors": 2,
             "reasons": ["1 circle missed", "1 square missed"],
         },
     ]  # fmt: skip
@@ -86,6 +86,49 @@ def test_a_confused_class(scene: Any, evaluate: Any) -> None:
     found, _ = evaluate(run, truth)
     assert found["confusion"]["matrix"][1] == [1, 1, 0, 1]
     assert "1 square detected as circle" in found["worst_images"][0]["reasons"]
+
+
+def test_positions(library: str, scene: Any, evaluate: Any) -> None:
+    truth, run = scene  # 300 x 200 px: circles in the top left, squares above the middle
+    found, _ = evaluate(run, truth)
+    places = {name: each for name, each in found["positions"].items() if each["instances"]}
+    assert {name: each["instances"] for name, each in places.items()} == {
+        "top left": 3, "top center": 3, "middle left": 3,
+    }  # fmt: skip
+    assert places["top left"] | {"AP50": None} == {
+        "instances": 3, "AP50": None, "precision": 1.0, "recall": 2 / 3,
+        "f1": pytest.approx(0.8),
+    }  # fmt: skip
+    assert places["top left"]["AP50"] == pytest.approx(67 / 101)
+    # the square where there is none is in the middle, to the right: it counts there
+    assert places["top center"]["precision"] == 1
+    assert found["positions"]["middle right"] == {
+        "instances": 0, "AP50": None, "precision": 0.0, "recall": None, "f1": 0.0,
+    }  # fmt: skip
+
+
+def test_positions_add_up(library: str, tmp_path: Path, evaluate: Any) -> None:
+    found, _ = evaluate(*make(tmp_path)[::-1])
+    cells = {name: each for name, each in found["positions"].items() if name != "at the edge"}
+    assert sum(each["instances"] for each in cells.values()) == found["instances"]
+    assert 0 < found["positions"]["at the edge"]["instances"] < found["instances"]
+    rights = sum(each["recall"] * each["instances"] for each in cells.values())
+    assert rights == pytest.approx(found["f1"]["together"]["recall"] * found["instances"])
+
+
+def test_the_ap_of_a_position_is_cocos(tmp_path: Path, evaluate: Any) -> None:
+    truth, run = make(tmp_path)
+    data = json.loads(truth.read_text())
+    for image in data["images"]:  # everything is in one cell
+        del image["width"], image["height"]
+    truth.write_text(json.dumps(data))
+    records = records_of(run)
+    for record in records:
+        record["width"] = record["height"] = 100_000
+    write_run(run, records)
+    found, _ = evaluate(run, truth)
+    assert found["positions"]["top left"]["instances"] == found["instances"]
+    assert found["positions"]["top left"]["AP50"] == pytest.approx(found["mask"]["AP50"], abs=1e-12)
 
 
 def test_slices(library: str, scene: Any, evaluate: Any) -> None:

@@ -6,12 +6,12 @@ import { $, grouped, make, plural, table } from "./elements.js";
 const MAX_BARS = 40;
 
 /** Return a chart with a title; `text` says the same to those who do not see it. */
-function chart(title, text, ...parts) {
+export function chart(title, text, ...parts) {
   const body = make("div", { aria: { role: "img", label: text } }, ...parts);
   return make("figure", {}, make("figcaption", {}, title), body);
 }
 
-function columns(values, title = () => "", isBelow = () => false) {
+export function columns(values, title = () => "", isBelow = () => false) {
   const most = Math.max(1, ...values);
   const bars = values.map((value, i) => {
     const bar = make("i", { title: title(i, value), className: isBelow(i) ? "below" : "" });
@@ -21,7 +21,7 @@ function columns(values, title = () => "", isBelow = () => false) {
   return make("div", { className: "columns" }, ...bars);
 }
 
-const axis = (...texts) => make("div", { className: "axis" }, ...texts.map((text) => make("span", {}, text)));
+export const axis = (...texts) => make("div", { className: "axis" }, ...texts.map((text) => make("span", {}, text)));
 
 /** Return the sums of the arrays of the classes that are shown. */
 function summed(pairs, isShown, length) {

@@ -1,8 +1,10 @@
 // The page of a run: filters, the grid of images, the lists, and what is known of the run.
 
-import { classColor, css, draw, outline, stuffColor } from "./drawing.js";
 import { $, facts, grouped, make, plural, table } from "./elements.js";
+import { showEvaluation } from "./evaluation.js";
 import { showCharts, showVideos } from "./charts.js";
+import { Scene } from "./scene.js";
+import { Thumbnails } from "./thumbnails.js";
 import { Viewer } from "./viewer.js";
 
 const CARDS = 60;
@@ -10,11 +12,8 @@ const ROWS = 100;
 
 const data = JSON.parse($("#data").textContent);
 const run = JSON.parse($("#facts").textContent);
-const classes = [
-  ...data.things.map((name, i) => ({ name, color: classColor(i), isShown: true, isStuff: false })),
-  ...data.stuff.map((name, i) => ({ name, color: stuffColor(i), isShown: true, isStuff: true })),
-];
-const isShown = (index) => classes[index].isShown;
+const scene = new Scene(data.things, data.stuff, apply);
+const { classes, isShown, visible } = scene;
 
 // ---------------------------------------------------------------- images
 
@@ -25,107 +24,21 @@ const images = data.images.map((image, order) => ({
   order,
   label: image.still ? image.id : `${image.id}, ${image.time === null ? "" : `${image.time.toFixed(2)} s, `}frame ${image.frame}`,
   folder: folderOf(image.id),
-  detections: image.detections.map(([index, score, box, rle, trackId, keypoints]) => ({
-    index, score, box, rle, trackId, keypoints: keypoints || null, className: classes[index].name, color: classes[index].color,
-  })),
+  detections: scene.detections(image.detections),
+  picture: { src: image.src },
+  skeleton: data.skeleton,
 }));
 const failures = data.failures.map(([id, step, error, message, attempts], i) => ({
   id, step, error, message, attempts, label: id, folder: folderOf(id), order: images.length + i, isFailure: true,
 }));
 const rest = data.rows.map(([id, n, lowest, counts], order) => ({ id, n, lowest, counts, order, folder: folderOf(id), label: id }));
 
-const state = { threshold: 0, shown: [], images: [], nCards: CARDS, rows: [], nRows: ROWS };
-
-const isVisible = (one) => isShown(one.index) && (state.threshold === 0 || (one.score ?? 0) >= state.threshold);
-const visible = (item) => item.detections.filter(isVisible);
-
-function scaled(rle, [width, height]) {
-  const { path } = outline(rle);
-  const [h, w] = rle.size;
-  if (w === width && h === height) return { path };
-  const larger = new Path2D();
-  larger.addPath(path, new DOMMatrix().scale(width / w, height / h));
-  return { path: larger };
-}
-
-/** Make the masks of an image, once it is drawn. */
-function prepare(item) {
-  if (item.areas) return;
-  for (const one of item.detections) one.mask = one.rle ? scaled(one.rle, item.size) : null;
-  item.areas = item.regions.map(([index, rle]) => ({
-    index, mask: scaled(rle, item.size), color: classes[index].color, className: classes[index].name,
-  }));
-}
-
-const regions = (item) => (item.areas ?? []).filter((one) => isShown(one.index));
-
-async function load(item) {
-  if (!item.src) return null;
-  const image = new Image();
-  image.src = item.src;
-  try {
-    await image.decode();
-  } catch {
-    return null;
-  }
-  return image;
-}
+const state = { shown: [], images: [], nCards: CARDS, rows: [], nRows: ROWS };
 
 // ---------------------------------------------------------------- the grid
 
-const viewer = new Viewer({ items: () => state.images, prepare, load, visible, regions, skeleton: data.skeleton });
-const drawn = new Map(); // the items whose cards are on the screen, by card
-const watcher = new IntersectionObserver(
-  (entries) => {
-    for (const { target, isIntersecting } of entries) {
-      if (isIntersecting) {
-        drawn.set(target, target.item);
-        requestDrawing(target);
-      } else drawn.delete(target);
-    }
-  },
-  { rootMargin: "200px" },
-);
-
-const waiting = new Set(); // cards to draw
-let isDrawing = false;
-
-/** Draw a card soon. Between cards, the page answers to its user: masks take time to trace. */
-async function requestDrawing(card) {
-  waiting.add(card);
-  if (isDrawing) return;
-  isDrawing = true;
-  let until = 0;
-  for (const next of waiting) {
-    if (performance.now() > until) {
-      await new Promise((resolve) => setTimeout(resolve));
-      until = performance.now() + 12;
-    }
-    waiting.delete(next);
-    if (drawn.has(next)) await drawCard(next, next.item);
-  }
-  isDrawing = false;
-}
-
-async function drawCard(card, item) {
-  prepare(item);
-  item.pixels ??= load(item);
-  const background = await item.pixels;
-  const frame = card.querySelector(".frame");
-  const [w, h] = item.size;
-  const scale = Math.min(frame.clientWidth / w, frame.clientHeight / h, 3);
-  if (!(scale > 0)) return;
-  draw(frame.firstChild, {
-    background,
-    detections: visible(item),
-    regions: regions(item),
-    labels: false,
-    width: Math.max(1, Math.floor(w * scale)),
-    height: Math.max(1, Math.floor(h * scale)),
-    scale,
-    skeleton: data.skeleton,
-  });
-}
+const viewer = new Viewer(scene, { items: ({ group }) => group ?? state.images });
+const thumbnails = new Thumbnails(scene);
 
 function cardOf(item) {
   if (item.isFailure) {
@@ -133,11 +46,16 @@ function cardOf(item) {
     const name = make("span", { className: "name", title: item.label }, item.label);
     return make("div", { className: "card failed", tabIndex: 0, aria: { role: "group", label: `${item.label}: failed` } }, reason, name, make("small", { className: "error" }, "failed"));
   }
+  return pictureCard(item, make("small"));
+}
+
+/** Return a button that shows an image small, and opens it. */
+function pictureCard(item, note) {
   const frame = make("span", { className: "frame" }, make("canvas"));
   const name = make("span", { className: "name", title: item.label }, item.label);
-  const card = make("button", { type: "button", className: "card" }, frame, name, make("small"));
-  card.item = item;
+  const card = make("button", { type: "button", className: "card" }, frame, name, note);
   card.addEventListener("click", () => viewer.open(item, card));
+  thumbnails.watch(frame, item);
   return card;
 }
 
@@ -153,9 +71,8 @@ function showGrid() {
     const card = item.entry.firstChild;
     const n = visible(item).length;
     card.querySelector("small").textContent = plural(n, "detection");
-    watcher.observe(card);
-    if (drawn.has(card)) requestDrawing(card);
   }
+  thumbnails.redrawAll();
   const left = state.shown.length - wanted.length;
   $("#more").hidden = left <= 0;
   $("#more").textContent = `Show ${Math.min(left, CARDS)} more of ${grouped(left)}`;
@@ -164,7 +81,7 @@ function showGrid() {
 // ---------------------------------------------------------------- filters
 
 const lowestOf = (item) => Math.min(...visible(item).map((one) => one.score ?? 1));
-const marginOf = (item) => Math.min(...item.detections.filter((one) => isShown(one.index)).map((one) => Math.abs((one.score ?? 0) - state.threshold)));
+const marginOf = (item) => Math.min(...item.detections.filter((one) => isShown(one.index)).map((one) => Math.abs((one.score ?? 0) - scene.threshold)));
 const countOf = (item) => (item.isFailure ? -1 : visible(item).length);
 
 const ORDERS = {
@@ -201,20 +118,8 @@ function matches(item, n) {
   return kind === "with" ? n > 0 : kind === "empty" && n === 0;
 }
 
-let isScheduled = false;
-
-/** Apply the filters, at most once per frame. */
-function refresh() {
-  if (isScheduled) return;
-  isScheduled = true;
-  requestAnimationFrame(() => {
-    isScheduled = false;
-    apply();
-  });
-}
-
 function apply() {
-  const isFiltered = classes.some((one) => !one.isShown);
+  const isFiltered = scene.isFiltered();
   const hasClass = (item) => !isFiltered || item.detections.length === 0 || visible(item).length > 0 || item.regions.some(([index]) => isShown(index));
   const found = [...images.filter(hasClass), ...failures].filter((item) => matches(item, item.isFailure ? 0 : visible(item).length));
   state.shown = sorted(found, ORDERS[$("#sort").value]);
@@ -223,13 +128,13 @@ function apply() {
   const rows = rest.filter((row) => (!isFiltered || row.n === 0 || row.counts.some(([index]) => isShown(index))) && matches(row, row.n));
   state.rows = sorted(rows, $("#sort").value === "name" ? null : (ROW_ORDERS[$("#sort").value] ?? ORDERS.order));
   showRows();
-  showCharts(data, classes, isShown, state.threshold);
+  showCharts(data, classes, isShown, scene.threshold);
   drawTimelines(isShown);
   const detections = state.images.reduce((sum, item) => sum + visible(item).length, 0);
   const failed = state.shown.length - state.images.length;
   const more = failed ? `, ${plural(failed, "failure")}` : "";
   $("#status").textContent = `${grouped(state.images.length)} of ${plural(images.length, "image")}, ${plural(detections, "detection")}${more}`;
-  $("#threshold").setAttribute("aria-valuetext", `${state.threshold.toFixed(2)}, ${plural(detections, "detection")}`);
+  $("#threshold").setAttribute("aria-valuetext", `${scene.threshold.toFixed(2)}, ${plural(detections, "detection")}`);
 }
 
 function showRows() {
@@ -248,26 +153,7 @@ function showClasses() {
   const present = [...totals.keys()].sort((a, b) => classes[a].isStuff - classes[b].isStuff || totals.get(b) - totals.get(a));
   for (const [index] of data.scores) if (!totals.has(index)) present.push(index);
   for (const image of images) for (const [index] of image.regions) if (!present.includes(index)) present.push(index);
-  const boxes = present.map((index) => {
-    const one = classes[index];
-    one.input = make("input", { type: "checkbox", checked: true });
-    one.input.addEventListener("change", () => {
-      one.isShown = one.input.checked;
-      refresh();
-    });
-    const swatch = make("span", { className: "swatch" });
-    swatch.style.backgroundColor = css(one.color);
-    const n = counts.has(index) ? grouped(counts.get(index)) : "";
-    return make("label", {}, one.input, swatch, one.name, make("small", {}, n));
-  });
-  const setAll = (value) => () => {
-    for (const index of present) classes[index].isShown = classes[index].input.checked = value;
-    refresh();
-  };
-  $("#all-classes").addEventListener("click", setAll(true));
-  $("#no-class").addEventListener("click", setAll(false));
-  $("#classes").replaceChildren(...boxes);
-  $("#classes-row").hidden = !present.length;
+  scene.showClasses(present, counts);
 }
 
 function showFilters() {
@@ -371,16 +257,11 @@ const drawTimelines = showVideos(data, classes, (id, frame) => {
   if (nearest) viewer.open(nearest);
 });
 
-$("#threshold").addEventListener("input", (event) => {
-  state.threshold = event.target.valueAsNumber;
-  $("#threshold-row output").textContent = state.threshold.toFixed(2);
-  refresh();
-});
 for (const selector of ["#sort", "#kind", "#folder", "#name"]) {
   $(selector).addEventListener("input", () => {
     state.nCards = CARDS;
     state.nRows = ROWS;
-    refresh();
+    scene.change();
   });
 }
 $("#filters").addEventListener("submit", (event) => event.preventDefault());
@@ -396,11 +277,12 @@ $("#more-rows").addEventListener("click", () => {
 });
 $("#rest").addEventListener("toggle", showRows);
 new ResizeObserver(() => {
-  for (const card of drawn.keys()) requestDrawing(card);
+  thumbnails.redrawAll();
   drawTimelines(isShown);
 }).observe($("#grid"));
 
 showSummary();
+if (run.evaluation) showEvaluation(run.evaluation, images, pictureCard);
 showClasses();
 showFilters();
 showFailures();
