@@ -35,7 +35,7 @@ def read(sweep: Path) -> list[dict[str, str]]:
 
 def cells(out: str) -> list[list[str]]:
     """Return the job, status, images and detections of each row of the sweep's table."""
-    head, *lines = out[out.index("Sweep  ") :].split("└")[0].splitlines()[2:]
+    head, *lines = out[out.index("Sweep\n") :].split("└")[0].splitlines()[2:]
     names = [cell.strip() for cell in head.strip("┃").split("┃")]
     kept = [names.index(name) for name in ("job", "status", "images", "detections")]
     split = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines[1:]]
