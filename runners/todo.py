@@ -6,7 +6,6 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 
@@ -140,16 +139,18 @@ class Todo:
         done = self.ledger.versions([asset.id for asset, _ in chunk]) if self.ledger else {}
         for asset, place in chunk:
             version = done.get(asset.id)
-            if (
-                version is None
-                or None in version[:3]
-                or version[3] != _columns(asset)
-                or not (self.keep_places or version[2] == place)
-            ):
+            if version is None:
                 continue
-            with suppress(OSError, ValueError):  # an asset need not be a file
-                if asset_status(asset) == version[:2]:
-                    found[asset.id] = version[2]
+            size, mtime_ns, at, columns = version
+            if size is None or mtime_ns is None or not (self.keep_places or at == place):
+                continue
+            if columns != _columns(asset):
+                continue
+            try:
+                if asset_status(asset) == (size, mtime_ns):
+                    found[asset.id] = at
+            except (OSError, ValueError):  # an asset need not be a file
+                pass
         return found
 
     def _state(self, asset: Asset, entry: Entry | None) -> tuple[str, Entry | None]:
