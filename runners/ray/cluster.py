@@ -187,7 +187,12 @@ def _quiet_errors() -> None:
     """Log what Ray would print about each worker that dies; it has no option for that."""
     module = importlib.import_module("ray._private.worker")
     if hasattr(module, "print_to_stdstream"):
-        module.print_to_stdstream = lambda data, **_: _log.info("ray: %s", data)  # type: ignore[attr-defined]
+        module.print_to_stdstream = _log_briefly  # type: ignore[attr-defined]
+
+
+def _log_briefly(data: Mapping[str, Any], **_: Any) -> None:
+    for line in data.get("lines", ())[:1]:
+        _log.info("ray: %s", printable(str(line).partition("\n")[0])[:300])
 
 
 def _line(exc: BaseException) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job
 from pipeline.models.model import Model
 from pipeline.protocols import Pushdown
@@ -34,10 +34,11 @@ class RemoteRunnable:
     Args:
         job: The job, with the runnable that each worker builds for itself.
         open_pool: Starts the processes of the workers.
+        wait_s: Seconds in which one worker must have loaded its model.
     """
 
-    def __init__(self, job: Job, open_pool: Callable[[], Pool]) -> None:
-        self._job, self._open_pool = job, open_pool
+    def __init__(self, job: Job, open_pool: Callable[[], Pool], wait_s: float) -> None:
+        self._job, self._open_pool, self._wait_s = job, open_pool, wait_s
         self._traits = Traits.of(job.runnable, entered=False)
         self.class_names = job.runnable.class_names
         self.batch_by_shape = False
@@ -115,7 +116,8 @@ class RemoteRunnable:
 
     def _first_started(self, pool: Pool) -> Started:
         calls = {pool.start(worker): worker for worker in pool.workers()}
-        notice_s = time.monotonic() + _NOTICE_S
+        started_s = time.monotonic()
+        notice_s = started_s + _NOTICE_S
         retry: dict[int, float] = {}
         failure: Failure | None = None
         while True:
@@ -132,6 +134,12 @@ class RemoteRunnable:
             if failure is not None and not (calls or retry):
                 raise failure.error()
             now_s = time.monotonic()
+            if now_s - started_s > self._wait_s:
+                why = f": {failure.message}" if failure else ""
+                raise PipelineError(
+                    f"no worker has started in {self._wait_s:g} s (runner.wait_s){why}; the GPUs "
+                    "of the cluster may be in use"
+                )
             for worker in [each for each, at_s in retry.items() if at_s <= now_s]:
                 del retry[worker]
                 calls[pool.start(worker)] = worker

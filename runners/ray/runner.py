@@ -36,7 +36,7 @@ class RayBatch(RayOptions, Batch):
                 one process.
         """
         self._check(job)
-        runnable: Any = RemoteRunnable(job, lambda: self._pool(job))
+        runnable: Any = RemoteRunnable(job, lambda: self._pool(job), self.wait_s)
         return super().run(replace(job, runnable=runnable))
 
     def executor(self, job: Job) -> Executor | None:

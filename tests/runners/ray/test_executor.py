@@ -195,6 +195,15 @@ def test_workers_that_never_return(run: Run) -> None:
         run(lambda ids: "die", prepare=prepare, number=1)
 
 
+def test_workers_that_never_start(run: Run, tmp_path: Path) -> None:
+    def prepare(pool: ScriptedPool) -> None:
+        pool.start = lambda worker: object()  # type: ignore[method-assign, assignment, return-value]
+
+    with pytest.raises(PipelineError, match=r"no worker has started in 1 s \(runner.wait_s\)"):
+        run(lambda ids: "", "runner.wait_s=1", prepare=prepare)
+    assert not (tmp_path / "out/predictions.jsonl").exists()
+
+
 def test_full_disk_at_a_worker(
     run: Run, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
