@@ -80,18 +80,23 @@ def check_the_next_run(command: list[str], out: Path, whole: dict[str, bytes]) -
     assert ended(forked([*command, f"output={out}"])) == 0, out
     assert content(out) == whole, out
     assert not list(out.glob("video/.segments/*"))
-    assert not list(out.rglob("*.part"))
+    left = list(out.rglob("*.part"))
+    assert not left, left
     shutil.rmtree(out)
 
 
 def scenario_points(folder: Path, times: list[int], every: int) -> None:
-    """Die at each point."""
+    """Die at each point, in a run that adds a video to the results of images."""
     command, deaths = of_both(folder), 0
     assert ended(forked([*command, f"output={folder}/whole"])) == 0
     whole = content(folder / "whole")
+    video = (folder / "in/x.mp4").rename(folder / "x.mp4")
+    assert ended(forked([*command, f"output={folder}/half"])) == 0
+    video.rename(folder / "in/x.mp4")
     for point in POINTS[::every]:
         for at in times:
             out = folder / f"{point} {at}"
+            shutil.copytree(folder / "half", out)
             child = forked([*command, f"output={out}"], lambda p=point, at=at: arm(p, at))  # type: ignore[misc]
             status = ended(child)
             assert status in (0, -signal.SIGKILL), (point, at, status)
