@@ -52,9 +52,9 @@ class Processing(Hooks):
     def process(self, found: Iterable[tuple[Asset, int]]) -> Report:
         """Process the assets, each with its place, and complete the output."""
         job = self.job
-        reader = nullcontext() if self.executor else file_reader(job, isolate_by_default=False)
         try:
             self.record.start()
+            reader = nullcontext() if self.executor else file_reader(job, isolate_by_default=False)
             with (
                 reader as decode,
                 Session(job, self.ledger, decode, self, self.executor) as session,

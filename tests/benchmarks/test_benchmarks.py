@@ -39,13 +39,13 @@ def assert_spread(value: dict[str, float]) -> None:
 
 
 @pytest.mark.detectron2
-@pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "whole",
     [
         pytest.param(False, id="naive"),  # three processes that import torch
-        pytest.param(True, id="all", marks=pytest.mark.nightly),  # six
+        pytest.param(True, id="all"),  # six
     ],
 )
 def test_compare(tmp_path: Path, whole: bool) -> None:
@@ -105,6 +105,7 @@ def test_actors(tmp_path: Path) -> None:
 
 
 @pytest.mark.detectron2
+@pytest.mark.nightly
 def test_masks(tmp_path: Path) -> None:
     found = report(tmp_path, "masks.py", "--masks", "3", "--drawn", "2", "--pairs", "1")
     assert len(found["results"]) == 4

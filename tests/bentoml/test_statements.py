@@ -451,7 +451,7 @@ IMPORTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @BOTH_BY_NIGHT
 def test_e4_service(here, theirs, predictor, tmp_path):
     """``bentoml.Service`` accepts no runners in BentoML 1.4; ``bentoml.legacy.Service`` does."""

@@ -113,8 +113,8 @@ SCENARIOS = {"points": scenario_points, "random": scenario_random}
 
 
 @pytest.mark.timeout(300)
-def test_killed_at_every_point(tmp_path: Path) -> None:
-    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 8, [1])
+def test_killed_at_some_points(tmp_path: Path) -> None:
+    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 8, [1], "", 4)
 
 
 @pytest.mark.timeout(300)
@@ -123,8 +123,8 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_killed_at_every_point_of_an_archive(tmp_path: Path) -> None:
-    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 8, [1], "tar.gz", 12)
+def test_killed_at_some_points_of_an_archive(tmp_path: Path) -> None:
+    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 8, [1], "tar.gz", 24)
 
 
 @pytest.mark.nightly

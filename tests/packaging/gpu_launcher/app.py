@@ -40,10 +40,10 @@ class Config:
     device: str = "cuda"
 
 
-ConfigStore.instance().store(name="config", node=Config)
+ConfigStore.instance().store(name="launcher_app", node=Config)
 
 
-@hydra.main(version_base="1.3", config_path=None, config_name="config")
+@hydra.main(version_base="1.3", config_path=None, config_name="launcher_app")
 def main(cfg: Config) -> int:
     config = OmegaConf.to_object(cfg)  # a class of the script itself
     assert isinstance(config, Config)

@@ -157,17 +157,23 @@ def test_a_server_that_is_killed_and_restarted(path: str, scheme: str) -> None:
     assert not source.problem
 
 
-def test_a_slow_model_drops_the_oldest_frames(camera: Camera) -> None:
-    source = Stream(camera.url("live.ts"), retries=0, timeout_s=2)
+def test_a_slow_model_drops_the_oldest_frames(
+    camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Capture.start
+
+    def start_requested(capture: Capture) -> None:
+        capture._is_requested = True  # until a frame is requested, the model is loaded
+        start(capture)
+
+    monkeypatch.setattr(Capture, "start", start_requested)
+    source = Stream(camera.url("live.ts"), retries=0, timeout_s=10)
     found = []
     for segment in source:
-        for frame in segment.frames():
-            found.append(number_of(frame.image))
-            if len(found) == 1:
-                source._capture._thread.join()  # all the others arrive meanwhile
-    assert found[0] == 0
-    assert found[1:] == [i % 30 for i in range(60 - 16, 60)]
-    assert "43 of 60 frames of" in source.warnings[0]
+        source._capture._thread.join()  # all frames have arrived
+        found += [number_of(frame.image) for frame in segment.frames()]
+    assert found == [i % 30 for i in range(60 - 16, 60)]
+    assert "44 of 60 frames of" in source.warnings[0]
 
 
 @pytest.mark.parametrize("options", [{"on_slow": "block"}, {"on_slow": "drop"}])
@@ -348,12 +354,13 @@ def test_memory_does_not_grow() -> None:
     try:
         for segment in source:
             n += len(list(segment.frames()))
-            if n in (1000, 2000):  # at the end, the error that is logged loads source lines
+            if n in (1000, 1800, 2600):
                 used.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
     assert n == 3000
-    assert used[1] - used[0] < 50_000  # of a segment, 25 bytes would be too much
+    # Python's table of interned strings may grow once; of a segment, 25 bytes would be too much
+    assert min(used[1] - used[0], used[2] - used[1]) < 20_000
 
 
 def test_an_unexpected_error_ends_the_stream(caplog: pytest.LogCaptureFixture) -> None:
