@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import runpy
 import signal
@@ -155,6 +156,9 @@ def test_mistakes_are_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", app.environment["PATH"])
     monkeypatch.setattr(sys, "argv", app.command(*arguments)[1:])
+    # Hydra configures the loggers of this process
+    monkeypatch.setattr("logging.config.dictConfig", lambda _: None)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(APP), run_name="__main__")
     out, err = capfd.readouterr()
