@@ -126,12 +126,12 @@ def read_images(
     things = list(dict.fromkeys(n for each in read for n in each.categories.thing_names))
     stuff = list(dict.fromkeys(n for each in read for n in each.categories.stuff_names))
     results = [_Results(each, things, stuff, directory) for each in read]
-    pictures = _thumbnails(read)
+    thumbnails = _thumbnails(read)
     images_of_page: list[tuple[tuple[int, int], dict[str, Any]]] = []
     total = 0
     for key in _ranked(read):
         image = _image([each.of(key) for each in results if key in each.images.found])
-        image["src"] = data_url(pictures[key]) if key in pictures else None
+        image["src"] = data_url(thumbnails[key]) if key in thumbnails else None
         total += len(encoded(image)) + 1
         if total > n_bytes or len(images_of_page) == MAX_IMAGES:
             break
@@ -157,12 +157,12 @@ def _ranked(read: Sequence[JobImages]) -> list[Key]:
 
 def _thumbnails(read: Sequence[JobImages]) -> dict[Key, bytes]:
     """Return the thumbnails, each from the first job that can read the image."""
-    pictures: dict[Key, bytes] = {}
+    thumbnails: dict[Key, bytes] = {}
     wanted = set(_ranked(read)[:MAX_IMAGES])
     for each in read:
-        if missing := [key for key in each.found if key in wanted and key not in pictures]:
-            pictures.update(each.thumbnails(missing))
-    return pictures
+        if missing := [key for key in each.found if key in wanted and key not in thumbnails]:
+            thumbnails.update(each.thumbnails(missing))
+    return thumbnails
 
 
 def _place(key: Key, read: Sequence[JobImages]) -> tuple[int, int]:

@@ -12,7 +12,8 @@ import pytest
 
 
 @contextmanager
-def launched() -> Iterator[Any]:
+def launched(*arguments: str) -> Iterator[Any]:
+    """Run Chromium while the block runs; skip the test if there is none."""
     program = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
@@ -22,7 +23,7 @@ def launched() -> Iterator[Any]:
 
     sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium refuses it as root
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=sandbox)
+        browser = playwright.chromium.launch(executable_path=program, args=[*sandbox, *arguments])
         yield browser
         browser.close()
 
@@ -44,6 +45,12 @@ def opened(browser: Any, url: str) -> Iterator[Any]:
     context.close()
     assert [one for one in requests if not one.startswith("data:")] == [url]
     assert problems == []
+
+
+def expect_status(page: Any, text: str) -> None:
+    page.wait_for_function(
+        "(text) => document.querySelector('#status').textContent === text", arg=text
+    )
 
 
 # Strings that are no functions would be evaluated in the page, which its policy forbids.

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from journals import write_journal
 
-from pipeline.records import Categories, Result
+from pipeline.records import Categories, Frame, Result
 from pipeline.testing import make_result
 
 SHAPES = ("circle", "square", "triangle")
+
+
+class StillImage:
+    """An input of a run, with its pixels."""
+
+    is_still = True
+
+    def __init__(self, frame: Frame) -> None:
+        self.id = frame.asset_id
+        self._frame = frame
+
+    def frames(self) -> Iterator[Frame]:
+        yield self._frame
 
 
 def write_run(directory: Path, results: Iterable[Result] | None = None, **changes: Any) -> Path:

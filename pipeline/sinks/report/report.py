@@ -91,8 +91,7 @@ class HtmlReport:
         thumbnails = Thumbnails(images, self.thumbnail_px)
         folder = OutputFolder(directory)
         folder.remove(FOLDER)
-        pictures = thumbnails.of(sample.by_asset())
-        shown = shown_images(journal, categories, sample, pictures)
+        shown = shown_images(journal, categories, sample, thumbnails.of(sample.by_asset()))
         if self.embed:
             shown = _limited(shown, MAX_BYTES - _RESERVE - len(encoded(statistics.as_json())))
         else:

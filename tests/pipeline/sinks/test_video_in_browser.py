@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import launched
 from videos import write_video
 
 from pipeline.records import Predictions, Result
@@ -20,19 +19,8 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def page() -> Iterator[Any]:
-    program = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if program is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium refuses it as root
-    with sync_playwright() as playwright:
-        options = [*sandbox, "--autoplay-policy=no-user-gesture-required"]
-        browser = playwright.chromium.launch(executable_path=program, args=options)
+    with launched("--autoplay-policy=no-user-gesture-required") as browser:
         yield browser.new_page()
-        browser.close()
 
 
 def test_it_plays(tmp_path: Path, page: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from chromium import is_painted, launched, opened, set_threshold
+from chromium import expect_status, is_painted, launched, opened, set_threshold
 from finished_run import write_run
 
 from pipeline.records import Categories, Frame, Result
@@ -92,12 +92,6 @@ def rows(page: Any) -> list[list[str]]:
     script = "rows => rows.map(row => [...row.cells].slice(1).map(cell => cell.textContent))"
     found: list[list[str]] = page.eval_on_selector_all("#jobs tbody tr", script)
     return found
-
-
-def expect_status(page: Any, text: str) -> None:
-    page.wait_for_function(
-        "(text) => document.querySelector('#status').textContent === text", arg=text
-    )
 
 
 def test_each_image_is_embedded_once(directory: Path) -> None:

@@ -6,9 +6,7 @@ One browser and one server with the model ``shapes``; each test has a page of it
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from base64 import b64encode
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from urllib.request import Request, urlopen
 import cv2
 import numpy as np
 import pytest
+from chromium import launched
 from command_line import ROOT, command, environment
 from pycocotools import mask as coco_mask
 
@@ -63,18 +62,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    program = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if program is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium refuses it as root
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=sandbox)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 class Watched:

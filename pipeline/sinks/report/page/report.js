@@ -25,7 +25,7 @@ const images = data.images.map((image, order) => ({
   label: image.still ? image.id : `${image.id}, ${image.time === null ? "" : `${image.time.toFixed(2)} s, `}frame ${image.frame}`,
   folder: folderOf(image.id),
   detections: scene.detections(image.detections),
-  picture: { src: image.src },
+  bitmap: { src: image.src },
   skeleton: data.skeleton,
 }));
 const failures = data.failures.map(([id, step, error, message, attempts], i) => ({
@@ -46,11 +46,11 @@ function cardOf(item) {
     const name = make("span", { className: "name", title: item.label }, item.label);
     return make("div", { className: "card failed", tabIndex: 0, aria: { role: "group", label: `${item.label}: failed` } }, reason, name, make("small", { className: "error" }, "failed"));
   }
-  return pictureCard(item, make("small"));
+  return imageCard(item, make("small"));
 }
 
 /** Return a button that shows an image small, and opens it. */
-function pictureCard(item, note) {
+function imageCard(item, note) {
   const frame = make("span", { className: "frame" }, make("canvas"));
   const name = make("span", { className: "name", title: item.label }, item.label);
   const card = make("button", { type: "button", className: "card" }, frame, name, note);
@@ -282,7 +282,7 @@ new ResizeObserver(() => {
 }).observe($("#grid"));
 
 showSummary();
-if (run.evaluation) showEvaluation(run.evaluation, images, pictureCard);
+if (run.evaluation) showEvaluation(run.evaluation, images, imageCard);
 showClasses();
 showFilters();
 showFailures();

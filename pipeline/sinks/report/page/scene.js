@@ -29,8 +29,8 @@ async function decoded(src) {
   return image;
 }
 
-/** The pixels of an item; items with the same `picture` share them. */
-export const load = ({ picture }) => (picture.pixels ??= decoded(picture.src));
+/** The pixels of an item; items with the same `bitmap` share them. */
+export const load = ({ bitmap }) => (bitmap.pixels ??= decoded(bitmap.src));
 
 export class Scene {
   /**

@@ -123,12 +123,12 @@ const skipped = "This job has no result for the image.";
 
 const images = data.images.map((image, order) => {
   const label = image.still ? image.id : `${image.id}, frame ${image.frame}`;
-  const picture = { src: image.src };
+  const bitmap = { src: image.src };
   const items = new Map();
   const { size } = image;
   for (const [number, overlay, detections, regions] of image.results) {
     const job = byNumber.get(number);
-    items.set(job, { image: order, job, label: `${label}, job ${number}: ${job.name}`, size, picture, overlay, regions, detections: scene.detections(detections), skeleton: data.skeletons[number] });
+    items.set(job, { image: order, job, label: `${label}, job ${number}: ${job.name}`, size, bitmap, overlay, regions, detections: scene.detections(detections), skeleton: data.skeletons[number] });
   }
   return { order, label, size, items, cards: new Map() };
 });
@@ -205,7 +205,7 @@ function showNotes() {
   const most = Math.max(0, ...jobs.map((job) => job.images ?? 0));
   const notes = [];
   if (images.length < most) notes.push(`A random sample of ${grouped(images.length)} images is shown, the same in each job.`);
-  if (images.some((image) => [...image.items.values()][0].picture.src === null)) notes.push("Some images could not be read again; only their detections are drawn.");
+  if (images.some((image) => [...image.items.values()][0].bitmap.src === null)) notes.push("Some images could not be read again; only their detections are drawn.");
   if (!images.length) notes.push("No job has results with images.");
   $("#note").textContent = notes.join(" ");
   $("#note").hidden = !notes.length;

@@ -33,7 +33,7 @@ export class Viewer {
   /** Show an image; `opener` gets the focus back. */
   async open(item, opener) {
     if (opener) this.opener = opener;
-    const isSameImage = this.item?.picture === item.picture; // compared at the same zoom
+    const isSameImage = this.item?.bitmap === item.bitmap; // compared at the same zoom
     [this.item, this.active, this.zoom] = [item, null, isSameImage ? this.zoom : 1];
     if (!isSameImage) this.pixels = null;
     if (!$("#viewer").open) $("#viewer").showModal();
@@ -106,7 +106,7 @@ export class Viewer {
     const count = `${shown.length} of ${plural(item.detections.length, "detection")}`;
     const stuff = [...new Set(this.scene.visibleRegions(item).map((one) => one.className))].join(", ");
     const note = [`${item.size[0]} × ${item.size[1]} px, ${count}${stuff ? `; ${stuff}` : ""}.`];
-    if (!item.picture.src) note.push(" The image could not be read, so only the detections are drawn.");
+    if (!item.bitmap.src) note.push(" The image could not be read, so only the detections are drawn.");
     if (item.overlay) note.push(" ", make("a", { href: item.overlay }, "Drawn image in full size"));
     $("#view-note").replaceChildren(...note);
     $("#stage canvas").setAttribute("aria-label", `${item.label}: ${count}`);

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from chromium import is_painted, launched, opened
-from finished_run import write_run
+from finished_run import StillImage, write_run
 
 from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import OutputError
-from pipeline.records import Categories, Frame
+from pipeline.records import Categories
 from pipeline.sinks.report import HtmlReport, show_evaluation
 from pipeline.sinks.report.html import read_page
 from pipeline.system.files import sha256_file
@@ -24,17 +24,6 @@ NAMES = ("circle", "square")
 CATEGORIES = Categories(thing_names=NAMES)
 ODD = os.fsdecode(b"odd \xff<b>.jpg")
 IDS = (*(f"{i}.jpg" for i in range(8)), ODD)
-
-
-class Image:
-    is_still = True
-
-    def __init__(self, frame: Frame) -> None:
-        self.id = frame.asset_id
-        self._frame = frame
-
-    def frames(self) -> Iterator[Frame]:
-        yield self._frame
 
 
 def rate(value: float) -> dict[str, float]:
@@ -79,8 +68,8 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run", results)
 
 
-def images() -> list[Image]:
-    return [Image(make_result(asset_id=name, class_names=NAMES).frame) for name in IDS]
+def images() -> list[StillImage]:
+    return [StillImage(make_result(asset_id=name, class_names=NAMES).frame) for name in IDS]
 
 
 def build(run: Path, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chromium import is_painted, launched, opened, set_threshold
-from finished_run import write_run
+from chromium import expect_status, is_painted, launched, opened, set_threshold
+from finished_run import StillImage, write_run
 
 from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.records import Categories, Frame, Result
@@ -22,17 +22,6 @@ NAMES = ("cat", "dog", "bird")
 ODD = "<img src=x onerror=alert(1)>"
 CARD = "#grid .card:not(.failed)"
 pytestmark = pytest.mark.browser
-
-
-class Image:
-    is_still = True
-
-    def __init__(self, frame: Frame) -> None:
-        self.id = frame.asset_id
-        self._frame = frame
-
-    def frames(self) -> Iterator[Frame]:
-        yield self._frame
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +41,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         '{"asset": "bad.jpg", "step": "decode", "error": "E", "message": "cut", "attempts": 1}\n'
     )
     categories = Categories(thing_names=NAMES, skeleton=((0, 1), (1, 2)))
-    images = [Image(result.frame) for result in results[:5]]
+    images = [StillImage(result.frame) for result in results[:5]]
     HtmlReport(run).build(run / PREDICTIONS, categories, images)
     return (run / "report.html").as_uri()
 
@@ -71,12 +60,6 @@ def page(browser: Any, url: str) -> Iterator[Any]:
 
 def names(page: Any) -> list[str]:
     return page.locator("#grid .name").all_text_contents()  # type: ignore[no-any-return]
-
-
-def expect_status(page: Any, text: str) -> None:
-    page.wait_for_function(
-        "(text) => document.querySelector('#status').textContent === text", arg=text
-    )
 
 
 def test_it_shows_the_images(page: Any) -> None:

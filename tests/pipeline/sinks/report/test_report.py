@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finished_run import write_run
+from finished_run import StillImage, write_run
 
 from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import ConfigError
@@ -49,19 +49,6 @@ def block(page: str, name: str) -> str:
     return found[1]
 
 
-class Image:
-    """An input of the run."""
-
-    is_still = True
-
-    def __init__(self, result: Result) -> None:
-        self.id = result.frame.asset_id
-        self._frame = result.frame
-
-    def frames(self) -> Any:
-        yield self._frame
-
-
 def test_it_counts_all_results(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [*results("a.jpg", "x/b.jpg"), *results("c.jpg", n=0)])
     (run / "failures.jsonl").write_text(
@@ -83,7 +70,7 @@ def test_equal_results_give_equal_data(tmp_path: Path) -> None:
     for name in ("a", "b"):
         made = results("a.jpg", "b.jpg", masks=True)
         run = write_run(tmp_path / name, made, command=name)
-        pages.append(build(run, [Image(each) for each in made])[0])
+        pages.append(build(run, [StillImage(each.frame) for each in made])[0])
     assert block(pages[0], "data") == block(pages[1], "data")
     assert block(pages[0], "facts") != block(pages[1], "facts")
 
@@ -107,7 +94,7 @@ def test_the_policy_allows_this_script_and_nothing_else(tmp_path: Path) -> None:
 
 def test_thumbnails_are_embedded(tmp_path: Path) -> None:
     made = results("a.jpg", "b.jpg")
-    _, data = build(write_run(tmp_path / "run", made), [Image(made[1])], thumbnail_px=32)
+    _, data = build(write_run(tmp_path / "run", made), [StillImage(made[1].frame)], thumbnail_px=32)
     assert data["images"][0]["src"] is None  # it could not be read
     kind, _, content = data["images"][1]["src"].partition(",")
     assert kind == "data:image/jpeg;base64"
@@ -120,7 +107,7 @@ def test_thumbnails_are_embedded(tmp_path: Path) -> None:
 
 def test_thumbnails_are_files(tmp_path: Path) -> None:
     made = results("a.jpg", "x/b #1.jpg")
-    images = [Image(each) for each in made]
+    images = [StillImage(each.frame) for each in made]
     run = write_run(tmp_path / "run", made)
     page, data = build(run, images, embed=False, max_images=1)
     assert [image["src"] for image in data["images"]] == [
@@ -161,7 +148,7 @@ def test_of_many_images_a_sample_is_shown_and_the_others_are_listed(tmp_path: Pa
 def test_what_is_too_large_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.sinks.report.report.MAX_BYTES", 1_025_000)
     made = results(*(f"{n}.jpg" for n in range(9)))
-    page, data = build(write_run(tmp_path / "run", made), [Image(each) for each in made])
+    page, data = build(write_run(tmp_path / "run", made), [StillImage(each.frame) for each in made])
     assert 0 < len(data["images"]) < 9
     assert len(data["images"]) + len(data["rows"]) == 9
     assert len(page) < 1_025_000
