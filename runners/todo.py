@@ -22,6 +22,7 @@ from pipeline.protocols import (
     supports,
 )
 from runners.rundir.ledger.ledger import Entry, Ledger
+from runners.rundir.ledger.versions import versions_of
 
 AT_ONCE = 500
 _AHEAD = 64  # assets whose content is being fetched
@@ -96,14 +97,14 @@ class Todo:
             if self.seen is not None:
                 self.seen.update(asset.id for asset, _ in chunk)
             unchanged = self._unchanged(chunk)
+            self.counts[DONE] += len(unchanged)
+            self.known += len(unchanged)
             others = [asset.id for asset, _ in chunk if asset.id not in unchanged]
             known = self.ledger.find(others) if self.ledger and others else {}
             updated = []
             for asset, place in chunk:
-                if asset.id in unchanged:
-                    self.counts[DONE] += 1
-                    self.known += 1
-                    yield asset, unchanged[asset.id], DONE
+                if (at := unchanged.get(asset.id)) is not None:
+                    yield asset, at, DONE
                     continue
                 entry = known.get(asset.id)
                 state, entry_now = self._state(asset, entry)
@@ -134,14 +135,15 @@ class Todo:
         This is the fast path for a million inputs; ``_state`` decides about all others.
         """
         found: dict[str, int] = {}
-        if self.by_content:
+        if self.by_content or self.ledger is None:
             return found
-        done = self.ledger.versions([asset.id for asset, _ in chunk]) if self.ledger else {}
+        places = None if self.keep_places else range(chunk[0][1], chunk[-1][1] + 1)
+        done = versions_of(self.ledger, [asset.id for asset, _ in chunk], places)
         for asset, place in chunk:
             version = done.get(asset.id)
             if version is None:
                 continue
-            size, mtime_ns, at, columns = version
+            _, size, mtime_ns, at, columns = version
             if size is None or mtime_ns is None or not (self.keep_places or at == place):
                 continue
             if columns != _columns(asset):
@@ -225,7 +227,7 @@ def asset_status(asset: Asset) -> tuple[int | None, int | None]:
     """
     if supports(asset, ContainedAsset):
         return asset.status()
-    status = os.stat(asset if isinstance(asset, os.PathLike) else asset.path)  # noqa: PTH116
+    status = os.stat(asset if supports(asset, os.PathLike) else asset.path)  # noqa: PTH116
     return status.st_size, status.st_mtime_ns
 
 
