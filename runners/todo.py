@@ -32,6 +32,8 @@ NEW, CHANGED, FAILED = "new", "changed", "failed"  # to be processed
 DONE, POISON, GONE, LATER = "done", "poison", "gone", "later"  # not to be processed
 TO_DO = (NEW, CHANGED, FAILED)
 
+_Chunk = Sequence[tuple[Asset, int]]
+
 
 @dataclass(slots=True)
 class Todo:
@@ -85,12 +87,19 @@ class Todo:
 
     def __iter__(self) -> Iterator[tuple[Asset, int]]:
         """Yield each asset to be processed, and its place."""
-        for asset, place, state in self.states():
-            if state in TO_DO:
-                yield asset, place
+        for chunk, unchanged in self._chunks():
+            if len(unchanged) < len(chunk):  # a shortcut: most have nothing to do
+                for asset, place, state in self._states(chunk, unchanged):
+                    if state in TO_DO:
+                        yield asset, place
 
     def states(self) -> Iterator[tuple[Asset, int, str]]:
         """Yield every asset, its place and its state; update the places in the ledger."""
+        for chunk, unchanged in self._chunks():
+            yield from self._states(chunk, unchanged)
+
+    def _chunks(self) -> Iterator[tuple[_Chunk, dict[str, int]]]:
+        """Yield the inputs, some at a time, each time with what ``_unchanged`` returns for them."""
         numbers = count(self.first_place) if self.numbers is None else self.numbers
         numbered = zip(self.source, numbers, strict=False)
         while chunk := list(islice(numbered, self.at_once)):
@@ -99,29 +108,34 @@ class Todo:
             unchanged = self._unchanged(chunk)
             self.counts[DONE] += len(unchanged)
             self.known += len(unchanged)
-            others = [asset.id for asset, _ in chunk if asset.id not in unchanged]
-            known = self.ledger.find(others) if self.ledger and others else {}
-            updated = []
-            for asset, place in chunk:
-                if (at := unchanged.get(asset.id)) is not None:
-                    yield asset, at, DONE
-                    continue
-                entry = known.get(asset.id)
-                state, entry_now = self._state(asset, entry)
-                at = place
-                if entry_now is not None and self._keeps_place(entry_now):
-                    at = entry_now.place
-                elif entry_now is not None and entry_now.place != place:
-                    entry_now = replace(entry_now, place=place)
-                    self.moved = True
-                if entry_now is not None and entry_now is not entry:
-                    updated.append(entry_now)
-                self.counts[state] += 1
-                self.known += entry is not None and self._is_own(entry)
-                self.unseen_failures.discard(asset.id)
-                yield asset, at, state
-            if self.ledger and updated:
-                self.ledger.put(updated)
+            yield chunk, unchanged
+
+    def _states(
+        self, chunk: _Chunk, unchanged: dict[str, int]
+    ) -> Iterator[tuple[Asset, int, str]]:
+        others = [asset.id for asset, _ in chunk if asset.id not in unchanged]
+        known = self.ledger.find(others) if self.ledger and others else {}
+        updated = []
+        for asset, place in chunk:
+            if (at := unchanged.get(asset.id)) is not None:
+                yield asset, at, DONE
+                continue
+            entry = known.get(asset.id)
+            state, entry_now = self._state(asset, entry)
+            at = place
+            if entry_now is not None and self._keeps_place(entry_now):
+                at = entry_now.place
+            elif entry_now is not None and entry_now.place != place:
+                entry_now = replace(entry_now, place=place)
+                self.moved = True
+            if entry_now is not None and entry_now is not entry:
+                updated.append(entry_now)
+            self.counts[state] += 1
+            self.known += entry is not None and self._is_own(entry)
+            self.unseen_failures.discard(asset.id)
+            yield asset, at, state
+        if self.ledger and updated:
+            self.ledger.put(updated)
 
     def _is_own(self, entry: Entry) -> bool:
         return self.places is None or entry.place in self.places
@@ -129,7 +143,7 @@ class Todo:
     def _keeps_place(self, entry: Entry) -> bool:
         return self.keep_places or not self._is_own(entry)
 
-    def _unchanged(self, chunk: Sequence[tuple[Asset, int]]) -> dict[str, int]:
+    def _unchanged(self, chunk: _Chunk) -> dict[str, int]:
         """Return the places of those that are done and have not moved, by a ``stat`` of each file.
 
         This is the fast path for a million inputs; ``_state`` decides about all others.

@@ -188,15 +188,16 @@ class _Walk:
         names = self.names[folder_id] = []
         with os.scandir(path) as entries:
             for entry in entries:
-                reason = skip_reason(entry.name)
+                name = entry.name
+                reason = skip_reason(name)
                 if reason is None and entry.is_file(follow_symlinks=False):  # nearly all are
-                    reason = self.refusal(entry.name)
-                    if reason is None and self.includes(folder_id + entry.name):
-                        names.append(entry.name)
+                    reason = self.refusal(name)
+                    if reason is None and self.includes(folder_id + name):
+                        names.append(name)
                 elif reason is None:
                     reason = self.entry(folder_id, entry)
-                if reason and self.includes(folder_id + entry.name):
-                    self.skip(folder_id + entry.name, reason)
+                if reason and self.includes(folder_id + name):
+                    self.skip(folder_id + name, reason)
 
     def entry(self, folder_id: str, entry: os.DirEntry[str]) -> str | None:
         """Handle an entry that is not a regular file; return why it is skipped, if it is."""
