@@ -110,9 +110,7 @@ class Todo:
             self.known += len(unchanged)
             yield chunk, unchanged
 
-    def _states(
-        self, chunk: _Chunk, unchanged: dict[str, int]
-    ) -> Iterator[tuple[Asset, int, str]]:
+    def _states(self, chunk: _Chunk, unchanged: dict[str, int]) -> Iterator[tuple[Asset, int, str]]:
         others = [asset.id for asset, _ in chunk if asset.id not in unchanged]
         known = self.ledger.find(others) if self.ledger and others else {}
         updated = []
