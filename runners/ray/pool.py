@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -66,6 +67,20 @@ class Processed:
 
     outcomes: Sequence[Outcome]
     seconds: float
+
+
+def pickled(assets: Sequence[Asset]) -> bytes:
+    """Return assets as they are sent to a worker.
+
+    Raises:
+        ConfigError: One of them cannot be sent.
+    """
+    try:
+        return pickle.dumps(list(assets))
+    except Exception as exc:  # of any type: a custom source has its own assets
+        raise ConfigError(
+            f"'{assets[0].id}' cannot be sent to a worker: {exc}; use runner=batch"
+        ) from exc
 
 
 class Pool(Protocol):
