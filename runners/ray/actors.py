@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.protocols import Asset
+from runners.cluster.signals import signals_deferred
 from runners.ray.pool import Call, WorkerLost
-from runners.ray.signals import signals_deferred
 from runners.ray.worker import Worker
 
 

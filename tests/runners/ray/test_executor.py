@@ -15,8 +15,8 @@ from scripted_pool import ScriptedPool
 
 from pipeline.errors import OutputError, PipelineError
 from pipeline.job import Report
+from runners.cluster.failure import Failure
 from runners.ray import executor
-from runners.ray.pool import Failure
 from runners.ray.runner import RayBatch
 from runners.rundir.ledger.ledger import Entry, Ledger
 
