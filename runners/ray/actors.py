@@ -9,8 +9,8 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from pipeline.protocols import Asset
+from runners.cluster.signals import signals_deferred
 from runners.ray.pool import Call, WorkerLost, pickled
-from runners.ray.signals import signals_deferred
 from runners.ray.worker import Worker
 
 

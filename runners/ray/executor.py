@@ -13,9 +13,10 @@ from typing import Literal
 from pipeline.errors import DeviceLostError, PipelineError, PoisonError
 from pipeline.job import Job, Outcome
 from pipeline.protocols import Asset
+from runners.cluster.failure import Failure
 from runners.ray.chunks import Chunk, Chunks
 from runners.ray.options import RayOptions
-from runners.ray.pool import Call, Failure, Pool, Processed, Started, WorkerLost
+from runners.ray.pool import Call, Pool, Processed, Started, WorkerLost
 from runners.rundir.settings import differences
 
 _log = logging.getLogger("d2run")

@@ -13,8 +13,9 @@ from pipeline.models.model import Model
 from pipeline.protocols import Pushdown
 from pipeline.records import Frame
 from pipeline.system.terminal import print_stderr
-from runners.ray.pool import Failure, Pool, Started, WorkerLost
-from runners.ray.traits import Traits
+from runners.cluster.failure import Failure
+from runners.cluster.traits import Traits
+from runners.ray.pool import Pool, Started, WorkerLost
 from runners.rundir.settings import differences
 
 _NOTICE_S = 30.0

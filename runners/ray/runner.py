@@ -65,8 +65,8 @@ class RayBatch(RayOptions, Batch):
             raise ConfigError(*problems)
 
     def _pool(self, job: Job) -> Pool:
+        from runners.cluster.connection import connected, package_folders, sizes
         from runners.ray.actors import Actors
-        from runners.ray.cluster import connected, package_folders, sizes
 
         config = dict(job.config)
         folders = package_folders(config["trusted_packages"]) if self.send_packages else []

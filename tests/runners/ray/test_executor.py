@@ -18,8 +18,8 @@ from webserver import folder_served
 
 from pipeline.errors import ConfigError, OutputError, PipelineError
 from pipeline.job import Report
+from runners.cluster.failure import Failure
 from runners.ray import executor
-from runners.ray.pool import Failure
 from runners.ray.runner import RayBatch
 from runners.rundir.ledger.ledger import Entry, Ledger
 

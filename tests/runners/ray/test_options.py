@@ -11,8 +11,8 @@ import pytest
 from batches import job_of, write_images
 
 from pipeline.errors import ConfigError, ModelNotFoundError
-from runners.ray.cluster import Sizes, connected, package_folders, sizes
-from runners.ray.pool import Failure
+from runners.cluster.connection import Sizes, connected, package_folders, sizes
+from runners.cluster.failure import Failure
 from runners.ray.runner import RayBatch
 
 
