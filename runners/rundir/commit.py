@@ -11,12 +11,10 @@ what it does not name.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from typing import Any, BinaryIO
+from contextlib import ExitStack, suppress
+from typing import Any
 
 from pipeline.encoding import columns_digest
 from pipeline.engine.local import LocalExecutor
@@ -34,7 +32,7 @@ from pipeline.protocols import (
 )
 from pipeline.redaction import redacted_text
 from pipeline.sources.decode.workers import DecodeWorkers
-from pipeline.system.descriptors import check_held, open_file, status_of
+from pipeline.system.descriptors import check_held, status_of
 from pipeline.system.files import sync_folder
 from runners.rundir import input_order, lists
 from runners.rundir.in_flight import InFlight
@@ -86,8 +84,9 @@ class Session:
         executor: Executor | None = None,
     ) -> None:
         self.job, self.ledger, self._hooks = job, ledger, hooks or Hooks()
-        self._is_exposed = executor is None and not isinstance(reader, DecodeWorkers)
         self._executor = executor or LocalExecutor(job)
+        is_local = isinstance(self._executor, LocalExecutor)
+        self._is_exposed = is_local and not isinstance(reader, DecodeWorkers)
         self._reader = self._isolated = reader  # _isolated: for suspects
         self._open = ExitStack()
         self._places: dict[str, int] = {}  # of the in-flight assets
@@ -107,8 +106,8 @@ class Session:
             self._position = self.ledger.position
             self._in_flight = stack.enter_context(InFlight(output))
             lists.write_failures(output, self.ledger)
-            self._failures = stack.enter_context(_appending(output / lists.FAILURES))
-            self._inputs = stack.enter_context(_appending(output / lists.INPUTS))
+            self._failures = stack.enter_context(lists.appending(output / lists.FAILURES))
+            self._inputs = stack.enter_context(lists.appending(output / lists.INPUTS))
             self._journal = stack.enter_context(Journal(output, self._position))
             for sink in self.job.sinks.values():
                 stack.enter_context(sink)
@@ -286,15 +285,3 @@ def is_finished(job: Job, ledger: Ledger) -> bool:
     names = (lists.INPUTS, lists.FAILURES)
     missing = [name for name in names if status_of(job.output / name) is None]
     return bool(ledger.fact("finished")) and not missing and are_built(job, ledger)
-
-
-@contextmanager
-def _appending(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of lines for appending; an incomplete last line is terminated."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-    with open(open_file(path, flags), "rb+", buffering=0) as file:  # noqa: PTH123
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        yield file

@@ -47,6 +47,9 @@ class Serve(ServeOptions):
         _check_extra()
         if job.config["input"] is not None:
             raise ConfigError("input: runner=serve gets its images from requests; remove input")
+        given = job.hydra_files.get("overrides.yaml", ())
+        if self.record is None and any(each.startswith("output=") for each in given):
+            raise ConfigError("output: runner=serve keeps results in runner.record=DIR only")
         if isinstance(job.runnable, LimitedRunnable):
             raise ConfigError("runnable=replay has no predictions for new images; choose a model")
         from runners.serve.http.server import HttpServer
