@@ -27,6 +27,8 @@ _TRIES = 3  # Ray gives up after 30 s, which a busy machine may need
 _MAX_DECODE_THREADS = 8
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics to its makers
+    # or a driver whose cluster is gone would be ended by Ray after a minute
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "2000000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it, a warning
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would send the working directory
 }

@@ -70,13 +70,20 @@ class Worker:
         decode_threads: Number of assets to decode at the same time if the job does not say.
         is_alone: Whether all cores of the machine are for this worker. It then computes with as
             many threads as ``runner=batch``, which the last digits depend on.
+        isolate: Whether ``decode.isolation=auto`` means that it decodes in processes of their own.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], directory: str, decode_threads: int, is_alone: bool = False
+        self,
+        config: Mapping[str, Any],
+        directory: str,
+        decode_threads: int,
+        is_alone: bool = False,
+        isolate: bool = False,
     ) -> None:
         self._config, self._directory = config, directory
         self._decode_threads, self._is_alone = decode_threads, is_alone
+        self._isolate = isolate
         self._starting = Lock()
         self._open = ExitStack()
         self._job: Job | None = None
@@ -129,7 +136,7 @@ class Worker:
         job = built_here(self._config, self._directory, self._decode_threads, self._is_alone)
         with ExitStack() as stack:
             stack.enter_context(job.runnable)
-            self._reader = stack.enter_context(file_reader(job, isolate_by_default=False))
+            self._reader = stack.enter_context(file_reader(job, isolate_by_default=self._isolate))
             for sink in job.sinks.values():
                 stack.enter_context(sink)
             self._open = stack.pop_all()

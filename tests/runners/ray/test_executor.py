@@ -18,9 +18,9 @@ from webserver import folder_served
 
 from pipeline.errors import ConfigError, OutputError, PipelineError
 from pipeline.job import Report
+from runners.batch.ray import RayBatch
 from runners.cluster.failure import Failure
 from runners.ray import executor
-from runners.ray.runner import RayBatch
 from runners.rundir.ledger.ledger import Entry, Ledger
 
 NAMES = [*(f"{i}.png" for i in range(18)), "sub/x.jpg"]
