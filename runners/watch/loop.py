@@ -15,6 +15,7 @@ from pipeline.errors import (
     WorkersLostError,
 )
 from pipeline.job import Report
+from pipeline.protocols import Warns
 from runners.reporting.log import Log
 from runners.reporting.tally import most_common, totals
 from runners.rundir.ledger.source_files import SourceFile
@@ -87,6 +88,8 @@ class WatchLoop:
                     self._wait(pause_s)
             self.status.update(state="draining")
             report = self._end()
+            if isinstance(self.processing.executor, Warns):
+                self.record.warnings += self.processing.executor.warnings
             self.record.finish(report)
         except BaseException as exc:
             with suppress(OutputError):
