@@ -8,9 +8,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
 from threading import Lock
+from typing import Any
 from weakref import finalize
 
 from pipeline.errors import DecodeError
@@ -24,6 +26,7 @@ class Scratch:
 
     It is removed at the end of the process. A process that is killed leaves it behind, and the next
     one removes it: a directory is in use as long as it is locked. Can be used on several threads.
+    Unpickling gives the one of that process.
     """
 
     def __init__(self) -> None:
@@ -31,6 +34,10 @@ class Scratch:
         self._numbers = count()
         self._path: Path | None = None
         self._owner = 0
+
+    def __reduce__(self) -> Any:
+        """Return how another process gets one."""
+        return _shared, ()
 
     @contextmanager
     def file(self) -> Iterator[Path]:
@@ -83,6 +90,11 @@ class Scratch:
         path.mkdir(mode=0o700, exist_ok=True)  # another process removed it before it was locked
         self._path, self._owner = path, os.getpid()
         finalize(self, _remove, path, lock, self._owner)
+
+
+@cache
+def _shared() -> Scratch:
+    return Scratch()
 
 
 def _locked(path: Path, flags: int = 0) -> int:

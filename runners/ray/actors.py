@@ -8,10 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from pipeline.errors import ConfigError
 from pipeline.protocols import Asset
-from runners.ray.pool import Call, WorkerLost
-from runners.ray.signals import signals_deferred
+from runners.cluster.signals import signals_deferred
+from runners.ray.pool import Call, WorkerLost, pickled
 from runners.ray.worker import Worker
 
 
@@ -58,13 +57,7 @@ class Actors:
         Raises:
             ConfigError: An asset cannot be pickled.
         """
-        try:
-            pickled = pickle.dumps(list(assets))
-        except Exception as exc:
-            raise ConfigError(
-                f"'{assets[0].id}' cannot be sent to a worker ({exc}); use runner=batch"
-            ) from exc
-        return self._call(worker, "process", pickled, isolate)
+        return self._call(worker, "process", pickled(assets), isolate)
 
     def progress(self, worker: int) -> Call:
         """Request the number of steps, which is answered while the actor works."""

@@ -11,9 +11,9 @@ import pytest
 from batches import job_of, write_images
 
 from pipeline.errors import ConfigError, ModelNotFoundError
-from runners.ray.cluster import Sizes, connected, package_folders, sizes
-from runners.ray.pool import Failure
-from runners.ray.runner import RayBatch
+from runners.batch.ray import RayBatch
+from runners.cluster.connection import Sizes, connected, package_folders, sizes
+from runners.cluster.failure import Failure
 
 
 def node(cpu: int, gpu: int = 0, alive: bool = True) -> dict[str, Any]:

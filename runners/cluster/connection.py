@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, PipelineError, printable
-from runners.ray.signals import signals_deferred
+from runners.cluster.signals import signals_deferred
 
 _log = logging.getLogger("d2run")
 
@@ -27,6 +27,8 @@ _TRIES = 3  # Ray gives up after 30 s, which a busy machine may need
 _MAX_DECODE_THREADS = 8
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics to its makers
+    # or a driver whose cluster is gone would be ended by Ray after a minute
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "2000000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it, a warning
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would send the working directory
 }
@@ -84,13 +86,16 @@ def _disconnect(ray: Any) -> None:
         ray.shutdown()
 
 
-def sizes(nodes: Sequence[Mapping[str, Any]], device: str, workers: int | str) -> Sizes:
+def sizes(
+    nodes: Sequence[Mapping[str, Any]], device: str, workers: int | str, option: str = "workers"
+) -> Sizes:
     """Decide on the workers.
 
     Args:
         nodes: ``ray.nodes()``.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: A number, or ``auto``.
+        option: Name of the runner's option with that number.
 
     Raises:
         ConfigError: There are not as many devices.
@@ -107,7 +112,7 @@ def sizes(nodes: Sequence[Mapping[str, Any]], device: str, workers: int | str) -
             )
         number = n_gpus if workers == "auto" else int(workers)
         if number > n_gpus:
-            raise ConfigError(f"runner.workers={number}: the cluster has {n_gpus} GPUs")
+            raise ConfigError(f"runner.{option}={number}: the cluster has {n_gpus} GPUs")
         per_gpu = [cpu // gpu for cpu, gpu in zip(cpus, gpus, strict=True) if gpu]
         return Sizes(number, True, max(1, min(per_gpu)))
     usable = [cpu for cpu in cpus if cpu]
@@ -118,7 +123,7 @@ def sizes(nodes: Sequence[Mapping[str, Any]], device: str, workers: int | str) -
         return Sizes(_places(usable, share), False, share, max(usable) == share)
     number = int(workers)
     if number > sum(usable):
-        raise ConfigError(f"runner.workers={number}: the cluster has {sum(usable)} CPU cores")
+        raise ConfigError(f"runner.{option}={number}: the cluster has {sum(usable)} CPU cores")
     fitting = [n for n in range(1, max(usable) + 1) if _places(usable, n) >= number]
     return Sizes(number, False, fitting[-1])
 
