@@ -7,11 +7,12 @@ import re
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.errors import ConfigError
 from pipeline.job import Executor, Job, Report
 from pipeline.protocols import LiveSource
+from pipeline.recorded.configuration import moved
 from pipeline.sinks.webhook import Webhook
 from runners.batch import Batch
 from runners.ray.executor import ActorExecutor
@@ -27,6 +28,8 @@ class RayBatch(RayOptions, Batch):
     This process owns the run directory: it locks it, decides what is to do, and commits. Workers
     have a model each, and write the files of their inputs.
     """
+
+    has_workers: ClassVar[bool] = True
 
     def run(self, job: Job) -> Report:
         """Run the job; see ``Batch``.
@@ -73,7 +76,9 @@ class RayBatch(RayOptions, Batch):
         with ExitStack() as stack:
             ray = stack.enter_context(connected(self.address, self.workers))
             size = sizes(ray.nodes(), config["device"], self.workers)
-            config |= {"input": None, "output": str(job.output)}
+            config |= {"input": None, "output": job.address or str(job.output)}
+            if job.address is not None:  # each machine has a local copy of its own
+                config["sink"] = moved(config["sink"], str(job.output), job.address)
             config["device"] = "cuda" if size.on_gpu else "cpu"
             options: dict[str, Any] = {"num_cpus": 0 if size.on_gpu else size.cpus}
             options |= {"num_gpus": 1} if size.on_gpu else {}

@@ -19,9 +19,12 @@ from pipeline.engine.local import LocalExecutor
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job, Outcome
 from pipeline.protocols import Asset, Durable, ReadableAsset, supports
+from pipeline.recorded.run import is_address
 from runners.ray.pool import Failure, Processed, Started
 from runners.ray.traits import Traits
 from runners.rundir.readers import file_reader, isolated_reader
+from runners.rundir.remote.current import uploading
+from runners.rundir.remote.uploads import Mark, Uploads
 from runners.todo import fetched_ahead
 
 
@@ -82,6 +85,7 @@ class Worker:
         self._job: Job | None = None
         self._reader: Any = None
         self._isolated: Any = None
+        self._uploads: Uploads | None = None
         self._tickets: SimpleQueue[_Ticket | None] = SimpleQueue()
         self._completed_s = 0.0
         self._steps = 0
@@ -129,16 +133,20 @@ class Worker:
         try:
             os.chdir(self._directory)
         except OSError as exc:
-            raise ConfigError(
-                f"the worker on {socket.gethostname()} has no directory {self._directory}: "
-                f"{exc.strerror}; all machines need the same file system"
-            ) from exc
+            if not is_address(str(self._config["output"])):
+                raise ConfigError(
+                    f"the worker on {socket.gethostname()} has no directory {self._directory}: "
+                    f"{exc.strerror}; all machines need the same file system, unless the output "
+                    "is in an object store"
+                ) from exc
         if self._is_alone:
             os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it; torch is not imported yet
         job = rebuild_job(self._config)
         if job.config["decode_threads"] is None:
             job.config["decode_threads"] = self._decode_threads
         with ExitStack() as stack:
+            if job.address is not None:
+                self._uploads = stack.enter_context(uploading(job))
             stack.enter_context(job.runnable)
             self._reader = stack.enter_context(file_reader(job, isolate_by_default=False))
             for sink in job.sinks.values():
@@ -160,7 +168,8 @@ class Worker:
                     for sink in job.sinks.values():
                         if isinstance(sink, Durable):
                             sink.sync()
-                    self._answer(tickets.popleft())
+                    changes = self._uploads.flush() if self._uploads is not None else {}
+                    self._answer(tickets.popleft(), changes)
         except PipelineError as exc:
             for ticket in tickets:
                 ticket.answer.set_result(Failure.of(exc))
@@ -180,9 +189,9 @@ class Worker:
             except Empty:
                 return
 
-    def _answer(self, ticket: _Ticket) -> None:
+    def _answer(self, ticket: _Ticket, changes: Mapping[str, Mark | None]) -> None:
         since_s, self._completed_s = max(ticket.started_s, self._completed_s), time.monotonic()
-        processed = Processed(ticket.outcomes, self._completed_s - since_s)
+        processed = Processed(ticket.outcomes, self._completed_s - since_s, changes)
         ticket.answer.set_result(pickle.dumps(processed))
 
     def _isolated_reader(self) -> Any:

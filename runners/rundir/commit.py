@@ -1,6 +1,6 @@
 """An open run directory, and the only place that commits: the order of commits is here.
 
-1. The outputs of an asset are durable in every sink.
+1. The outputs of an asset are durable in every sink, and in the object store if there is one.
 2. Its lines are durable in the journal, ``predictions.jsonl``.
 3. The ledger says that it is done.
 4. Its source file may be moved or deleted.
@@ -11,12 +11,10 @@ what it does not name.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from typing import Any, BinaryIO
+from contextlib import ExitStack, suppress
+from typing import Any
 
 from pipeline.encoding import columns_digest
 from pipeline.engine.local import LocalExecutor
@@ -34,7 +32,7 @@ from pipeline.protocols import (
 )
 from pipeline.redaction import redacted_text
 from pipeline.sources.decode.workers import DecodeWorkers
-from pipeline.system.descriptors import check_held, open_file, status_of
+from pipeline.system.descriptors import check_held, status_of
 from pipeline.system.files import sync_folder
 from runners.rundir import input_order, lists
 from runners.rundir.in_flight import InFlight
@@ -44,6 +42,7 @@ from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.owned.aggregates import are_built, build_aggregates
 from runners.rundir.owned.pruning import finish_pruning
 from runners.rundir.readers import isolated_reader
+from runners.rundir.remote.current import mirror_of
 from runners.rundir.translation import output_errors
 from runners.todo import asset_status, trusted_mtime
 
@@ -89,6 +88,7 @@ class Session:
         self._is_exposed = executor is None and not isinstance(reader, DecodeWorkers)
         self._executor = executor or LocalExecutor(job)
         self._reader = self._isolated = reader  # _isolated: for suspects
+        self._mirror = mirror_of(job.output)
         self._open = ExitStack()
         self._places: dict[str, int] = {}  # of the in-flight assets
         self._group: Group = []
@@ -107,9 +107,11 @@ class Session:
             self._position = self.ledger.position
             self._in_flight = stack.enter_context(InFlight(output))
             lists.write_failures(output, self.ledger)
-            self._failures = stack.enter_context(_appending(output / lists.FAILURES))
-            self._inputs = stack.enter_context(_appending(output / lists.INPUTS))
+            self._failures = stack.enter_context(lists.appending(output / lists.FAILURES))
+            self._inputs = stack.enter_context(lists.appending(output / lists.INPUTS))
             self._journal = stack.enter_context(Journal(output, self._position))
+            if self._mirror is not None:
+                self._mirror.open(self.ledger)
             for sink in self.job.sinks.values():
                 stack.enter_context(sink)
             finish_pruning(self.job, self.ledger, self._in_flight.suspects)
@@ -190,11 +192,15 @@ class Session:
             for entry, _ in group:
                 lists.write_line(self._inputs, lists.input_line(entry))
             check_held(self.job.output)  # a sink may have opened its files by name
+            if self._mirror is not None:
+                self._mirror.flush()
         self.ledger.put(entry for entry, _ in group)
         self.ledger.set_fact("finished", False)
         self._hooks.committing(group)
         self.ledger.commit(self._position)
         self._in_flight.discard(entry.id for entry, _ in group)
+        if self._mirror is not None:
+            self._mirror.committed(self.ledger)
         self._hooks.committed(group)
 
     def _opened(self, found: Iterable[tuple[Asset, int]]) -> Iterator[Asset]:
@@ -286,15 +292,3 @@ def is_finished(job: Job, ledger: Ledger) -> bool:
     names = (lists.INPUTS, lists.FAILURES)
     missing = [name for name in names if status_of(job.output / name) is None]
     return bool(ledger.fact("finished")) and not missing and are_built(job, ledger)
-
-
-@contextmanager
-def _appending(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of lines for appending; an incomplete last line is terminated."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-    with open(open_file(path, flags), "rb+", buffering=0) as file:  # noqa: PTH123
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        yield file

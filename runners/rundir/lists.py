@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.protocols import SkippedEntry
+from pipeline.system.descriptors import open_file
 from pipeline.system.files import asset_keys, replaced
 from runners.rundir.ledger.ledger import Entry, Ledger
 
@@ -63,3 +66,15 @@ def failure_line(entry: Entry) -> dict[str, Any]:
 def write_line(file: BinaryIO, line: dict[str, Any]) -> None:
     """Append one line of JSON."""
     file.write(json.dumps(line).encode("ascii") + b"\n")
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of lines for appending; an incomplete last line is terminated."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    with open(open_file(path, flags), "rb+", buffering=0) as file:  # noqa: PTH123
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        yield file
