@@ -172,7 +172,8 @@ def _normalize_run(config: dict[Any, Any]) -> None:
     for node in (config["source"], config["runnable"], config["model"]):
         if config["source"].get("_target_") == RECORDED:
             for key in ("run", "root"):
-                if isinstance(path := node.get(key), str) and path.strip():
+                path = node.get(key)
+                if isinstance(path, str) and path.strip() and not is_address(path):
                     node[key] = str(expanded(path))
 
 

@@ -26,7 +26,7 @@ RECORD, INPUTS, FAILURES, SKIPPED = (
     "run.json", "inputs.jsonl", "failures.jsonl", "skipped.jsonl",
 )  # fmt: skip
 EVALUATION = "evaluation.json"  # of runner=evaluate
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
 COMPLETE = (0, 3, 4)  # exit statuses of runs that put their files in input order
 
 

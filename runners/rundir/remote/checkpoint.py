@@ -58,7 +58,7 @@ class Checkpoint:
     outputs: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     id: str = field(default_factory=lambda: uuid4().hex)
-    host: str = field(default_factory=socket.gethostname)
+    host: str = field(default_factory=lambda: socket.gethostname())
     pid: int = field(default_factory=os.getpid)
     written_s: float = field(default_factory=time.time)
 
