@@ -60,7 +60,7 @@ class Uploads:
         gone = [each for each in _files(self.root, name) if is_uploaded(each)]
         if not self._is_complete and is_uploaded(name):
             self._wait()  # so that the store lists what is there
-            gone += {name, *self._store.sizes(name)} - {*gone}
+            gone += self._store.sizes(name).keys() - {*gone}
         with self._changed:
             self._n_removals += 1
             if gone and self._log is None:
