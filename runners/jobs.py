@@ -172,13 +172,14 @@ class Jobs:
             report = self._job.runner.run(self._job)
         except PipelineError as exc:
             # what fails while building is a mistake in the configuration: nothing was started
-            return exc.exit_status if self._job else ConfigError.exit_status, None, str(exc)
+            message = self._job.shown(str(exc)) if self._job else str(exc)
+            return exc.exit_status if self._job else ConfigError.exit_status, None, message
         except Exception as exc:
             message = f"unexpected {type(exc).__name__}: {exc}"
             if self._job is not None and (log := self._job.output / "run.log").exists():
                 message += f"; the traceback is in {log}"
             return 1, None, message
-        return report.exit_status, report, report.message
+        return report.exit_status, report, self._job.shown(report.message)
 
     def report_sweep(self) -> None:
         """Print and write the table of a sweep's jobs, and write its page.
@@ -204,6 +205,7 @@ class Jobs:
         """Print what is kept of the interrupted jobs, and how to resume them."""
         outputs = self._stopped or ([self._job.output] if self._job is not None else [])
         kept = "; ".join(filter(None, map(describe_kept, outputs)))
+        kept = self._job.shown(kept) if self._job is not None else kept
         if self._job is None or self._job.source is not None:
             what += f"; {kept or 'there are no results yet'}"
         print_stderr(f"error: {what}")

@@ -17,6 +17,7 @@ from runners.ray.chunks import Chunk, Chunks
 from runners.ray.handle import Handle, Kind
 from runners.ray.options import WorkerOptions
 from runners.ray.pool import Call, Pool, Processed, Started, WorkerLost
+from runners.rundir.remote.current import mirror_of
 from runners.rundir.settings import differences
 
 _log = logging.getLogger("d2run")
@@ -214,6 +215,11 @@ class ActorExecutor:
         worker.moved_s = time.monotonic()
         if not chunk.is_suspect:
             chunks.timed(len(chunk.assets), answer.seconds)
+        self._receive(answer)
+
+    def _receive(self, answer: Processed) -> None:
+        if (mirror := mirror_of(self._job.output)) is not None:
+            mirror.fetch(answer.changes)
         self._returned.extend(answer.outcomes)
 
     def _lose(self, worker: Handle, chunks: Chunks, reason: str) -> None:
@@ -222,7 +228,7 @@ class ActorExecutor:
         again: list[Chunk] = []
         for call, chunk in self._replace(worker):  # not to write beside who repeats its work
             if (done := self._result_of(call)) is not None:
-                self._returned.extend(done.outcomes)  # it had answered before
+                self._receive(done)  # it had answered before
             else:
                 again += self._suspected(chunk, reason)
         self.n_again += sum(len(chunk.assets) for chunk in again)

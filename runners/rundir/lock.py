@@ -179,7 +179,7 @@ def _output(arguments: Sequence[str]) -> tuple[Path | None, str]:
     value, runner = values.get("output", ""), values.get("runner", "batch")
     if "runner.shard" in values:
         runner = "shard"  # which locks a directory of its own
-    if not value.strip() or value[0] in "'\"" or "${" in value:
+    if not value.strip() or value[0] in "'\"" or "${" in value or "://" in value:
         return None, runner
     return Path(os.path.expanduser(value)).absolute(), runner  # noqa: PTH111 - never raises
 
