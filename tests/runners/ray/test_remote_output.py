@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import shelf
 from batches import derived, job_of, record, write_images
-from runners.ray.runner import RayBatch
 from scripted_pool import ScriptedPool
 from shelf import Shelf, objects
 
 from pipeline.config.outputs import local_directory
 from pipeline.job import Report
+from runners.batch.ray import RayBatch
 from runners.ray import executor
 
 NAMES = [*(f"{i}.png" for i in range(12)), "sub/x.jpg"]
