@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pipeline.job import Report
@@ -81,8 +82,13 @@ def print_summary(
     if has_more:
         total = ", ".join(f"{n} {outcome}" for outcome, n in report.totals.items() if n)
         print_stdout(f"in the output: {total or 'no result'}")
-    print_stdout(f"results in {report.output}", unbroken=[str(report.output)])
-    page = report.output and report.output / "report.html"
+    print_place(report.output)
+
+
+def print_place(output: Path | None) -> None:
+    """Print where the results are, and the page that shows them if there is one."""
+    print_stdout(f"results in {output}", unbroken=[str(output)])
+    page = output and output / "report.html"
     if page and page.is_file():
         print_stdout(f"look at them in {page}", unbroken=[str(page)])
 
