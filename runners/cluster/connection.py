@@ -9,9 +9,11 @@ import secrets
 import shutil
 import socket
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -57,8 +59,13 @@ class Sizes:
 
 
 @contextmanager
-def connected(address: str, workers: int | str) -> Iterator[Any]:
+def connected(address: str, workers: int | str, packages: Sequence[str] = ()) -> Iterator[Any]:
     """Yield the module ``ray``, connected to a cluster, which ends with the block if it is local.
+
+    Args:
+        address: See ``WorkerOptions``.
+        workers: Number of workers, or ``auto``.
+        packages: Folders of Python packages that are sent to the workers.
 
     Raises:
         ConfigError: There is no cluster at the address, or one with other versions.
@@ -67,7 +74,9 @@ def connected(address: str, workers: int | str) -> Iterator[Any]:
     is_local = address == "local"
     environment = dict(_QUIET)
     if is_local:  # or whoever reaches its ports could run code here
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+    elif _has_token():  # a cluster that does not ask for one ignores it
+        environment["RAY_AUTH_MODE"] = "token"
     with ExitStack() as stack:
         stack.enter_context(_environment(environment))
         folder = tempfile.mkdtemp(prefix="d2run-ray-", dir="/tmp") if is_local else None
@@ -77,8 +86,21 @@ def connected(address: str, workers: int | str) -> Iterator[Any]:
             ray: Any = importlib.import_module("ray")
             _quiet_errors()
             stack.callback(_disconnect, ray)
-            _connect(ray, address, workers, folder)
+            _connect(ray, address, workers, folder, packages)
         yield ray
+
+
+@cache  # Ray reads it once
+def _token() -> str:
+    return secrets.token_hex(32)
+
+
+def _has_token() -> bool:
+    """Return whether there is a token at one of the places where Ray looks for it."""
+    return (
+        bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"))
+        or Path("~/.ray/auth_token").expanduser().exists()
+    )
 
 
 def _disconnect(ray: Any) -> None:
@@ -148,28 +170,76 @@ def package_folders(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _connect(ray: Any, address: str, workers: int | str, folder: str | None) -> None:
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+def _connect(
+    ray: Any, address: str, workers: int | str, folder: str | None, packages: Sequence[str]
+) -> None:
+    given: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if packages:
+        given["runtime_env"] = {"py_modules": list(packages)}
     if folder is not None:
-        _start_here(ray, workers, folder, quiet)
+        _start_here(ray, workers, folder, given)
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    where = f"runner.address={address}"
+    is_client = address.startswith("ray://")
+    if is_client and find_spec("grpc") is None:
+        raise ConfigError(f"{where}: it needs Ray's client. Run: pip install 'ray[client]'")
     try:
-        with suppress(ValueError), socket.create_connection((host, int(port)), _CONNECT_S):
-            pass
-        ray.init(address=address, **quiet)
-    except (OSError, ConnectionError, RuntimeError, ImportError) as exc:
+        if address[-1].isdigit():  # not RAY_ADDRESS=auto
+            check_port(address.removeprefix("ray://"))  # Ray itself would try for minutes
+            if not is_client:
+                _check_token(ray, address, where)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(address=address, **given)
+    except ConfigError:
+        raise
+    except Exception as exc:  # of no type of its own
         text = _line(exc)
         if "ersion" in text and isinstance(exc, RuntimeError):
-            raise ConfigError(f"runner.address={address}: other versions there: {text}") from exc
-        if address.startswith("ray://") and find_spec("grpc") is None:
-            text = "ray:// needs Ray's client. Run: pip install 'ray[client]'"
-        raise ConfigError(
-            f"runner.address={address}: no Ray cluster answers there: {text}"
-        ) from exc
+            raise ConfigError(f"{where}: other versions there: {text}") from exc
+        raise ConfigError(f"{where}: no Ray cluster answers there: {text}") from exc
 
 
-def _start_here(ray: Any, workers: int | str, folder: str, quiet: Mapping[str, Any]) -> None:
+def check_port(address: str) -> None:
+    """Check that a server answers as Ray's do: in HTTP/2.
+
+    Raises:
+        OSError: There is none, or none that does.
+    """
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), _CONNECT_S) as connection:
+        connection.settimeout(_CONNECT_S)
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        if connection.recv(9)[3:4] != b"\x04":
+            raise OSError("another service has this port")
+
+
+def _check_token(ray: Any, address: str, where: str) -> None:
+    """Ask the cluster for its id, which it says only to those who have its token."""
+    with _stderr_discarded():
+        try:
+            importlib.import_module("ray._raylet").GcsClient(address=address)
+        except getattr(ray.exceptions, "AuthenticationError", ()) as exc:
+            raise ConfigError(
+                f"{where}: the cluster wants its token; set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH "
+                "to a file that contains it"
+            ) from exc
+
+
+@contextmanager
+def _stderr_discarded() -> Iterator[None]:
+    """Discard what Ray's own code in C++ writes to standard error."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _start_here(ray: Any, workers: int | str, folder: str, given: Mapping[str, Any]) -> None:
     cores = os.cpu_count() or 1
     for left in reversed(range(_TRIES)):
         try:
@@ -179,7 +249,7 @@ def _start_here(ray: Any, workers: int | str, folder: str, quiet: Mapping[str, A
                 include_dashboard=False,
                 object_store_memory=_STORE_BYTES,
                 _temp_dir=folder,  # of its logs and sockets, whose paths must be short
-                **quiet,
+                **given,
             )
             return
         except Exception as exc:  # of no type of its own

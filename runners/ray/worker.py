@@ -24,6 +24,8 @@ from runners.ray.pool import Processed, Started
 from runners.rundir.readers import file_reader, isolated_reader
 from runners.todo import fetched_ahead
 
+CONTROL = "control"
+
 
 class _Ticket:
     """A chunk that the worker has received.
@@ -188,3 +190,7 @@ class Worker:
 
     def _step(self, *_: object) -> None:
         self._steps += 1
+
+
+# what ``ray.method(concurrency_group=...)`` does; not there, because ``ray://`` loses that
+vars(Worker)["progress"].__ray_concurrency_group__ = CONTROL
