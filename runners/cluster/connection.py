@@ -7,8 +7,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, PipelineError, printable
+from pipeline.system.files import locked_folder
+from runners.cluster.addresses import check_port, check_token, has_token
 from runners.cluster.signals import signals_deferred
 
 _log = logging.getLogger("d2run")
 
 _STORE_BYTES = 128 << 20  # answers only: images never pass through Ray
-_CONNECT_S = 10.0
 _TRIES = 3  # Ray gives up after 30 s, which a busy machine may need
 _MAX_DECODE_THREADS = 8
 _QUIET = {
@@ -75,13 +74,11 @@ def connected(address: str, workers: int | str, packages: Sequence[str] = ()) ->
     environment = dict(_QUIET)
     if is_local:  # or whoever reaches its ports could run code here
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
-    elif _has_token():  # a cluster that does not ask for one ignores it
+    elif has_token():  # a cluster that does not ask for one ignores it
         environment["RAY_AUTH_MODE"] = "token"
     with ExitStack() as stack:
         stack.enter_context(_environment(environment))
-        folder = tempfile.mkdtemp(prefix="d2run-ray-", dir="/tmp") if is_local else None
-        if folder is not None:
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = stack.enter_context(_session_folder()) if is_local else None
         with signals_deferred():
             ray: Any = importlib.import_module("ray")
             _quiet_errors()
@@ -95,12 +92,15 @@ def _token() -> str:
     return secrets.token_hex(32)
 
 
-def _has_token() -> bool:
-    """Return whether there is a token at one of the places where Ray looks for it."""
-    return (
-        bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"))
-        or Path("~/.ray/auth_token").expanduser().exists()
-    )
+@contextmanager
+def _session_folder() -> Iterator[str]:
+    """Yield a folder for the logs and sockets of a local Ray, whose paths must be short."""
+    folder, lock = locked_folder("d2run-cluster-", Path("/tmp"))
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 def _disconnect(ray: Any) -> None:
@@ -187,7 +187,7 @@ def _connect(
         if address[-1].isdigit():  # not RAY_ADDRESS=auto
             check_port(address.removeprefix("ray://"))  # Ray itself would try for minutes
             if not is_client:
-                _check_token(ray, address, where)
+                check_token(ray, address, where)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(address=address, **given)
@@ -200,45 +200,6 @@ def _connect(
         raise ConfigError(f"{where}: no Ray cluster answers there: {text}") from exc
 
 
-def check_port(address: str) -> None:
-    """Check that a server answers as Ray's do: in HTTP/2.
-
-    Raises:
-        OSError: There is none, or none that does.
-    """
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), _CONNECT_S) as connection:
-        connection.settimeout(_CONNECT_S)
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
-        if connection.recv(9)[3:4] != b"\x04":
-            raise OSError("another service has this port")
-
-
-def _check_token(ray: Any, address: str, where: str) -> None:
-    """Ask the cluster for its id, which it says only to those who have its token."""
-    with _stderr_discarded():
-        try:
-            importlib.import_module("ray._raylet").GcsClient(address=address)
-        except getattr(ray.exceptions, "AuthenticationError", ()) as exc:
-            raise ConfigError(
-                f"{where}: the cluster wants its token; set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH "
-                "to a file that contains it"
-            ) from exc
-
-
-@contextmanager
-def _stderr_discarded() -> Iterator[None]:
-    """Discard what Ray's own code in C++ writes to standard error."""
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("w") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def _start_here(ray: Any, workers: int | str, folder: str, given: Mapping[str, Any]) -> None:
     cores = os.cpu_count() or 1
     for left in reversed(range(_TRIES)):
@@ -248,7 +209,7 @@ def _start_here(ray: Any, workers: int | str, folder: str, given: Mapping[str, A
                 num_cpus=max(cores, workers) if isinstance(workers, int) else None,
                 include_dashboard=False,
                 object_store_memory=_STORE_BYTES,
-                _temp_dir=folder,  # of its logs and sockets, whose paths must be short
+                _temp_dir=folder,
                 **given,
             )
             return

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from command_line import environment
@@ -43,4 +46,9 @@ class Cluster:
         subprocess.run([str(ray), "start", *given], env=env, check=True, capture_output=True)
 
     def kill(self) -> None:
-        subprocess.run(["pkill", "-9", "-f", f"{self._folder}/"], check=False)
+        """Kill all of its processes, which have its home in their environment."""
+        mine = f"HOME={self._folder}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if mine in (process / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
