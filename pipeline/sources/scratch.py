@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 from weakref import finalize
 
 from pipeline.errors import DecodeError
+from pipeline.system.files import locked_folder
 from pipeline.system.os_errors import describe_os_error
 
 _PREFIX = "d2run-scratch-"
@@ -80,34 +80,14 @@ class Scratch:
             raise _cannot(exc) from exc
 
     def _create(self) -> None:
-        for abandoned in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-            with suppress(OSError):
-                lock = _locked(abandoned, fcntl.LOCK_NB)
-                shutil.rmtree(abandoned, ignore_errors=True)
-                os.close(lock)
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        lock = _locked(path)
-        path.mkdir(mode=0o700, exist_ok=True)  # another process removed it before it was locked
-        self._path, self._owner = path, os.getpid()
-        finalize(self, _remove, path, lock, self._owner)
+        self._path, lock = locked_folder(_PREFIX, Path(tempfile.gettempdir()))
+        self._owner = os.getpid()
+        finalize(self, _remove, self._path, lock, self._owner)
 
 
 @cache
 def _shared() -> Scratch:
     return Scratch()
-
-
-def _locked(path: Path, flags: int = 0) -> int:
-    """Lock a directory of this user; return the descriptor that holds the lock."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if os.fstat(descriptor).st_uid != os.getuid():
-            raise PermissionError
-        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _remove(path: Path, lock: int, owner: int) -> None:

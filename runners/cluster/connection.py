@@ -7,22 +7,23 @@ import logging
 import os
 import secrets
 import shutil
-import socket
-import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, PipelineError, printable
+from pipeline.system.files import locked_folder
+from runners.cluster.addresses import check_port, check_token, has_token
 from runners.cluster.signals import signals_deferred
 
 _log = logging.getLogger("d2run")
 
 _STORE_BYTES = 128 << 20  # answers only: images never pass through Ray
-_CONNECT_S = 10.0
 _TRIES = 3  # Ray gives up after 30 s, which a busy machine may need
 _MAX_DECODE_THREADS = 8
 _QUIET = {
@@ -57,8 +58,13 @@ class Sizes:
 
 
 @contextmanager
-def connected(address: str, workers: int | str) -> Iterator[Any]:
+def connected(address: str, workers: int | str, packages: Sequence[str] = ()) -> Iterator[Any]:
     """Yield the module ``ray``, connected to a cluster, which ends with the block if it is local.
+
+    Args:
+        address: See ``WorkerOptions``.
+        workers: Number of workers, or ``auto``.
+        packages: Folders of Python packages that are sent to the workers.
 
     Raises:
         ConfigError: There is no cluster at the address, or one with other versions.
@@ -67,18 +73,34 @@ def connected(address: str, workers: int | str) -> Iterator[Any]:
     is_local = address == "local"
     environment = dict(_QUIET)
     if is_local:  # or whoever reaches its ports could run code here
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+    elif has_token():  # a cluster that does not ask for one ignores it
+        environment["RAY_AUTH_MODE"] = "token"
     with ExitStack() as stack:
         stack.enter_context(_environment(environment))
-        folder = tempfile.mkdtemp(prefix="d2run-ray-", dir="/tmp") if is_local else None
-        if folder is not None:
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = stack.enter_context(_session_folder()) if is_local else None
         with signals_deferred():
             ray: Any = importlib.import_module("ray")
             _quiet_errors()
             stack.callback(_disconnect, ray)
-            _connect(ray, address, workers, folder)
+            _connect(ray, address, workers, folder, packages)
         yield ray
+
+
+@cache  # Ray reads it once
+def _token() -> str:
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def _session_folder() -> Iterator[str]:
+    """Yield a folder for the logs and sockets of a local Ray, whose paths must be short."""
+    folder, lock = locked_folder("d2run-cluster-", Path("/tmp"))
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 def _disconnect(ray: Any) -> None:
@@ -148,28 +170,37 @@ def package_folders(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _connect(ray: Any, address: str, workers: int | str, folder: str | None) -> None:
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+def _connect(
+    ray: Any, address: str, workers: int | str, folder: str | None, packages: Sequence[str]
+) -> None:
+    given: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if packages:
+        given["runtime_env"] = {"py_modules": list(packages)}
     if folder is not None:
-        _start_here(ray, workers, folder, quiet)
+        _start_here(ray, workers, folder, given)
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    where = f"runner.address={address}"
+    is_client = address.startswith("ray://")
+    if is_client and find_spec("grpc") is None:
+        raise ConfigError(f"{where}: it needs Ray's client. Run: pip install 'ray[client]'")
     try:
-        with suppress(ValueError), socket.create_connection((host, int(port)), _CONNECT_S):
-            pass
-        ray.init(address=address, **quiet)
-    except (OSError, ConnectionError, RuntimeError, ImportError) as exc:
+        if address[-1].isdigit():  # not RAY_ADDRESS=auto
+            check_port(address.removeprefix("ray://"))  # Ray itself would try for minutes
+            if not is_client:
+                check_token(ray, address, where)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(address=address, **given)
+    except ConfigError:
+        raise
+    except Exception as exc:  # of no type of its own
         text = _line(exc)
         if "ersion" in text and isinstance(exc, RuntimeError):
-            raise ConfigError(f"runner.address={address}: other versions there: {text}") from exc
-        if address.startswith("ray://") and find_spec("grpc") is None:
-            text = "ray:// needs Ray's client. Run: pip install 'ray[client]'"
-        raise ConfigError(
-            f"runner.address={address}: no Ray cluster answers there: {text}"
-        ) from exc
+            raise ConfigError(f"{where}: other versions there: {text}") from exc
+        raise ConfigError(f"{where}: no Ray cluster answers there: {text}") from exc
 
 
-def _start_here(ray: Any, workers: int | str, folder: str, quiet: Mapping[str, Any]) -> None:
+def _start_here(ray: Any, workers: int | str, folder: str, given: Mapping[str, Any]) -> None:
     cores = os.cpu_count() or 1
     for left in reversed(range(_TRIES)):
         try:
@@ -178,8 +209,8 @@ def _start_here(ray: Any, workers: int | str, folder: str, quiet: Mapping[str, A
                 num_cpus=max(cores, workers) if isinstance(workers, int) else None,
                 include_dashboard=False,
                 object_store_memory=_STORE_BYTES,
-                _temp_dir=folder,  # of its logs and sockets, whose paths must be short
-                **quiet,
+                _temp_dir=folder,
+                **given,
             )
             return
         except Exception as exc:  # of no type of its own

@@ -72,7 +72,7 @@ def opened_pool(job: Job, options: WorkerOptions, *, isolate: bool = False) -> P
     config = dict(job.config)
     folders = package_folders(config["trusted_packages"]) if options.send_packages else []
     with ExitStack() as stack:
-        ray = stack.enter_context(connected(options.address, options.workers))
+        ray = stack.enter_context(connected(options.address, options.workers, folders))
         size = sizes(ray.nodes(), config["device"], options.workers)
         config |= {"input": None, "output": job.address or str(job.output)}
         if job.address is not None:  # each machine has a local copy of its own
@@ -80,7 +80,6 @@ def opened_pool(job: Job, options: WorkerOptions, *, isolate: bool = False) -> P
         config["device"] = "cuda" if size.on_gpu else "cpu"
         wanted: dict[str, Any] = {"num_cpus": 0 if size.on_gpu else size.cpus}
         wanted |= {"num_gpus": 1} if size.on_gpu else {}
-        wanted |= {"runtime_env": {"py_modules": folders}} if folders else {}
         alone = size.are_alone and "OMP_NUM_THREADS" not in os.environ
         arguments = (config, str(Path.cwd()), size.decode_threads, alone, isolate)
         return Actors(ray, size.number, wanted, arguments, stack.pop_all())

@@ -26,6 +26,8 @@ from runners.rundir.remote.current import uploading
 from runners.rundir.remote.uploads import Mark, Uploads
 from runners.todo import fetched_ahead
 
+CONTROL = "control"
+
 
 class _Ticket:
     """A chunk that the worker has received.
@@ -194,3 +196,7 @@ class Worker:
 
     def _step(self, *_: object) -> None:
         self._steps += 1
+
+
+# what ``ray.method(concurrency_group=...)`` does; not there, because ``ray://`` loses that
+vars(Worker)["progress"].__ray_concurrency_group__ = CONTROL
