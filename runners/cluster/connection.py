@@ -9,6 +9,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _log = logging.getLogger("d2run")
 
 _STORE_BYTES = 128 << 20  # answers only: images never pass through Ray
 _CONNECT_S = 10.0
+_REMOVE_S = 0.5
 _TRIES = 3  # Ray gives up after 30 s, which a busy machine may need
 _MAX_DECODE_THREADS = 8
 _QUIET = {
@@ -70,13 +72,21 @@ def connected(address: str, workers: int | str) -> Iterator[Any]:
         stack.enter_context(_environment(environment))
         folder = tempfile.mkdtemp(prefix="d2run-ray-", dir="/tmp") if is_local else None
         if folder is not None:
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.callback(_remove, folder)
         with signals_deferred():
             ray: Any = importlib.import_module("ray")
             _quiet_errors()
             stack.callback(_disconnect, ray)
             _connect(ray, address, workers, folder)
         yield ray
+
+
+def _remove(folder: str) -> None:
+    for _ in range(_TRIES):  # Ray's processes may still write
+        shutil.rmtree(folder, ignore_errors=True)
+        if not Path(folder).exists():
+            return
+        time.sleep(_REMOVE_S)
 
 
 def _disconnect(ray: Any) -> None:
@@ -162,6 +172,8 @@ def _connect(ray: Any, address: str, workers: int | str, folder: str | None) -> 
             raise ConfigError(f"runner.address={address}: other versions there: {text}") from exc
         if address.startswith("ray://") and find_spec("grpc") is None:
             text = "ray:// needs Ray's client. Run: pip install 'ray[client]'"
+        if "RAY_AUTH_MODE" not in os.environ:  # Ray sends no token to an address otherwise
+            text += "; if it requires a token, set the environment variable RAY_AUTH_MODE=token"
         raise ConfigError(
             f"runner.address={address}: no Ray cluster answers there: {text}"
         ) from exc
