@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import socket
+import time
 import warnings
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from threading import Thread
@@ -24,6 +26,8 @@ from runners.serve.replicas.board import Started
 from runners.serve.replicas.journal import Journal, NotedMetrics, NotedTraffic
 from runners.serve.replicas.wire import Call, Reply, reply_of
 from runners.serve.service import Service
+
+_LINGER_S = 1.0
 
 
 class Replica:
@@ -49,6 +53,7 @@ class Replica:
             self._ray.get(board.fail.remote(Failure.of(exc)))
             raise
         self._app = create_app(self._service, self._options)
+        self._service.ended.add_done_callback(self._end_failed)
 
     async def answer(self, call: Call) -> Reply:
         """Answer a request."""
@@ -56,20 +61,12 @@ class Replica:
         return replace(reply, notes=self._journal.removed())
 
     async def check_health(self) -> None:
-        """Report to the board; Ray Serve replaces a replica that raises here.
-
-        Raises:
-            RuntimeError: The model has failed.
-        """
-        if self._service.failure is not None:
-            self._journal.note("report", f"a replica is replaced: {self._service.failure}")
+        """Report to the board; Ray Serve replaces a replica that does not answer this."""
         try:
             await self._board.beat.remote(self._id, self._journal.removed())
         except self._ray.exceptions.ActorDiedError:  # the command was killed
             delete = partial(self._serve.delete, self._context.app_name)
             Thread(target=delete, name="delete", daemon=True).start()
-        if self._service.failure is not None:
-            raise RuntimeError("the model has failed") from self._service.failure
 
     async def __del__(self) -> None:
         """Close what is open; Ray Serve calls it, and only when no request is in progress."""
@@ -104,6 +101,19 @@ class Replica:
             )
             self._stack = stack.pop_all()
         return service
+
+    def _end_failed(self, _: object) -> None:
+        """End the process if the model has failed; Ray Serve starts another one at once."""
+        if self._service.failure is not None:
+            self._journal.note("report", f"a replica is replaced: {self._service.failure}")
+            Thread(target=self._end, name="end", daemon=True).start()
+
+    def _end(self) -> None:
+        time.sleep(_LINGER_S)  # its requests are being answered
+        with suppress(self._ray.exceptions.RayError):
+            beat = self._board.beat.remote(self._id, self._journal.removed())
+            self._ray.get(beat, timeout=_LINGER_S)
+        os._exit(1)
 
     def _device(self, job: Job) -> str:
         device = Traits.of(job.runnable, entered=True).device or job.config["device"]

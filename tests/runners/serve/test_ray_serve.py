@@ -16,9 +16,13 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, command, environment
 from processes import children
-from served import Response, Served, image_file, served
+from served import Response, Served, form, image_file, served
 
 FAKE = ("runnable=fake", "model=mask_rcnn", "device=cpu", "decode.isolation=none")
+FAULTY = (
+    "runnable._target_=faulty_model.FaultyModel",
+    "trusted_packages=[pipeline,runners,faulty_model]",
+)
 HEIGHTS = range(10, 30)
 LOST = {"error": "the replica with this request has failed; send it again"}
 
@@ -82,7 +86,10 @@ def test_on_this_machine(tmp_path: Path) -> None:
         expected = {height: plain.post("/predict", image_file(height)).body for height in HEIGHTS}
         info = plain.get("/info").json
         page = plain.get("/").body
-    with on_ray(tmp_path) as running, ThreadPoolExecutor(8) as clients:
+    with (
+        on_ray(tmp_path, *FAULTY, FAULTY_LOSE_ON="lost") as running,
+        ThreadPoolExecutor(8) as clients,
+    ):
         answers = dict(zip(HEIGHTS, clients.map(running.ask, HEIGHTS), strict=True))
         assert {height: answer.body for height, answer in answers.items()} == expected
         found = running.get("/info").json
@@ -103,11 +110,16 @@ def test_on_this_machine(tmp_path: Path) -> None:
         statuses = Counter(each.status for each in after)
         text = f'd2run_inputs_total{{outcome="done"}} {len(HEIGHTS) + statuses[200]}.0'
         assert text in running.get("/metrics").body.decode()
+        before = running.replicas()
+        lost = running.post("/predict", *form(("lost", image_file())))
+        assert (lost.status, lost.json["error"][:20]) == (503, "the model has failed")
+        wait_for_new(running, before)
         below = children(running.process.pid)
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(120) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in below)
-    _, counts = (tmp_path / "stderr").read_text().splitlines()  # and nothing of Ray's
+    _, replaced, counts = (tmp_path / "stderr").read_text().splitlines()  # and nothing of Ray's
+    assert replaced == "error: a replica is replaced: the device is lost"
     assert " requests: " in counts
 
 
@@ -127,11 +139,9 @@ def test_replicas_are_killed_under_load(tmp_path: Path) -> None:
         expected = {height: plain.post("/predict", image_file(height)).body for height in HEIGHTS}
     chance = random.Random(18)
     heights = [chance.choice(HEIGHTS) for _ in range(1000)]
-    slow = ("runnable._target_=faulty_model.FaultyModel",)
-    slow += ("trusted_packages=[pipeline,runners,faulty_model]",)
     n_clients, kills, killed = 8, 5, 0
     with (
-        on_ray(tmp_path, *slow, FAULTY_SLEEP_S="0.02") as running,
+        on_ray(tmp_path, *FAULTY, FAULTY_SLEEP_S="0.02") as running,
         ThreadPoolExecutor(n_clients) as clients,
     ):
 
