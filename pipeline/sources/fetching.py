@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -71,6 +72,10 @@ class Fetcher:
         self._ahead: dict[str, Future[Path]] = {}
         self._used = self._n_threads = 0
         self._queue: SimpleQueue[tuple[RemoteObject, Future[Path]]] = SimpleQueue()
+
+    def __reduce__(self) -> Any:
+        """Pickle as the fetcher of whichever process unpickles it: a worker of ``runner=ray``."""
+        return _fetcher, (self._system, self._cache_bytes, self._max_pixels)
 
     def fetch_ahead(self, wanted: RemoteObject) -> None:
         """Start to fetch an object, if there is room for it."""
@@ -158,6 +163,11 @@ class Fetcher:
             raise OSError(f"{size} of {wanted.size} bytes arrived")
         if wanted.md5 and wanted.md5 != _md5(path):
             raise OSError("its checksum differs from the store's")
+
+
+@lru_cache(maxsize=16)
+def _fetcher(system: Any, cache_bytes: int, max_pixels: int) -> Fetcher:
+    return Fetcher(system, cache_bytes, max_pixels)
 
 
 def reason(exc: Exception) -> str:
