@@ -28,6 +28,7 @@ _MAX_DECODE_THREADS = 8
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics to its makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it, a warning
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, workers would get an empty environment
 }
 
 
