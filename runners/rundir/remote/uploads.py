@@ -61,8 +61,9 @@ class Uploads:
         """Return the files with a name or below it, which are removed next."""
         gone = [each for each in _files(self.root, name) if is_uploaded(each)]
         if not self._is_complete and is_uploaded(name):
-            self._wait()  # so that the store lists what is there
-            gone += self._store.sizes(name).keys() - {*gone}
+            with self._changed:
+                soon = {each for each in (*self._waiting, *self._active) if _is_in(each, name)}
+            gone += (soon | self._store.sizes(name).keys()) - {*gone}
         with self._changed:
             self._n_removals += 1
             if gone and self._log is None:
@@ -105,7 +106,10 @@ class Uploads:
             OutputError: The store cannot be reached, or refuses.
         """
         with self._changed:
-            self._wait()
+            last = self._number  # others may go on to note names
+            self._changed.wait_for(lambda: self._error or self._first() > last)
+            if self._error is not None:
+                raise self._error
             done, self._done = self._done, set()
             is_idle = not (self._waiting or self._active or self._n_removals)
             if self._log is not None and is_idle:
@@ -124,13 +128,6 @@ class Uploads:
             if self._log is not None:
                 os.close(self._log)
                 self._log = None
-
-    def _wait(self) -> None:
-        with self._changed:
-            last = self._number  # others may go on to note names
-            self._changed.wait_for(lambda: self._error or self._first() > last)
-            if self._error is not None:
-                raise self._error
 
     def _first(self) -> float:
         """Return the number of the first note that is not done."""
@@ -164,7 +161,6 @@ class Uploads:
                 self._active[name] = self._waiting.pop(name)
             try:
                 self._equalize(name)
-                self._done.add(name)
             except BaseException as exc:  # raised again by ``flush``
                 with self._changed:
                     self._error = self._error or exc
@@ -172,6 +168,7 @@ class Uploads:
             finally:
                 with self._changed:
                     del self._active[name]
+                    self._done.add(name)
                     self._changed.notify_all()
 
     def _next(self) -> str | None:
@@ -197,6 +194,10 @@ def is_uploaded(name: str) -> bool:
     is_hidden = parts[0].startswith(".") and parts[0] != ".hydra"
     is_temporary = parts[-1].startswith(".") and parts[-1].endswith(TEMPORARY)
     return not (is_hidden or is_temporary or _SEGMENTS in parts or parts[0].startswith("ledger."))
+
+
+def _is_in(name: str, folder: str) -> bool:
+    return f"{name}/".startswith(f"{folder}/")
 
 
 def mark_of(root: Path, name: str) -> Mark | None:

@@ -360,6 +360,17 @@ def test_an_interrupted_end(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert kept(bucket) == kept(Path("out"))
 
 
+def test_a_kill_between_the_removal_of_a_file_and_of_its_object(bucket: Path) -> None:
+    run(*JOB, f"output={ADDRESS}")
+    local = local_directory(ADDRESS)
+    (local / "overlay/1.png.jpg").unlink()
+    (local / ".remote-removed").write_text('"overlay/1.png.jpg"\n"overlay/2.png.jpg"\n"half')
+    run(*JOB, f"output={ADDRESS}")
+    assert not (bucket / "overlay/1.png.jpg").exists()
+    assert (bucket / "overlay/2.png.jpg").exists()
+    assert not (local / ".remote-removed").exists()
+
+
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
