@@ -26,6 +26,7 @@ from runners.rundir.owned.names import Outputs, all_names, recorded_outputs
 from runners.rundir.remote.checkpoint import (
     CHECKPOINT,
     FOLDER,
+    OWNER,
     Checkpoint,
     Piece,
     piece_of,
@@ -115,6 +116,7 @@ class Mirror:
         """
         if self._owner.is_claimed and status_of(self._output / LEDGER) is not None:
             self.flush()
+            self._known = None  # the journal may have been put in order
             with Ledger(self._output / LEDGER) as ledger:
                 self.checkpoint(ledger)
 
@@ -159,7 +161,8 @@ class Mirror:
                 return
             self._publish_records(recorded_outputs(self._output, None), files, last)
         names = {*self._store.sizes(FOLDER)}
-        for name in names - {CHECKPOINT, self._owner.NAME}:
+        self._owner.check()
+        for name in names - {CHECKPOINT, OWNER}:
             self._store.remove(name)
 
     def _publish_records(
@@ -197,9 +200,10 @@ class Mirror:
             journal = (*journal, piece)
             self._upload_range(piece, start)
         self._store.upload(ledger, made.ledger.name)
-        self._uploads.upload(name for name in _LAST if mark_of(self._output, name))
         self._owner.replace(replace(made, journal=journal))
         self._known = journal
+        # not before the first checkpoint: they would pass for those of another run
+        self._uploads.upload(name for name in _LAST if mark_of(self._output, name))
         if before is not None:  # those of the time before this run go at its end
             for name in before.names() - {each.name for each in journal} - {*_RECORDS}:
                 self._store.remove(name)

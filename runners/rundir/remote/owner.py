@@ -46,8 +46,6 @@ class Owner:
         OutputError: The store cannot be reached, or its checkpoint is damaged.
     """
 
-    NAME = OWNER
-
     def __init__(self, store: ObjectStore, output: Path) -> None:
         self._store, self._path = store, output / _STATE
         self._id = uuid4().hex

@@ -126,7 +126,7 @@ class ObjectStore:
             }
 
         try:
-            return self._tried("list it", find)
+            return self._tried("list objects", find)
         except _NothingThere:
             return {}
 
@@ -144,7 +144,7 @@ class ObjectStore:
                 return {str(name).rstrip("/").rpartition("/")[2] for name in found}
             return set()
 
-        return self._tried("list it", ls)
+        return self._tried("list objects", ls)
 
     def close(self) -> None:
         """Try nothing again from now on."""

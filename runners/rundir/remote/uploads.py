@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -41,8 +42,9 @@ class Uploads:
         self.root, self.folders = root, set[str]()
         self._store, self._is_complete = store, is_complete
         self._changed = Condition()
-        self._waiting: dict[str, None] = {}
-        self._active: set[str] = set()
+        self._number = 0  # of the last note
+        self._waiting: dict[str, int] = {}  # numbers of notes, in their order
+        self._active: dict[str, int] = {}
         self._done: set[str] = set()  # since the last flush
         self._error: BaseException | None = None
         self._n_threads = self._n_removals = 0
@@ -59,8 +61,9 @@ class Uploads:
         """Return the files with a name or below it, which are removed next."""
         gone = [each for each in _files(self.root, name) if is_uploaded(each)]
         if not self._is_complete and is_uploaded(name):
-            self._wait()  # so that the store lists what is there
-            gone += self._store.sizes(name).keys() - {*gone}
+            with self._changed:
+                soon = {each for each in (*self._waiting, *self._active) if _is_in(each, name)}
+            gone += (soon | self._store.sizes(name).keys()) - {*gone}
         with self._changed:
             self._n_removals += 1
             if gone and self._log is None:
@@ -94,19 +97,22 @@ class Uploads:
         self.flush()
 
     def flush(self) -> dict[str, Mark | None]:
-        """Wait until all that was noted is done.
+        """Wait until all that was noted before is done.
 
         Returns:
-            What has changed since the last call: size and time of each file, ``None`` for removed
-            ones.
+            What is done since the last call: size and time of each file, ``None`` for removed ones.
 
         Raises:
             OutputError: The store cannot be reached, or refuses.
         """
         with self._changed:
-            self._wait()
+            last = self._number  # others may go on to note names
+            self._changed.wait_for(lambda: self._error or self._first() > last)
+            if self._error is not None:
+                raise self._error
             done, self._done = self._done, set()
-            if self._log is not None and not self._n_removals:
+            is_idle = not (self._waiting or self._active or self._n_removals)
+            if self._log is not None and is_idle:
                 os.close(self._log)
                 self._log = None
                 remove(self.root / REMOVED)
@@ -123,11 +129,10 @@ class Uploads:
                 os.close(self._log)
                 self._log = None
 
-    def _wait(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._error or not (self._waiting or self._active))
-            if self._error is not None:
-                raise self._error
+    def _first(self) -> float:
+        """Return the number of the first note that is not done."""
+        waiting = next(iter(self._waiting.values()), math.inf)
+        return min(waiting, *self._active.values(), math.inf)
 
     def _note(self, names: Iterable[str]) -> None:
         for name in names:
@@ -135,8 +140,8 @@ class Uploads:
                 self._changed.wait_for(self._has_room)
                 if self._error is not None or self._is_closed:
                     return  # ``flush`` raises it
-                self._waiting[name] = None
-                self._done.add(name)
+                self._number += 1
+                self._waiting.setdefault(name, self._number)
                 if self._n_threads < _THREADS:
                     self._n_threads += 1
                     Thread(target=self._work, name="upload", daemon=True).start()
@@ -153,8 +158,7 @@ class Uploads:
                     return
                 name = self._next()
                 assert name is not None
-                del self._waiting[name]
-                self._active.add(name)
+                self._active[name] = self._waiting.pop(name)
             try:
                 self._equalize(name)
             except BaseException as exc:  # raised again by ``flush``
@@ -163,7 +167,8 @@ class Uploads:
                     self._waiting.clear()
             finally:
                 with self._changed:
-                    self._active.discard(name)
+                    del self._active[name]
+                    self._done.add(name)
                     self._changed.notify_all()
 
     def _next(self) -> str | None:
@@ -189,6 +194,10 @@ def is_uploaded(name: str) -> bool:
     is_hidden = parts[0].startswith(".") and parts[0] != ".hydra"
     is_temporary = parts[-1].startswith(".") and parts[-1].endswith(TEMPORARY)
     return not (is_hidden or is_temporary or _SEGMENTS in parts or parts[0].startswith("ledger."))
+
+
+def _is_in(name: str, folder: str) -> bool:
+    return f"{name}/".startswith(f"{folder}/")
 
 
 def mark_of(root: Path, name: str) -> Mark | None:

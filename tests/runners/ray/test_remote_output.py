@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def on_workers(
-    monkeypatch: pytest.MonkeyPatch, fate: Any = lambda ids: "", seed: int = 0
+    monkeypatch: pytest.MonkeyPatch, fate: Any = lambda ids: "", seed: int = 0, given: str = "in"
 ) -> Report:
     job = job_of(
         "runner=ray", *JOB, f"output={ADDRESS}", "runner.chunk=3", "decode.isolation=none",
+        f"input={given}",
     )  # fmt: skip
     pool = Machines(job, 3, fate, seed)
     monkeypatch.setattr(executor, "time", pool)
@@ -118,4 +120,11 @@ def test_workers_die_at_random(here: Path, monkeypatch: pytest.MonkeyPatch, seed
 
     assert on_workers(monkeypatch, fate, seed).counts == {"done": 12, "failed": 1}
     assert deaths
+    check(here)
+
+
+def test_input_in_an_object_store(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the machines need no common file system at all."""
+    shutil.copytree("in", here / "shelf/photos")
+    assert on_workers(monkeypatch, given="shelf://photos").counts == {"done": 12, "failed": 1}
     check(here)
