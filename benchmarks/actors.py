@@ -32,11 +32,11 @@ from hydra import compose, initialize_config_dir
 from pipeline.config.build import build_job
 from pipeline.job import Executor, Job, Outcome
 from pipeline.protocols import Asset
+from runners.batch.ray import RayBatch
+from runners.cluster.connection import connected
 from runners.ray.actors import Actors
-from runners.ray.cluster import connected
 from runners.ray.pool import Pool
 from runners.ray.remote import RemoteRunnable
-from runners.ray.runner import RayBatch
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 

@@ -13,6 +13,7 @@ PipelineError                  base of all errors
 │   ├── ModelCorruptError      a digest, a key or a shape differs
 │   └── UntrustedModelError    loading it would execute code
 ├── DeviceLostError            the device failed permanently during the run
+├── WorkersLostError           no worker of a cluster has answered for some time
 ├── OutputError                the output cannot be written at all (disk full, read-only)
 │   └── LedgerDamagedError     the ledger cannot be trusted; says how to rebuild it
 ├── RootGoneError              the watched folder is currently missing or unreadable
@@ -59,6 +60,10 @@ class DeviceError(ConfigError):
 
 class DeviceLostError(PipelineError):
     """The device failed during the run and cannot be used again in this process."""
+
+
+class WorkersLostError(PipelineError):
+    """No worker has answered for some time; the cluster may be gone."""
 
 
 class OutputLockedError(PipelineError):

@@ -6,7 +6,7 @@ PARTS = (
     "evaluate.runner.Evaluate",
     "merge.runner.Merge",
     "plan.Plan",
-    "ray.runner.RayBatch",
+    "batch.ray.RayBatch",
     "repair.Repair",
     "report.MakeReport",
     "rerun.Rerun",

@@ -120,7 +120,7 @@ class Archive:
         if kind == "zip":
             list_zip(file, listing)
         elif kind == "gzip":
-            blocks = GzipBlocks(place.path)
+            blocks = GzipBlocks(place.path, (place.size_bytes, place.mtime_ns))
             list_tar(GzipStream(blocks), place.size_bytes, listing)
         else:
             list_tar(file, place.size_bytes, listing)

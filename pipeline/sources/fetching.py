@@ -49,23 +49,26 @@ class Fetcher:
     """Fetches objects, with retries and a bound on what is fetched ahead.
 
     Can be used on several threads at once. Its own threads end when there is nothing to do.
+    Pickled, it is its arguments: another process has one of its own, with its own credentials.
 
     Args:
-        system: A file system of fsspec.
+        address: Where the objects are; fsspec chooses the file system by it.
         cache_bytes: Limit of the objects that are fetched ahead, in bytes. Objects that are needed
             at once come on top, one per thread that decodes.
         max_pixels: Objects that are too large for an image of so many pixels are refused.
+        system: The file system; opened when it is needed if it is ``None``.
         sleep: Called with the seconds to wait before another attempt.
     """
 
     def __init__(
         self,
-        system: Any,
+        address: str,
         cache_bytes: int,
         max_pixels: int,
+        system: Any = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._system, self._sleep = system, sleep
+        self._address, self._system, self._sleep = address, system, sleep
         self._cache_bytes, self._max_pixels = cache_bytes, max_pixels
         self._scratch = Scratch()
         self._lock = Lock()
@@ -74,8 +77,14 @@ class Fetcher:
         self._queue: SimpleQueue[tuple[RemoteObject, Future[Path]]] = SimpleQueue()
 
     def __reduce__(self) -> Any:
-        """Pickle as the fetcher of whichever process unpickles it: a worker of ``runner=ray``."""
-        return _fetcher, (self._system, self._cache_bytes, self._max_pixels)
+        """Return how another process gets one.
+
+        Raises:
+            TypeError: The objects are in the memory of this process.
+        """
+        if self._address.startswith("memory:"):
+            raise TypeError("memory:// exists in one process only")
+        return _shared, (self._address, self._cache_bytes, self._max_pixels)
 
     def fetch_ahead(self, wanted: RemoteObject) -> None:
         """Start to fetch an object, if there is room for it."""
@@ -141,7 +150,7 @@ class Fetcher:
                         f"no space for a temporary copy in '{path.parent.parent}' (set TMPDIR, or "
                         "lower source.cache_mb)"
                     ) from exc
-                is_final = isinstance(exc, (FileNotFoundError, PermissionError))
+                is_final = isinstance(exc, (FileNotFoundError, PermissionError, ImportError))
                 if is_final or attempt > len(_PAUSES_S):
                     raise DecodeError(f"cannot fetch it: {reason(exc)}", attempts=attempt) from exc
             self._sleep(_PAUSES_S[attempt - 1])
@@ -157,6 +166,10 @@ class Fetcher:
                 self.value += inc
                 check(self.value, limit)
 
+        if self._system is None:
+            from fsspec.core import url_to_fs
+
+            self._system, _ = url_to_fs(self._address)
         self._system.get_file(wanted.name, str(path), callback=Limited())
         size = path.stat().st_size
         if wanted.size is not None and size != wanted.size:
@@ -165,9 +178,9 @@ class Fetcher:
             raise OSError("its checksum differs from the store's")
 
 
-@lru_cache(maxsize=16)
-def _fetcher(system: Any, cache_bytes: int, max_pixels: int) -> Fetcher:
-    return Fetcher(system, cache_bytes, max_pixels)
+@lru_cache(maxsize=4)  # one per input and process, however many of its assets arrive
+def _shared(address: str, cache_bytes: int, max_pixels: int) -> Fetcher:
+    return Fetcher(address, cache_bytes, max_pixels)
 
 
 def reason(exc: Exception) -> str:

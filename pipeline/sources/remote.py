@@ -174,7 +174,9 @@ class Remote:
             listing.add(self._id(each.name, root), None, (number, 0), by_name=not is_single)
         members = listing.members(natural_order=True)
         self._skipped = listing.skipped()
-        self._fetcher = self._fetcher or Fetcher(system, self._cache_bytes, self.max_pixels)
+        self._fetcher = self._fetcher or Fetcher(
+            self.input, self._cache_bytes, self.max_pixels, system
+        )
         self._found = [(member.id, objects[member.offset]) for member in members]
         return self._found
 

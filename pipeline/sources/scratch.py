@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
 from threading import Lock
+from typing import Any
 from weakref import finalize
 
 from pipeline.errors import DecodeError
+from pipeline.system.files import locked_folder
 from pipeline.system.os_errors import describe_os_error
 
 _PREFIX = "d2run-scratch-"
@@ -24,6 +26,7 @@ class Scratch:
 
     It is removed at the end of the process. A process that is killed leaves it behind, and the next
     one removes it: a directory is in use as long as it is locked. Can be used on several threads.
+    Unpickling gives the one of that process.
     """
 
     def __init__(self) -> None:
@@ -31,6 +34,10 @@ class Scratch:
         self._numbers = count()
         self._path: Path | None = None
         self._owner = 0
+
+    def __reduce__(self) -> Any:
+        """Return how another process gets one."""
+        return _shared, ()
 
     @contextmanager
     def file(self) -> Iterator[Path]:
@@ -73,29 +80,14 @@ class Scratch:
             raise _cannot(exc) from exc
 
     def _create(self) -> None:
-        for abandoned in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-            with suppress(OSError):
-                lock = _locked(abandoned, fcntl.LOCK_NB)
-                shutil.rmtree(abandoned, ignore_errors=True)
-                os.close(lock)
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        lock = _locked(path)
-        path.mkdir(mode=0o700, exist_ok=True)  # another process removed it before it was locked
-        self._path, self._owner = path, os.getpid()
-        finalize(self, _remove, path, lock, self._owner)
+        self._path, lock = locked_folder(_PREFIX, Path(tempfile.gettempdir()))
+        self._owner = os.getpid()
+        finalize(self, _remove, self._path, lock, self._owner)
 
 
-def _locked(path: Path, flags: int = 0) -> int:
-    """Lock a directory of this user; return the descriptor that holds the lock."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if os.fstat(descriptor).st_uid != os.getuid():
-            raise PermissionError
-        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+@cache
+def _shared() -> Scratch:
+    return Scratch()
 
 
 def _remove(path: Path, lock: int, owner: int) -> None:

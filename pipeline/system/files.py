@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import errno
+import fcntl
 import hashlib
 import io
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -258,3 +261,38 @@ def sha256_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def locked_folder(prefix: str, parent: Path) -> tuple[Path, int]:
+    """Create a temporary folder that is locked as long as this process lives.
+
+    Those of the same prefix that are not locked, because their processes were killed, are removed.
+
+    Returns:
+        The folder, and the descriptor that holds the lock.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    for abandoned in parent.glob(f"{prefix}*"):
+        with suppress(OSError):
+            lock = _locked(abandoned, fcntl.LOCK_NB)
+            shutil.rmtree(abandoned, ignore_errors=True)
+            os.close(lock)
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    lock = _locked(path)
+    path.mkdir(mode=0o700, exist_ok=True)  # another process removed it before it was locked
+    return path, lock
+
+
+def _locked(path: Path, flags: int = 0) -> int:
+    """Lock a directory of this user; return the descriptor that holds the lock."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(descriptor).st_uid != os.getuid():
+            raise PermissionError
+        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

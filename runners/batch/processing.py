@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
+from pipeline.engine.local import LocalExecutor
 from pipeline.errors import OutputError
 from pipeline.job import Executor, Job, Report
 from pipeline.protocols import Asset, Warns
@@ -57,8 +58,8 @@ class Processing(Hooks):
             reader = nullcontext() if self.executor else file_reader(job, isolate_by_default=False)
             with (
                 reader as decode,
-                Session(job, self.ledger, decode, self, self.executor) as session,
                 Progress(self.total, quiet=job.config["quiet"]).shown() as progress,
+                Session(job, self.ledger, decode, self, self._executor(progress)) as session,
             ):
                 self._each_input(session, found, progress)
                 if self.live is None and not self._is_over():
@@ -84,6 +85,7 @@ class Processing(Hooks):
     ) -> None:
         self.tally.started = time.monotonic()
         self.tally.status.update(state="running")
+        found = _noting_videos(found, progress)
         # another executor fetches where it works
         outcomes = session.process(found if self.executor else fetched_ahead(found))
         try:
@@ -102,6 +104,9 @@ class Processing(Hooks):
             if self.live is not None:  # or a thread would wait for its next frame
                 self.live.source.close()
             outcomes.close()
+
+    def _executor(self, progress: Progress) -> Executor:
+        return self.executor or LocalExecutor(self.job, progress.forwarded)
 
     def committed(self, group: Group) -> None:
         """Count a group that is durable."""
@@ -181,3 +186,11 @@ class Processing(Hooks):
         status = getattr(exc, "exit_status", 130 if isinstance(exc, KeyboardInterrupt) else 1)
         with suppress(OSError, OutputError):  # the disk may be what failed
             self.record.finish(self._as_report(status, f"{type(exc).__name__}: {exc}"))
+
+
+def _noting_videos(
+    found: Iterable[tuple[Asset, int]], progress: Progress
+) -> Iterator[tuple[Asset, int]]:
+    for asset, place in found:
+        progress.has_videos |= not asset.is_still
+        yield asset, place

@@ -1,1 +1,1 @@
-"""``runner=ray``: a batch whose work is done by workers on several devices, or machines."""
+"""An executor whose work is done by workers on several devices, or machines."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import WorkersLostError
 from pipeline.protocols import Asset
-from runners.ray.pool import Call, WorkerLost
-from runners.ray.signals import signals_deferred
-from runners.ray.worker import Worker
+from runners.cluster.signals import signals_deferred
+from runners.ray.pool import Call, WorkerLost, pickled
+from runners.ray.worker import CONTROL, Worker
 
 
 class Actors:
@@ -39,7 +39,7 @@ class Actors:
             max_restarts=-1,
             max_task_retries=0,
             max_concurrency=4,  # the chunks that a worker has, and a start
-            concurrency_groups={"control": 1},  # answers while the worker works
+            concurrency_groups={CONTROL: 1},  # answers while the worker works
             **options,
         )(Worker)
         self._actors = [make.remote(*arguments) for _ in range(number)]
@@ -58,24 +58,15 @@ class Actors:
         Raises:
             ConfigError: An asset cannot be pickled.
         """
-        try:
-            pickled = pickle.dumps(list(assets))
-        except Exception as exc:
-            raise ConfigError(
-                f"'{assets[0].id}' cannot be sent to a worker ({exc}); use runner=batch"
-            ) from exc
-        return self._call(worker, "process", pickled, isolate)
+        return self._call(worker, "process", pickled(assets), isolate)
 
     def progress(self, worker: int) -> Call:
         """Request the number of steps, which is answered while the actor works."""
-        actor = self._actors[worker]
-        with signals_deferred():
-            call: Call = actor.progress.options(concurrency_group="control").remote()
-        return call
+        return self._call(worker, "progress")
 
     def restart(self, worker: int) -> None:
         """Kill an actor's process; Ray starts another one."""
-        with suppress(self._ray.exceptions.RayError), signals_deferred():
+        with suppress(self._ray.exceptions.RayError), _reached():
             self._ray.kill(self._actors[worker], no_restart=False)
 
     def wait(self, calls: Collection[Call], timeout_s: float) -> Collection[Call]:
@@ -83,7 +74,7 @@ class Actors:
         if not calls:
             time.sleep(timeout_s)
             return []
-        with signals_deferred():
+        with _reached():
             done, rest = self._ray.wait(list(calls), num_returns=1, timeout=timeout_s)
             if done and rest:  # the others that are done by now
                 more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
@@ -98,7 +89,7 @@ class Actors:
         """
         exceptions = self._ray.exceptions
         try:
-            with signals_deferred():
+            with _reached():
                 answer = self._ray.get(call)
         except exceptions.RayTaskError as exc:
             raise RuntimeError(f"a worker failed: {exc}") from exc
@@ -112,11 +103,21 @@ class Actors:
         """Kill all actors."""
         actors, self._actors = self._actors, []
         for actor in actors:
-            with suppress(self._ray.exceptions.RayError), signals_deferred():
+            with suppress(self._ray.exceptions.RayError, WorkersLostError), _reached():
                 self._ray.kill(actor)
         self._connection.close()
 
     def _call(self, worker: int, name: str, *arguments: Any) -> Call:
-        with signals_deferred():
+        with _reached():
             call: Call = getattr(self._actors[worker], name).remote(*arguments)
         return call
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """Call into Ray; raise WorkersLostError if ``ray://`` has lost its connection."""
+    try:
+        with signals_deferred():
+            yield
+    except ConnectionError as exc:
+        raise WorkersLostError(f"the connection to the cluster is lost: {exc}") from exc

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
-from pipeline.errors import DeviceLostError, PipelineError, PoisonError
+from pipeline.errors import DeviceLostError, PipelineError, WorkersLostError
 from pipeline.job import Job, Outcome
 from pipeline.protocols import Asset
+from runners.cluster.failure import Failure
 from runners.ray.chunks import Chunk, Chunks
-from runners.ray.options import RayOptions
-from runners.ray.pool import Call, Failure, Pool, Processed, Started, WorkerLost
+from runners.ray.failing import poisoned
+from runners.ray.handle import Handle, Kind
+from runners.ray.options import WorkerOptions
+from runners.ray.pool import Call, Pool, Processed, Started, WorkerLost
 from runners.rundir.remote.current import mirror_of
 from runners.rundir.settings import differences
 
@@ -26,24 +28,7 @@ _TRIES = 3  # workers that one asset may cost, as for processes that decode
 _TICK_S = 0.5
 _PING_S = 2.0
 _RETRY_S = 2.0  # until a lost worker is called again
-
-Kind = Literal["start", "process", "progress"]
-
-
-@dataclass(slots=True)
-class _Worker:
-    """What the executor knows of a worker."""
-
-    number: int
-    is_ready: bool = False
-    is_dismissed: bool = False
-    start: Call | None = None
-    start_at_s: float = 0.0  # not before
-    queue: deque[tuple[Call, Chunk]] = field(default_factory=deque)
-    ping: Call | None = None
-    pinged_s: float = 0.0
-    steps: int = -1
-    moved_s: float = 0.0  # when it was last known to have done something
+_NOTICE_S = 30.0  # without any worker
 
 
 class ActorExecutor:
@@ -57,31 +42,55 @@ class ActorExecutor:
     Attributes:
         n_lost: How often a worker was lost.
         n_again: How many assets were handed out again because of that.
-        warnings: What to tell the user at the end.
 
     Args:
         job: The job, its runnable entered; its sinks are entered before ``run``.
         pool: The workers, of which one has been started.
         options: How long to wait for workers, and how much one gets at once.
+        settings: Those of the run; by default the job's. A worker with others gets no work.
+        notify: Called with a message when no worker has answered for a while, and with ``None``
+            when one has again.
     """
 
-    def __init__(self, job: Job, pool: Pool, options: RayOptions) -> None:
-        self._job, self._pool, self._options = job, pool, options
-        self._settings = job.settings()  # a worker with others gets no work
-        self._workers = [_Worker(number) for number in pool.workers()]
-        self._calls: dict[Call, tuple[_Worker, Kind]] = {}
+    def __init__(
+        self,
+        job: Job,
+        pool: Pool,
+        options: WorkerOptions,
+        settings: Mapping[str, Any] | None = None,
+        notify: Callable[[str | None], None] = lambda text: None,
+    ) -> None:
+        self._job, self._pool, self._options, self._notify = job, pool, options, notify
+        self._settings = settings or job.settings()
+        self._workers = [Handle(number) for number in pool.workers()]
+        self._calls: dict[Call, tuple[Handle, Kind]] = {}
         self._returned: deque[Outcome] = deque()
         self._reason: PipelineError | None = None  # why the last worker was dismissed
         self._alone_s = 0.0  # since when no worker is ready
+        self._is_noticed = self._is_stopped = False
         self.n_lost = self.n_again = 0
-        self.warnings: list[str] = []
+        self._warnings: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to tell the user at the end."""
+        if not self.n_lost:
+            return self._warnings
+        lost = "a worker was lost" if self.n_lost == 1 else f"workers were lost {self.n_lost} times"
+        again = "1 input was" if self.n_again == 1 else f"{self.n_again} inputs were"
+        return [*self._warnings, f"{lost}; {again} processed again"]
+
+    def stop(self) -> None:
+        """End ``run`` soon, without the outcomes of what is in progress; on any thread."""
+        self._is_stopped = True
 
     def run(self, assets: Iterable[Asset]) -> Generator[Outcome, None, None]:
-        """Yield the outcomes in the order in which they arrive.
+        """Yield the outcomes in the order in which they arrive. Can be repeated.
 
         Raises:
             OutputError: The output can no longer be written.
-            PipelineError: No worker is left, or none has answered for ``wait_s``.
+            WorkersLostError: None has answered for ``wait_s``.
+            PipelineError: No worker is left.
         """
         size = self._settings["device"]["batch_size"] or self._job.config["batch_size"]
         chunks = Chunks(
@@ -91,8 +100,10 @@ class ActorExecutor:
             multiple=size if isinstance(size, int) else 1,
         )
         self._alone_s = time.monotonic()
+        for worker in self._workers:  # one that was idle may have died: it is started again
+            worker.is_ready = False
         try:
-            while True:
+            while not self._is_stopped:
                 self._start_workers()
                 self._hand_out(chunks)
                 if not any(worker.queue for worker in self._workers) and chunks.is_empty():
@@ -104,11 +115,6 @@ class ActorExecutor:
                     yield self._returned.popleft()
         finally:
             self._discard(chunks)
-            if self.n_lost:
-                self.warnings.append(
-                    f"workers were lost {self.n_lost} times; {self.n_again} inputs were "
-                    "processed again"
-                )
 
     def _start_workers(self) -> None:
         now_s = time.monotonic()
@@ -119,13 +125,16 @@ class ActorExecutor:
                 self._calls[worker.start] = worker, "start"
         if any(worker.is_ready for worker in self._workers):
             self._alone_s = now_s
+            self._note_alone(None)
         elif self._reason and all(worker.is_dismissed for worker in self._workers):
             raise self._reason
         elif now_s - self._alone_s > self._options.wait_s:
-            raise PipelineError(
+            raise WorkersLostError(
                 f"no worker has answered for {self._options.wait_s:g} s (runner.wait_s); what is "
                 "committed is kept"
             )
+        elif now_s - self._alone_s > _NOTICE_S:
+            self._note_alone(f"no worker has answered for {_NOTICE_S:g} s")
 
     def _hand_out(self, chunks: Chunks) -> None:
         ready = [worker for worker in self._workers if worker.is_ready]
@@ -151,7 +160,8 @@ class ActorExecutor:
             if not worker.queue:
                 continue
             if now_s - worker.moved_s > self._options.stall_s:
-                self._lose(worker, chunks, _stalled(self._options.stall_s))
+                stalled = f"made no progress for {self._options.stall_s:g} s (raise runner.stall_s)"
+                self._lose(worker, chunks, stalled)
             elif worker.ping is None and now_s - worker.pinged_s > _PING_S:
                 worker.pinged_s = now_s
                 worker.ping = self._pool.progress(worker.number)
@@ -182,7 +192,7 @@ class ActorExecutor:
         else:
             self._note_processed(worker, call, answer, chunks)
 
-    def _note_started(self, worker: _Worker, answer: Started | Failure) -> None:
+    def _note_started(self, worker: Handle, answer: Started | Failure) -> None:
         if isinstance(answer, Started):
             changed = differences(self._settings, answer.settings)
             if not changed:
@@ -196,7 +206,7 @@ class ActorExecutor:
         self._warn(f"one worker fewer: {self._reason}")
 
     def _note_processed(
-        self, worker: _Worker, call: Call, answer: Processed | Failure, chunks: Chunks
+        self, worker: Handle, call: Call, answer: Processed | Failure, chunks: Chunks
     ) -> None:
         if isinstance(answer, Failure) and issubclass(answer.kind, DeviceLostError):
             self._calls[call] = worker, "process"
@@ -216,17 +226,11 @@ class ActorExecutor:
             mirror.fetch(answer.changes)
         self._returned.extend(answer.outcomes)
 
-    def _lose(self, worker: _Worker, chunks: Chunks, reason: str) -> None:
+    def _lose(self, worker: Handle, chunks: Chunks, reason: str) -> None:
         """Replace a worker's process, and hand its chunks out again, as suspects."""
         self.n_lost += 1
-        worker.is_ready, worker.ping = False, None
-        worker.start_at_s = time.monotonic()
-        queue, worker.queue = list(worker.queue), deque()
-        for call in [call for call, (each, _) in self._calls.items() if each is worker]:
-            del self._calls[call]
-        self._pool.restart(worker.number)  # it must not write beside the one that repeats its work
         again: list[Chunk] = []
-        for call, chunk in queue:
+        for call, chunk in self._replace(worker):  # not to write beside who repeats its work
             if (done := self._result_of(call)) is not None:
                 self._receive(done)  # it had answered before
             else:
@@ -234,6 +238,16 @@ class ActorExecutor:
         self.n_again += sum(len(chunk.assets) for chunk in again)
         chunks.give_back(again)
         _log.warning("worker %d %s", worker.number, reason)
+
+    def _replace(self, worker: Handle) -> list[tuple[Call, Chunk]]:
+        """Replace a worker's process; return the chunks that it had."""
+        worker.is_ready, worker.start, worker.ping = False, None, None
+        worker.start_at_s = time.monotonic()
+        queue, worker.queue = list(worker.queue), deque()
+        for call in [call for call, (each, _) in self._calls.items() if each is worker]:
+            del self._calls[call]
+        self._pool.restart(worker.number)
+        return queue
 
     def _result_of(self, call: Call) -> Processed | None:
         with suppress(WorkerLost):
@@ -250,24 +264,18 @@ class ActorExecutor:
         if chunk.n_lost < _TRIES:
             return [chunk]
         (asset,) = chunk.assets
-        for sink in self._job.sinks.values():
-            with suppress(Exception):
-                sink.discard(asset)
-        with suppress(OSError, PipelineError):
-            asset.fingerprint()  # it is not tried again while its content is the same
-        what = f"its worker {reason}, {_TRIES} times in a row"
-        error = PoisonError(what, asset_id=asset.id, step="inference", attempts=_TRIES)
-        self._returned.append(Outcome(asset, error=error))
+        self._returned.append(poisoned(self._job, asset, f"its worker {reason}", _TRIES))
         return []
 
     def _discard(self, chunks: Chunks) -> None:
         """Leave nothing of assets whose outcome nobody has received."""
         left = [*self._unreceived(), *chunks.given_back]
-        if not left:
-            return
-        self._pool.close()  # or they would write on
+        for worker in self._workers:
+            if worker.queue:
+                self._replace(worker)  # or it would write on
         for outcome in self._returned:
             outcome.records.close()
+        self._returned.clear()
         for asset in left:
             for sink in self._job.sinks.values():
                 with suppress(Exception):
@@ -279,11 +287,13 @@ class ActorExecutor:
             for _, chunk in worker.queue:
                 yield from chunk.assets
 
+    def _note_alone(self, text: str | None) -> None:
+        if self._is_noticed != (text is not None):
+            self._is_noticed = text is not None
+            _log.warning("%s", text or "a worker has answered again")
+            self._notify(text)
+
     def _warn(self, text: str) -> None:
         _log.warning("%s", text)
-        if text not in self.warnings:
-            self.warnings.append(text)
-
-
-def _stalled(stall_s: float) -> str:
-    return f"made no progress for {stall_s:g} s (raise runner.stall_s)"
+        if text not in self._warnings:
+            self._warnings.append(text)

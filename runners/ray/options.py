@@ -1,20 +1,20 @@
-"""The options of ``runner=ray``."""
+"""The options of work on Ray, which several runners have."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from pipeline.errors import ConfigError
 from pipeline.validation import check, check_flag, check_installed, check_number, check_whole
-from runners.batch.options import BatchOptions
 
 _ADDRESS = re.compile(r"auto|local|(ray://)?[A-Za-z0-9._-]+:\d{1,5}")
 _DAY_S = 86400
 
 
 @dataclass
-class RayOptions(BatchOptions):
-    """The options of a batch on Ray, checked.
+class WorkerOptions:
+    """How many workers there are, where, and what each gets; checked.
 
     Attributes:
         workers: Number of workers; ``auto`` means one per GPU, or on the CPU one per machine.
@@ -37,8 +37,21 @@ class RayOptions(BatchOptions):
     wait_s: float = 600.0
     send_packages: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_workers(self, *, used: bool = True) -> None:
+        """Check these options.
+
+        Args:
+            used: Whether there are workers. If not, the options must have their defaults.
+
+        Raises:
+            ConfigError: One is not valid, or Ray is not installed.
+        """
+        if not used:
+            defaults = {each.name: each.default for each in fields(self)}
+            for each in fields(WorkerOptions):
+                if (value := getattr(self, each.name)) != defaults[each.name]:
+                    raise ConfigError(f"{each.name}={value}: it applies with runner.executor=ray")
+            return
         if self.workers != "auto":
             check_whole("workers", self.workers, 1, 10_000)
         is_address = isinstance(self.address, str) and bool(_ADDRESS.fullmatch(self.address))

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError
 from pipeline.job import Outcome
 from pipeline.protocols import Asset
-from runners.ray.traits import Traits
+from runners.cluster.traits import Traits
 
 Call = Hashable  # a request to a worker that may not be answered yet
 
 
 class WorkerLost(Exception):
     """A worker will not answer a call; the message is what it did, such as ``died``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An error that a worker returns instead of an answer; each error class can be sent so."""
-
-    kind: type[PipelineError]
-    message: str
-    exit_status: int = 1
-
-    @classmethod
-    def of(cls, error: PipelineError) -> Failure:
-        """Describe an error."""
-        return cls(type(error), str(error), error.exit_status)
-
-    def error(self) -> PipelineError:
-        """Return the error."""
-        error = self.kind.__new__(self.kind, self.message)  # constructors differ
-        error.exit_status = self.exit_status
-        if isinstance(error, ConfigError):
-            error.problems = (self.message,)
-        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +48,20 @@ class Processed:
     outcomes: Sequence[Outcome]
     seconds: float
     changes: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)
+
+
+def pickled(assets: Sequence[Asset]) -> bytes:
+    """Return assets as they are sent to a worker.
+
+    Raises:
+        ConfigError: One of them cannot be sent.
+    """
+    try:
+        return pickle.dumps(list(assets))
+    except Exception as exc:  # of any type: a custom source has its own assets
+        raise ConfigError(
+            f"'{assets[0].id}' cannot be sent to a worker: {exc}; use runner=batch"
+        ) from exc
 
 
 class Pool(Protocol):

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, WorkersLostError
 from pipeline.job import Job
 from pipeline.models.model import Model
 from pipeline.protocols import Pushdown
 from pipeline.records import Frame
 from pipeline.system.terminal import print_stderr
-from runners.ray.pool import Failure, Pool, Started, WorkerLost
-from runners.ray.traits import Traits
+from runners.cluster.failure import Failure
+from runners.cluster.traits import Traits
+from runners.ray.pool import Pool, Started, WorkerLost
 from runners.rundir.settings import differences
 
 _NOTICE_S = 30.0
@@ -43,6 +44,7 @@ class RemoteRunnable:
         self.class_names = job.runnable.class_names
         self.batch_by_shape = False
         self.pool: Pool | None = None
+        self._is_stopped = False
 
     @property
     def device(self) -> str | None:
@@ -102,6 +104,10 @@ class RemoteRunnable:
         if pool is not None:
             pool.close()
 
+    def stop(self) -> None:
+        """Wait no longer for the first worker; on any thread."""
+        self._is_stopped = True
+
     def describe(self) -> Mapping[str, Any]:
         """Return the device of a worker, how it computes, and the number of workers."""
         number = len(self.pool.workers()) if self.pool is not None else 0
@@ -120,7 +126,7 @@ class RemoteRunnable:
         notice_s = started_s + _NOTICE_S
         retry: dict[int, float] = {}
         failure: Failure | None = None
-        while True:
+        while not self._is_stopped:
             for call in pool.wait(list(calls), _TICK_S):
                 worker = calls.pop(call)
                 try:
@@ -136,7 +142,7 @@ class RemoteRunnable:
             now_s = time.monotonic()
             if now_s - started_s > self._wait_s:
                 why = f": {failure.message}" if failure else ""
-                raise PipelineError(
+                raise WorkersLostError(
                     f"no worker has started in {self._wait_s:g} s (runner.wait_s){why}; the GPUs "
                     "of the cluster may be in use"
                 )
@@ -146,6 +152,7 @@ class RemoteRunnable:
             if now_s > notice_s and not self._job.config["quiet"]:
                 notice_s = float("inf")
                 print_stderr("waiting for the first worker: it loads the model, or has no place")
+        raise WorkersLostError("stopped while the workers started")
 
     def _check(self, started: Started) -> None:
         """Raise ConfigError if the worker's settings are not those that this process expects."""

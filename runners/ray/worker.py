@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import socket
 import time
@@ -14,18 +13,20 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
-from pipeline.config.build import rebuild_job
 from pipeline.engine.local import LocalExecutor
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.job import Job, Outcome
 from pipeline.protocols import Asset, Durable, ReadableAsset, supports
-from pipeline.recorded.run import is_address
-from runners.ray.pool import Failure, Processed, Started
-from runners.ray.traits import Traits
+from runners.cluster.building import built_here
+from runners.cluster.failure import Failure
+from runners.cluster.traits import Traits
+from runners.ray.pool import Processed, Started
 from runners.rundir.readers import file_reader, isolated_reader
 from runners.rundir.remote.current import uploading
 from runners.rundir.remote.uploads import Mark, Uploads
 from runners.todo import fetched_ahead
+
+CONTROL = "control"
 
 
 class _Ticket:
@@ -73,13 +74,20 @@ class Worker:
         decode_threads: Number of assets to decode at the same time if the job does not say.
         is_alone: Whether all cores of the machine are for this worker. It then computes with as
             many threads as ``runner=batch``, which the last digits depend on.
+        isolate: Whether ``decode.isolation=auto`` means that it decodes in processes of their own.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], directory: str, decode_threads: int, is_alone: bool = False
+        self,
+        config: Mapping[str, Any],
+        directory: str,
+        decode_threads: int,
+        is_alone: bool = False,
+        isolate: bool = False,
     ) -> None:
         self._config, self._directory = config, directory
         self._decode_threads, self._is_alone = decode_threads, is_alone
+        self._isolate = isolate
         self._starting = Lock()
         self._open = ExitStack()
         self._job: Job | None = None
@@ -130,25 +138,12 @@ class Worker:
         self._open.close()
 
     def _started(self) -> Job:
-        try:
-            os.chdir(self._directory)
-        except OSError as exc:
-            if not is_address(str(self._config["output"])):
-                raise ConfigError(
-                    f"the worker on {socket.gethostname()} has no directory {self._directory}: "
-                    f"{exc.strerror}; all machines need the same file system, unless the output "
-                    "is in an object store"
-                ) from exc
-        if self._is_alone:
-            os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it; torch is not imported yet
-        job = rebuild_job(self._config)
-        if job.config["decode_threads"] is None:
-            job.config["decode_threads"] = self._decode_threads
+        job = built_here(self._config, self._directory, self._decode_threads, self._is_alone)
         with ExitStack() as stack:
             if job.address is not None:
                 self._uploads = stack.enter_context(uploading(job))
             stack.enter_context(job.runnable)
-            self._reader = stack.enter_context(file_reader(job, isolate_by_default=False))
+            self._reader = stack.enter_context(file_reader(job, isolate_by_default=self._isolate))
             for sink in job.sinks.values():
                 stack.enter_context(sink)
             self._open = stack.pop_all()
@@ -201,3 +196,7 @@ class Worker:
 
     def _step(self, *_: object) -> None:
         self._steps += 1
+
+
+# what ``ray.method(concurrency_group=...)`` does; not there, because ``ray://`` loses that
+vars(Worker)["progress"].__ray_concurrency_group__ = CONTROL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,14 +44,20 @@ class Progress:
         quiet: Whether to show errors only.
         finished: Number of assets processed so far, including failed ones.
         failed: Number of failed assets so far.
+        frames: Number of frames that the model has seen so far.
+        has_videos: Whether some assets have many frames, which are then counted as well.
     """
 
     total: int | None
     quiet: bool = False
     finished: int = field(default=0, init=False)
     failed: int = field(default=0, init=False)
+    frames: int = field(default=0, init=False)
+    has_videos: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        self._lock = threading.RLock()  # the device's threads count frames
+        self._not_to_do = 0
         self._started = self._last_line = time.monotonic()
         self._bar: Bar | None = None
         self._console: Console | None = None
@@ -98,14 +105,29 @@ class Progress:
             partial: Why the asset is not done in full.
             not_to_do: Number of assets that have turned out to need no work so far.
         """
-        self.finished += 1
-        self.failed += error is not None
-        if error := error or partial:
-            self._say(f"error: {asset_id}: {describe_error(error)}", asset_id)
+        with self._lock:
+            self.finished += 1
+            self.failed += error is not None
+            self._not_to_do = not_to_do
+            if error := error or partial:
+                self._say(f"error: {asset_id}: {describe_error(error)}", asset_id)
+            self._show()
+
+    def forwarded(self, n_frames: int, seconds: float) -> None:
+        """Count the frames of a forward; any thread may call it."""
+        with self._lock:
+            self.frames += n_frames
+            if self.has_videos:
+                self._show()
+
+    def _show(self) -> None:
         now = time.monotonic()
-        total = None if self.total is None else self.total - not_to_do
-        rate = self.finished / max(now - self._started, 1e-9)
-        text = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+        total = None if self.total is None else self.total - self._not_to_do
+        seconds = max(now - self._started, 1e-9)
+        rate = self.finished / seconds
+        text = f"{rate:.1f}/s" if rate >= 1 or not rate else f"{1 / rate:.1f} s each"
+        if self.has_videos:
+            text = f"{self.frames} frames, {self.frames / seconds:.1f}/s"
         failed = f"{self.failed} failed" if self.failed else ""
         if self._bar is not None:
             self._bar.update(
@@ -116,7 +138,7 @@ class Progress:
             done = (
                 f"{self.finished}/{total} inputs" if total is not None else f"{self.finished} done"
             )
-            left = "" if total is None else f"{(total - self.finished) / rate:.0f} s left"
+            left = f"{(total - self.finished) / rate:.0f} s left" if total and rate else ""
             print_stderr(", ".join(filter(None, (done, failed, text, left))))
 
     def _say(self, text: str, asset_id: str) -> None:

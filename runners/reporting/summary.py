@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pipeline.job import Report
@@ -83,9 +84,19 @@ def print_summary(
     if has_more:
         total = ", ".join(f"{n} {outcome}" for outcome, n in report.totals.items() if n)
         print_stdout(f"in the output: {total or 'no result'}")
-    place = shown(str(report.output))
+    print_place(report.output, shown)
+
+
+def print_place(output: Path | None, shown: Callable[[str], str] = str) -> None:
+    """Print where the results are, and the page that shows them if there is one.
+
+    Args:
+        output: The run directory.
+        shown: As for ``print_summary``.
+    """
+    place = shown(str(output))
     print_stdout(f"results in {place}", unbroken=[place])
-    page = report.output and report.output / "report.html"
+    page = output and output / "report.html"
     if page and page.is_file():
         place = shown(str(page))
         print_stdout(f"look at them in {place}", unbroken=[place])

@@ -85,8 +85,9 @@ class Session:
         executor: Executor | None = None,
     ) -> None:
         self.job, self.ledger, self._hooks = job, ledger, hooks or Hooks()
-        self._is_exposed = executor is None and not isinstance(reader, DecodeWorkers)
         self._executor = executor or LocalExecutor(job)
+        is_local = isinstance(self._executor, LocalExecutor)
+        self._is_exposed = is_local and not isinstance(reader, DecodeWorkers)
         self._reader = self._isolated = reader  # _isolated: for suspects
         self._mirror = mirror_of(job.output)
         self._open = ExitStack()

@@ -150,7 +150,7 @@ def locked(output: Path) -> Iterator[None]:
         raise OutputLockedError(refusal(output)) from exc
     except OSError as exc:
         check_regular(output / NAME)  # raises a more specific error
-        where = exc.filename or output
+        where = output / (exc.filename or "")
         raise OutputError(f"cannot write the output {where}: {exc.strerror}") from exc
     try:
         with held_open(output, held.directory):

@@ -9,7 +9,7 @@ from typing import Literal
 from runners.reporting.status import Status
 from runners.watch.messages import Messages
 
-Kind = Literal["output", "input", "move"]
+Kind = Literal["output", "input", "move", "workers"]
 _log = logging.getLogger("d2run")
 
 
@@ -21,7 +21,7 @@ class HealthIssues:
         status: Shows them in ``status.json``, ``health`` and the metrics.
         messages: Prints them.
         current: The text of each, by kind: the ``output`` cannot be written, the ``input`` cannot
-            be read, or a ``move`` of a file failed.
+            be read, a ``move`` of a file failed, or no one of the ``workers`` answers.
     """
 
     status: Status

@@ -7,8 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from pipeline.errors import LedgerDamagedError, OutputError, PipelineError, RootGoneError
+from pipeline.errors import (
+    LedgerDamagedError,
+    OutputError,
+    PipelineError,
+    RootGoneError,
+    WorkersLostError,
+)
 from pipeline.job import Report
+from pipeline.protocols import Warns
 from runners.reporting.log import Log
 from runners.reporting.tally import most_common, totals
 from runners.rundir.ledger.source_files import SourceFile
@@ -64,6 +71,7 @@ class WatchLoop:
         Raises:
             OutputError: The output cannot be written at the start or the end, its ledger is
                 damaged, or it cannot be written in a run with ``max_passes``.
+            WorkersLostError: No worker answers, in a run with ``max_passes``.
             RootGoneError: The folder is gone, in a run with ``max_passes``.
         """
         try:
@@ -80,6 +88,8 @@ class WatchLoop:
                     self._wait(pause_s)
             self.status.update(state="draining")
             report = self._end()
+            if isinstance(self.processing.executor, Warns):
+                self.record.warnings += self.processing.executor.warnings
             self.record.finish(report)
         except BaseException as exc:
             with suppress(OutputError):
@@ -121,7 +131,7 @@ class WatchLoop:
             self.schedule.expedite_scan()
 
     def _try_round(self) -> float:
-        """Do one round; an output that cannot be written is retried later.
+        """Do one round; an output that cannot be written, or workers that are gone, wait.
 
         Returns:
             How long to wait for the next round, in seconds.
@@ -131,14 +141,15 @@ class WatchLoop:
             return retry_in_s  # an event does not show whether the disk has space again
         try:
             pause_s = self._round()
-        except OutputError as exc:
+        except (OutputError, WorkersLostError) as exc:
             if self.is_limited or isinstance(exc, LedgerDamagedError):
                 raise
             self.processing.abort()
-            self.health.report("output", exc)
+            self.health.report("output" if isinstance(exc, OutputError) else "workers", exc)
             return self.schedule.back_off()
         self.schedule.record_success()
         self.health.resolve("output")
+        self.health.resolve("workers")
         return pause_s
 
     def _round(self) -> float:

@@ -7,10 +7,11 @@ from typing import Literal
 
 from pipeline.validation import check, check_choice, check_flag, check_number, check_whole
 from runners import budget
+from runners.ray.options import WorkerOptions
 
 
-@dataclass(frozen=True)
-class WatchOptions:
+@dataclass
+class WatchOptions(WorkerOptions):
     """The options of a watch, checked.
 
     Attributes:
@@ -37,6 +38,8 @@ class WatchOptions:
         on_lock: What to do if another run has locked the output: ``error`` or ``skip``, as for
             ``runner=batch``.
         retry_failed: At the start, also retry inputs that killed their worker process.
+        executor: Where files are processed: ``local``, in this process, or ``ray``, by workers on
+            several devices or machines; the other options of ``WorkerOptions`` apply then.
 
     Raises:
         ConfigError: An option has a bad value.
@@ -58,12 +61,16 @@ class WatchOptions:
     on_change: str = "error"
     on_lock: str = "error"
     retry_failed: bool = False
+    executor: Literal["local", "ray"] = "local"
+    wait_s: float = 120.0  # shorter than in a batch: then it connects again
 
     def __post_init__(self) -> None:
         check_choice("ready", self.ready, ("settled", "marker", "rename"))
         check_choice("after", self.after, ("keep", "move", "delete"))
         check_choice("on_change", self.on_change, ("error", "restart"))
         check_choice("on_lock", self.on_lock, ("error", "skip"))
+        check_choice("executor", self.executor, ("local", "ray"))
+        self.check_workers(used=self.executor == "ray")
         for name in ("settle_s", "poll_s", "finalize_every_s"):
             check_number(name, getattr(self, name), 0)
         for name in ("events", "retry_failed"):

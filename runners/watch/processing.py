@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from pipeline.errors import DecodeError, OutputError, PipelineError, PoisonError
-from pipeline.job import Job, Outcome
+from pipeline.job import Executor, Job, Outcome
 from pipeline.protocols import Asset
 from pipeline.sources.decode.workers import DecodingStopped
 from runners import budget
@@ -38,7 +38,7 @@ from runners.watch.options import WatchOptions
 from runners.watch.schedule import Schedule
 from runners.watch.signals import StopRequests
 
-_CHUNK = 256  # arrivals that are processed between two scans
+_CHUNK = 256  # arrivals per worker that are processed between two scans
 _MIN_SAMPLE = 20  # inputs before max_failures as a share means anything
 _log = logging.getLogger("d2run")
 
@@ -59,6 +59,8 @@ class Processing(Hooks):
         health: Shows that files cannot be moved.
         messages: Prints each file.
         requests: End a chunk early.
+        executor: Processes files elsewhere; by default threads of this process do.
+        n_workers: Number of workers of the executor.
         waiting: Arrivals whose result is not committed yet, by file name.
         busy_s: Seconds spent processing.
         files: The source file of each input.
@@ -78,6 +80,8 @@ class Processing(Hooks):
     health: HealthIssues
     messages: Messages
     requests: StopRequests
+    executor: Executor | None = None
+    n_workers: int = 1
 
     def __post_init__(self) -> None:
         self.waiting: dict[str, Arrival] = {}
@@ -107,7 +111,7 @@ class Processing(Hooks):
             OutputError: It cannot be written.
         """
         if self._session is None:
-            session = Session(self.job, self.ledger, self.reader, self)
+            session = Session(self.job, self.ledger, self.reader, self, self.executor)
             self._session = session.__enter__()
         return self._session
 
@@ -133,7 +137,7 @@ class Processing(Hooks):
         Raises:
             OutputError: The output cannot be written; uncommitted arrivals stay waiting.
         """
-        arrivals = dict(islice(self.waiting.items(), _CHUNK))
+        arrivals = dict(islice(self.waiting.items(), _CHUNK * self.n_workers))
         if not arrivals:
             return
         started_s = time.monotonic()

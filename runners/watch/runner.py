@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import OutputLockedError
+from pipeline.errors import OutputLockedError, PipelineError
 from pipeline.job import Job, Report
 from pipeline.sources.decode.workers import DecodeWorkers
+from runners.ray.pool import Pool
+from runners.ray.remote import RemoteRunnable
+from runners.ray.starting import opened_pool, with_workers
 from runners.reporting.log import Log, logged
 from runners.reporting.progress import announce_loading
 from runners.reporting.status import Status
@@ -30,9 +33,10 @@ from runners.watch.options import WatchOptions
 from runners.watch.processing import Processing
 from runners.watch.schedule import DRAIN_S, Schedule
 from runners.watch.signals import StopRequests, sighup_ignored, signals_handled
+from runners.watch.workers import WatchWorkers
 
 
-@dataclass(frozen=True)
+@dataclass
 class Watch(WatchOptions):
     """Processes every file that arrives in a folder, until stopped."""
 
@@ -40,14 +44,17 @@ class Watch(WatchOptions):
         """Run the job; ends at a signal, or after ``max_passes``.
 
         Raises:
-            ConfigError: ``input`` is not a folder, the device does not exist, or the output holds
-                results of other settings; nothing was started.
+            ConfigError: ``input`` is not a folder, the device or the cluster does not exist, or the
+                output holds results of other settings; nothing was started.
             StoreError: The weights are unavailable or do not fit the model.
             OutputLockedError: Another run has locked the output.
             OutputError: The output cannot be written at the start, or its ledger is damaged.
             RootGoneError: The folder disappeared in a run with ``max_passes``.
+            WorkersLostError: No worker started, or answers in a run with ``max_passes``.
         """
         folders = watch_folders(job, self)
+        if self.executor == "ray":
+            job = self._with_workers(job)
         started_s = time.monotonic()
         try:
             with sighup_ignored(), locked(job.output), logged(job.output / "run.log") as log:
@@ -69,11 +76,15 @@ class Watch(WatchOptions):
             announce_loading(job)
             run = opened.start(load_model=True)
             loop = self._loop(job, folders, run, Tally(status, {"load": run.load_s}), log, stack)
-            decoder, abort = loop.processing.reader, loop.events.wake
-            if isinstance(decoder, DecodeWorkers):
-                abort = decoder.close  # a worker may hang
+            abort = _abort(loop)
             with signals_handled(loop.requests, loop.events.wake, abort, DRAIN_S):
                 return loop.run(), run.device
+
+    def _with_workers(self, job: Job) -> Job:
+        return with_workers(job, self, lambda: self._pool(job))
+
+    def _pool(self, job: Job) -> Pool:
+        return opened_pool(job, self, isolate=True)
 
     def _loop(
         self,
@@ -106,6 +117,10 @@ class Watch(WatchOptions):
         messages = Messages(quiet=job.config["quiet"], clock=schedule.now)
         health = HealthIssues(tally.status, messages)
         requests = StopRequests()
+        workers = None
+        if isinstance(job.runnable, RemoteRunnable):
+            workers = WatchWorkers(job, job.runnable, self, _reported(health))
+        reader = nullcontext() if workers else file_reader(job, isolate_by_default=True)
         processing = Processing(
             job,
             self,
@@ -120,10 +135,12 @@ class Watch(WatchOptions):
                 folders.failed,
                 marker=self.marker if self.ready == "marker" else None,
             ),
-            stack.enter_context(file_reader(job, isolate_by_default=True)),
+            stack.enter_context(reader),
             health,
             messages,
             requests,
+            workers,
+            workers.number if workers else 1,
         )
         return WatchLoop(
             self,
@@ -137,3 +154,23 @@ class Watch(WatchOptions):
             requests,
             messages,
         )
+
+
+def _abort(loop: WatchLoop) -> Callable[[], None]:
+    """Return what makes the work in progress end, because it may hang."""
+    processing = loop.processing
+    if isinstance(processing.executor, WatchWorkers):
+        return processing.executor.stop
+    if isinstance(processing.reader, DecodeWorkers):
+        return processing.reader.close
+    return loop.events.wake
+
+
+def _reported(health: HealthIssues) -> Callable[[str | None], None]:
+    def notify(text: str | None) -> None:
+        if text is None:
+            health.resolve("workers")
+        else:
+            health.report("workers", PipelineError(text))
+
+    return notify

@@ -245,9 +245,12 @@ def test_results_that_differ_are_shown_and_the_comparison_goes_on(
         ("compare.py", ["--device", "cuda:99"], "device 'cuda:99' does not exist"),
         ("compare.py", ["--peers", "forward"], "--peers needs naive"),
         ("engine.py", ["--frames", "0"], "--frames: invalid at_least_one value: '0'"),
-        ("masks.py", ["--json", str(BENCHMARKS)], "--json: cannot write"),
+        pytest.param(  # imports matplotlib
+            "masks.py", ["--json", str(BENCHMARKS)], "--json: cannot write",
+            marks=pytest.mark.nightly,
+        ),
     ],
-)
+)  # fmt: skip
 def test_wrong_arguments_are_told_at_once(script: str, arguments: list[str], told: str) -> None:
     command = [sys.executable, str(BENCHMARKS / script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -415,7 +415,7 @@ def test_a_closed_standard_output_is_no_failure(photos: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [1000, pytest.param(5000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("number", [400, pytest.param(5000, marks=pytest.mark.nightly)])
 def test_many_images_keep_their_order_in_flat_memory(tmp_path: Path, number: int) -> None:
     folder = tmp_path / "many"
     for i in range(number):

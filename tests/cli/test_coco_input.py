@@ -18,7 +18,7 @@ from pipeline import store
 
 pytestmark = pytest.mark.detectron2
 
-N_SCENES = 12
+N_SCENES = 6
 
 
 @pytest.fixture

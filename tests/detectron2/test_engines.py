@@ -28,6 +28,9 @@ SMALL = (
 )  # fmt: skip
 
 
+IN_OPENVINO = ("mask_rcnn", "retinanet", "panoptic_fpn")  # with all kinds of parts
+
+
 def assert_close(got: Predictions, want: dict[str, Any], share: float = 0.999) -> None:
     """Check that a share of the detections pairs within 0.05 px and 1e-3 in score."""
     if "instances" in want:
@@ -67,7 +70,16 @@ def test_the_weights_are_freed(exact: bool) -> None:
     assert module() is None
 
 
-@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize(
+    ("model", "engine"),
+    [(name, "torch") for name in ARCHITECTURES]
+    + [
+        pytest.param(name, "openvino", marks=[] if name in IN_OPENVINO else pytest.mark.nightly)
+        for name in ARCHITECTURES
+    ],
+    indirect=["model"],
+    scope="session",
+)
 def test_rearranged(model: RandomModel, expected: list[dict[str, Any]], engine: str) -> None:
     needs_openvino(engine)
     images = [photo(name) for name in PHOTOS]

@@ -114,12 +114,12 @@ SCENARIOS = {"points": scenario_points, "random": scenario_random}
 
 @pytest.mark.timeout(300)
 def test_killed_at_some_points(tmp_path: Path) -> None:
-    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 8, [1], "", 4)
+    assert "deaths at" in run_scenario(__file__, tmp_path, "points", 8, [1], "", 8)
 
 
 @pytest.mark.timeout(300)
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    assert "20 deaths" in run_scenario(__file__, tmp_path, "random", 150, 20)
+    assert "8 deaths" in run_scenario(__file__, tmp_path, "random", 80, 8)
 
 
 @pytest.mark.timeout(300)

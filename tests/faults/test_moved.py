@@ -143,7 +143,7 @@ def scenario_moved(folder: Path, n: int, times: list[int], every: int) -> None:
 
 @pytest.mark.timeout(300)
 def test_an_output_that_goes_away(tmp_path: Path) -> None:
-    assert run_scenario(__file__, tmp_path, "moved", 12, [6], 4) == "whole\n"
+    assert run_scenario(__file__, tmp_path, "moved", 12, [6], 8) == "whole\n"
 
 
 @pytest.mark.nightly

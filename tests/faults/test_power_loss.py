@@ -312,9 +312,9 @@ def again(
 
 @pytest.mark.timeout(300)
 def test_what_is_done_outlives_a_power_cut(tmp_path: Path) -> None:
-    told = run_scenario(__file__, tmp_path, "loss", 40, 150, 9)
-    assert "150 states" in told
-    assert "9 resumed" in told
+    told = run_scenario(__file__, tmp_path, "loss", 40, 75, 3)
+    assert "75 states" in told
+    assert "3 resumed" in told
 
 
 @pytest.mark.nightly

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.job import Job
 from pipeline.protocols import Asset
-from runners.ray.pool import Call, WorkerLost
+from runners.ray.pool import Call, WorkerLost, pickled
 from runners.ray.worker import Worker
 
 Fate = Callable[[Sequence[str]], str]  # ids -> "", "die", "die late", "hang"
@@ -51,7 +51,7 @@ class ScriptedPool:
         return self._call(worker, lambda: self.on_start(worker, self._alive[worker].start()))
 
     def process(self, worker: int, assets: Sequence[Asset], *, isolate: bool) -> Call:
-        return self._call(worker, (pickle.dumps(list(assets)), isolate))
+        return self._call(worker, (pickled(assets), isolate))
 
     def progress(self, worker: int) -> Call:
         self._n_calls += 1

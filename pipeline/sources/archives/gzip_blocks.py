@@ -6,6 +6,7 @@ import os
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -34,24 +35,26 @@ class GzipBlocks:
 
     The first pass over the content stores a checkpoint of the decompressor per block. Later reads
     start from the nearest checkpoint, and the last blocks are cached, so that reading in order
-    decompresses each block once. Can be used on several threads at once.
+    decompresses each block once. Can be used on several threads at once. Pickled, it is its
+    arguments: another process decompresses for itself.
 
     Args:
         path: The file.
-
-    Raises:
-        OSError: It cannot be read.
+        version: Its size in bytes and its modification time in ns since 1970; of any other version,
+            nothing is read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with RegularFile(path) as file:
-            self._version = _version(file)
+    def __init__(self, path: Path, version: tuple[int, int]) -> None:
+        self._path, self._version = path, version
         self._block_size = min(_MAX_BLOCK, max(_MIN_BLOCK, self._version[0] // _CHECKPOINTS))
         self._checkpoints = [_Checkpoint(_inflate(), 0, b"")]
         self._is_complete = False
         self._cached: OrderedDict[int, bytes] = OrderedDict()
         self._lock = Lock()
+
+    def __reduce__(self) -> Any:
+        """Return how another process gets them."""
+        return _shared, (self._path, self._version)
 
     def read(self, offset: int, size: int) -> bytes:
         """Return up to ``size`` bytes of the content; fewer at its end or before damage.
@@ -119,6 +122,11 @@ class GzipBlocks:
             left -= len(piece)
         after = None if is_over else _Checkpoint(inflate, position, pending)
         return b"".join(pieces), after
+
+
+@lru_cache(maxsize=2)  # one per archive and process, however many of its members arrive
+def _shared(path: Path, version: tuple[int, int]) -> GzipBlocks:
+    return GzipBlocks(path, version)
 
 
 class GzipStream:

@@ -171,23 +171,6 @@ class Ledger:
             ).fetchall()
         return {entry.id: entry for entry in map(self._entry, rows)}
 
-    def versions(
-        self, ids: Sequence[str]
-    ) -> dict[str, tuple[int | None, int | None, int, str | None]]:
-        """Return size, mtime_ns, place and the digest of columns of those inputs that are done.
-
-        Checksums are not verified, which would take most of the time, as it does in ``find``: the
-        caller compares the answer with the file on the disk.
-        """
-        marks = ", ".join("?" * len(ids))
-        with self._translated():
-            rows = self._db.execute(
-                "SELECT id, size, mtime_ns, place, columns FROM entries "
-                f"WHERE outcome = 'done' AND id IN ({marks})",
-                [os.fsencode(asset_id) for asset_id in ids],
-            ).fetchall()
-        return {os.fsdecode(row[0]): row[1:] for row in rows}
-
     def put(self, entries: Iterable[Entry]) -> None:
         """Add entries, or replace those of the same ids."""
         rows = [row_of(entry) for entry in entries]

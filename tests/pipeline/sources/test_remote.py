@@ -180,7 +180,7 @@ class Store:
 def fetch(store: Store, wanted: RemoteObject, **options: Any) -> tuple[bytes, list[float]]:
     pauses: list[float] = []
     given = {"cache_bytes": 1000, "max_pixels": 1000, **options}
-    fetcher = Fetcher(store, sleep=pauses.append, **given)
+    fetcher = Fetcher("x://", system=store, sleep=pauses.append, **given)
     with fetcher.file(wanted) as path:
         return path.read_bytes(), pauses
 
@@ -224,7 +224,7 @@ def test_checksums_of_the_store(scratch: Path) -> None:
 def test_what_is_ahead_is_bounded(scratch: Path) -> None:
     content = bytes(1000)
     store = Store(*[content] * 50)
-    fetcher = Fetcher(store, cache_bytes=10_000, max_pixels=1000)
+    fetcher = Fetcher("x://", cache_bytes=10_000, max_pixels=1000, system=store)
     wanted = [RemoteObject(str(i), 1000, None) for i in range(50)]
     for each in wanted:
         fetcher.fetch_ahead(each)

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,9 +32,13 @@ def variables(home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
+    """Run a job as a child of ``uv run --project``, which Ray would repeat on its workers."""
+    (tmp_path / "run").write_text("import subprocess, sys; sys.exit(subprocess.call(sys.argv[2:]))")
+
     def go(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command(*JOB, *arguments),
+            ["uv", "run", "--project=/elsewhere", *command(*JOB, *arguments)],
+            executable=sys.executable,
             env=variables(tmp_path) | more,
             capture_output=True,
             text=True,

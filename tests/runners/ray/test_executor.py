@@ -9,15 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from batches import derived, job_of, lines, record, write_images
+from packing import pack
 from scripted_pool import ScriptedPool
+from webserver import folder_served
 
-from pipeline.errors import OutputError, PipelineError
+from pipeline.errors import ConfigError, OutputError, PipelineError
 from pipeline.job import Report
+from runners.batch.ray import RayBatch
+from runners.cluster.failure import Failure
 from runners.ray import executor
-from runners.ray.pool import Failure
-from runners.ray.runner import RayBatch
 from runners.rundir.ledger.ledger import Entry, Ledger
 
 NAMES = [*(f"{i}.png" for i in range(18)), "sub/x.jpg"]
@@ -127,6 +130,32 @@ def test_poison_costs_only_itself(
     assert run().counts == {"done": 0, "failed": 1, "earlier": 17, "not_retried": 1}
     assert run(lambda ids: "", "runner.retry_failed=true").counts["done"] == 1
     assert derived(tmp_path / "out") == derived(batch)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "http"])
+def test_inputs_that_are_no_files(run: Run, images: Path, tmp_path: Path, kind: str) -> None:
+    batch = tmp_path / "batch"
+    with folder_served(images) as given:
+        if kind != "http":
+            members = [(name, (images / name).read_bytes()) for name in NAMES]
+            given = str(pack(tmp_path / f"a.{kind}", members))
+        job = job_of(f"input={given}", "device=cpu", "sink=[coco,overlay]", f"output={batch}")
+        job.runner.run(job)
+        report = run(lambda ids: "die" if "3.png" in ids else "", f"input={given}")
+        assert report.counts["failed"] == 2
+        assert run(lambda ids: "", "runner.retry_failed=true", f"input={given}").counts["done"] == 1
+    assert derived(tmp_path / "out") == derived(batch)
+    digests = [[entry.sha256 for entry in entries(out)] for out in (tmp_path / "out", batch)]
+    assert digests[0] == digests[1]
+
+
+def test_inputs_that_cannot_be_sent(run: Run, tmp_path: Path) -> None:
+    system = fsspec.filesystem("memory")
+    system.pipe("/ray/a.png", b"x")
+    message = "^'a.png' cannot be sent to a worker: memory:// exists in one process only; use runn"
+    with pytest.raises(ConfigError, match=message):
+        run(lambda ids: "", "input=memory://ray/")
+    system.store.clear()
 
 
 def test_interrupted_anywhere_and_resumed(run: Run, batch: Path, tmp_path: Path) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from batches import job_of, write_images
 
 from pipeline.errors import ConfigError, ModelNotFoundError
-from runners.ray.cluster import Sizes, connected, package_folders, sizes
-from runners.ray.pool import Failure
-from runners.ray.runner import RayBatch
+from runners.batch.ray import RayBatch
+from runners.cluster import connection
+from runners.cluster.connection import Sizes, connected, package_folders, sizes
+from runners.cluster.failure import Failure
 
 
 def node(cpu: int, gpu: int = 0, alive: bool = True) -> dict[str, Any]:
@@ -101,18 +107,90 @@ def test_too_few_devices(nodes: Any, device: str, workers: Any, message: str) ->
     assert str(caught.value).startswith(message)
 
 
-def test_unreachable_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as listener:  # bound, and closed again: nobody listens there
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    fake = type(sys)("ray")
-    fake.shutdown = lambda: None  # type: ignore[attr-defined]
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module ray that connects to anything."""
+    fake: Any = type(sys)("ray")
+    fake.given = []
+    fake.shutdown = lambda: None
+    fake.init = lambda **given: fake.given.append((given, os.environ.get("RAY_AUTH_MODE")))
+    fake.exceptions = SimpleNamespace(AuthenticationError=PermissionError)
+    fake.GcsClient = lambda address: None
     monkeypatch.setattr("importlib.import_module", lambda name: fake)
-    with (
-        pytest.raises(ConfigError, match=f"runner.address=127.0.0.1:{port}: no Ray cluster answ"),
-        connected(f"127.0.0.1:{port}", "auto"),
-    ):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return fake
+
+
+@contextmanager
+def listening(answer: bytes) -> Iterator[str]:
+    """A server with one answer; an empty one closes the connection."""
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(100)
+            self.request.sendall(answer)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+HTTP2 = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("prefix", ["", "ray://"])
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.0 400 Bad Request"])
+def test_addresses_of_something_else(
+    fake: Any, monkeypatch: pytest.MonkeyPatch, prefix: str, answer: bytes
+) -> None:
+    monkeypatch.setattr(connection, "find_spec", lambda name: True)
+    with listening(answer) as there:
+        address = prefix + there
+        with (
+            pytest.raises(ConfigError, match=f"runner.address={address}: no Ray cluster answ"),
+            connected(address, "auto"),
+        ):
+            pass
+    with pytest.raises(ConfigError, match="refused"), connected(address, "auto"):
         pass
+    assert not fake.given
+
+
+def test_the_client_is_not_installed(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "find_spec", lambda name: None)
+    message = r"address=ray://h:1: it needs Ray's client. Run: pip install 'ray\[client\]'"
+    with pytest.raises(ConfigError, match=message), connected("ray://h:1", "auto"):
+        pass
+
+
+def test_tokens(fake: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with listening(HTTP2) as address:
+        with connected(address, "auto", ["/p"]):
+            pass
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray/auth_token").touch()
+        with connected(address, "auto"):
+            pass
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        with connected("auto", "auto"):
+            pass
+        assert [mode for _, mode in fake.given] == [None, "token", "disabled"]
+        assert [given["address"] for given, _ in fake.given] == [address] * 3
+        assert fake.given[0][0]["runtime_env"] == {"py_modules": ["/p"]}
+
+        def refuse(address: str) -> None:
+            raise PermissionError
+
+        fake.GcsClient = refuse
+        with (
+            pytest.raises(ConfigError, match="the cluster wants its token; set RAY_AUTH_TOKEN, or"),
+            connected(address, "auto"),
+        ):
+            pass
 
 
 def test_packages_to_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

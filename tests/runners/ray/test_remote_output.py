@@ -17,8 +17,8 @@ from shelf import Shelf, objects
 
 from pipeline.config.outputs import local_directory
 from pipeline.job import Report
+from runners.batch.ray import RayBatch
 from runners.ray import executor
-from runners.ray.runner import RayBatch
 
 NAMES = [*(f"{i}.png" for i in range(12)), "sub/x.jpg"]
 ADDRESS = "shelf://bucket/night"

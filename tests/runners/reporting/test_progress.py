@@ -63,6 +63,26 @@ def test_a_log_has_lines(
     ]
 
 
+def test_frames_of_videos_count(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Progress(2).shown() as shown:
+        shown.forwarded(4, 1.0)  # of an image
+        now[0] += 40
+        shown.forwarded(4, 1.0)
+        assert capfd.readouterr().err == ""
+        shown.has_videos = True
+        shown.forwarded(72, 1.0)
+        now[0] += 40
+        shown.advance("a.mp4")
+    assert capfd.readouterr().err.splitlines() == [
+        "0/2 inputs, 80 frames, 2.0/s",
+        "1/2 inputs, 80 frames, 1.0/s, 80 s left",
+    ]
+
+
 @pytest.mark.usefixtures("on_terminal")
 def test_quiet_prints_errors_only(capfd: pytest.CaptureFixture[str]) -> None:
     with Progress(2, quiet=True).shown() as shown:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,12 @@ def test_the_socket_of_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_input_is_refused() -> None:
     job = served_job(f"input={ROOT / 'examples/shapes/scenes'}")
     with pytest.raises(ConfigError, match=r"^input: runner=serve gets its images from requests"):
+        job.runner.run(job)
+
+
+def test_an_output_is_refused() -> None:
+    job = replace(served_job(), hydra_files={"overrides.yaml": ["device=cpu", "output=out"]})
+    with pytest.raises(ConfigError, match=r"^output: runner=serve keeps results in runner\.record"):
         job.runner.run(job)
 
 

@@ -57,9 +57,10 @@ def test_closing_frees_whoever_waits(tmp_path: Path) -> None:
 
 
 PARENT = f"""
-import os, sys, threading, time
+import os, signal, sys, threading, time
 from pathlib import Path
 from pipeline.sources.decode.workers import DecodeWorkers
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 workers = DecodeWorkers(2, memory_mb=64, timeout_s=3600, command={FAILING!r})
 end, path = sys.argv[1], Path(sys.argv[2])
 decode = lambda: workers(path, exif=True, max_pixels=99)

@@ -7,28 +7,33 @@ import logging
 import os
 import secrets
 import shutil
-import socket
-import tempfile
+import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, PipelineError, printable
-from runners.ray.signals import signals_deferred
+from pipeline.system.files import locked_folder
+from runners.cluster.addresses import check_port, check_token, has_token
+from runners.cluster.signals import signals_deferred
 
 _log = logging.getLogger("d2run")
 
 _STORE_BYTES = 128 << 20  # answers only: images never pass through Ray
-_CONNECT_S = 10.0
+_REMOVE_S = 0.5
 _TRIES = 3  # Ray gives up after 30 s, which a busy machine may need
 _MAX_DECODE_THREADS = 8
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics to its makers
+    # or a driver whose cluster is gone would be ended by Ray after a minute
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "2000000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it, a warning
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, workers would get an empty environment
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would send the working directory
 }
 
 
@@ -55,8 +60,13 @@ class Sizes:
 
 
 @contextmanager
-def connected(address: str, workers: int | str) -> Iterator[Any]:
+def connected(address: str, workers: int | str, packages: Sequence[str] = ()) -> Iterator[Any]:
     """Yield the module ``ray``, connected to a cluster, which ends with the block if it is local.
+
+    Args:
+        address: See ``WorkerOptions``.
+        workers: Number of workers, or ``auto``.
+        packages: Folders of Python packages that are sent to the workers.
 
     Raises:
         ConfigError: There is no cluster at the address, or one with other versions.
@@ -65,18 +75,42 @@ def connected(address: str, workers: int | str) -> Iterator[Any]:
     is_local = address == "local"
     environment = dict(_QUIET)
     if is_local:  # or whoever reaches its ports could run code here
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+    elif has_token():  # a cluster that does not ask for one ignores it
+        environment["RAY_AUTH_MODE"] = "token"
     with ExitStack() as stack:
         stack.enter_context(_environment(environment))
-        folder = tempfile.mkdtemp(prefix="d2run-ray-", dir="/tmp") if is_local else None
-        if folder is not None:
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = stack.enter_context(_session_folder()) if is_local else None
         with signals_deferred():
             ray: Any = importlib.import_module("ray")
             _quiet_errors()
             stack.callback(_disconnect, ray)
-            _connect(ray, address, workers, folder)
+            _connect(ray, address, workers, folder, packages)
         yield ray
+
+
+@cache  # Ray reads it once
+def _token() -> str:
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def _session_folder() -> Iterator[str]:
+    """Yield a folder for the logs and sockets of a local Ray, whose paths must be short."""
+    folder, lock = locked_folder("d2run-cluster-", Path("/tmp"))
+    try:
+        yield str(folder)
+    finally:
+        _remove(folder)
+        os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    for _ in range(_TRIES):  # Ray's processes may still write
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_REMOVE_S)
 
 
 def _disconnect(ray: Any) -> None:
@@ -84,13 +118,16 @@ def _disconnect(ray: Any) -> None:
         ray.shutdown()
 
 
-def sizes(nodes: Sequence[Mapping[str, Any]], device: str, workers: int | str) -> Sizes:
+def sizes(
+    nodes: Sequence[Mapping[str, Any]], device: str, workers: int | str, option: str = "workers"
+) -> Sizes:
     """Decide on the workers.
 
     Args:
         nodes: ``ray.nodes()``.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: A number, or ``auto``.
+        option: Name of the runner's option with that number.
 
     Raises:
         ConfigError: There are not as many devices.
@@ -107,7 +144,7 @@ def sizes(nodes: Sequence[Mapping[str, Any]], device: str, workers: int | str) -
             )
         number = n_gpus if workers == "auto" else int(workers)
         if number > n_gpus:
-            raise ConfigError(f"runner.workers={number}: the cluster has {n_gpus} GPUs")
+            raise ConfigError(f"runner.{option}={number}: the cluster has {n_gpus} GPUs")
         per_gpu = [cpu // gpu for cpu, gpu in zip(cpus, gpus, strict=True) if gpu]
         return Sizes(number, True, max(1, min(per_gpu)))
     usable = [cpu for cpu in cpus if cpu]
@@ -118,7 +155,7 @@ def sizes(nodes: Sequence[Mapping[str, Any]], device: str, workers: int | str) -
         return Sizes(_places(usable, share), False, share, max(usable) == share)
     number = int(workers)
     if number > sum(usable):
-        raise ConfigError(f"runner.workers={number}: the cluster has {sum(usable)} CPU cores")
+        raise ConfigError(f"runner.{option}={number}: the cluster has {sum(usable)} CPU cores")
     fitting = [n for n in range(1, max(usable) + 1) if _places(usable, n) >= number]
     return Sizes(number, False, fitting[-1])
 
@@ -143,28 +180,37 @@ def package_folders(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _connect(ray: Any, address: str, workers: int | str, folder: str | None) -> None:
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+def _connect(
+    ray: Any, address: str, workers: int | str, folder: str | None, packages: Sequence[str]
+) -> None:
+    given: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if packages:
+        given["runtime_env"] = {"py_modules": list(packages)}
     if folder is not None:
-        _start_here(ray, workers, folder, quiet)
+        _start_here(ray, workers, folder, given)
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    where = f"runner.address={address}"
+    is_client = address.startswith("ray://")
+    if is_client and find_spec("grpc") is None:
+        raise ConfigError(f"{where}: it needs Ray's client. Run: pip install 'ray[client]'")
     try:
-        with suppress(ValueError), socket.create_connection((host, int(port)), _CONNECT_S):
-            pass
-        ray.init(address=address, **quiet)
-    except (OSError, ConnectionError, RuntimeError, ImportError) as exc:
+        if address[-1].isdigit():  # not RAY_ADDRESS=auto
+            check_port(address.removeprefix("ray://"))  # Ray itself would try for minutes
+            if not is_client:
+                check_token(ray, address, where)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(address=address, **given)
+    except ConfigError:
+        raise
+    except Exception as exc:  # of no type of its own
         text = _line(exc)
         if "ersion" in text and isinstance(exc, RuntimeError):
-            raise ConfigError(f"runner.address={address}: other versions there: {text}") from exc
-        if address.startswith("ray://") and find_spec("grpc") is None:
-            text = "ray:// needs Ray's client. Run: pip install 'ray[client]'"
-        raise ConfigError(
-            f"runner.address={address}: no Ray cluster answers there: {text}"
-        ) from exc
+            raise ConfigError(f"{where}: other versions there: {text}") from exc
+        raise ConfigError(f"{where}: no Ray cluster answers there: {text}") from exc
 
 
-def _start_here(ray: Any, workers: int | str, folder: str, quiet: Mapping[str, Any]) -> None:
+def _start_here(ray: Any, workers: int | str, folder: str, given: Mapping[str, Any]) -> None:
     cores = os.cpu_count() or 1
     for left in reversed(range(_TRIES)):
         try:
@@ -173,8 +219,8 @@ def _start_here(ray: Any, workers: int | str, folder: str, quiet: Mapping[str, A
                 num_cpus=max(cores, workers) if isinstance(workers, int) else None,
                 include_dashboard=False,
                 object_store_memory=_STORE_BYTES,
-                _temp_dir=folder,  # of its logs and sockets, whose paths must be short
-                **quiet,
+                _temp_dir=folder,
+                **given,
             )
             return
         except Exception as exc:  # of no type of its own
