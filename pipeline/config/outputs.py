@@ -60,7 +60,7 @@ def place_output(cfg: DictConfig) -> str | None:
             raise ConfigError(
                 "runner.shard: the shards share an output directory; add output=DIR (and remove -m)"
             )
-    output = OmegaConf.select(cfg, "output")
+    output = OmegaConf.select(cfg, "output", throw_on_resolution_failure=False)
     if not (isinstance(output, str) and is_address(output)):
         if own is not None:
             cfg.output = str(own.directory(Path(cfg.output)))

@@ -51,7 +51,7 @@ KNOWN = (
 DECODE = "decode.jpeg, decode.isolation, decode.timeout_s, decode.memory_mb"
 BATCH = (
     "runner.on_error, runner.max_failures, runner.on_change, runner.on_lock, runner.retry_failed, "
-    "runner.sign, runner.prune, runner.shard"
+    "runner.sign, runner.prune, runner.checkpoint_s, runner.shard"
 )
 
 KEYS = [

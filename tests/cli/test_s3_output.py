@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, OutputError
 from pipeline.system.descriptors import names_in
 from runners.rundir.remote.store import ObjectStore
 
-NAMES = [f"{i // 20}/{i}.png" for i in range(40)]
+NAMES = [f"{i // 20}/{i}.png" for i in range(100)]
 JOB = ("model=mask_rcnn", "runnable=fake", "sink=[coco,overlay]", "batch_size=1", "device=cpu")
 SAME = ("predictions.jsonl", "coco.json", "coco_results.json", "inputs.jsonl", "manifest.sha256")
 ENVIRONMENT = {

@@ -136,7 +136,7 @@ def arm(k: int) -> None:
 
 @pytest.mark.timeout(300)
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    assert "4 deaths" in run_scenario(__file__, tmp_path, "random", 60, 4)
+    assert "2 deaths" in run_scenario(__file__, tmp_path, "random", 40, 2)
 
 
 @pytest.mark.timeout(300)

@@ -9,7 +9,6 @@ from pathlib import Path
 from pipeline.errors import ConfigError, OutputError, PipelineError
 from pipeline.job import Job
 from pipeline.system.output_folder import observed
-from pipeline.system.terminal import print_stderr
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.owned.names import LISTS
 from runners.rundir.remote.checkpoint import FOLDER
@@ -54,11 +53,7 @@ def mirrored(job: Job, every_s: float, *, has_workers: bool = False) -> Iterator
         with output_errors(job.output):
             owner = Owner(store, job.output)
             if owner.last is not None and owner.is_elsewhere:
-                number = restore(store, owner, owner.last, job.output)
-                print_stderr(
-                    f"restored {number} files of '{store.shown}' from the checkpoint of "
-                    f"{owner.last}"
-                )
+                restore(store, owner, owner.last, job.output)
             elif owner.last is None and owner.is_new:
                 _refuse_foreign(job, store)
             uploads.recover()

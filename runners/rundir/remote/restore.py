@@ -8,6 +8,7 @@ from pipeline.encoding import NAME as PREDICTIONS
 from pipeline.errors import OutputError
 from pipeline.system.descriptors import names_in, open_to_read, remove
 from pipeline.system.files import replaced
+from pipeline.system.terminal import print_stderr
 from runners.rundir.ledger.ledger import NAME as LEDGER
 from runners.rundir.lock import NAME as LOCK
 from runners.rundir.remote.checkpoint import Checkpoint, Piece, piece_of
@@ -19,8 +20,8 @@ from runners.rundir.remote.uploads import is_uploaded, mark_of
 _PART = ".remote-restore.part"
 
 
-def restore(store: ObjectStore, owner: Owner, checkpoint: Checkpoint, output: Path) -> int:
-    """Replace a run directory by what a checkpoint names; return the number of files.
+def restore(store: ObjectStore, owner: Owner, checkpoint: Checkpoint, output: Path) -> None:
+    """Replace a run directory by what a checkpoint names, and say so.
 
     A restoration that is interrupted is repeated by the next run.
 
@@ -38,6 +39,9 @@ def restore(store: ObjectStore, owner: Owner, checkpoint: Checkpoint, output: Pa
         and name != PREDICTIONS
         and (name in checkpoint.files or name.startswith(checkpoint.outputs))
     ]
+    print_stderr(
+        f"restoring {len(wanted) + 2} files of '{store.shown}' from the checkpoint of {checkpoint}"
+    )
     download(store, output, wanted)
     _join(store, checkpoint.journal, output / PREDICTIONS)
     _join(store, (checkpoint.ledger,), output / LEDGER)  # last: it says that there is a run
@@ -45,7 +49,6 @@ def restore(store: ObjectStore, owner: Owner, checkpoint: Checkpoint, output: Pa
         name: mark for name in checkpoint.files if (mark := mark_of(output, name)) is not None
     }
     owner.adopt()
-    return len(wanted) + 2
 
 
 def _join(store: ObjectStore, pieces: tuple[Piece, ...], path: Path) -> None:

@@ -13,7 +13,7 @@ from pipeline.redaction import redacted_text
 from pipeline.sources.fetching import reason
 
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # a network is often back within a minute
-_FINAL = (PermissionError, ImportError, NotImplementedError, TypeError, ValueError)
+_FINAL = (ImportError, NotImplementedError, TypeError, ValueError)
 _BAD_BYTES = {0xDC80 + i: 0xEF80 + i for i in range(128)}  # keys are UTF-8, file names any bytes
 _RAW_BYTES = {private: raw for raw, private in _BAD_BYTES.items()}
 T = TypeVar("T")
@@ -123,6 +123,7 @@ class ObjectStore:
             return {
                 str(name)[start:].translate(_RAW_BYTES): int(info.get("size") or 0)
                 for name, info in found.items()
+                if info.get("type") != "directory" and not str(name).endswith("/")
             }
 
         try:
@@ -175,9 +176,11 @@ class ObjectStore:
         if isinstance(exc, FileNotFoundError):
             why = "no such bucket, or no such object"
             remedy = "create the bucket, or check the address"
-        elif _is_final(exc):
+        elif _is_refused(exc):
             remedy = "check the credentials in the environment and their permissions"
             why = why.partition(";")[0]
+        elif _is_final(exc):
+            remedy = "choose another output"
         return OutputError(f"cannot {what} in the output '{self.shown}': {why}; {remedy}")
 
 
@@ -186,4 +189,8 @@ class _NothingThere(Exception):
 
 
 def _is_final(exc: Exception) -> bool:
-    return isinstance(exc, _FINAL) or "Credentials" in type(exc).__name__
+    return isinstance(exc, _FINAL) or _is_refused(exc)
+
+
+def _is_refused(exc: Exception) -> bool:
+    return isinstance(exc, PermissionError) or "Credentials" in type(exc).__name__

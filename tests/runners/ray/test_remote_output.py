@@ -20,7 +20,7 @@ from pipeline.job import Report
 from runners.batch.ray import RayBatch
 from runners.ray import executor
 
-NAMES = [*(f"{i}.png" for i in range(12)), "sub/x.jpg"]
+NAMES = [*(f"{i}.png" for i in range(9)), "sub/x.jpg"]
 ADDRESS = "shelf://bucket/night"
 JOB = ("device=cpu", "sink=[coco,overlay,crops]", "input=in")
 
@@ -96,18 +96,18 @@ def check(here: Path) -> None:
 
 
 def test_workers_upload_and_the_driver_fetches(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert on_workers(monkeypatch, seed=2).counts == {"done": 12, "failed": 1}
+    assert on_workers(monkeypatch, seed=2).counts == {"done": 9, "failed": 1}
     check(here)
     files = [len(list(Path(f"machine {i}").rglob("overlay/**/*.jpg"))) for i in range(3)]
-    assert sum(files) == 12
-    assert max(files) < 12, files
+    assert sum(files) == 9
+    assert max(files) < 9, files
     # a changed input, by a worker that has none of its earlier crops
     write_images(Path("in"), *NAMES[:3], value=77)
     assert on_workers(monkeypatch, seed=1).counts["done"] == 3
     check(here)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_workers_die_at_random(here: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     chance, deaths = random.Random(seed), 0
 
@@ -118,7 +118,7 @@ def test_workers_die_at_random(here: Path, monkeypatch: pytest.MonkeyPatch, seed
             return chance.choice(["die", "die late", "hang"])
         return ""
 
-    assert on_workers(monkeypatch, fate, seed).counts == {"done": 12, "failed": 1}
+    assert on_workers(monkeypatch, fate, seed).counts == {"done": 9, "failed": 1}
     assert deaths
     check(here)
 
@@ -126,5 +126,5 @@ def test_workers_die_at_random(here: Path, monkeypatch: pytest.MonkeyPatch, seed
 def test_input_in_an_object_store(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the machines need no common file system at all."""
     shutil.copytree("in", here / "shelf/photos")
-    assert on_workers(monkeypatch, given="shelf://photos").counts == {"done": 12, "failed": 1}
+    assert on_workers(monkeypatch, given="shelf://photos").counts == {"done": 9, "failed": 1}
     check(here)

@@ -22,9 +22,9 @@ from runners.rundir.remote import store as store_module
 from runners.rundir.remote.store import ObjectStore
 from runners.rundir.remote.uploads import Uploads
 
-NAMES = [*(f"{i}.png" for i in range(10)), "sub/x.jpg"]
+NAMES = [*(f"{i}.png" for i in range(6)), "sub/x.jpg"]
 ADDRESS = "shelf://bucket/night"
-JOB = ("device=cpu", "sink=[coco,overlay,crops,report]", "input=in", "runner.checkpoint_s=0")
+JOB = ("device=cpu", "sink=[coco,overlay,crops]", "input=in", "runner.checkpoint_s=0")
 INTERNAL = {".d2run/checkpoint.json", ".d2run/owner.json"}
 
 
@@ -65,9 +65,10 @@ def kept(folder: Path) -> dict[str, bytes]:
 
 
 def test_copy_is_the_run_directory(bucket: Path) -> None:
-    local = run(*JOB, "output=out")
-    remote = run(*JOB, f"output={ADDRESS}")
-    assert remote.counts == local.counts == {"done": 10, "failed": 1}
+    job = (*JOB, "sink=[coco,overlay,crops,report]")
+    local = run(*job, "output=out")
+    remote = run(*job, f"output={ADDRESS}")
+    assert remote.counts == local.counts == {"done": 6, "failed": 1}
     assert kept(bucket) == kept(Path("out")) == kept(local_directory(ADDRESS))
     assert "manifest.sha256" in kept(bucket)
     hidden = {".lock", ".remote.json"}
@@ -82,7 +83,7 @@ def test_copy_is_the_run_directory(bucket: Path) -> None:
 def test_a_downloaded_copy_is_a_run_directory(bucket: Path) -> None:
     run(*JOB, f"output={ADDRESS}")
     shutil.copytree(bucket, "copy")
-    assert run(*JOB, "output=copy").counts == {"done": 0, "failed": 1, "earlier": 10}
+    assert run(*JOB, "output=copy").counts == {"done": 0, "failed": 1, "earlier": 6}
     assert kept(Path("copy")) == kept(bucket)
 
 
@@ -96,18 +97,18 @@ def test_another_machine_continues(
     Path("in/sub/x.jpg").unlink()
     capsys.readouterr()
     report = run(*JOB, f"output={ADDRESS}", "runner.prune=true")
-    assert report.counts == {"done": 2, "failed": 1, "earlier": 8, "pruned": 1}
+    assert report.counts == {"done": 2, "failed": 1, "earlier": 4, "pruned": 1}
     line = capsys.readouterr().err.splitlines()[0]
-    assert line.startswith("restored 52 ")
+    assert line.startswith("restoring 35 ")
     assert f"files of '{ADDRESS}' from the checkpoint of " in line
     run(*JOB, "output=out")
     assert kept(bucket) == kept(Path("out"))
     assert not (bucket / "crops/sub").exists()
     monkeypatch.setenv("D2RUN_HOME", "home")  # the first machine is behind now
-    assert run(*JOB, f"output={ADDRESS}").counts["earlier"] == 10
-    assert "restored" in capsys.readouterr().err
-    assert run(*JOB, f"output={ADDRESS}").counts["earlier"] == 10
-    assert "restored" not in capsys.readouterr().err
+    assert run(*JOB, f"output={ADDRESS}").counts["earlier"] == 6
+    assert "restoring" in capsys.readouterr().err
+    assert run(*JOB, f"output={ADDRESS}").counts["earlier"] == 6
+    assert "restoring" not in capsys.readouterr().err
     assert kept(bucket) == kept(Path("out"))
 
 
@@ -126,7 +127,7 @@ def test_outputs_are_uploaded_before_the_ledger_names_them(
     monkeypatch.setattr(Ledger, "commit", checked)
     monkeypatch.setattr("runners.rundir.commit.GROUP", 2)
     run(*JOB, f"output={ADDRESS}")
-    assert len(seen) == 10
+    assert len(seen) == 6
 
 
 def failing(when: Callable[[str], bool], error: Exception, times: int = 1 << 30) -> None:
@@ -142,7 +143,7 @@ def failing(when: Callable[[str], bool], error: Exception, times: int = 1 << 30)
     Shelf.fault = fault
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 5, 16, 33])
+@pytest.mark.parametrize("k", [1, 2, 5, 16])
 def test_a_store_that_fails_at_any_request(bucket: Path, here: Path, k: int) -> None:
     """The k-th upload, and all after it, fail: what is committed is kept, the next run goes on."""
     number = 0
@@ -167,7 +168,7 @@ def test_a_store_that_fails_at_any_request(bucket: Path, here: Path, k: int) -> 
 
 def test_a_store_that_fails_for_a_moment(bucket: Path) -> None:
     failing(lambda what: True, TimeoutError("slow down"), times=2)
-    assert run(*JOB, f"output={ADDRESS}").counts["done"] == 10
+    assert run(*JOB, f"output={ADDRESS}").counts["done"] == 6
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_a_store_that_fails_for_a_moment(bucket: Path) -> None:
     [
         (PermissionError("Forbidden"), "no permission; check the credentials"),
         (FileNotFoundError("NoSuchBucket"), "no such bucket"),
-        (NotImplementedError("read-only"), "read-only; check the credentials"),
+        (NotImplementedError("read-only"), "read-only; choose another output"),
     ],
 )
 def test_what_is_wrong_for_good_is_known_at_once(error: Exception, message: str) -> None:
@@ -232,7 +233,7 @@ def test_two_machines_at_once(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.undo()
     os.environ["SHELF"], os.environ["D2RUN_HOME"] = str(bucket.parents[1]), "home"
     os.chdir(bucket.parents[2])
-    assert run(*JOB, f"output={ADDRESS}").counts["earlier"] == 10
+    assert run(*JOB, f"output={ADDRESS}").counts["earlier"] == 6
     run(*JOB, "output=out")
     assert kept(bucket) == kept(Path("out"))
 
@@ -278,7 +279,7 @@ def test_a_copy_that_was_deleted_is_made_again(bucket: Path) -> None:
     run(*JOB, f"output={ADDRESS}")
     before = kept(bucket)
     shutil.rmtree(bucket)
-    assert run(*JOB, f"output={ADDRESS}").counts["earlier"] == 10
+    assert run(*JOB, f"output={ADDRESS}").counts["earlier"] == 6
     assert kept(bucket) == before
 
 
@@ -341,7 +342,7 @@ def test_names_that_are_not_utf_8(bucket: Path, monkeypatch: pytest.MonkeyPatch)
     Path("in", name).write_bytes(Path("in/1.png").read_bytes())
     run(*JOB, f"output={ADDRESS}")
     move(monkeypatch, "second")
-    assert run(*JOB, f"output={ADDRESS}").counts["earlier"] == 11
+    assert run(*JOB, f"output={ADDRESS}").counts["earlier"] == 7
     run(*JOB, "output=out")
     assert kept(local_directory(ADDRESS)) == kept(Path("out"))
 
@@ -355,7 +356,7 @@ def test_an_interrupted_end(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(KeyboardInterrupt):
             run(*JOB, f"output={ADDRESS}")
     move(monkeypatch, "second")
-    assert run(*JOB, f"output={ADDRESS}").counts == {"done": 0, "failed": 1, "earlier": 11}
+    assert run(*JOB, f"output={ADDRESS}").counts == {"done": 0, "failed": 1, "earlier": 7}
     run(*JOB, "output=out")
     assert kept(bucket) == kept(Path("out"))
 
