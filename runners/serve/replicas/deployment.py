@@ -151,6 +151,8 @@ class Deployment:
                     fail(PipelineError(f"the Ray cluster does not answer: {_line(str(exc))}"))
                     return
                 continue
+            if self._closing.is_set():
+                return
             answered_s = now_s
             ran_s = now_s if n_running else ran_s
             update(news, n_running)

@@ -226,6 +226,16 @@ def test_without_replicas(capsys: pytest.CaptureFixture[str]) -> None:
         running.service.ended.result(30)
 
 
+def test_requests_do_not_wait_for_new_replicas() -> None:
+    with fronted() as running:
+        clients = hold(running, 3)
+        running.deployed.update(running.deployed.news(), 0)
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 503"
+            client.close()
+        assert all(call.is_canceled for call in running.deployed.calls)
+
+
 def test_what_a_replica_reports_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with fronted() as running:
         replica = running.deployed.replicas[0]
