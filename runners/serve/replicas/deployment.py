@@ -163,6 +163,8 @@ class Deployment:
     def _deploy(self, size: Sizes) -> None:
         config = dict(self._job.config) | {"input": None, "output": str(self._job.output)}
         config["device"] = "cuda" if size.on_gpu else "cpu"
+        # the front has checked access, and Ray would store the token
+        config["runner"] = {**config["runner"], "token": None, "public": True}
         resources: dict[str, Any] = {"num_cpus": 0 if size.on_gpu else size.cpus}
         resources |= {"num_gpus": 1} if size.on_gpu else {}
         alone = size.are_alone and "OMP_NUM_THREADS" not in os.environ
@@ -176,6 +178,7 @@ class Deployment:
             max_ongoing_requests=self._options.max_queue,
             max_queued_requests=-1,  # the front limits them
             ray_actor_options=resources,
+            logging_config={"enable_access_log": False, "log_level": "ERROR"},
             health_check_period_s=5,
             health_check_timeout_s=30,
             graceful_shutdown_wait_loop_s=0.1,

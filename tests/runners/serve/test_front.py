@@ -208,6 +208,16 @@ def test_a_call_that_fails(
     assert ("unexpected RayTaskError" in capsys.readouterr().err) == (status == 500)
 
 
+def test_the_token_stays_here() -> None:
+    with fronted("runner.token=hush-hush") as running:
+        assert running.post("/predict", IMAGE).status == 401
+        assert running.get("/info").status == 401
+        assert not running.deployed.calls
+        header = {"Authorization": "Bearer hush-hush", "Host": "elsewhere.example"}
+        assert running.post("/predict", IMAGE, header).status == 200
+        assert b"authorization" not in dict(running.deployed.sent[0].scope["headers"])
+
+
 def test_without_replicas(capsys: pytest.CaptureFixture[str]) -> None:
     with fronted() as running:
         failure = Failure(PipelineError, "no such weights")

@@ -138,14 +138,14 @@ def wait_for_new(running: OnRay, before: list[int]) -> None:
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_replicas_are_killed_under_load(tmp_path: Path) -> None:
-    """1,000 requests, 5 kills: each request gets its own answer, or a 503 that says so."""
+    """1,000 requests, 3 kills: each request gets its own answer, or a 503 that says so."""
     with served(*FAKE) as plain:
         expected = {height: plain.post("/predict", image_file(height)).body for height in HEIGHTS}
     chance = random.Random(18)
     heights = [chance.choice(HEIGHTS) for _ in range(1000)]
-    n_clients, kills, killed = 8, 5, 0
+    n_clients, kills, killed = 8, 3, 0
     with (
-        on_ray(tmp_path, *FAULTY, FAULTY_SLEEP_S="0.02") as running,
+        on_ray(tmp_path, *FAULTY, FAULTY_SLEEP_S="0.1") as running,
         ThreadPoolExecutor(n_clients) as clients,
     ):
 
@@ -157,14 +157,17 @@ def test_replicas_are_killed_under_load(tmp_path: Path) -> None:
             return tries
 
         answers = [clients.submit(ask, height) for height in heights]
+        before: list[int] = []
         while killed < kills and not all(each.done() for each in answers):
             at = sum(each.done() for each in answers)
             if at < (killed + 1) * len(heights) // (kills + 2):
                 time.sleep(0.05)
                 continue
-            if before := running.replicas():
-                os.kill(chance.choice(before), signal.SIGKILL)
-                killed += 1
+            if before:
+                wait_for_new(running, before)
+            before = running.replicas()
+            os.kill(chance.choice(before), signal.SIGKILL)
+            killed += 1
         done = [each.result() for each in answers]
         assert killed == kills
         for height, tries in zip(heights, done, strict=True):
@@ -173,7 +176,7 @@ def test_replicas_are_killed_under_load(tmp_path: Path) -> None:
                 each.status == 503 and "replica" in each.json["error"] for each in tries[:-1]
             )
         lost = sum(each.json == LOST for tries in done for each in tries[:-1])
-        assert lost <= kills * n_clients
+        assert 0 < lost < kills * n_clients  # those at the other replica are not affected
         running.wait_for_replicas()
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(120) == 0
