@@ -59,6 +59,7 @@ class Deployment:
         Raises:
             ConfigError: There is no cluster at the address, Ray Serve is not installed, or there
                 are not as many devices.
+            PipelineError: Ray Serve does not start.
         """
         options = self._options
         with ExitStack() as stack:
@@ -69,7 +70,11 @@ class Deployment:
                 self._serve = _ray_serve()
                 self.lost = (self._serve.exceptions.RayServeException,)
                 stack.callback(self._delete)
-                self._deploy(size)
+                try:
+                    self._deploy(size)
+                except Exception as exc:  # of Ray's controller, with its traceback
+                    cause = str(exc).strip().rpartition("\n")[2]
+                    raise PipelineError(f"Ray Serve does not start: {_line(cause)}") from exc
             self.n_replicas = size.number
             self._stack = stack.pop_all()
         return self
