@@ -75,6 +75,7 @@ class Deployed:
     replicas: list[ReplicaHere]
     error: Exception | None = None
     calls: list[Calling] = field(default_factory=list)
+    sent: list[Call] = field(default_factory=list)
     update: Callable[[News, int], None] = lambda news, n: None
     fail: Callable[[Exception], None] = lambda error: None
     lost: tuple[type[Exception], ...] = (ConnectionError,)
@@ -109,6 +110,7 @@ class Deployed:
     def _call(self, call: Call) -> Calling:
         if self.error is not None:
             raise self.error
+        self.sent.append(call)
         replica = self.replicas[len(self.calls) % len(self.replicas)]
         self.calls.append(Calling(asyncio.ensure_future(replica.answer(call))))
         return self.calls[-1]
@@ -126,7 +128,9 @@ def fronted(*arguments: str) -> Iterator[Fronted]:
     """Run a front with two replicas while the block runs."""
     job = served_job("runner.address=local", *arguments)
     runner: Any = job.runner
-    here = [ReplicaHere(served_job("runner.address=local", *arguments)) for _ in range(2)]
+    known = [each for each in arguments if not each.startswith("runner.token=")]
+    replica = ("runner.address=local", *known, "runner.public=true")  # as ``Deployment`` does
+    here = [ReplicaHere(served_job(*replica)) for _ in range(2)]
     deployed: Any = Deployed(here)
     listening = listen(runner)
     with (

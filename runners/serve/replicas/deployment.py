@@ -59,6 +59,7 @@ class Deployment:
         Raises:
             ConfigError: There is no cluster at the address, Ray Serve is not installed, or there
                 are not as many devices.
+            PipelineError: Ray Serve does not start.
         """
         options = self._options
         with ExitStack() as stack:
@@ -69,7 +70,11 @@ class Deployment:
                 self._serve = _ray_serve()
                 self.lost = (self._serve.exceptions.RayServeException,)
                 stack.callback(self._delete)
-                self._deploy(size)
+                try:
+                    self._deploy(size)
+                except Exception as exc:  # of Ray's controller, with its traceback
+                    cause = str(exc).strip().rpartition("\n")[2]
+                    raise PipelineError(f"Ray Serve does not start: {_line(cause)}") from exc
             self.n_replicas = size.number
             self._stack = stack.pop_all()
         return self
@@ -151,6 +156,8 @@ class Deployment:
                     fail(PipelineError(f"the Ray cluster does not answer: {_line(str(exc))}"))
                     return
                 continue
+            if self._closing.is_set():
+                return
             answered_s = now_s
             ran_s = now_s if n_running else ran_s
             update(news, n_running)
@@ -161,6 +168,8 @@ class Deployment:
     def _deploy(self, size: Sizes) -> None:
         config = dict(self._job.config) | {"input": None, "output": str(self._job.output)}
         config["device"] = "cuda" if size.on_gpu else "cpu"
+        # the front has checked access, and Ray would store the token
+        config["runner"] = {**config["runner"], "token": None, "public": True}
         resources: dict[str, Any] = {"num_cpus": 0 if size.on_gpu else size.cpus}
         resources |= {"num_gpus": 1} if size.on_gpu else {}
         alone = size.are_alone and "OMP_NUM_THREADS" not in os.environ
@@ -174,6 +183,7 @@ class Deployment:
             max_ongoing_requests=self._options.max_queue,
             max_queued_requests=-1,  # the front limits them
             ray_actor_options=resources,
+            logging_config={"enable_access_log": False, "log_level": "ERROR"},
             health_check_period_s=5,
             health_check_timeout_s=30,
             graceful_shutdown_wait_loop_s=0.1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -92,6 +93,8 @@ class Front:
         self._deployment = deployment
         self._pace = Pace()
         self._n_bytes = self._n_running = 0
+        self._calls: set[asyncio.Future[Reply]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the HTTP server
 
     def __enter__(self) -> Front:
         """Start the replicas.
@@ -143,6 +146,7 @@ class Front:
             RequestError: There is no room, or no replica, or it has failed.
         """
         self._check_room()
+        self._loop = asyncio.get_running_loop()
         body = bytearray()
         try:
             async for chunk in _chunks(receive):
@@ -164,19 +168,34 @@ class Front:
         exceptions = self._deployment.ray.exceptions
         try:
             response = self._deployment.handle.answer.remote(call)
+            answer: asyncio.Future[Reply] = asyncio.ensure_future(response)
+            self._calls.add(answer)
             try:
-                reply: Reply = await response
-            except asyncio.CancelledError:  # the client is gone
+                reply = await answer
+            except asyncio.CancelledError:  # the client is gone, or all replicas are
                 response.cancel()
+                if answer not in self._calls:
+                    raise self._lost() from None
                 raise
+            finally:
+                self._calls.discard(answer)
         except exceptions.RayTaskError:
             raise
         except (exceptions.RayError, *self._deployment.lost) as exc:
-            raise RequestError(
-                503, "the replica with this request has failed; send it again", _RETRY_S
-            ) from exc
+            raise self._lost() from exc
         repeat(reply.notes, self.metrics, self.traffic)
         return reply
+
+    def _lost(self) -> RequestError:
+        return RequestError(
+            503, "the replica with this request has failed; send it again", _RETRY_S
+        )
+
+    def _give_up(self) -> None:
+        """Answer the requests that Ray would keep until there is a replica again."""
+        calls, self._calls = self._calls, set()
+        for call in calls:
+            call.cancel()
 
     def _check_room(self) -> None:
         if self.failure is not None or not self._n_running:
@@ -195,6 +214,9 @@ class Front:
     def _update(self, news: News, n_running: int) -> None:
         """Note what replicas have reported, on any thread."""
         self._n_running = n_running
+        if not n_running and self._loop is not None:
+            with suppress(RuntimeError):  # it is closed
+                self._loop.call_soon_threadsafe(self._give_up)
         repeat(news.notes, self.metrics, self.traffic)
         devices = sorted(each.device for each in news.replicas)
         if devices != self.devices:

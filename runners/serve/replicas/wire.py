@@ -29,8 +29,10 @@ class Call:
 
     @classmethod
     def of(cls, scope: Scope, body: bytes) -> Call:
-        """Return the request of a scope."""
-        return cls({name: scope.get(name) for name in _SENT}, body)
+        """Return the request of a scope, without its token."""
+        sent = {name: scope.get(name) for name in _SENT}
+        sent["headers"] = [each for each in scope["headers"] if each[0] != b"authorization"]
+        return cls(sent, body)
 
 
 @dataclass(frozen=True, slots=True)

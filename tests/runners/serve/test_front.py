@@ -208,6 +208,16 @@ def test_a_call_that_fails(
     assert ("unexpected RayTaskError" in capsys.readouterr().err) == (status == 500)
 
 
+def test_the_token_stays_here() -> None:
+    with fronted("runner.token=hush-hush") as running:
+        assert running.post("/predict", IMAGE).status == 401
+        assert running.get("/info").status == 401
+        assert not running.deployed.calls
+        header = {"Authorization": "Bearer hush-hush", "Host": "elsewhere.example"}
+        assert running.post("/predict", IMAGE, header).status == 200
+        assert b"authorization" not in dict(running.deployed.sent[0].scope["headers"])
+
+
 def test_without_replicas(capsys: pytest.CaptureFixture[str]) -> None:
     with fronted() as running:
         failure = Failure(PipelineError, "no such weights")
@@ -224,6 +234,16 @@ def test_without_replicas(capsys: pytest.CaptureFixture[str]) -> None:
         running.deployed.fail(PipelineError("the Ray cluster does not answer"))
         assert running.get("/readyz").body == b"failed\n"
         running.service.ended.result(30)
+
+
+def test_requests_do_not_wait_for_new_replicas() -> None:
+    with fronted() as running:
+        clients = hold(running, 3)
+        running.deployed.update(running.deployed.news(), 0)
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 503"
+            client.close()
+        assert all(call.is_canceled for call in running.deployed.calls)
 
 
 def test_what_a_replica_reports_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
