@@ -1,13 +1,18 @@
 """What one asset costs the driver, planning, resuming and merging, and what failures cost a job.
 
     uv run python benchmarks/scale.py --assets 100000 1000000 --json scale.json
-    uv run python benchmarks/scale.py --parts merge --assets 10000000 --shards 64
+    uv run python benchmarks/scale.py --parts merge --assets 10000000 --instances 1
+    uv run python benchmarks/scale.py --parts resume --assets 10000000 --instances 1 --links
     uv run python benchmarks/scale.py --parts failures
 
 Parts: ``driver`` commits outcomes that nobody computes (ledger, journal, lists); ``plan`` and
 ``resume`` list files that are all new, or all done; ``merge`` combines shards; ``failures`` kills
 real processes and simulates the same. Every measurement is a process of its own. CPU seconds are
 shown beside wall seconds, because those depend on what else the machine does.
+
+Ten million files need more inodes than many disks have, so with ``--links`` 50,000 names share one
+file. Listing and comparing them is the same work. Ten million results of three instances take 14 GB
+in shards and merged, of one instance 10 GB.
 """
 
 from __future__ import annotations
@@ -21,8 +26,10 @@ import signal
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +53,7 @@ from runners.rundir.owned.names import LISTS
 
 PARTS = ("driver", "plan", "resume", "merge", "failures")
 _IN_A_FOLDER = 1000
+_LINKS = 50  # folders whose names share one file: ext4 allows 65,000 links
 _MTIME_NS = 1_700_000_000_000_000_000
 _JOB = ("model=mask_rcnn", "runnable=fake", "sink=[]", "quiet=true")
 
@@ -138,7 +146,7 @@ class NoWork:
         """Yield the outcomes."""
         for asset in assets:
             records = Spool()
-            records.append(line_of(asset.id, 0))
+            records.append(line_of(asset.id, 0, 3))
             yield Outcome(asset, 1, records=records)
 
 
@@ -147,11 +155,11 @@ def asset_id(number: int) -> str:
     return f"{number // _IN_A_FOLDER:05d}/{number:08d}.jpg"
 
 
-def line_of(name: str, image_id: int) -> bytes:
-    """Return a line of predictions.jsonl with three instances without masks."""
+def line_of(name: str, image_id: int, instances: int) -> bytes:
+    """Return a line of predictions.jsonl with instances without masks."""
     box = '{"box": [10.25, 20.5, 110.75, 220.125], "score": 0.987654, "class_id": 0, '
     text = f'"image_id": {image_id}, "instances": [' + ", ".join(
-        [f'{box}"class_name": "person"}}'] * 3
+        [f'{box}"class_name": "person"}}'] * instances
     )
     frame = '"frame": 0, "time_s": null, "width": 640, "height": 480, '
     return f'{{"asset": "{name}", {frame}{text}]}}\n'.encode()
@@ -186,28 +194,39 @@ def sizes(output: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in output.iterdir() if path.is_file()}
 
 
-def make_files(folder: Path, n: int) -> None:
-    """Write files of one byte, modified long ago."""
+def make_files(folder: Path, n: int, *, links: bool) -> None:
+    """Write files of one byte, modified long ago.
+
+    Args:
+        folder: Their directory, created.
+        n: Their number.
+        links: Whether most are hard links to another.
+    """
     for first in range(0, n, _IN_A_FOLDER):
         (folder / asset_id(first)).parent.mkdir(parents=True)
+        origin = asset_id(first - first % (_LINKS * _IN_A_FOLDER))
         for i in range(first, min(first + _IN_A_FOLDER, n)):
-            descriptor = os.open(folder / asset_id(i), os.O_CREAT | os.O_WRONLY)
+            name = f"{folder}/{asset_id(i)}"
+            if links and asset_id(i) != origin:
+                os.link(f"{folder}/{origin}", name)
+                continue
+            descriptor = os.open(name, os.O_CREAT | os.O_WRONLY)
             os.write(descriptor, b"x")
             os.utime(descriptor, ns=(_MTIME_NS, _MTIME_NS))
             os.close(descriptor)
 
 
-def plan(folder: Path, n: int) -> dict[str, Any]:
+def plan(folder: Path, n: int, *, links: bool = False) -> dict[str, Any]:
     """Plan for files that are all new."""
-    make_files(folder / "in", n)
+    make_files(folder / "in", n, links=links)
     arguments = ("runner=plan", f"input={folder}/in", f"output={folder}/new")
     return {"plan": asdict(measured(command(*_JOB, *arguments)))}
 
 
-def resume(folder: Path, n: int) -> dict[str, Any]:
+def resume(folder: Path, n: int, *, links: bool = False, instances: int = 3) -> dict[str, Any]:
     """Resume a run over the same files that has done them all."""
     if not (folder / "in").exists():
-        make_files(folder / "in", n)
+        make_files(folder / "in", n, links=links)
     output = folder / "done"
     (folder / "empty").mkdir()
     (folder / "in").rename(folder / "files")
@@ -216,20 +235,22 @@ def resume(folder: Path, n: int) -> dict[str, Any]:
     measured(command(*arguments))  # a run of no inputs, which is filled
     (folder / "in").rmdir()
     (folder / "files").rename(folder / "in")
-    measured(lambda: fill(output, range(n), size=1))
-    first = measured(command(*arguments))  # writes the lists
-    return {"resume": asdict(measured(command(*arguments))), "first": asdict(first)}
+    measured(lambda: fill(output, range(n), instances, size=1))
+    cost = measured(command(*arguments))
+    assert not cost.status
+    record = json.loads((output / "run.json").read_bytes())
+    assert record["counts"] == {"done": 0, "failed": 0, "earlier": n}, record["counts"]
+    return {"resume": asdict(cost), "bytes": sizes(output)}
 
 
-def fill(output: Path, numbers: Iterable[int], size: int = 100_000) -> tuple[int, str]:
-    """Add finished inputs to a run; return their number and the SHA-256 of the predictions."""
-    digest, entries, offset, image_id = hashlib.sha256(), [], 0, 1
+def fill(output: Path, numbers: Iterable[int], instances: int, size: int = 100_000) -> int:
+    """Add finished inputs to a run; return their number."""
+    entries, offset, image_id = list[Entry](), 0, 1
     with Ledger(output / LEDGER) as ledger, (output / PREDICTIONS).open("wb") as predictions:
         for place in numbers:
             name = asset_id(place)
-            line = line_of(name, image_id)
+            line = line_of(name, image_id, instances)
             predictions.write(line)
-            digest.update(line)
             sha256 = hashlib.sha256(name.encode()).hexdigest()
             entry = Entry(name, place, "done", size, _MTIME_NS, sha256, offset, len(line), frames=1)
             entries.append(entry)
@@ -241,17 +262,18 @@ def fill(output: Path, numbers: Iterable[int], size: int = 100_000) -> tuple[int
         ledger.put(entries)
         ledger.set_fact("finished", True)
         ledger.commit(Position(offset, image_id))
-    return image_id - 1, digest.hexdigest()
+    return image_id - 1
 
 
-def make_shard(output: Path, shard: Shard, n: int, given: str) -> None:
+def make_shard(
+    output: Path, shard: Shard, own: Iterable[int], n: int, given: str, instances: int
+) -> None:
     """Make the run directory of a finished shard."""
     path = shard.directory(output)
     run = command(*_JOB, given, f"output={output}", f"runner.shard={shard}")
     if status := run():
         raise SystemExit(status)
-    own = (i for i in range(n) if shard_of(asset_id(i), shard.count) == shard.index)
-    count, _ = fill(path, own)
+    count = fill(path, own, instances)
     record = json.loads((path / "run.json").read_bytes())
     names = [*LISTS, *(name for names in record["outputs"].values() for name in names)]
     record["manifest"]["sha256"] = write_manifest(path, names, {}, 0).sha256
@@ -259,15 +281,17 @@ def make_shard(output: Path, shard: Shard, n: int, given: str) -> None:
     (path / "run.json").write_text(json.dumps(record))
 
 
-def merge(folder: Path, n: int, shards: int) -> dict[str, Any]:
+def merge(folder: Path, n: int, shards: int, instances: int) -> dict[str, Any]:
     """Merge shards, then once more with nothing to do."""
     (folder / "none").mkdir()
     output, given = folder / "merged", f"input={folder}/none"
-    made = [
-        measured(lambda i=i: make_shard(output, Shard(i, shards), n, given))  # type: ignore[misc]
-        for i in range(1, shards + 1)
-    ]
-    assert not any(cost.status for cost in made)
+    own = [array("L") for _ in range(shards)]
+    for i in range(n):
+        own[shard_of(asset_id(i), shards) - 1].append(i)
+    for k in range(shards):
+        made = partial(make_shard, output, Shard(k + 1, shards), own[k], n, given, instances)
+        assert not measured(made).status
+    own.clear()  # or the processes below would inherit it
     arguments = ("runner=merge", f"output={output}", "quiet=true")
     first, again = (asdict(measured(command(*arguments))) for _ in range(2))
     with (output / PREDICTIONS).open("rb") as lines:
@@ -334,6 +358,8 @@ def main() -> None:
     parser.add_argument("--assets", type=report.at_least_one, nargs="+", default=[100_000])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--shards", type=report.at_least_one, default=8)
+    parser.add_argument("--instances", type=report.at_least_one, default=3, help="per line")
+    parser.add_argument("--links", action="store_true", help="most files are hard links")
     parser.add_argument("--inputs", type=report.at_least_one, default=3000, help="of failures")
     parser.add_argument("--deaths", type=report.at_least_one, default=20, help="of failures")
     parser.add_argument("--seed", type=int, default=0)
@@ -344,11 +370,15 @@ def main() -> None:
     for n in args.assets:
         costs: dict[str, Any] = {}
         with tempfile.TemporaryDirectory(prefix="d2run-bench-") as name:
-            for part in ("driver", "plan", "resume"):
-                if part in args.parts:
-                    costs[part] = globals()[part](Path(name), n)
+            if "driver" in args.parts:
+                costs["driver"] = driver(Path(name), n)
+            if "plan" in args.parts:
+                costs["plan"] = plan(Path(name), n, links=args.links)
+            if "resume" in args.parts:
+                resumed = resume(Path(name), n, links=args.links, instances=args.instances)
+                costs["resume"] = resumed
             if "merge" in args.parts:
-                costs["merge"] = merge(Path(name), n, args.shards)
+                costs["merge"] = merge(Path(name), n, args.shards, args.instances)
         found["assets"][n] = costs
         for part in costs.values():
             rows += [show(n, key, cost) for key, cost in part.items() if "cpu_s" in str(cost)]

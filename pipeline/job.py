@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pipeline.errors import PartialError, PipelineError
 from pipeline.protocols import (
@@ -27,6 +27,7 @@ from pipeline.protocols import (
     Stage,
     ThreadedRunnable,
 )
+from pipeline.redaction import redacted_text
 from pipeline.system.spool import Spool
 from pipeline.system.versions import library_versions
 
@@ -150,6 +151,13 @@ class Runner(Protocol):
         ...
 
 
+@runtime_checkable
+class UploadingRunner(Protocol):
+    """A runner whose output may be in an object store."""
+
+    uploads: Literal[True]
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """Everything a runner needs, built and checked; nothing is opened or loaded yet.
@@ -167,6 +175,8 @@ class Job:
         config: The resolved configuration, plain containers.
         hydra_files: Content of the files of ``.hydra/`` by name; empty outside ``run.py``.
         started: When the job was started, in seconds since 1970.
+        address: Where the output is in an object store, with the secrets that the address has;
+            ``output`` is its local copy then. ``None`` if the output is only a directory.
     """
 
     source: Source | None
@@ -181,6 +191,7 @@ class Job:
     config: dict[str, Any]
     hydra_files: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
+    address: str | None = None
 
     def parts(self) -> Iterator[tuple[str, Any]]:
         """Yield the source, stages, sinks and aggregates, each with its configuration key."""
@@ -196,6 +207,12 @@ class Job:
         """Return the names in the run directory that the sinks and aggregates own."""
         parts: list[Sink | Aggregate] = [*self.sinks.values(), *self.aggregates.values()]
         return tuple(dict.fromkeys(name for part in parts for name in part.outputs))
+
+    def shown(self, text: str) -> str:
+        """Return a message that names the address of the output, not its local copy."""
+        if self.address is None:
+            return text
+        return text.replace(str(self.output), redacted_text(self.address))
 
     def limits(self) -> Pushdown:
         """Return which instances the options and stages drop, whatever the images show."""

@@ -16,8 +16,11 @@ from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 
 from pipeline.config.arguments import near
+from pipeline.config.outputs import local_directory
 from pipeline.config.schema import GROUPS, JobConfig, ModelConfig, text_keys
 from pipeline.errors import ConfigError, did_you_mean
+from pipeline.recorded.run import is_address
+from pipeline.redaction import redacted_text
 
 Option = Override  # KEY=VALUE as Hydra's grammar parses it
 _CFG = ("job", "hydra", "all")
@@ -145,10 +148,17 @@ def hydra_arguments(overrides: Sequence[str], *, multirun: bool = False) -> list
         key, _, value = override.partition("=")
         name = key.lstrip("+~")
         if name == "output" and "${" not in value and not (multirun and len(_items(value)) > 1):
-            directory = quoted(os.path.expanduser(value))  # noqa: PTH111 - keeps ./ and //
-            prepared.append(f"hydra.{'sweep' if multirun else 'run'}.dir={directory}")
+            directory, own = os.path.expanduser(value), None  # noqa: PTH111 - keeps ./ and //
+            if is_address(value):
+                if multirun:
+                    raise ConfigError(
+                        f"{redacted_text(override)}: the jobs of a sweep need a directory of this "
+                        "machine"
+                    )
+                directory, own = str(local_directory(value)), value
+            prepared.append(f"hydra.{'sweep' if multirun else 'run'}.dir={quoted(directory)}")
             if not multirun:
-                prepared.append(f"{key}={directory}")
+                prepared.append(f"{key}={quoted(own or directory)}")
         elif value and multirun:
             values = [_value(name, item, multirun=True) for item in _items(value)]
             prepared.append(f"{key}={','.join(values)}")

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from pipeline.redaction import safe_text
 from pipeline.system.memory import keep_pages
 from pipeline.system.terminal import print_stderr
 from runners.reporting.resuming import describe_kept, resume_command
-from runners.reporting.sweep import SweepJob, print_sweep, varied, write_sweep
+from runners.reporting.sweep import NOT_STARTED, SweepJob, print_sweep, varied, write_sweep
 
 
 class Terminated(BaseException):
@@ -98,10 +99,13 @@ class Jobs:
             The number that a sweeper can optimize.
         """
         self._quiet = job.config.get("quiet") is True
-        if job.status == "not started":
-            print_stderr(f"error: job {job.number}: not started: {job.reason}")
-            return None
         self._sweep = job.sweep_directory
+        if job.status == NOT_STARTED:
+            overrides, reason = varied(job.overrides, self.swept), safe_text(job.reason)
+            self._rows.append(
+                SweepJob.of(job.number, overrides, None, None, job.directory, message=reason)
+            )
+            return None
         row = job.value.args[0] if isinstance(job.value, _LaunchedFailedError) else job.value
         if not isinstance(row, SweepJob):  # its process died
             overrides = varied(job.overrides, self.swept)
@@ -114,7 +118,7 @@ class Jobs:
                 print_stderr(f"error: job {job.number}: {job.reason}")
             _remove_if_empty(job.directory)
         self._rows.append(row)
-        self.statuses.append(row.status)
+        self.statuses.append(row.status or 0)
         return row.metric
 
     def _run_one(self, cfg: DictConfig) -> float | None:
@@ -172,13 +176,14 @@ class Jobs:
             report = self._job.runner.run(self._job)
         except PipelineError as exc:
             # what fails while building is a mistake in the configuration: nothing was started
-            return exc.exit_status if self._job else ConfigError.exit_status, None, str(exc)
+            message = self._job.shown(str(exc)) if self._job else str(exc)
+            return exc.exit_status if self._job else ConfigError.exit_status, None, message
         except Exception as exc:
             message = f"unexpected {type(exc).__name__}: {exc}"
             if self._job is not None and (log := self._job.output / "run.log").exists():
                 message += f"; the traceback is in {log}"
             return 1, None, message
-        return report.exit_status, report, report.message
+        return report.exit_status, report, self._job.shown(report.message)
 
     def report_sweep(self) -> None:
         """Print and write the table of a sweep's jobs, and write its page.
@@ -189,6 +194,8 @@ class Jobs:
         if self._sweep is None:
             return
         rows = sorted(self._rows, key=lambda row: row.job)  # launched jobs end in any order
+        for reason, n in Counter(row.message for row in rows if row.status is None).items():
+            print_stderr(f"error: {n} job{'s' * (n > 1)} not started: {reason}")
         if not self._quiet:
             print_sweep(self._sweep, rows)
         if self._sweep.is_dir():
@@ -204,6 +211,7 @@ class Jobs:
         """Print what is kept of the interrupted jobs, and how to resume them."""
         outputs = self._stopped or ([self._job.output] if self._job is not None else [])
         kept = "; ".join(filter(None, map(describe_kept, outputs)))
+        kept = self._job.shown(kept) if self._job is not None else kept
         if self._job is None or self._job.source is not None:
             what += f"; {kept or 'there are no results yet'}"
         print_stderr(f"error: {what}")

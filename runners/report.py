@@ -7,8 +7,8 @@ from dataclasses import replace
 from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
 from pipeline.recorded import read_run
+from pipeline.recorded.run import run_directory
 from pipeline.sinks.report import HtmlReport
-from pipeline.system.files import expanded
 from pipeline.system.terminal import print_stdout
 from runners.rundir.lock import locked
 from runners.rundir.owned.aggregates import build_from_record
@@ -37,7 +37,7 @@ class MakeReport:
             raise ConfigError("runner=report reads a finished run; remove input")
         if self.run_directory is None:
             raise ConfigError("no run: add runner.run=DIR")
-        directory = expanded(self.run_directory)
+        directory = run_directory(self.run_directory)
         recorded = read_run(directory)
         selected = job.aggregates.get("report")
         page = selected if isinstance(selected, HtmlReport) else HtmlReport(directory)

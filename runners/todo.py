@@ -22,6 +22,7 @@ from pipeline.protocols import (
     supports,
 )
 from runners.rundir.ledger.ledger import Entry, Ledger
+from runners.rundir.ledger.versions import versions_of
 
 AT_ONCE = 500
 _AHEAD = 64  # assets whose content is being fetched
@@ -30,6 +31,8 @@ _GRAIN_NS = 2_000_000_000  # the coarsest time stamps of a file system: FAT
 NEW, CHANGED, FAILED = "new", "changed", "failed"  # to be processed
 DONE, POISON, GONE, LATER = "done", "poison", "gone", "later"  # not to be processed
 TO_DO = (NEW, CHANGED, FAILED)
+
+_Chunk = Sequence[tuple[Asset, int]]
 
 
 @dataclass(slots=True)
@@ -84,43 +87,53 @@ class Todo:
 
     def __iter__(self) -> Iterator[tuple[Asset, int]]:
         """Yield each asset to be processed, and its place."""
-        for asset, place, state in self.states():
-            if state in TO_DO:
-                yield asset, place
+        for chunk, unchanged in self._chunks():
+            if len(unchanged) < len(chunk):  # a shortcut: most have nothing to do
+                for asset, place, state in self._states(chunk, unchanged):
+                    if state in TO_DO:
+                        yield asset, place
 
     def states(self) -> Iterator[tuple[Asset, int, str]]:
         """Yield every asset, its place and its state; update the places in the ledger."""
+        for chunk, unchanged in self._chunks():
+            yield from self._states(chunk, unchanged)
+
+    def _chunks(self) -> Iterator[tuple[_Chunk, dict[str, int]]]:
+        """Yield the inputs, some at a time, each time with what ``_unchanged`` returns for them."""
         numbers = count(self.first_place) if self.numbers is None else self.numbers
         numbered = zip(self.source, numbers, strict=False)
         while chunk := list(islice(numbered, self.at_once)):
             if self.seen is not None:
                 self.seen.update(asset.id for asset, _ in chunk)
             unchanged = self._unchanged(chunk)
-            others = [asset.id for asset, _ in chunk if asset.id not in unchanged]
-            known = self.ledger.find(others) if self.ledger and others else {}
-            updated = []
-            for asset, place in chunk:
-                if asset.id in unchanged:
-                    self.counts[DONE] += 1
-                    self.known += 1
-                    yield asset, unchanged[asset.id], DONE
-                    continue
-                entry = known.get(asset.id)
-                state, entry_now = self._state(asset, entry)
-                at = place
-                if entry_now is not None and self._keeps_place(entry_now):
-                    at = entry_now.place
-                elif entry_now is not None and entry_now.place != place:
-                    entry_now = replace(entry_now, place=place)
-                    self.moved = True
-                if entry_now is not None and entry_now is not entry:
-                    updated.append(entry_now)
-                self.counts[state] += 1
-                self.known += entry is not None and self._is_own(entry)
-                self.unseen_failures.discard(asset.id)
-                yield asset, at, state
-            if self.ledger and updated:
-                self.ledger.put(updated)
+            self.counts[DONE] += len(unchanged)
+            self.known += len(unchanged)
+            yield chunk, unchanged
+
+    def _states(self, chunk: _Chunk, unchanged: dict[str, int]) -> Iterator[tuple[Asset, int, str]]:
+        others = [asset.id for asset, _ in chunk if asset.id not in unchanged]
+        known = self.ledger.find(others) if self.ledger and others else {}
+        updated = []
+        for asset, place in chunk:
+            if (at := unchanged.get(asset.id)) is not None:
+                yield asset, at, DONE
+                continue
+            entry = known.get(asset.id)
+            state, entry_now = self._state(asset, entry)
+            at = place
+            if entry_now is not None and self._keeps_place(entry_now):
+                at = entry_now.place
+            elif entry_now is not None and entry_now.place != place:
+                entry_now = replace(entry_now, place=place)
+                self.moved = True
+            if entry_now is not None and entry_now is not entry:
+                updated.append(entry_now)
+            self.counts[state] += 1
+            self.known += entry is not None and self._is_own(entry)
+            self.unseen_failures.discard(asset.id)
+            yield asset, at, state
+        if self.ledger and updated:
+            self.ledger.put(updated)
 
     def _is_own(self, entry: Entry) -> bool:
         return self.places is None or entry.place in self.places
@@ -128,20 +141,21 @@ class Todo:
     def _keeps_place(self, entry: Entry) -> bool:
         return self.keep_places or not self._is_own(entry)
 
-    def _unchanged(self, chunk: Sequence[tuple[Asset, int]]) -> dict[str, int]:
+    def _unchanged(self, chunk: _Chunk) -> dict[str, int]:
         """Return the places of those that are done and have not moved, by a ``stat`` of each file.
 
         This is the fast path for a million inputs; ``_state`` decides about all others.
         """
         found: dict[str, int] = {}
-        if self.by_content:
+        if self.by_content or self.ledger is None:
             return found
-        done = self.ledger.versions([asset.id for asset, _ in chunk]) if self.ledger else {}
+        places = None if self.keep_places else range(chunk[0][1], chunk[-1][1] + 1)
+        done = versions_of(self.ledger, [asset.id for asset, _ in chunk], places)
         for asset, place in chunk:
             version = done.get(asset.id)
             if version is None:
                 continue
-            size, mtime_ns, at, columns = version
+            _, size, mtime_ns, at, columns = version
             if size is None or mtime_ns is None or not (self.keep_places or at == place):
                 continue
             if columns != _columns(asset):
@@ -225,7 +239,7 @@ def asset_status(asset: Asset) -> tuple[int | None, int | None]:
     """
     if supports(asset, ContainedAsset):
         return asset.status()
-    status = os.stat(asset if isinstance(asset, os.PathLike) else asset.path)  # noqa: PTH116
+    status = os.stat(asset if supports(asset, os.PathLike) else asset.path)  # noqa: PTH116
     return status.st_size, status.st_mtime_ns
 
 

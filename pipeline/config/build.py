@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -26,21 +25,21 @@ from pipeline.config.checks import (
 from pipeline.config.explain import explain
 from pipeline.config.inputs import build_source, normalize_input
 from pipeline.config.keys import unknown_keys
+from pipeline.config.outputs import check_uploads, local_directory, place_output
 from pipeline.config.targets import SPECIAL, find, is_own, one_line, untrusted
 from pipeline.engine.pushdown import leading_limits
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job, inputs_of
 from pipeline.models.model import Model
 from pipeline.protocols import Aggregate, DeclaresPixels, Sink, Stage
+from pipeline.recorded.configuration import moved
 from pipeline.recorded.model import RecordedModel
-from pipeline.sharding import parse_shard
+from pipeline.recorded.run import is_address
 from pipeline.sinks.label_maps import LabelMaps
 from pipeline.sources.paths import refuse_input_in
 from pipeline.sources.recorded import TARGET as RECORDED
 from pipeline.sources.recorded import Recorded
 from pipeline.system.files import expanded
-
-_DEFAULT_OUTPUT = "${hydra:runtime.output_dir}"
 
 
 def build_job(cfg: DictConfig, started: float | None = None) -> Job:
@@ -54,7 +53,7 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         ConfigError: The configuration is not valid; lists all problems that were found.
         StoreError: The model is not in the store.
     """
-    _place_output(cfg)
+    address = place_output(cfg)
     config = _resolved(cfg)
     if problems := [*unknown_keys(config), *untrusted(config)]:
         raise ConfigError(*problems)
@@ -90,37 +89,16 @@ def build_job(cfg: DictConfig, started: float | None = None) -> Job:
         aggregates=aggregates,
         runner=build("runner"),
         output=output,
+        address=address,
         config=config,
         hydra_files=_hydra_files(cfg),
         started=time.time() if started is None else started,
     )
     check_parts(job)
+    check_uploads(job)
     recorded: list[str] = job.source.places() if isinstance(job.source, Recorded) else []
     refuse_input_in(output, [*inputs_of(config["input"]), *recorded], job.outputs())
     return job
-
-
-def _place_output(cfg: DictConfig) -> None:
-    """Set ``output`` to the run directory that the runner's options choose: sinks write there.
-
-    Raises:
-        ConfigError: ``runner.shard`` is not valid, or ``output`` is not named.
-    """
-    record, shard = (OmegaConf.select(cfg, f"runner.{key}") for key in ("record", "shard"))
-    if record and isinstance(record, str):
-        cfg.output = record
-    if shard is None:
-        return
-    try:
-        own = parse_shard(shard)
-    except ConfigError as exc:
-        raise ConfigError(with_key("runner", str(exc))) from exc
-    unresolved: Any = OmegaConf.to_container(cfg)
-    if unresolved["output"] == _DEFAULT_OUTPUT:
-        raise ConfigError(
-            "runner.shard: the shards share an output directory; add output=DIR (and remove -m)"
-        )
-    cfg.output = str(own.directory(Path(cfg.output)))
 
 
 def rebuild_job(config: Mapping[str, Any], started: float | None = None) -> Job:
@@ -134,7 +112,10 @@ def rebuild_job(config: Mapping[str, Any], started: float | None = None) -> Job:
         ConfigError: The configuration is not valid.
         StoreError: The model is not in the store.
     """
-    return replace(build_job(OmegaConf.create(_literal(config)), started), hydra_files={})
+    own: dict[str, Any] = _literal(config)
+    if is_address(output := str(own["output"])):  # the sinks name it, too
+        own["sink"] = moved(own["sink"], output, str(local_directory(output)))
+    return replace(build_job(OmegaConf.create(own), started), hydra_files={})
 
 
 def _literal(node: Any) -> Any:
@@ -191,7 +172,8 @@ def _normalize_run(config: dict[Any, Any]) -> None:
     for node in (config["source"], config["runnable"], config["model"]):
         if config["source"].get("_target_") == RECORDED:
             for key in ("run", "root"):
-                if isinstance(path := node.get(key), str) and path.strip():
+                path = node.get(key)
+                if isinstance(path, str) and path.strip() and not is_address(path):
                     node[key] = str(expanded(path))
 
 

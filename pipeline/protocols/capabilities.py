@@ -14,7 +14,8 @@ def supports(part: object, capability: type[_Capability]) -> TypeGuard[_Capabili
     For checks per asset or per frame: on a protocol, ``isinstance`` takes up to 50 microseconds.
     """
     key = type(part), capability
-    known = _supported.get(key)
-    if known is None:
+    try:
+        return _supported[key]
+    except KeyError:
         known = _supported[key] = isinstance(part, capability)
-    return known
+        return known

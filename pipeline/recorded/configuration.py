@@ -35,16 +35,16 @@ def recorded_config(job: Job, run: RecordedRun, output: str) -> dict[str, Any]:
     if config["model"].get("tag"):  # an alias may name another version now
         config["model"]["tag"] = run.model.get("tag") or config["model"]["tag"]
     before = str(recorded.get("output"))
-    config["sink"] = {name: _moved(sink, before, output) for name, sink in config["sink"].items()}
+    config["sink"] = {name: moved(sink, before, output) for name, sink in config["sink"].items()}
     return config
 
 
-def _moved(node: Any, before: str, now: str) -> Any:
-    """Replace the recorded output directory in the options of a sink."""
+def moved(node: Any, before: str, now: str) -> Any:
+    """Return the options of a sink with the output directory replaced by another."""
     if isinstance(node, Mapping):
-        return {key: _moved(value, before, now) for key, value in node.items()}
+        return {key: moved(value, before, now) for key, value in node.items()}
     if isinstance(node, list):
-        return [_moved(value, before, now) for value in node]
+        return [moved(value, before, now) for value in node]
     if isinstance(node, str) and (node == before or node.startswith(f"{before}/")):
         return now + node[len(before) :]
     return node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from pipeline.errors import ConfigError, OutputError
 from pipeline.protocols import Pushdown
 from pipeline.recorded.decoding import RecordedResult, decode
 from pipeline.records import Categories
+from pipeline.redaction import redacted_text
 from pipeline.system.descriptors import open_to_read
 from pipeline.system.files import asset_id_of, expanded
 from pipeline.system.os_errors import describe_os_error
@@ -24,6 +26,7 @@ RECORD, INPUTS, FAILURES, SKIPPED = (
     "run.json", "inputs.jsonl", "failures.jsonl", "skipped.jsonl",
 )  # fmt: skip
 EVALUATION = "evaluation.json"  # of runner=evaluate
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
 COMPLETE = (0, 3, 4)  # exit statuses of runs that put their files in input order
 
 
@@ -67,7 +70,7 @@ class RecordedRun:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = expanded(str(path))
+        self.path = run_directory(str(path))
         self._record = _record(self.path)
 
     def __repr__(self) -> str:
@@ -241,6 +244,25 @@ def read_run(path: str | Path) -> RecordedRun:
         ConfigError: There is no run, or its record cannot be read.
     """
     return RecordedRun(path)
+
+
+def is_address(path: str) -> bool:
+    """Return whether a path is an address, such as ``s3://bucket/night``."""
+    return bool(_ADDRESS.match(path))
+
+
+def run_directory(path: str) -> Path:
+    """Return the directory of a finished run as an absolute path.
+
+    Raises:
+        ConfigError: It is an address.
+    """
+    if is_address(path):
+        raise ConfigError(
+            f"'{redacted_text(path)}': a finished run is read from a directory of this machine; "
+            "copy it here first, for example with 'aws s3 sync'"
+        )
+    return expanded(path)
 
 
 def _record(path: Path) -> dict[str, Any]:

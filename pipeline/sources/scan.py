@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +40,7 @@ _SYSTEM = frozenset((
 _OF_AN_EDITOR = re.compile(r"~\$|#.*#\Z", re.DOTALL)
 _NOWHERE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 _DIGITS = re.compile(r"[0-9]+")
+_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 
 # files of a run directory: an output inside the input must not become input of the next run
 OF_A_RUN = (".lock", "run.json")
@@ -87,19 +88,20 @@ def skip_reason(name: str) -> str | None:
     lower = name.lower()
     if lower in _SYSTEM:
         return "system file"
-    if lower.endswith(_TEMPORARY) or _OF_AN_EDITOR.match(lower):
+    if lower.endswith(_TEMPORARY) or (lower[:1] in "~#" and _OF_AN_EDITOR.match(lower)):
         return "temporary file"
     return None
 
 
 def not_an_image(name: str) -> str | None:
     """Return why a file of this name is not an image; ``None`` if it is one."""
-    stem, _, extension = name.rpartition(".")
-    return _no_image_has(f".{extension}".lower() if stem and extension else "")
+    dot = name.rfind(".")
+    return _no_image_has(name[dot:] if 0 < dot < len(name) - 1 else "")
 
 
 @lru_cache  # so that a million files share a few strings
 def _no_image_has(suffix: str) -> str | None:
+    suffix = suffix.lower()
     if suffix in IMAGES:
         return None
     if suffix in extras.SUFFIXES:
@@ -169,11 +171,7 @@ class _Walk:
                 if not folder_id:
                     raise
                 self.skip(folder_id, describe_os_error(exc), lost=True)
-        for entry in self.in_order():
-            if isinstance(entry, str):
-                self.found.images.append(entry)
-            else:
-                self.found.skipped.append(entry)
+        self.put_in_order()
         return self.found
 
     def folder(self, folder_id: str) -> None:
@@ -190,15 +188,16 @@ class _Walk:
         names = self.names[folder_id] = []
         with os.scandir(path) as entries:
             for entry in entries:
-                reason = skip_reason(entry.name)
+                name = entry.name
+                reason = skip_reason(name)
                 if reason is None and entry.is_file(follow_symlinks=False):  # nearly all are
-                    reason = self.refusal(entry.name)
-                    if reason is None and self.includes(folder_id + entry.name):
-                        names.append(entry.name)
+                    reason = self.refusal(name)
+                    if reason is None and self.includes(folder_id + name):
+                        names.append(name)
                 elif reason is None:
                     reason = self.entry(folder_id, entry)
-                if reason and self.includes(folder_id + entry.name):
-                    self.skip(folder_id + entry.name, reason)
+                if reason and self.includes(folder_id + name):
+                    self.skip(folder_id + name, reason)
 
     def entry(self, folder_id: str, entry: os.DirEntry[str]) -> str | None:
         """Handle an entry that is not a regular file; return why it is skipped, if it is."""
@@ -225,20 +224,31 @@ class _Walk:
         parent = path[: path.rfind("/") + 1]
         self.names[parent].append(Skipped(path, reason, lost))
 
-    def in_order(self) -> Iterator[str | Skipped]:
-        """Yield the ids of images, and skipped entries.
-
-        Sorts directory by directory, to hold few sort keys in memory.
-        """
+    def put_in_order(self) -> None:
+        """Move the names to ``found``, directory by directory, to hold few sort keys in memory."""
+        images, skipped = self.found.images, self.found.skipped
         ahead: list[str | Skipped] = [""]
         while ahead:
             entry = ahead.pop()
-            if isinstance(entry, Skipped) or (entry and not entry.endswith("/")):
-                yield entry
-                continue
-            inside = self.names.pop(entry, [])
-            inside.sort(key=_key_in_folder, reverse=True)
-            ahead += [entry + each if isinstance(each, str) else each for each in inside]
+            if isinstance(entry, Skipped):
+                skipped.append(entry)
+            elif entry and not entry.endswith("/"):
+                images.append(entry)
+            else:
+                inside = self.names.pop(entry, [])
+                inside.sort(key=None if _is_one_shape(inside) else _key_in_folder, reverse=True)
+                ahead += [entry + each if isinstance(each, str) else each for each in inside]
+
+
+def _is_one_shape(entries: list[str | Skipped]) -> bool:
+    """Return whether entries are names that differ in digits only, at the same positions.
+
+    Their natural order is then that of their characters, which takes a tenth of the time.
+    """
+    if {*map(type, entries)} != {str}:
+        return False
+    shapes = os.fsencode("\0".join(entries)).translate(_ZEROS)  # type: ignore[arg-type]
+    return len({*shapes.split(b"\0")}) == 1
 
 
 def _key_in_folder(entry: str | Skipped) -> str:

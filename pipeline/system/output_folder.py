@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from pipeline.errors import OutputError
 from pipeline.system.descriptors import (
@@ -20,6 +21,35 @@ from pipeline.system.descriptors import (
 from pipeline.system.files import TEMPORARY, replaced_in, sync_folder
 
 _MAX_UNSYNCED = 4096  # unsynced names to keep at most: a video may have a million frames
+
+
+class Observer(Protocol):
+    """Follows what is written and removed in a run directory; may be called on several threads."""
+
+    def written(self, name: str) -> None:
+        """Note that a file has its final content and name, relative to the run directory."""
+        ...
+
+    def removing(self, name: str) -> Sequence[str]:
+        """Return the files that are removed with a name; called before."""
+        ...
+
+    def removed(self, names: Iterable[str]) -> None:
+        """Note that files are removed."""
+        ...
+
+
+_observers: dict[Path, Observer] = {}
+
+
+@contextmanager
+def observed(root: Path, observer: Observer) -> Iterator[None]:
+    """Have an observer follow all that each ``OutputFolder`` does below ``root``."""
+    _observers[root] = observer
+    try:
+        yield
+    finally:
+        del _observers[root]
 
 
 @dataclass
@@ -81,6 +111,8 @@ class OutputFolder:
             OutputError: A directory on the way is a symbolic link, or was deleted.
         """
         path, temporary = self.root / name, self._temporary(name).name
+        if self._observer() is not None:
+            raise OutputError(f"'{path}' would be a link, which an object store cannot hold")
         with parent_of(path, below=self.root, make=True) as (directory, base):
             self._touch(path.parent)
             with suppress(FileNotFoundError):
@@ -140,10 +172,14 @@ class OutputFolder:
             del self._written[each]
         for each in [each for each in self._growing if each == name or each.startswith(inner)]:
             self._drop(each)
+        observer = self._observer()
+        gone = observer.removing(self._observed(name)) if observer is not None else ()
         with suppress(FileNotFoundError, NotADirectoryError):
             os.close(open_directory(path.parent, below=self.root))
             self._touch(path.parent)
             remove(path, below=self.root)
+        if observer is not None:
+            observer.removed(gone)
         self._entered = {each for each in self._entered if not f"{each}/".startswith(f"{path}/")}
 
     def remove_empty(self, name: str) -> None:
@@ -171,8 +207,24 @@ class OutputFolder:
 
     def _note(self, name: str) -> None:
         self._written[name] = None
+        observer = self._observer()
+        if observer is not None:
+            observer.written(self._observed(name))
         if len(self._written) >= _MAX_UNSYNCED:
             self.sync()
+
+    def _observer(self) -> Observer | None:
+        if not _observers:
+            return None
+        return next((_observers[each] for each in self._places() if each in _observers), None)
+
+    def _observed(self, name: str) -> str:
+        """Return a name relative to the directory that is observed."""
+        root = next(each for each in self._places() if each in _observers)
+        return (self.root / name).relative_to(root).as_posix()
+
+    def _places(self) -> tuple[Path, ...]:
+        return (self.root, *self.root.parents)
 
     def _temporary(self, name: str) -> Path:
         return self.root / f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{TEMPORARY}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.recorded.signing import read_private_key
 from pipeline.sharding import parse_shard
-from pipeline.validation import check, check_choice, check_flag
+from pipeline.validation import check, check_choice, check_flag, check_number
 from runners import budget
 
 
@@ -32,6 +32,8 @@ class BatchOptions:
             inputs. See ``runner=merge``.
         sign: A PEM file with an Ed25519 private key, which signs ``run.json`` and
             ``manifest.sha256``.
+        checkpoint_s: Seconds between checkpoints of an output in an object store, which is what
+            another machine has to repeat at most. Longer if they take more than 5 % of the time.
     """
 
     on_error: str = "skip"
@@ -42,6 +44,7 @@ class BatchOptions:
     prune: bool | str = False
     shard: str | None = None
     sign: str | None = None
+    checkpoint_s: float = 60.0
 
     def __post_init__(self) -> None:
         check_choice("on_error", self.on_error, ("skip", "raise"))
@@ -51,6 +54,7 @@ class BatchOptions:
         is_known = isinstance(self.prune, bool) or self.prune == "all"
         check("prune", self.prune, is_known, "true, false or all")
         budget.allowed(self.max_failures, 0)
+        check_number("checkpoint_s", self.checkpoint_s, 0, 86400)
         self.own_shard = None if self.shard is None else parse_shard(self.shard)
         if self.own_shard is not None and self.on_change == "extend":
             raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pipeline.job import Executor, Job, Report
 from runners.batch.runner import Batch
@@ -20,6 +21,8 @@ class RayBatch(WorkerOptions, Batch):
     This process owns the run directory: it locks it, decides what is to do, and commits. Workers
     have a model each, and write the files of their inputs.
     """
+
+    has_workers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from pipeline.errors import ConfigError, OutputLockedError
 from pipeline.job import Executor, Job, Report
@@ -24,6 +24,7 @@ from runners.reporting.tally import Tally
 from runners.rundir.lock import locked
 from runners.rundir.opening import open_run
 from runners.rundir.owned.pruning import check_inputs
+from runners.rundir.remote.current import mirrored
 from runners.sharding import Listing, refuse_input
 from runners.todo import AT_ONCE, Todo
 
@@ -31,6 +32,9 @@ from runners.todo import AT_ONCE, Todo
 @dataclass
 class Batch(BatchOptions):
     """Runs the pipeline once over every input that is not done."""
+
+    uploads: ClassVar[Literal[True]] = True
+    has_workers: ClassVar[bool] = False  # which write files of their own
 
     def run(self, job: Job) -> Report:
         """Run the job.
@@ -48,14 +52,20 @@ class Batch(BatchOptions):
                 ".csv or .parquet file, or - for paths on standard input)"
             )
         try:
-            with locked(job.output), logged(job.output / "run.log"):
+            with (
+                locked(job.output),
+                mirrored(job, self.checkpoint_s, has_workers=self.has_workers) as mirror,
+                logged(job.output / "run.log"),
+            ):
                 report, device = self._locked(job, job.source)
+                if mirror is not None:
+                    mirror.publish()
         except OutputLockedError:
             if self.on_lock == "skip":
                 return Report(0, job.output)
             raise
         if not job.config["quiet"]:
-            print_summary(report, device, verbose=job.config["verbose"])
+            print_summary(report, device, verbose=job.config["verbose"], shown=job.shown)
         return report
 
     def executor(self, job: Job) -> Executor | None:

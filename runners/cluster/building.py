@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.config.build import rebuild_job
 from pipeline.errors import ConfigError
 from pipeline.job import Job
+from pipeline.recorded.run import is_address
 
 
 def built_here(
@@ -31,10 +32,12 @@ def built_here(
     try:
         os.chdir(directory)
     except OSError as exc:
-        raise ConfigError(
-            f"the worker on {socket.gethostname()} has no directory {directory}: "
-            f"{exc.strerror}; all machines need the same file system"
-        ) from exc
+        if not is_address(str(config["output"])):
+            raise ConfigError(
+                f"the worker on {socket.gethostname()} has no directory {directory}: "
+                f"{exc.strerror}; all machines need the same file system, unless the output is in "
+                "an object store"
+            ) from exc
     if is_alone:
         os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it; torch is not imported yet
     job = rebuild_job(config)

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
 from pipeline.recorded import read_run
-from pipeline.recorded.run import EVALUATION
+from pipeline.recorded.run import EVALUATION, run_directory
 from pipeline.sinks.report import NAME as REPORT
 from pipeline.sinks.report import show_evaluation
 from pipeline.sources.recorded import run_images
@@ -81,7 +81,7 @@ class Evaluate:
         if self.run_directory is not None:
             if job.source is not None:
                 raise ConfigError("runner.run evaluates a finished run; remove input or runner.run")
-            directory = expanded(self.run_directory)
+            directory = run_directory(self.run_directory)
             if not directory.is_dir():
                 raise ConfigError(f"runner.run: no directory '{directory}'")
         elif job.source is None:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.errors import ConfigError
 from pipeline.job import Job
+from pipeline.sinks.webhook import Webhook
 from pipeline.system.descriptors import open_to_read, parent_of, remove, status_of
 from pipeline.system.files import TEMPORARY, file_identity, sync_folder
 from pipeline.system.output_folder import OutputFolder
@@ -36,6 +37,20 @@ def check_files(job: Job, runs: Sequence[ShardRun]) -> None:
                 f"shard {one.shard}, so they cannot be merged; make the sink an aggregate, or "
                 "remove it and run all shards again"
             )
+
+
+def undelivered(job: Job, runs: Iterable[ShardRun]) -> Iterator[str]:
+    """Yield a warning for each shard with files that a webhook has not delivered.
+
+    They stay with their shard: a second name would be posted by a second process.
+    """
+    for sink, part in job.sinks.items():
+        for run in runs if isinstance(part, Webhook) else ():
+            if n := sum(name.endswith(".jsonl") for name, _ in _files(run.path, part.outputs)):
+                yield (
+                    f"{n} inputs of {run} are not delivered by sink.{sink}; to post them, run it "
+                    f"again with runner.shard={run.shard}"
+                )
 
 
 def link_outputs(job: Job, runs: Iterable[ShardRun]) -> None:
@@ -78,7 +93,8 @@ def _run_files(job: Job) -> Iterator[tuple[str, str]]:
 
 def _directories(job: Job) -> list[str]:
     """Return the directories that sinks own, without those that are in another one."""
-    names = {name for sink in job.sinks.values() for name in sink.outputs if name.endswith("/")}
+    sinks = [sink for sink in job.sinks.values() if not isinstance(sink, Webhook)]
+    names = {name for sink in sinks for name in sink.outputs if name.endswith("/")}
     return sorted(
         name for name in names if not any(name.startswith(each) for each in names - {name})
     )

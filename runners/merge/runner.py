@@ -19,10 +19,11 @@ from pipeline.validation import check_choice
 from runners.merge.checks import check_shards, reference_of
 from runners.merge.combining import clear_outdated, combine, is_combined, state_of
 from runners.merge.job import merged_job, refuse_options
-from runners.merge.outputs import check_files, link_outputs
+from runners.merge.outputs import check_files, link_outputs, undelivered
 from runners.merge.shards import ShardRun, find_shards, open_shards
 from runners.reporting.log import logged
 from runners.reporting.status import Status
+from runners.reporting.summary import print_place
 from runners.reporting.tally import totals, verdict
 from runners.rundir.commit import finish, is_finished
 from runners.rundir.ledger.ledger import Ledger
@@ -81,13 +82,16 @@ class Merge:
             counts = ", ".join(f"{n} {outcome}" for outcome, n in report.totals.items() if n)
             done = f"merged {len(runs)} shards" if report.counts else "nothing to do"
             print_stdout(f"{done}: {counts or 'no input'}")
-            print_stdout(f"results in {report.output}", unbroken=[str(report.output)])
+            print_place(report.output)
         return report
 
     def _merged(self, job: Job, runs: Sequence[ShardRun], reference: ShardRun) -> Report:
         state, started_s = state_of(runs), time.monotonic()
         n_inputs = reference.listing["inputs"]
         check_files(job, runs)
+        waiting = list(undelivered(job, runs))
+        for text in waiting:
+            print_stderr(f"warning: {text}")
         remove_temporaries(job.output)  # of a merge that was killed before its record was written
         clear_outdated(job, state, self.on_change)
         with open_run(job, "error", Status(job.output, n_inputs)) as opened:
@@ -100,6 +104,7 @@ class Merge:
             started = opened.start(load_model=False)
             ledger, record = started.ledger, started.record
             _describe(record, runs, reference)
+            record.warnings += waiting
             record.start()
             if not is_made:
                 with output_errors(job.output):

@@ -168,8 +168,8 @@ def find_shards(output: Path) -> Sequence[Shard]:
     found = sorted(filter(None, map(named_shard, names_in(folder))))
     if not found:
         raise ConfigError(
-            f"there is nothing to merge in {folder}; run each shard with runner.shard=k/n and "
-            f"output={output}"
+            f"there is nothing to merge in {folder}; run each shard with runner.shard=k/n, and "
+            "give the merge the output=DIR of the shards"
         )
     if others := [shard for shard in found if shard.count != found[0].count]:
         raise ConfigError(

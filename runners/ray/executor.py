@@ -9,14 +9,16 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from pipeline.errors import DeviceLostError, PipelineError, PoisonError, WorkersLostError
+from pipeline.errors import DeviceLostError, PipelineError, WorkersLostError
 from pipeline.job import Job, Outcome
 from pipeline.protocols import Asset
 from runners.cluster.failure import Failure
 from runners.ray.chunks import Chunk, Chunks
+from runners.ray.failing import poisoned
 from runners.ray.handle import Handle, Kind
 from runners.ray.options import WorkerOptions
 from runners.ray.pool import Call, Pool, Processed, Started, WorkerLost
+from runners.rundir.remote.current import mirror_of
 from runners.rundir.settings import differences
 
 _log = logging.getLogger("d2run")
@@ -72,9 +74,11 @@ class ActorExecutor:
     @property
     def warnings(self) -> list[str]:
         """What to tell the user at the end."""
-        again = f"{self.n_again} inputs were processed again"
-        lost = [f"workers were lost {self.n_lost} times; {again}"] if self.n_lost else []
-        return self._warnings + lost
+        if not self.n_lost:
+            return self._warnings
+        lost = "a worker was lost" if self.n_lost == 1 else f"workers were lost {self.n_lost} times"
+        again = "1 input was" if self.n_again == 1 else f"{self.n_again} inputs were"
+        return [*self._warnings, f"{lost}; {again} processed again"]
 
     def stop(self) -> None:
         """End ``run`` soon, without the outcomes of what is in progress; on any thread."""
@@ -156,7 +160,8 @@ class ActorExecutor:
             if not worker.queue:
                 continue
             if now_s - worker.moved_s > self._options.stall_s:
-                self._lose(worker, chunks, _stalled(self._options.stall_s))
+                stalled = f"made no progress for {self._options.stall_s:g} s (raise runner.stall_s)"
+                self._lose(worker, chunks, stalled)
             elif worker.ping is None and now_s - worker.pinged_s > _PING_S:
                 worker.pinged_s = now_s
                 worker.ping = self._pool.progress(worker.number)
@@ -214,6 +219,11 @@ class ActorExecutor:
         worker.moved_s = time.monotonic()
         if not chunk.is_suspect:
             chunks.timed(len(chunk.assets), answer.seconds)
+        self._receive(answer)
+
+    def _receive(self, answer: Processed) -> None:
+        if (mirror := mirror_of(self._job.output)) is not None:
+            mirror.fetch(answer.changes)
         self._returned.extend(answer.outcomes)
 
     def _lose(self, worker: Handle, chunks: Chunks, reason: str) -> None:
@@ -222,7 +232,7 @@ class ActorExecutor:
         again: list[Chunk] = []
         for call, chunk in self._replace(worker):  # not to write beside who repeats its work
             if (done := self._result_of(call)) is not None:
-                self._returned.extend(done.outcomes)  # it had answered before
+                self._receive(done)  # it had answered before
             else:
                 again += self._suspected(chunk, reason)
         self.n_again += sum(len(chunk.assets) for chunk in again)
@@ -254,14 +264,7 @@ class ActorExecutor:
         if chunk.n_lost < _TRIES:
             return [chunk]
         (asset,) = chunk.assets
-        for sink in self._job.sinks.values():
-            with suppress(Exception):
-                sink.discard(asset)
-        with suppress(OSError, PipelineError):
-            asset.fingerprint()  # it is not tried again while its content is the same
-        what = f"its worker {reason}, {_TRIES} times in a row"
-        error = PoisonError(what, asset_id=asset.id, step="inference", attempts=_TRIES)
-        self._returned.append(Outcome(asset, error=error))
+        self._returned.append(poisoned(self._job, asset, f"its worker {reason}", _TRIES))
         return []
 
     def _discard(self, chunks: Chunks) -> None:
@@ -294,7 +297,3 @@ class ActorExecutor:
         _log.warning("%s", text)
         if text not in self._warnings:
             self._warnings.append(text)
-
-
-def _stalled(stall_s: float) -> str:
-    return f"made no progress for {stall_s:g} s (raise runner.stall_s)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pipeline.errors import ConfigError
@@ -41,10 +41,13 @@ class Processed:
     Attributes:
         outcomes: One per asset.
         seconds: How long it took.
+        changes: Size and time of each file that the worker has uploaded, ``None`` for removed ones;
+            empty unless the output is in an object store.
     """
 
     outcomes: Sequence[Outcome]
     seconds: float
+    changes: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)
 
 
 def pickled(assets: Sequence[Asset]) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.job import Job
 from pipeline.protocols import LiveSource
+from pipeline.recorded.configuration import moved
 from pipeline.sinks.webhook import Webhook
 from runners.ray.options import WorkerOptions
 from runners.ray.pool import Pool
@@ -73,7 +74,9 @@ def opened_pool(job: Job, options: WorkerOptions, *, isolate: bool = False) -> P
     with ExitStack() as stack:
         ray = stack.enter_context(connected(options.address, options.workers, folders))
         size = sizes(ray.nodes(), config["device"], options.workers)
-        config |= {"input": None, "output": str(job.output)}
+        config |= {"input": None, "output": job.address or str(job.output)}
+        if job.address is not None:  # each machine has a local copy of its own
+            config["sink"] = moved(config["sink"], str(job.output), job.address)
         config["device"] = "cuda" if size.on_gpu else "cpu"
         wanted: dict[str, Any] = {"num_cpus": 0 if size.on_gpu else size.cpus}
         wanted |= {"num_gpus": 1} if size.on_gpu else {}

@@ -22,6 +22,8 @@ from runners.cluster.failure import Failure
 from runners.cluster.traits import Traits
 from runners.ray.pool import Processed, Started
 from runners.rundir.readers import file_reader, isolated_reader
+from runners.rundir.remote.current import uploading
+from runners.rundir.remote.uploads import Mark, Uploads
 from runners.todo import fetched_ahead
 
 CONTROL = "control"
@@ -91,6 +93,7 @@ class Worker:
         self._job: Job | None = None
         self._reader: Any = None
         self._isolated: Any = None
+        self._uploads: Uploads | None = None
         self._tickets: SimpleQueue[_Ticket | None] = SimpleQueue()
         self._completed_s = 0.0
         self._steps = 0
@@ -137,6 +140,8 @@ class Worker:
     def _started(self) -> Job:
         job = built_here(self._config, self._directory, self._decode_threads, self._is_alone)
         with ExitStack() as stack:
+            if job.address is not None:
+                self._uploads = stack.enter_context(uploading(job))
             stack.enter_context(job.runnable)
             self._reader = stack.enter_context(file_reader(job, isolate_by_default=self._isolate))
             for sink in job.sinks.values():
@@ -158,7 +163,8 @@ class Worker:
                     for sink in job.sinks.values():
                         if isinstance(sink, Durable):
                             sink.sync()
-                    self._answer(tickets.popleft())
+                    changes = self._uploads.flush() if self._uploads is not None else {}
+                    self._answer(tickets.popleft(), changes)
         except PipelineError as exc:
             for ticket in tickets:
                 ticket.answer.set_result(Failure.of(exc))
@@ -178,9 +184,9 @@ class Worker:
             except Empty:
                 return
 
-    def _answer(self, ticket: _Ticket) -> None:
+    def _answer(self, ticket: _Ticket, changes: Mapping[str, Mark | None]) -> None:
         since_s, self._completed_s = max(ticket.started_s, self._completed_s), time.monotonic()
-        processed = Processed(ticket.outcomes, self._completed_s - since_s)
+        processed = Processed(ticket.outcomes, self._completed_s - since_s, changes)
         ticket.answer.set_result(pickle.dumps(processed))
 
     def _isolated_reader(self) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pipeline.job import Report
@@ -42,6 +43,7 @@ def print_summary(
     *,
     verbose: bool = False,
     elapsed_s: float | None = None,
+    shown: Callable[[str], str] = str,
 ) -> None:
     """Print the detections, why images failed, and one line about the run.
 
@@ -50,6 +52,7 @@ def print_summary(
         device: The runnable's description of the device.
         verbose: Whether to print the speed-ups and the time per step.
         elapsed_s: Seconds that the run took, if it mostly waited for input.
+        shown: Returns how to show a path of the output; see ``Job.shown``.
     """
     counts = ", ".join(f"{n} {_OUTCOMES.get(name, name)}" for name, n in report.counts.items() if n)
     has_more = any(n != report.counts.get(name, 0) for name, n in report.totals.items())
@@ -81,10 +84,22 @@ def print_summary(
     if has_more:
         total = ", ".join(f"{n} {outcome}" for outcome, n in report.totals.items() if n)
         print_stdout(f"in the output: {total or 'no result'}")
-    print_stdout(f"results in {report.output}", unbroken=[str(report.output)])
-    page = report.output and report.output / "report.html"
+    print_place(report.output, shown)
+
+
+def print_place(output: Path | None, shown: Callable[[str], str] = str) -> None:
+    """Print where the results are, and the page that shows them if there is one.
+
+    Args:
+        output: The run directory.
+        shown: As for ``print_summary``.
+    """
+    place = shown(str(output))
+    print_stdout(f"results in {place}", unbroken=[place])
+    page = output and output / "report.html"
     if page and page.is_file():
-        print_stdout(f"look at them in {page}", unbroken=[str(page)])
+        place = shown(str(page))
+        print_stdout(f"look at them in {place}", unbroken=[place])
 
 
 def _print_detections(title: str, detections: Mapping[str, int]) -> None:

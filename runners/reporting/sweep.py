@@ -26,6 +26,7 @@ from pipeline.system.terminal import print_stdout, width_of
 from runners.reporting.console import print_table
 
 NAME = "sweep.csv"
+NOT_STARTED = "not started"
 _MIN_COLUMN = 4  # width of a column of numbers, with its border
 _MAX_VALUE = 40  # characters of a cell
 _WIDTH = 80  # of the tables where standard output is no terminal
@@ -40,8 +41,8 @@ class SweepJob:
     Attributes:
         job: Number of the job, from 0.
         overrides: The options that the sweep varies, with this job's values: ``key=value``.
-        status: Exit status of the job.
-        seconds: Seconds that the job took, including loading.
+        status: Exit status of the job; ``None`` if it was not started.
+        seconds: Seconds that the job took, including loading; ``None`` if it was not started.
         directory: Run directory of the job.
         images: Number of inputs that are done; ``None`` if the job ended early.
         classes: Number of instances by class; ``None`` if the job ended early.
@@ -52,8 +53,8 @@ class SweepJob:
 
     job: int
     overrides: tuple[str, ...]
-    status: int
-    seconds: float
+    status: int | None
+    seconds: float | None
     directory: Path
     images: int | None = None
     classes: Mapping[str, int] | None = None
@@ -65,8 +66,8 @@ class SweepJob:
     def of(
         number: int,
         overrides: tuple[str, ...],
-        status: int,
-        seconds: float,
+        status: int | None,
+        seconds: float | None,
         directory: Path,
         metric: float | None = None,
         message: str = "",
@@ -86,7 +87,7 @@ class SweepJob:
             job=number,
             overrides=overrides,
             status=status,
-            seconds=round(seconds, 2),
+            seconds=None if seconds is None else round(seconds, 2),
             directory=directory,
             images=images,
             classes=classes,
@@ -99,6 +100,11 @@ class SweepJob:
     def detections(self) -> int | None:
         """Number of instances; ``None`` if the job ended early."""
         return None if self.classes is None else sum(self.classes.values())
+
+    @property
+    def shown_status(self) -> int | str:
+        """The exit status; ``not started`` without one."""
+        return NOT_STARTED if self.status is None else self.status
 
     def value(self, key: str) -> str:
         """Return the value that it gives to a key; empty if it gives none."""
@@ -166,9 +172,9 @@ def print_sweep(directory: Path, jobs: Sequence[SweepJob]) -> None:
     rows = []
     for job, place in zip(jobs, places, strict=True):
         value = "" if job.metric is None else f"{job.metric:.4f}"
-        row: list[object] = [job.status, _cell(job.images), _cell(job.detections)]
+        row: list[object] = [job.shown_status, _cell(job.images), _cell(job.detections)]
         rows.append(
-            [*row, *([value] if metric else []), job.seconds, *([] if is_usual else [place])]
+            [*row, *([value] if metric else []), _cell(job.seconds), *([] if is_usual else [place])]
         )
     numbers: list[list[object]] = [[job.job] for job in jobs]
     options = [[_end(job.value(key)) for key in names] for job in jobs]
@@ -224,8 +230,8 @@ def write_sweep(directory: Path, jobs: Sequence[SweepJob]) -> None:
     for job in jobs:
         found = [None if job.classes is None else job.classes.get(name, 0) for name in names]
         writer.writerow(
-            [job.job, " ".join(job.overrides), job.status, job.images, job.detections, job.metric,
-             job.seconds, job.directory, job.message, *found]
+            [job.job, " ".join(job.overrides), job.shown_status, job.images, job.detections,
+             job.metric, job.seconds, job.directory, job.message, *found]
         )  # fmt: skip
     write_whole(directory / NAME, text.getvalue().encode(errors="surrogateescape"))
 
@@ -268,7 +274,7 @@ def _end(value: str) -> str:
     return value if len(value) <= _MAX_VALUE else f"...{value[3 - _MAX_VALUE :]}"
 
 
-def _cell(value: int | None) -> object:
+def _cell(value: float | None) -> object:
     return "" if value is None else value
 
 

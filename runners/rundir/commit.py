@@ -1,6 +1,6 @@
 """An open run directory, and the only place that commits: the order of commits is here.
 
-1. The outputs of an asset are durable in every sink.
+1. The outputs of an asset are durable in every sink, and in the object store if there is one.
 2. Its lines are durable in the journal, ``predictions.jsonl``.
 3. The ledger says that it is done.
 4. Its source file may be moved or deleted.
@@ -42,6 +42,7 @@ from runners.rundir.ledger.ledger import Entry, Ledger
 from runners.rundir.owned.aggregates import are_built, build_aggregates
 from runners.rundir.owned.pruning import finish_pruning
 from runners.rundir.readers import isolated_reader
+from runners.rundir.remote.current import mirror_of
 from runners.rundir.translation import output_errors
 from runners.todo import asset_status, trusted_mtime
 
@@ -88,6 +89,7 @@ class Session:
         is_local = isinstance(self._executor, LocalExecutor)
         self._is_exposed = is_local and not isinstance(reader, DecodeWorkers)
         self._reader = self._isolated = reader  # _isolated: for suspects
+        self._mirror = mirror_of(job.output)
         self._open = ExitStack()
         self._places: dict[str, int] = {}  # of the in-flight assets
         self._group: Group = []
@@ -109,6 +111,8 @@ class Session:
             self._failures = stack.enter_context(lists.appending(output / lists.FAILURES))
             self._inputs = stack.enter_context(lists.appending(output / lists.INPUTS))
             self._journal = stack.enter_context(Journal(output, self._position))
+            if self._mirror is not None:
+                self._mirror.open(self.ledger)
             for sink in self.job.sinks.values():
                 stack.enter_context(sink)
             finish_pruning(self.job, self.ledger, self._in_flight.suspects)
@@ -189,11 +193,15 @@ class Session:
             for entry, _ in group:
                 lists.write_line(self._inputs, lists.input_line(entry))
             check_held(self.job.output)  # a sink may have opened its files by name
+            if self._mirror is not None:
+                self._mirror.flush()
         self.ledger.put(entry for entry, _ in group)
         self.ledger.set_fact("finished", False)
         self._hooks.committing(group)
         self.ledger.commit(self._position)
         self._in_flight.discard(entry.id for entry, _ in group)
+        if self._mirror is not None:
+            self._mirror.committed(self.ledger)
         self._hooks.committed(group)
 
     def _opened(self, found: Iterable[tuple[Asset, int]]) -> Iterator[Asset]:

@@ -56,7 +56,8 @@ class Journal:
         # unbuffered: after a failed write nothing is left in a buffer for close() to write again
         self._file = file = FileIO(open_file(self.path, os.O_RDWR | os.O_CREAT), "r+")
         try:
-            if file.seek(0, os.SEEK_END) < size:
+            found = file.seek(0, os.SEEK_END)
+            if found < size:
                 raise OutputError(
                     f"'{self.path}' is shorter than the {size} bytes that were committed. Run the "
                     "same command with runner=repair to keep the intact results"
@@ -66,7 +67,8 @@ class Journal:
                     f"'{self.path}' was modified by another program. Run the same command with "
                     "runner=repair to keep the intact results"
                 )
-            file.truncate(size)
+            if found > size:  # otherwise the file would count as written by this run
+                file.truncate(size)
             file.seek(size)
             sync_folder(self.path.parent)  # its name may be new, or a killed run's
         except BaseException:
@@ -80,7 +82,8 @@ class Journal:
         file, self._file = self._file, None
         if file is not None:
             with file:
-                file.truncate()  # what a failed write may have left after the last whole asset
+                if os.fstat(file.fileno()).st_size > file.tell():
+                    file.truncate()  # what a failed write left after the last whole asset
                 os.fsync(file.fileno())
 
     def append(self, lines: Iterable[bytes], image_id: int | None = None) -> None:

@@ -150,7 +150,7 @@ def locked(output: Path) -> Iterator[None]:
         raise OutputLockedError(refusal(output)) from exc
     except OSError as exc:
         check_regular(output / NAME)  # raises a more specific error
-        where = exc.filename or output
+        where = output / (exc.filename or "")
         raise OutputError(f"cannot write the output {where}: {exc.strerror}") from exc
     try:
         with held_open(output, held.directory):
@@ -179,7 +179,7 @@ def _output(arguments: Sequence[str]) -> tuple[Path | None, str]:
     value, runner = values.get("output", ""), values.get("runner", "batch")
     if "runner.shard" in values:
         runner = "shard"  # which locks a directory of its own
-    if not value.strip() or value[0] in "'\"" or "${" in value:
+    if not value.strip() or value[0] in "'\"" or "${" in value or "://" in value:
         return None, runner
     return Path(os.path.expanduser(value)).absolute(), runner  # noqa: PTH111 - never raises
 

@@ -30,6 +30,7 @@ from runners.rundir.owned.names import (
     refuse_foreign,
 )
 from runners.rundir.record import Record, killed_run
+from runners.rundir.remote.current import mirror_of
 from runners.rundir.settings import differences
 from runners.rundir.translation import output_errors
 
@@ -180,6 +181,8 @@ def _existing_ledger(output: Path) -> Ledger | None:
 
 
 def _clear(job: Job, recorded: Outputs) -> None:
+    if (mirror := mirror_of(job.output)) is not None:
+        mirror.forget()
     try:
         clear(job.output, job.sinks, recorded)
     except OSError as exc:

@@ -180,6 +180,7 @@ class Record:
             "warnings": redacted(self.warnings),
             "previous": self.killed,
             "earlier": _earlier(job.output, self.killed),
+            **({} if job.address is None else {"address": redacted_text(job.address)}),
         } | self.more
 
 

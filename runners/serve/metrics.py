@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -87,14 +87,23 @@ class Metrics:
         build = Gauge("d2run_build_info", "Version of d2run.", ["version"], registry=registry)
         build.labels(VERSION).set(1)
         names = ("name", "tag", "digest")
-        values = [identity.get(name) or "" for name in names]
-        model = Gauge("d2run_model_info", "The model.", [*names, "device"], registry=registry)
-        for device in map(device_of, replicas):
-            model.labels(*values, device).set(1)
+        self._values = [identity.get(name) or "" for name in names]
+        self._model = Gauge("d2run_model_info", "The model.", [*names, "device"], registry=registry)
+        self.set_devices(map(device_of, replicas))
         started = Gauge(
             "d2run_start_timestamp_seconds", "When the service started.", registry=registry
         )
         started.set(job.started)
+
+    def set_devices(self, devices: Iterable[str]) -> None:
+        """Set the devices that have the model."""
+        self._model.clear()
+        for device in devices:
+            self._model.labels(*self._values, device).set(1)
+
+    def add_gauge(self, name: str, description: str, value: Callable[[], float]) -> None:
+        """Add a gauge that calls a function."""
+        Gauge(name, description, registry=self._registry).set_function(value)
 
     def render(self) -> bytes:
         """Return the metrics."""
@@ -117,12 +126,29 @@ class Metrics:
 
     def count_outcome(self, outcome: Outcome) -> None:
         """Count an image that went through the engine."""
-        self._inputs.labels("failed" if outcome.error else "done").inc()
-        for name, number in outcome.detections.items():
+        # images are decoded before the engine
+        seconds = {k: s for k, s in outcome.timings.items() if k not in ("waiting", "decode")}
+        self.count_input("failed" if outcome.error else "done", outcome.detections, seconds)
+
+    def count_input(
+        self, outcome: str, detections: Mapping[str, int], seconds: Mapping[str, float]
+    ) -> None:
+        """Count an image.
+
+        Args:
+            outcome: ``done`` or ``failed``.
+            detections: Instances by class.
+            seconds: Seconds by step.
+        """
+        self._inputs.labels(outcome).inc()
+        for name, number in detections.items():
             self._instances.labels(name).inc(number)
-        for step, seconds in outcome.timings.items():
-            if step not in ("waiting", "decode"):  # images are decoded before the engine
-                self._seconds.labels(step).inc(seconds)
+        self.count_seconds(seconds)
+
+    def count_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Count seconds by step."""
+        for step, spent_s in seconds.items():
+            self._seconds.labels(step).inc(spent_s)
 
     def count_recorded(self, outcome: Literal["written", "lost"], number: int = 1) -> None:
         """Count answers that ``runner.record`` has written, or could not write."""
@@ -135,7 +161,7 @@ class Metrics:
         try:
             yield
         except AssetError:
-            self._inputs.labels("failed").inc()
+            self.count_input("failed", {}, {})
             raise
         finally:
-            self._seconds.labels("decode").inc(time.perf_counter() - started)
+            self.count_seconds({"decode": time.perf_counter() - started})

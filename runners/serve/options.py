@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from pipeline.errors import ConfigError
-from pipeline.validation import check, check_flag, check_number, check_whole
+from pipeline.validation import check, check_flag, check_installed, check_number, check_whole
+
+_ADDRESS = re.compile(r"auto|local|[A-Za-z0-9._-]+:\d{1,5}")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,10 @@ class ServeOptions:
         public: Allow requests from other machines without a token.
         devices: Devices that each get a copy of the model, such as ``[cuda:0, cuda:1]``; ``None``
             for the job's ``device`` alone.
+        address: Where Ray Serve runs replicas: ``local`` starts Ray on this machine, ``HOST:PORT``
+            is a running cluster, ``auto`` the one in the environment variable ``RAY_ADDRESS``,
+            otherwise ``local``; ``None`` for no Ray.
+        replicas: Number of replicas; ``auto`` means one per GPU, or on the CPU one per machine.
         max_queue: Images that may wait or be in progress; more are refused with status 429.
         max_wait_ms: Milliseconds that an image may wait for others to share its forward.
         max_body_mb: Largest request, in units of 10^6 bytes.
@@ -37,6 +44,8 @@ class ServeOptions:
     token: str | None = field(default=None, repr=False)
     public: bool = False
     devices: Sequence[str] | None = None
+    address: str | None = None
+    replicas: int | str = "auto"
     max_queue: int = 64
     max_wait_ms: float = 5
     max_body_mb: float = 64
@@ -54,6 +63,7 @@ class ServeOptions:
             named = [] if isinstance(self.devices, str) else list(self.devices)
             is_list = bool(named) and all(isinstance(each, str) for each in named)
             check("devices", self.devices, is_list, "a list such as [cuda:0,cuda:1], or null")
+        self._check_address()
         check_whole("max_queue", self.max_queue, 1)
         check_number("max_wait_ms", self.max_wait_ms, 0)
         check_number("max_body_mb", self.max_body_mb, 0.001)
@@ -77,6 +87,28 @@ class ServeOptions:
                 "'${oc.env:D2RUN_TOKEN}' so that they need the token in that environment "
                 "variable, or runner.public=true to serve everyone"
             )
+
+    def _check_address(self) -> None:
+        """Check what concerns Ray."""
+        if self.replicas != "auto":
+            check_whole("replicas", self.replicas, 1, 10_000)
+        if self.address is None:
+            if self.replicas != "auto":
+                raise ConfigError("replicas: they need runner.address; set it to local or auto")
+            return
+        is_address = isinstance(self.address, str) and bool(_ADDRESS.fullmatch(self.address))
+        check("address", self.address, is_address, "auto, local or HOST:PORT, or null")
+        if self.devices is not None:
+            raise ConfigError(
+                "devices and address: a replica has a GPU of its own; set runner.replicas, and "
+                "remove runner.devices"
+            )
+        if self.record is not None:
+            raise ConfigError(
+                "record and address: a run directory has one writer, not several replicas; remove "
+                "runner.record, or runner.address"
+            )
+        check_installed("ray", extra="ray-serve")
 
     def _is_token(self) -> bool:
         if not isinstance(self.token, str):

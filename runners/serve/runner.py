@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
 from pipeline.job import Job, Report
@@ -19,6 +21,9 @@ from runners.serve.record.directory import recorded
 from runners.serve.record.recorder import Recorder
 from runners.serve.service import Service
 from runners.serve.signals import StopSignals
+
+if TYPE_CHECKING:
+    from runners.serve.http.serving import Serving
 
 _EXTRA = {
     "fastapi": "fastapi",
@@ -54,16 +59,15 @@ class Serve(ServeOptions):
             raise ConfigError("runnable=replay has no predictions for new images; choose a model")
         from runners.serve.http.server import HttpServer
 
-        job, *others = self.replicas(job)
+        job, *others = self.jobs(job)
         listening = listen(self)
         with listening.socket, ExitStack() as stack:
             announce_loading(job)
-            recorder = self.load(job, stack, others)
-            for part in (job.model, job.runnable):
+            service, recorder = self._started(job, stack, others)
+            for part in (job.model, service.job.runnable):
                 for text in part.warnings if isinstance(part, Warns) else ():
                     print_stderr(f"warning: {text}")
             with (
-                Service(job, self, recorder, others) as service,
                 StopSignals() as stops,
                 HttpServer(service, self, listening) as http,
             ):
@@ -87,6 +91,17 @@ class Serve(ServeOptions):
                 recorder.exit_status = exit_status
         return Report(exit_status)
 
+    def _started(
+        self, job: Job, stack: ExitStack, others: Sequence[Job]
+    ) -> tuple[Serving, Recorder | None]:
+        if self.address is not None:
+            from runners.serve.replicas.deployment import Deployment
+            from runners.serve.replicas.front import Front
+
+            return stack.enter_context(Front(job, self, Deployment(job, self))), None
+        recorder = self.load(job, stack, others)
+        return stack.enter_context(Service(job, self, recorder, others)), recorder
+
     def load(self, job: Job, stack: ExitStack, others: Sequence[Job] = ()) -> Recorder | None:
         """Load the models and open what ``record`` names; ``stack`` closes all of it."""
         with warnings.catch_warnings():  # Detectron2 uses what torch has deprecated
@@ -97,9 +112,14 @@ class Serve(ServeOptions):
                 stack.enter_context(other.runnable)
         return None if self.record is None else stack.enter_context(recorded(job, self.max_queue))
 
-    def replicas(self, job: Job) -> list[Job]:
+    def jobs(self, job: Job) -> list[Job]:
         """Return the job on each of ``devices``, with its own stages, because they keep state."""
         if self.devices is None:
+            if self.address is not None and re.fullmatch(r"cuda:\d+", job.config["device"]):
+                raise ConfigError(
+                    f"device={job.config['device']}: each replica has a GPU of its own; write "
+                    "device=cuda, and select GPUs with CUDA_VISIBLE_DEVICES"
+                )
             return [job]
         if job.config["device"] != "auto":
             raise ConfigError("device: runner.devices names the devices; remove device")

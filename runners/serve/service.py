@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from copy import copy
 from itertools import count
-from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
 
 from pipeline.engine import default_decode_threads
 from pipeline.errors import AssetError, DecodeError, DeviceLostError, PoisonError
@@ -23,8 +21,9 @@ from pipeline.sources.decode.workers import DecodingStopped
 from runners.rundir.readers import file_reader
 from runners.serve.engine import Engine
 from runners.serve.errors import RequestError
-from runners.serve.metrics import Metrics
+from runners.serve.metrics import Metrics, device_of
 from runners.serve.options import ServeOptions
+from runners.serve.pace import Pace
 from runners.serve.record.recorder import Recorder
 from runners.serve.traffic import Traffic
 from runners.serve.uploads import Answer, Upload
@@ -43,9 +42,10 @@ class Service:
         options: How much it accepts.
         recorder: Records answers; ``None`` to keep none.
         others: The same job on other devices, their runnables entered.
+        metrics: Makes the metrics; arguments as those of ``Metrics``.
+        traffic: Counts requests and reports errors; by default on standard error.
 
     Attributes:
-        in_flight: Number of images that wait or are in progress.
         is_draining: Whether the service is stopping: it answers what has reached it.
         failure: The error that ended an engine, and with it the service.
         directory: A private directory for the bodies of requests.
@@ -55,21 +55,25 @@ class Service:
         replicas: The job on each device.
     """
 
+    forward = None  # the routes have the model
+
     def __init__(
         self,
         job: Job,
         options: ServeOptions,
         recorder: Recorder | None = None,
         others: Sequence[Job] = (),
+        *,
+        metrics: Callable[..., Metrics] = Metrics,
+        traffic: Traffic | None = None,
     ) -> None:
         self.job, self.options, self._recorder = job, options, recorder
         self.replicas = (job, *others)
-        self.in_flight = 0
+        self._pace = Pace()
         self.is_draining = False
         self.failure: BaseException | None = None
         self.ended: Future[None] = Future()  # when all engines have
-        self._seconds_per_image = 0.0  # moving average
-        self.metrics = Metrics(self.replicas, lambda: self.in_flight, lambda: self.is_ready)
+        self.metrics = metrics(self.replicas, lambda: self.in_flight, lambda: self.is_ready)
         max_wait_s = options.max_wait_ms / 1000
         self._engines = [
             Engine(each, max_wait_s, self.metrics, self._fail, self._unavailable)
@@ -81,7 +85,7 @@ class Service:
         self._stack = ExitStack()
         self._read: Reader = read_image
         self.directory = Path()
-        self.traffic = Traffic(quiet=job.config["quiet"])
+        self.traffic = traffic or Traffic(quiet=job.config["quiet"])
         drawing = job.sinks.get("overlay")
         # a copy, because the recorder opens and closes the sink
         self.overlay = copy(drawing) if isinstance(drawing, Overlay) else Overlay("overlay")
@@ -118,6 +122,16 @@ class Service:
         self._stack.close()
 
     @property
+    def in_flight(self) -> int:
+        """Number of images that wait or are in progress."""
+        return self._pace.in_flight
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices, if there are several."""
+        return [device_of(each) for each in self.replicas] if len(self.replicas) > 1 else []
+
+    @property
     def is_ready(self) -> bool:
         """Whether new requests should be sent here."""
         return self.state == "ok"
@@ -138,7 +152,8 @@ class Service:
         Raises:
             RequestError: The service has no room for all of them, or has failed.
         """
-        with self._admitted(len(images)):
+        self.check_room(len(images))
+        with self._pace.counted(len(images)):
             tasks = [asyncio.ensure_future(self._answer(*image)) for image in images]
             try:
                 return list(await asyncio.gather(*tasks))
@@ -160,26 +175,12 @@ class Service:
         if n_images > limit:
             raise RequestError(413, f"{n_images} images are more than runner.max_queue={limit}")
         if self.in_flight + n_images > limit:
-            wait_s = ceil(self.in_flight * self._seconds_per_image)
             raise RequestError(
                 429,
                 f"{self.in_flight} images are in progress, the limit is runner.max_queue={limit}; "
                 "try again later",
-                retry_after_s=max(1, wait_s),
+                retry_after_s=self._pace.retry_after_s,
             )
-
-    @contextmanager
-    def _admitted(self, n_images: int) -> Iterator[None]:
-        """Count images as in flight while the block runs."""
-        self.check_room(n_images)
-        self.in_flight += n_images
-        started, n_before = monotonic(), self.in_flight  # these images are finished, too
-        try:
-            yield
-        finally:
-            took_s = (monotonic() - started) / n_before
-            self._seconds_per_image += 0.1 * (took_s - self._seconds_per_image)
-            self.in_flight -= n_images
 
     async def _answer(self, path: Path, name: str) -> Answer | AssetError:
         loop = asyncio.get_running_loop()

@@ -173,7 +173,8 @@ def test_jobs_that_died(capfd: pytest.CaptureFixture[str]) -> None:
     reason = "its process was killed by SIGKILL"
     assert jobs.job_ended(launched(2, "failed", exit_status=137, reason=reason)) is None
     assert jobs.job_ended(launched(1, "failed", exit_status=0, reason="without a result")) is None
-    jobs.job_ended(launched(3, "not started", reason="job 2 failed"))
+    for number in (4, 3):
+        jobs.job_ended(launched(number, "not started", reason="job 2 failed"))
     late = launched(0, "failed", exit_status=139, reason="the job returned, but then died")
     late.value = SweepJob(0, ("model=0",), 0, 1.5, Path("/none/sweep/0"), 8, {"a": 20}, 0.5)
     assert jobs.job_ended(late) == 0.5
@@ -183,11 +184,12 @@ def test_jobs_that_died(capfd: pytest.CaptureFixture[str]) -> None:
     assert shown.err.splitlines() == [
         f"error: job 2: {reason}",
         "error: job 1: without a result",
-        "error: job 3: not started: job 2 failed",
         "error: job 0: the job returned, but then died",
+        "error: 2 jobs not started: job 2 failed",
     ]
     assert cells(shown.out) == [
         ["0", "139", "8", "20"], ["1", "1", "", ""], ["2", "137", "", ""],
+        ["3", "not started", "", ""], ["4", "not started", "", ""],
     ]  # fmt: skip
 
 

@@ -104,6 +104,26 @@ def test_many_inputs(tmp_path: Path, ledger: Ledger) -> None:
     ]
 
 
+@pytest.mark.parametrize("keep_places", [False, True])
+@pytest.mark.parametrize("n_removed", [0, 3, 5000])
+def test_done_inputs_are_not_read(
+    tmp_path: Path,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    n_removed: int,
+    keep_places: bool,
+) -> None:
+    asset = write(tmp_path, "a", b"x")
+    assets = [ImageAsset(f"{i}.jpg", asset.path) for i in range(700)]
+    ledger.put(replace(entry(asset, i), id=each.id) for i, each in enumerate(assets))
+    # inputs that no longer exist keep their places
+    ledger.put(replace(entry(asset, i % 700), id=f"removed {i}") for i in range(n_removed))
+    monkeypatch.setattr(ImageAsset, "fingerprint", lambda _: pytest.fail("a file was read"))
+    todo = Todo(assets, ledger, keep_places=keep_places)
+    assert list(todo) == []
+    assert (todo.counts["done"], todo.known, todo.moved) == (700, 700, False)
+
+
 def test_without_a_ledger_all_is_new(tmp_path: Path) -> None:
     asset = write(tmp_path, "a", b"x")
     assert states(Todo([asset])) == {"a": "new"}

@@ -3,6 +3,7 @@
 FAULTY_SLEEP_S   seconds per frame
 FAULTY_CRASH_ON  ids of assets that end the process, separated by commas
 FAULTY_HANG_ON   ids of assets that it never returns from
+FAULTY_LOSE_ON   ids of assets with which it loses its device
 FAULTY_LOG       file that gets a line per frame
 """
 
@@ -13,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.errors import DeviceLostError
 from pipeline.records import Frame, Predictions
 from pipeline.runnables.fake import FakeRunnable
 
@@ -29,6 +31,8 @@ class FaultyModel(FakeRunnable):
             os.close(descriptor)
         if set(ids) & set(os.environ.get("FAULTY_CRASH_ON", "").split(",")):
             os._exit(139)
+        if set(ids) & set(os.environ.get("FAULTY_LOSE_ON", "").split(",")):
+            raise DeviceLostError("the device is lost")
         while set(ids) & set(os.environ.get("FAULTY_HANG_ON", "").split(",")):
             time.sleep(1)
         time.sleep(float(os.environ.get("FAULTY_SLEEP_S", "0")) * len(ids))

@@ -179,7 +179,7 @@ def served(*arguments: str) -> Iterator[Served]:
     job = served_job(*arguments)
     runner = job.runner
     assert isinstance(runner, Serve)
-    replicas = runner.replicas(job)
+    replicas = runner.jobs(job)
     gates = [Gate(each.runnable) for each in replicas]
     for gate in gates:
         gate.opened.set()

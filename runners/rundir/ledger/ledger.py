@@ -11,24 +11,22 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 from pipeline.errors import LedgerDamagedError, OutputError, OutputLockedError
 from pipeline.system.descriptors import check_held, check_regular, remove, status_of
-from pipeline.system.files import file_identity
 from runners.rundir.journal import Position
 from runners.rundir.ledger.rows import COLUMNS, Entry, entry_of, fact_of, row_of, text_of
-from runners.rundir.ledger.seal import is_sealed, seal
+from runners.rundir.ledger.seal import identity_of, is_sealed, seal
 from runners.rundir.ledger.tables import SCHEMA, TABLES, is_damage, statements, verify_rows
 from runners.rundir.lock import refusal
 
 __all__ = ["NAME", "Entry", "Ledger"]
 
 NAME = "ledger.sqlite"
-_SIBLINGS = "", "-journal", "-wal", "-shm"
 _PAGE = 4096  # rows per query
 _VALUES = ", ".join("?" * 17)
 
@@ -52,7 +50,7 @@ class Ledger:
         self._lock = RLock()
         self._changed = False
         self._identity: tuple[int, int] | None = None
-        for suffix in _SIBLINGS:  # SQLite would follow a link
+        for suffix in ("", "-journal", "-wal", "-shm"):  # SQLite would follow a link
             check_regular(path.with_name(path.name + suffix))
         check_held(path.parent)  # SQLite opens the file by name
         status = status_of(path)
@@ -64,7 +62,7 @@ class Ledger:
         try:
             with self._translated(opening=status is not None):
                 self._open(create=status is None, intact=intact)
-            self._identity = _identity(status_of(path))
+            self._identity = identity_of(status_of(path))
         except BaseException:
             self.__exit__()
             raise
@@ -127,12 +125,11 @@ class Ledger:
     def _tidy(self) -> None:
         """Remove the journal unless the next run needs it to roll back; seal the ledger."""
         journal = self.path.with_name(f"{self.path.name}-journal")
-        status = status_of(journal)
-        if status is not None:
+        if (status := status_of(journal)) is not None:
             if status.st_size:
                 return
             remove(journal)
-        if self._changed and _identity(status_of(self.path)) == self._identity:
+        if self._changed and identity_of(status_of(self.path)) == self._identity:
             seal(self.path)
         self._changed = False
 
@@ -174,23 +171,6 @@ class Ledger:
             ).fetchall()
         return {entry.id: entry for entry in map(self._entry, rows)}
 
-    def versions(
-        self, ids: Sequence[str]
-    ) -> dict[str, tuple[int | None, int | None, int, str | None]]:
-        """Return size, mtime_ns, place and the digest of columns of those inputs that are done.
-
-        Checksums are not verified, which would take most of the time, as it does in ``find``: the
-        caller compares the answer with the file on the disk.
-        """
-        marks = ", ".join("?" * len(ids))
-        with self._translated():
-            rows = self._db.execute(
-                "SELECT id, size, mtime_ns, place, columns FROM entries "
-                f"WHERE outcome = 'done' AND id IN ({marks})",
-                [os.fsencode(asset_id) for asset_id in ids],
-            ).fetchall()
-        return {os.fsdecode(row[0]): row[1:] for row in rows}
-
     def put(self, entries: Iterable[Entry]) -> None:
         """Add entries, or replace those of the same ids."""
         rows = [row_of(entry) for entry in entries]
@@ -199,10 +179,9 @@ class Ledger:
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove the entries of these ids."""
+        rows = [(os.fsencode(one),) for one in ids]
         with self._translated():
-            self._db.executemany(
-                "DELETE FROM entries WHERE id = ?", ((os.fsencode(one),) for one in ids)
-            )
+            self._db.executemany("DELETE FROM entries WHERE id = ?", rows)
 
     def commit(self, position: Position | None = None) -> None:
         """Make all changes durable.
@@ -213,13 +192,21 @@ class Ledger:
         with self._translated():
             if position is not None:
                 self._set("position", [position.size, position.next_image_id])
-            if _identity(status_of(self.path)) != self._identity:
+            if identity_of(status_of(self.path)) != self._identity:
                 raise OutputError(
                     f"the ledger '{self.path}' was moved, replaced or deleted during the run; run "
                     "the same command with runner=repair, which keeps the intact results"
                 )
             self._db.execute("COMMIT")
             self._changed = True
+            self._db.execute("BEGIN EXCLUSIVE")
+
+    def copy(self, path: Path) -> None:
+        """Commit, and copy the ledger to a new file; another descriptor would release its locks."""
+        self.commit()
+        with self._translated(), closing(sqlite3.connect(path)) as copy:
+            self._db.execute("COMMIT")  # SQLite copies nothing within a transaction
+            self._db.backup(copy)
             self._db.execute("BEGIN EXCLUSIVE")
 
     def rollback(self) -> None:
@@ -294,7 +281,3 @@ class Ledger:
                 if "locked" in str(exc):  # by a run whose .lock was removed
                     raise OutputLockedError(refusal(self.path.parent)) from exc
                 raise OutputError(f"cannot write the ledger '{self.path}': {exc}") from exc
-
-
-def _identity(status: os.stat_result | None) -> tuple[int, int] | None:
-    return None if status is None else file_identity(status)

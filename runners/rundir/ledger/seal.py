@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 
 from pipeline.system.descriptors import open_file
+from pipeline.system.files import file_identity
 
 _AT, _LENGTH = 68, 4  # "application ID" in SQLite's file format
 _BLOCK = 1 << 20
@@ -40,6 +41,11 @@ def seal(path: Path) -> None:
         os.pwrite(descriptor, _digest(descriptor), _AT)
     finally:
         os.close(descriptor)
+
+
+def identity_of(status: os.stat_result | None) -> tuple[int, int] | None:
+    """Return what identifies a file, given its status; ``None`` if there is none."""
+    return None if status is None else file_identity(status)
 
 
 def _digest(descriptor: int) -> bytes:

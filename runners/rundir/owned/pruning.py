@@ -27,6 +27,7 @@ from pipeline.records import Frame
 from pipeline.sources import Several
 from pipeline.system.descriptors import open_to_read
 from runners.rundir.ledger.ledger import Entry, Ledger
+from runners.rundir.remote.current import mirror_of
 from runners.rundir.translation import output_errors
 
 _FACT = "pruning"
@@ -111,6 +112,8 @@ def prune(job: Job, ledger: Ledger, gone: Iterable[Entry]) -> int:
         ledger.remove(entry.id for entry in chunk)
         ledger.set_fact("finished", False)
         ledger.commit()
+        if (mirror := mirror_of(job.output)) is not None:
+            mirror.checkpoint(ledger)  # or another machine would believe that the outputs exist
         finish_pruning(job, ledger)
         count += len(chunk)
     return count
@@ -141,6 +144,8 @@ def finish_pruning(job: Job, ledger: Ledger, in_flight: Iterable[str] = ()) -> N
                 sink.discard(_Gone(asset_id, is_still))
             if isinstance(sink, Durable):
                 sink.sync()
+        if (mirror := mirror_of(job.output)) is not None:
+            mirror.flush()
     ledger.set_fact(_FACT, [])
     ledger.commit()
 

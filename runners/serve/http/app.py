@@ -15,11 +15,11 @@ from runners.serve.http import health, metrics, pages, predict
 from runners.serve.http.guard.access import OPEN
 from runners.serve.http.guard.guard import Guard, error_response
 from runners.serve.http.kserve import routes as kserve
+from runners.serve.http.serving import Forwarding, Serving
 from runners.serve.options import ServeOptions
-from runners.serve.service import Service
 
 
-def create_app(service: Service, options: ServeOptions) -> FastAPI:
+def create_app(service: Serving, options: ServeOptions) -> FastAPI:
     """Return the application of a service.
 
     Args:
@@ -38,12 +38,14 @@ def create_app(service: Service, options: ServeOptions) -> FastAPI:
     for kind in (RequestError, AssetError, HTTPException):
         app.add_exception_handler(kind, partial(_failed, service))
     app.add_exception_handler(RequestValidationError, _not_valid)
+    if service.forward is not None:
+        app.add_middleware(Forwarding, forward=service.forward)
     app.add_middleware(Guard, service=service, options=options, open_paths=OPEN | pages.OPEN)
     app.add_middleware(metrics.CountRequests, metrics=service.metrics)  # also what Guard refuses
     return app
 
 
-async def _failed(service: Service, request: Request, exc: Exception) -> Response:
+async def _failed(service: Serving, request: Request, exc: Exception) -> Response:
     if isinstance(exc, HTTPException) and exc.status_code in (404, 405):
         what = f"no {request.method} " if exc.status_code == 405 else "no such path: "
         exc.detail = f"{what}{request.url.path}"

@@ -8,8 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from pipeline.protocols import DescribedRunnable, NumericRunnable
 from pipeline.system.versions import VERSION
-from runners.serve.metrics import device_of
-from runners.serve.service import Service
+from runners.serve.http.serving import Serving
 
 router = APIRouter(tags=["health"])
 
@@ -25,18 +24,18 @@ async def livez() -> Response:
 @router.head("/readyz", include_in_schema=False)
 async def readyz(request: Request) -> Response:
     """Answer 200 while requests are accepted, otherwise 503."""
-    service: Service = request.app.state.service
+    service: Serving = request.app.state.service
     return Response(f"{service.state}\n", 200 if service.is_ready else 503, media_type="text/plain")
 
 
 @router.get("/info")
 async def info(request: Request) -> dict[str, Any]:
     """Return the version, the model and its classes, the devices and the numerics."""
-    service: Service = request.app.state.service
+    service: Serving = request.app.state.service
     model, runnable = service.job.model, service.job.runnable
     device = dict(runnable.describe()) if isinstance(runnable, DescribedRunnable) else {}
-    if len(service.replicas) > 1:
-        device["devices"] = [device_of(each) for each in service.replicas]
+    if service.devices:
+        device["devices"] = list(service.devices)
     categories = model.categories
     return {
         "version": VERSION,

@@ -10,9 +10,9 @@ from typing import Any
 from pipeline.errors import PipelineError
 from runners.serve.http.app import create_app
 from runners.serve.http.guard.connections import DrainingServer
+from runners.serve.http.serving import Serving
 from runners.serve.listening import Listening
 from runners.serve.options import ServeOptions
-from runners.serve.service import Service
 
 
 class HttpServer:
@@ -27,7 +27,7 @@ class HttpServer:
         ended: Done when no more requests are answered; has the error if that was not requested.
     """
 
-    def __init__(self, service: Service, options: ServeOptions, listening: Listening) -> None:
+    def __init__(self, service: Serving, options: ServeOptions, listening: Listening) -> None:
         for name in ("uvicorn", "python_multipart"):  # they quote what clients send
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         self.ended: Future[None] = Future()

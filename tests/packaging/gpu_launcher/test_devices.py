@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from nvidia_smi import rows, write_nvidia_smi
 
+from hydra_plugins.hydra_gpu_launcher import _devices
 from hydra_plugins.hydra_gpu_launcher._devices import find_slots, free_memory
 from hydra_plugins.hydra_gpu_launcher._errors import LauncherError
 from hydra_plugins.hydra_gpu_launcher._options import Options, read_options
@@ -121,7 +122,19 @@ def test_an_nvidia_smi_that_fails(nvidia_smi: Path) -> None:
         find_slots(options(), {})
     said = "nvidia-smi exited with status 9: Couldn't reach the driver"
     assert str(error.value) == f"{said}; {HINT}"
-    write_nvidia_smi(nvidia_smi, "No devices were found\n")
-    with pytest.raises(LauncherError) as error:
-        find_slots(options(), {})
-    assert str(error.value) == f"nvidia-smi lists no GPUs but says: No devices were found; {HINT}"
+    for text, shown in {
+        "No devices were found\n": "No devices were found",
+        "0, \x1b[31m, 1, 1": "0, ?[31m, 1, 1",
+        "x" * 999: "x" * 200 + "...",
+    }.items():
+        write_nvidia_smi(nvidia_smi, text)
+        with pytest.raises(LauncherError) as error:
+            find_slots(options(), {})
+        assert str(error.value) == f"nvidia-smi lists no GPUs but says: {shown}; {HINT}"
+
+
+def test_an_nvidia_smi_that_hangs(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nvidia_smi / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 600\n")
+    monkeypatch.setattr(_devices, "_LOOK_TIMEOUT_S", 0.1)
+    with pytest.raises(LauncherError, match=r"^nvidia-smi did not answer within 0.1 s$"):
+        free_memory()

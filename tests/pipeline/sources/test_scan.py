@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sources.scan import natural_key, scan
+from pipeline.sources.asset import Skipped
+from pipeline.sources.scan import _is_one_shape, natural_key, scan
 
 # what has a meaning in the key (NUL aside, which no name holds), and what sorts around it
 LETTERS = (
@@ -62,6 +63,21 @@ def test_numbers_of_any_length(digits: int) -> None:
     low, high = "9" * digits, "1" + "0" * digits
     ids = [f"x{low}.jpg", f"x00{low}b.jpg", f"x{high}.jpg", "xa.jpg"]
     assert sorted(reversed(ids), key=natural_key) == sorted(ids, key=plain_key) == ids
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_names_of_one_shape_need_no_key(seed: int) -> None:
+    rng, seen = random.Random(seed), set()
+    for _ in range(500):
+        shape = some_id(rng).replace("/", "") + rng.choice(["", "0", "00"])
+        digits = iter(rng.choices("012" if rng.random() < 0.8 else "01x", k=200))
+        names = list({re.sub("[0-9]", lambda _, d=digits: next(d), shape) for _ in range(9)})
+        if is_one := _is_one_shape([*names]):
+            assert sorted(names) == sorted(names, key=plain_key)
+        seen.add((is_one, len(names) > 1))
+    assert seen == {(True, False), (True, True), (False, True)}
+    assert not _is_one_shape([])
+    assert not _is_one_shape(["1.jpg", Skipped("2.jpg", "hidden")])
 
 
 @pytest.mark.parametrize("seed", range(3))

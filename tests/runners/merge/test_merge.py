@@ -358,6 +358,54 @@ def test_a_sink_of_one_file_cannot_be_merged(shards: Path) -> None:
         check_files(job, runs)
 
 
+def test_what_a_webhook_has_not_delivered_stays_with_its_shard(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree("in/sub")
+    arguments = ("sink=[webhook,overlay]", "input=in", "sink.webhook.drain_s=0")
+    arguments += ("sink.webhook.url=http://127.0.0.1:9/",)  # nobody listens
+    for i in (1, 2):
+        run(*arguments, "output=out", f"runner.shard={i}/2")
+    left = {i: sorted(OUT.glob(f"shards/{i}-of-2/webhook/*")) for i in (1, 2)}
+    capsys.readouterr()
+    assert merge() == 3
+    printed = " ".join(capsys.readouterr().err.split())
+    assert not (OUT / "webhook").exists()
+    assert {i: sorted(OUT.glob(f"shards/{i}-of-2/webhook/*")) for i in (1, 2)} == left
+    assert len(left[1] + left[2]) == 9
+    warnings = record(OUT)["warnings"]
+    for i, names in left.items():
+        (text,) = (each for each in warnings if f"runner.shard={i}/2" in each)
+        assert text.startswith(f"{len(names)} inputs of shard {i}/2 (")
+        assert f"warning: {text}" in printed
+    run(*arguments, "output=out")  # has nothing to post, nor to process
+    assert not (OUT / "webhook").exists()
+
+
+def test_the_page_is_named(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("sink=[report]", "input=in", "output=paged")
+    for i in (1, 2):
+        run(*arguments, f"runner.shard={i}/2")
+    capsys.readouterr()
+    for expected in ("merged 2 shards: 18 done, 1 failed", "nothing to do: 18 done, 1 failed"):
+        run("runner=merge", "output=paged", "quiet=false")
+        printed = capsys.readouterr().out.splitlines()
+        assert printed[0] == expected
+        assert printed[1].startswith("results in ")
+        assert printed[2].startswith("look at them in ")
+        assert printed[2].endswith("/paged/report.html")
+
+
+def test_foreign_files_beside_and_in_shards(shards: Path) -> None:
+    (OUT / "shards" / "notes.txt").write_text("mine")
+    (OUT / "shards" / "old-1-of-9").mkdir()
+    (SHARD[1] / "notes.txt").write_text("mine")
+    (SHARD[1] / "more").mkdir()
+    assert merge() == 3
+    assert files(OUT) == files(Path("single"))
+    assert (SHARD[1] / "notes.txt").read_text() == "mine"
+
+
 def test_standard_input_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"in/1.png\n")))
     with pytest.raises(ConfigError, match=r"^runner.shard: .* standard input is read only once; w"):

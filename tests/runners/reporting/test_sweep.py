@@ -45,6 +45,7 @@ def jobs(tmp_path: Path) -> list[SweepJob]:
         job(tmp_path, 1, "x.seed=2", "y=p", metric=0.5, **better),
         job(tmp_path, 2, "x.seed=3", "y=p", status=2),
         job(tmp_path, 3, "x.seed=4", "y=p", status=143, **killed),
+        SweepJob.of(4, ("x.seed=5", "y=p"), None, None, tmp_path / "4", message="job 2 failed"),
     ]
 
 
@@ -61,6 +62,7 @@ def test_tables(tmp_path: Path, jobs: list[SweepJob], capfd: pytest.CaptureFixtu
         ["1", "2", "0", "8", "12", "0.5000", "1.23"],
         ["2", "3", "2", "", "", "", "1.23"],
         ["3", "4", "143", "", "", "", "1.23"],
+        ["4", "5", "not started", "", "", "", ""],
         ["0", "0", "5", "2"],
         ["1", "9", "0", "3"],
     ]
@@ -84,6 +86,8 @@ def test_csv(tmp_path: Path, jobs: list[SweepJob]) -> None:
         "message": "no such stage", "detections.c": "0", "detections.a": "5", "detections.b": "2",
     }  # fmt: skip
     assert (rows[2]["images"], rows[2]["detections.a"], rows[3]["images"]) == ("", "", "")
+    last = [rows[4][key] for key in ("status", "images", "seconds", "message")]
+    assert last == ["not started", "", "", "job 2 failed"]
 
 
 def test_long_overrides_fit_80_columns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -64,6 +64,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     "no such stage" if status == 2 else "")
         for i, status, metric in rows
     ]  # fmt: skip
+    options = ("a.b=40", f"model={ODD}")
+    jobs.append(SweepJob.of(4, options, None, None, directory / "4", message="job 2 failed"))
     write_sweep_page(directory, jobs)
     return directory
 
@@ -139,16 +141,17 @@ def test_the_table(page: Any) -> None:
          "8"],
         ["2", "20", "invalid configuration (2)no such stage", "", "", "", "1.50", "", "", ""],
         ["3", "30", "killed (137)", "", "", "", "1.50", "report", "", ""],
+        ["4", "40", "not startedjob 2 failed", "", "", "", "", "", "", ""],
     ]  # fmt: skip
     assert page.locator("#jobs tr.best td").nth(1).text_content() == "1"
     assert page.get_by_role("link", name="Report of job 1").get_attribute("href") == "1/report.html"
     head = page.get_by_role("columnheader", name="metric")
     head.get_by_role("button").focus()
     page.keyboard.press("Enter")
-    assert [row[0] for row in rows(page)] == ["1", "0", "2", "3"]  # the best first
+    assert [row[0] for row in rows(page)] == ["1", "0", "2", "3", "4"]  # the best first
     assert head.get_attribute("aria-sort") == "descending"
     page.keyboard.press("Enter")
-    assert [row[0] for row in rows(page)] == ["0", "1", "2", "3"]
+    assert [row[0] for row in rows(page)] == ["0", "1", "2", "3", "4"]
 
 
 @pytest.mark.browser

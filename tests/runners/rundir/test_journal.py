@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def test_it_continues_after_what_was_committed(tmp_path: Path) -> None:
         assert journal.path.stat().st_size == committed.size
         journal.append(lines("y"))
     assert ids(journal.path) == [("x", 0, 1), ("y", 0, 2)]
+
+
+def test_nothing_appended_is_nothing_written(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append(lines("x"))
+    os.utime(journal.path, ns=(1, 1))
+    with Journal(tmp_path, journal.position):
+        pass
+    assert journal.path.stat().st_mtime_ns == 1
 
 
 @pytest.mark.parametrize(

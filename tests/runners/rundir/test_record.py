@@ -129,3 +129,13 @@ def test_a_removed_aggregate_is_rebuilt(here: Path) -> None:
     assert run("input=in", "output=out").rebuilt
     assert Path("out/coco.json").exists()
     assert not run("input=in", "output=out").rebuilt
+
+
+def test_a_foreign_change_is_not_accepted_by_a_run_with_nothing_to_do(here: Path) -> None:
+    run("input=in", "output=out")
+    before = Path("out/manifest.sha256").read_bytes()
+    predictions = Path("out/predictions.jsonl")
+    predictions.write_bytes(predictions.read_bytes().replace(b'"frame": 0', b'"frame": 7', 1))
+    run("input=in", "output=out")
+    assert record(Path("out"))["manifest"]["bytes_read"] == 0
+    assert Path("out/manifest.sha256").read_bytes() == before  # so runner=verify finds it

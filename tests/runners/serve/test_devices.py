@@ -67,4 +67,4 @@ def test_what_is_no_list_of_devices(value: str) -> None:
 def test_device_and_devices() -> None:
     job = served_job(TWO, "device=cpu")
     with pytest.raises(ConfigError, match=r"runner.devices names the devices; remove device"):
-        job.runner.replicas(job)  # type: ignore[attr-defined]
+        job.runner.jobs(job)  # type: ignore[attr-defined]

@@ -96,7 +96,7 @@ def test_the_result_is_that_of_a_batch(watched: Watched, pools: Pools, tmp_path:
     ]
     assert len(pools.opened) == 1
     assert record(watched.out)["device"]["workers"] == 3
-    assert record(watched.out)["warnings"][-1].startswith("workers were lost 1 times")
+    assert record(watched.out)["warnings"][-1].startswith("a worker was lost; ")
 
 
 def test_a_file_that_is_not_complete_is_retried(

@@ -14,6 +14,8 @@ from hydra_plugins.hydra_gpu_launcher._options import Options
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 NAME_VARIABLE = "HYDRA_GPU_LAUNCHER_DEVICE"  # tells a job where it runs, such as "GPU 1"
 _TIMEOUT_S = 60  # a driver without the persistence daemon takes seconds to answer
+_LOOK_TIMEOUT_S = 10  # while jobs run: neither their output nor Ctrl-C is handled meanwhile
+_MAX_CHARACTERS = 200  # that are shown of its output
 _HINT = "on a machine without NVIDIA GPUs, set hydra.launcher.slots=N to run N jobs at a time"
 
 
@@ -82,19 +84,23 @@ def find_slots(options: Options, environment: Mapping[str, str] = os.environ) ->
     return [Slot(i, names[uuid], uuid) for i, uuid in enumerate(slots)]
 
 
-def list_gpus() -> list[Gpu]:
+def list_gpus(timeout_s: float = _TIMEOUT_S) -> list[Gpu]:
     """Return the GPUs of this machine.
 
+    Args:
+        timeout_s: How long ``nvidia-smi`` may take.
+
     Raises:
-        LauncherError: ``nvidia-smi`` is missing or fails.
+        LauncherError: ``nvidia-smi`` is missing, fails, or prints something else.
     """
-    fields = "index,uuid,memory.total,memory.free"
-    text = _nvidia_smi(f"--query-gpu={fields}", "--format=csv,noheader,nounits")
+    query = "--query-gpu=index,uuid,memory.total,memory.free"
+    text = _nvidia_smi(query, "--format=csv,noheader,nounits", timeout_s=timeout_s)
     gpus = []
     for line in filter(str.strip, text.splitlines()):
         cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) != 4 or not cells[0].isdecimal():  # such as "No devices were found"
-            raise LauncherError(f"nvidia-smi lists no GPUs but says: {line.strip()}; {_HINT}")
+        is_gpu = len(cells) == 4 and cells[0].isdecimal() and cells[1].startswith("GPU-")
+        if not is_gpu:  # such as "No devices were found"
+            raise LauncherError(f"nvidia-smi lists no GPUs but says: {_shown(line)}; {_HINT}")
         total, free = (int(cell) if cell.isdecimal() else None for cell in cells[2:])
         gpus.append(Gpu(int(cells[0]), cells[1], total, free))
     return gpus
@@ -106,10 +112,11 @@ def free_memory() -> dict[str, int]:
     Raises:
         LauncherError: ``nvidia-smi`` is missing or fails.
     """
-    return {gpu.uuid: gpu.free_mb for gpu in list_gpus() if gpu.free_mb is not None}
+    gpus = list_gpus(_LOOK_TIMEOUT_S)
+    return {gpu.uuid: gpu.free_mb for gpu in gpus if gpu.free_mb is not None}
 
 
-def _nvidia_smi(*arguments: str) -> str:
+def _nvidia_smi(*arguments: str, timeout_s: float = _TIMEOUT_S) -> str:
     try:
         done = subprocess.run(
             ["nvidia-smi", *arguments],
@@ -117,7 +124,7 @@ def _nvidia_smi(*arguments: str) -> str:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except FileNotFoundError as exc:
@@ -125,11 +132,17 @@ def _nvidia_smi(*arguments: str) -> str:
     except OSError as exc:
         raise LauncherError(f"nvidia-smi cannot be run: {exc.strerror}; {_HINT}") from exc
     except subprocess.TimeoutExpired as exc:
-        raise LauncherError(f"nvidia-smi did not answer within {_TIMEOUT_S} s") from exc
+        raise LauncherError(f"nvidia-smi did not answer within {timeout_s:g} s") from exc
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())
+        said = _shown(done.stderr or done.stdout)
         raise LauncherError(f"nvidia-smi exited with status {done.returncode}: {said}; {_HINT}")
     return done.stdout
+
+
+def _shown(text: str) -> str:
+    """Return a text as one short line without control characters."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]}..."
 
 
 def _visible(value: str, gpus: Sequence[Gpu]) -> list[str]:

@@ -39,13 +39,15 @@ for (const job of jobs) for (const [name, n] of Object.entries(job.classes ?? {}
 const names = [...totals.keys()].sort((a, b) => totals.get(b) - totals.get(a));
 
 const number = (value, digits = 0) => (value === null ? "" : value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
-const statusOf = (job) => STATUS[job.status] ?? (job.status > 128 ? `killed by signal ${job.status - 128}` : "failed");
+const nameOf = (status) => STATUS[status] ?? (status > 128 ? `killed by signal ${status - 128}` : "failed");
+const statusOf = ({ status }) => (status === null ? "not started" : `${nameOf(status)} (${status})`);
+const isFinished = ({ status }) => status === 0 || status === 3;
 
 /** The columns: title, what is sorted by, what is shown. */
 const columns = [
   { title: "Job", value: (job) => job.job, isNumber: true },
   ...sweep.keys.map(({ key, name }, i) => ({ title: name, hint: key, value: (job) => job.values[i], isText: true })),
-  { title: "Status", width: jobs.some((job) => job.message) ? MAX_CHARACTERS : 10, value: (job) => job.status, text: (job) => [`${statusOf(job)} (${job.status})`, job.message && make("small", {}, job.message)], className: (job) => (job.status && job.status !== 3 ? "error" : "") },
+  { title: "Status", width: jobs.some((job) => job.message) ? MAX_CHARACTERS : 10, value: (job) => job.status, text: (job) => [statusOf(job), job.message && make("small", {}, job.message)], className: (job) => (isFinished(job) ? "" : "error") },
   { title: "Inputs", value: (job) => job.images, isNumber: true },
   { title: "Detections", value: (job) => job.detections, isNumber: true },
   ...(sweep.metric ? [{ title: sweep.metric, value: (job) => job.metric, text: (job) => number(job.metric, 4), isNumber: true }] : []),
@@ -106,7 +108,7 @@ function showJobs() {
 }
 
 function showSummary() {
-  const failed = jobs.filter((job) => job.status && job.status !== 3);
+  const failed = jobs.filter((job) => !isFinished(job));
   const best = byNumber.get(sweep.best);
   const pairs = [
     ["Jobs", grouped(jobs.length)],

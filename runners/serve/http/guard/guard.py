@@ -18,8 +18,8 @@ from pipeline.errors import AssetError
 from runners.serve.errors import RequestError
 from runners.serve.http.guard.access import OPEN, Access
 from runners.serve.http.guard.exchange import Exchange
+from runners.serve.http.serving import Serving
 from runners.serve.options import ServeOptions
-from runners.serve.service import Service
 
 
 class Guard:
@@ -33,7 +33,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, service: Service, options: ServeOptions, open_paths: Collection[str]
+        self, app: ASGIApp, service: Serving, options: ServeOptions, open_paths: Collection[str]
     ) -> None:
         self._app, self._service, self._options = app, service, options
         self._access = Access(options, open_paths)
@@ -78,7 +78,7 @@ class Guard:
             route.cancel()
 
 
-def error_response(exc: Exception, service: Service) -> Response:
+def error_response(exc: Exception, service: Serving) -> Response:
     """Return the answer to a request that failed: ``{"error": "one sentence"}``.
 
     Args:
