@@ -138,8 +138,10 @@ def sizes(
     n_gpus = sum(gpus)
     if device == "cuda" or (device == "auto" and n_gpus):
         if not n_gpus:
+            hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
             raise ConfigError(
-                f"device=cuda: none of the {len(found)} machines of the cluster has a GPU; add one,"
+                f"device=cuda: none of the {len(found)} machines of the cluster has a GPU"
+                f"{' (CUDA_VISIBLE_DEVICES hides those of this one)' if hidden else ''}; add one,"
                 " or set device=cpu"
             )
         number = n_gpus if workers == "auto" else int(workers)

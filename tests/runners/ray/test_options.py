@@ -22,6 +22,11 @@ from runners.cluster.connection import Sizes, connected, package_folders, sizes
 from runners.cluster.failure import Failure
 
 
+@pytest.fixture(autouse=True)
+def no_choice_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
 def node(cpu: int, gpu: int = 0, alive: bool = True) -> dict[str, Any]:
     return {"Alive": alive, "Resources": {"CPU": float(cpu)} | ({"GPU": float(gpu)} if gpu else {})}
 
@@ -105,6 +110,12 @@ def test_too_few_devices(nodes: Any, device: str, workers: Any, message: str) ->
     with pytest.raises(ConfigError) as caught:
         sizes(nodes, device, workers)
     assert str(caught.value).startswith(message)
+
+
+def test_hidden_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ConfigError, match=r"has a GPU \(CUDA_VISIBLE_DEVICES hides those of this"):
+        sizes([node(4)], "cuda", "auto")
 
 
 @pytest.fixture
