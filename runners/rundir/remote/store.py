@@ -11,6 +11,7 @@ from typing import TypeVar
 from pipeline.errors import ConfigError, OutputError
 from pipeline.redaction import redacted_text
 from pipeline.sources.fetching import reason
+from pipeline.system.terminal import print_stderr
 
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # a network is often back within a minute
 _FINAL = (ImportError, NotImplementedError, TypeError, ValueError)
@@ -36,7 +37,7 @@ class ObjectStore:
 
     def __init__(self, address: str) -> None:
         self.shown = redacted_text(address)
-        self._closed = Event()
+        self._closed, self._is_waiting = Event(), False
         from fsspec.core import url_to_fs
 
         try:
@@ -156,9 +157,11 @@ class ObjectStore:
 
     def _tried(self, what: str, call: Callable[[], T], path: Path | None = None) -> T:
         """Call a function until it succeeds, or until its error is final."""
-        for pause_s in (*_PAUSES_S, None):
+        for n, pause_s in enumerate((*_PAUSES_S, None)):
             try:
-                return call()
+                result = call()
+                self._is_waiting = False
+                return result
             except FileNotFoundError as exc:
                 if path is not None and not path.exists():
                     raise
@@ -166,9 +169,21 @@ class ObjectStore:
                     raise _NothingThere from exc
                 raise self._error(what, exc) from exc
             except Exception as exc:  # each package has its own types
-                if pause_s is None or _is_final(exc) or self._closed.wait(pause_s):
+                if pause_s is None or _is_final(exc):
+                    raise self._error(what, exc) from exc
+                if n:
+                    self._say_once(what, exc)
+                if self._closed.wait(pause_s):
                     raise self._error(what, exc) from exc
         raise AssertionError  # unreachable: the last pause is None
+
+    def _say_once(self, what: str, exc: Exception) -> None:
+        """Say why the run waits, unless a request that waits has said so."""
+        if not self._is_waiting:
+            self._is_waiting = True
+            print_stderr(
+                f"warning: cannot {what} in the output '{self.shown}': {reason(exc)}; trying again"
+            )
 
     def _error(self, what: str, exc: Exception) -> OutputError:
         """Return the error to raise: one line, and what to do."""

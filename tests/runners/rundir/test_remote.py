@@ -166,9 +166,13 @@ def test_a_store_that_fails_at_any_request(bucket: Path, here: Path, k: int) -> 
     assert kept(bucket) == kept(Path("out"))
 
 
-def test_a_store_that_fails_for_a_moment(bucket: Path) -> None:
+def test_a_store_that_fails_for_a_moment(bucket: Path, capfd: pytest.CaptureFixture[str]) -> None:
     failing(lambda what: True, TimeoutError("slow down"), times=2)
     assert run(*JOB, f"output={ADDRESS}").counts["done"] == 6
+    said = [line for line in capfd.readouterr().err.splitlines() if "slow down" in line]
+    assert said == [
+        f"warning: cannot write .d2run/probe in the output '{ADDRESS}': slow down; trying again"
+    ]
 
 
 @pytest.mark.parametrize(
