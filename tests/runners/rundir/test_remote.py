@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 import shelf
 from batches import derived, job_of, record, run, write_images
@@ -45,6 +46,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def bucket(here: Path) -> Path:
     return here / "shelf/bucket/night"
+
+
+@pytest.mark.usefixtures("here")
+def test_in_the_memory_of_this_process() -> None:
+    memory = fsspec.filesystem("memory")
+    try:
+        run(*JOB, "output=memory://bucket/night")
+        run(*JOB, "output=out")
+        found = {name.partition("/night/")[2]: memory.cat(name) for name in memory.find("/bucket")}
+    finally:
+        memory.rm("/bucket", recursive=True)
+    expected = kept(Path("out"))
+    assert {name: found.get(name) for name in expected} == expected
+    assert json.loads(found["run.json"])["address"] == "memory://bucket/night"
 
 
 def move(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
