@@ -32,6 +32,8 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics to its makers
     # or a driver whose cluster is gone would be ended by Ray after a minute
     "RAY_gcs_rpc_server_reconnect_timeout_s": "2000000",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # or a client that is disconnected would start another Ray
+    "GRPC_VERBOSITY": "NONE",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it, a warning
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would send the working directory
 }
@@ -185,7 +187,7 @@ def package_folders(names: Sequence[str]) -> list[str]:
 def _connect(
     ray: Any, address: str, workers: int | str, folder: str | None, packages: Sequence[str]
 ) -> None:
-    given: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    given: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
     if packages:
         given["runtime_env"] = {"py_modules": list(packages)}
     if folder is not None:
@@ -203,6 +205,8 @@ def _connect(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(address=address, **given)
+        for name in ("ray", "ray.util.client.logsclient"):  # what ray:// does not do
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     except ConfigError:
         raise
     except Exception as exc:  # of no type of its own
@@ -245,7 +249,10 @@ def _log_briefly(data: Mapping[str, Any], **_: Any) -> None:
 
 
 def _line(exc: BaseException) -> str:
-    return printable(" ".join(str(exc).split()))[:300]
+    text = " ".join(str(exc).split())
+    if "Traceback (most" in text:  # of the other side
+        text = text.rpartition("Error: ")[2]
+    return printable(text)[:300]
 
 
 @contextmanager

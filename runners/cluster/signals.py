@@ -36,6 +36,6 @@ def signals_deferred() -> Iterator[None]:
         raise
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         for deferred in received:
             signal.raise_signal(deferred)

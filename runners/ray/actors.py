@@ -66,7 +66,7 @@ class Actors:
 
     def restart(self, worker: int) -> None:
         """Kill an actor's process; Ray starts another one."""
-        with suppress(self._ray.exceptions.RayError), _reached():
+        with suppress(self._ray.exceptions.RayError, WorkersLostError), self._reached():
             self._ray.kill(self._actors[worker], no_restart=False)
 
     def wait(self, calls: Collection[Call], timeout_s: float) -> Collection[Call]:
@@ -74,7 +74,7 @@ class Actors:
         if not calls:
             time.sleep(timeout_s)
             return []
-        with _reached():
+        with self._reached():
             done, rest = self._ray.wait(list(calls), num_returns=1, timeout=timeout_s)
             if done and rest:  # the others that are done by now
                 more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
@@ -89,7 +89,7 @@ class Actors:
         """
         exceptions = self._ray.exceptions
         try:
-            with _reached():
+            with self._reached():
                 answer = self._ray.get(call)
         except exceptions.RayTaskError as exc:
             raise RuntimeError(f"a worker failed: {exc}") from exc
@@ -103,21 +103,24 @@ class Actors:
         """Kill all actors."""
         actors, self._actors = self._actors, []
         for actor in actors:
-            with suppress(self._ray.exceptions.RayError, WorkersLostError), _reached():
+            with suppress(self._ray.exceptions.RayError, WorkersLostError), self._reached():
                 self._ray.kill(actor)
         self._connection.close()
 
     def _call(self, worker: int, name: str, *arguments: Any) -> Call:
-        with _reached():
+        with self._reached():
             call: Call = getattr(self._actors[worker], name).remote(*arguments)
         return call
 
-
-@contextmanager
-def _reached() -> Iterator[None]:
-    """Call into Ray; raise WorkersLostError if ``ray://`` has lost its connection."""
-    try:
-        with signals_deferred():
-            yield
-    except ConnectionError as exc:
-        raise WorkersLostError(f"the connection to the cluster is lost: {exc}") from exc
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Call into Ray; raise WorkersLostError if ``ray://`` has lost its connection."""
+        try:
+            with signals_deferred():
+                yield
+        except Exception as exc:  # of no type of its own
+            if self._ray.is_initialized():
+                raise
+            raise WorkersLostError(
+                "the connection to the cluster is lost; what is committed is kept"
+            ) from exc
