@@ -63,7 +63,7 @@ def check_end(folder: Path, bucket: Path, machine: int, whole: dict[str, bytes])
 def scenario_random(folder: Path, n: int, deaths: int) -> None:
     """Die at any moment; continue here or elsewhere."""
     arguments = command(folder, n)
-    assert ended(forked([*arguments, f"output={folder}/whole"])) == 3
+    assert ended(forked([*arguments, f"output={folder}/whole"]), 300) == 3
     settings(folder, 9)
     began = time.monotonic()
     assert ended(forked([*arguments, "output=shelf://bucket/first"]), 300) == 3
@@ -77,7 +77,7 @@ def scenario_random(folder: Path, n: int, deaths: int) -> None:
         child = forked([*arguments, f"output=shelf://bucket/{bucket.name}"])
         time.sleep(rng.uniform(0, takes_s / 3))
         os.kill(child, signal.SIGKILL)
-        status = ended(child)
+        status = ended(child, 300)
         assert status in (3, -signal.SIGKILL)
         met["deaths"] += status == -signal.SIGKILL
         now = check_checkpoint(bucket)
@@ -97,7 +97,7 @@ def scenario_random(folder: Path, n: int, deaths: int) -> None:
 def scenario_requests(folder: Path, n: int, every: int) -> None:
     """Die before each request to the store, of a run that adds to an earlier one."""
     arguments = command(folder, n)
-    assert ended(forked([*arguments, f"output={folder}/whole"])) == 3
+    assert ended(forked([*arguments, f"output={folder}/whole"]), 300) == 3
     whole, met = outputs(folder / "whole"), Counter[str]()
     late = sorted((folder / "in/0").glob("?.png"))[::2]
     for number in range(1, 1000, every):
