@@ -66,7 +66,10 @@ def parse_shard(given: object) -> Shard:
         ConfigError: It is something else.
     """
     match = _SHARD.fullmatch(given) if isinstance(given, str) else None
-    if match is None or int(match[1]) > int(match[2]):
+    if match is not None and int(match[1]) > int(match[2]):
+        last = f"{match[2]}/{match[2]}"
+        raise ConfigError(f"shard: {given} is none of the shards 1/{match[2]} to {last}")
+    if match is None:
         raise ConfigError(
             f"shard: expected k/n, such as 1/8 for the first of 8 shards, got {given!r}"
         )

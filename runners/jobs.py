@@ -17,11 +17,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.build import build_job
+from pipeline.config.outputs import local_directories
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import Job, Report, inputs_of
 from pipeline.redaction import safe_text
 from pipeline.system.memory import keep_pages
-from pipeline.system.terminal import print_stderr
+from pipeline.system.terminal import print_stderr, print_stdout
 from runners.reporting.resuming import describe_kept, resume_command
 from runners.reporting.sweep import NOT_STARTED, SweepJob, print_sweep, varied, write_sweep
 
@@ -206,6 +207,9 @@ class Jobs:
             for each in (signal.SIGINT, signal.SIGTERM):  # only the page can still be lost
                 signal.signal(each, lambda number, _: os._exit(128 + number))
             write_sweep_page(self._sweep, rows)
+            if not self._quiet:
+                page = str(self._sweep / "sweep.html")
+                print_stdout(f"look at them in {page}", unbroken=[page])
 
     def say_interrupted(self, what: str) -> None:
         """Print what is kept of the interrupted jobs, and how to resume them."""
@@ -229,7 +233,7 @@ def stop_on_signals() -> None:
 
 def _remove_if_empty(directory: Path) -> None:
     """Remove the directory that Hydra created by default for a job that wrote nothing there."""
-    defaults = Path.cwd() / "outputs", Path.cwd() / "multirun"
+    defaults = Path.cwd() / "outputs", Path.cwd() / "multirun", local_directories()
     for candidate in (directory, *directory.parents):
         if not any(candidate.is_relative_to(root) for root in defaults):
             return

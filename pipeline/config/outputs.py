@@ -22,6 +22,7 @@ from pipeline.system.files import expanded
 _DEFAULT_OUTPUT = "${hydra:runtime.output_dir}"
 _NO_STORES = ("data", "dir", "file", "generic", "http", "https", "local", "reference")
 _MAX_NAME = 60
+_ONE_SLASH = re.compile(r"(s3|gs|gcs|az|abfs|memory):/(?!/)(.*)")
 
 
 def local_directory(address: str) -> Path:
@@ -32,8 +33,12 @@ def local_directory(address: str) -> Path:
     shown = redacted_text(address).rstrip("/")
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", shown.partition("://")[2])[-_MAX_NAME:].strip("-.")
     digest = sha256(shown.encode(errors="surrogateescape")).hexdigest()[:12]
-    home = os.environ.get("D2RUN_HOME") or "~/.d2run"
-    return expanded(home) / "outputs" / f"{readable}-{digest}"
+    return local_directories() / f"{readable}-{digest}"
+
+
+def local_directories() -> Path:
+    """Return the directory of all local copies."""
+    return expanded(os.environ.get("D2RUN_HOME") or "~/.d2run") / "outputs"
 
 
 def place_output(cfg: DictConfig) -> str | None:
@@ -62,6 +67,8 @@ def place_output(cfg: DictConfig) -> str | None:
             )
     output = OmegaConf.select(cfg, "output", throw_on_resolution_failure=False)
     if not (isinstance(output, str) and is_address(output)):
+        if isinstance(output, str) and (match := _ONE_SLASH.match(output)):
+            raise ConfigError(f"output: '{output}': did you mean {match[1]}://{match[2]}?")
         if own is not None:
             cfg.output = str(own.directory(Path(cfg.output)))
         return None

@@ -142,7 +142,7 @@ def sizes(
         if not n_gpus:
             hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
             raise ConfigError(
-                f"device=cuda: none of the {len(found)} machines of the cluster has a GPU"
+                f"device=cuda: no machine of the cluster has a GPU"
                 f"{' (CUDA_VISIBLE_DEVICES hides those of this one)' if hidden else ''}; add one,"
                 " or set device=cpu"
             )
@@ -194,6 +194,8 @@ def _connect(
         _start_here(ray, workers, folder, given)
         return
     where = f"runner.address={address}"
+    if os.environ.get("RAY_ADDRESS") == address:
+        where = f"RAY_ADDRESS={address} in the environment"
     is_client = address.startswith("ray://")
     if is_client and find_spec("grpc") is None:
         raise ConfigError(f"{where}: it needs Ray's client. Run: pip install 'ray[client]'")

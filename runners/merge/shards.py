@@ -181,8 +181,7 @@ def find_shards(output: Path) -> Sequence[Shard]:
     if missing := [str(Shard(i, count)) for i in range(1, count + 1) if i not in present]:
         names = ", ".join(missing[:_SHOWN]) + (", ..." if missing[_SHOWN:] else "")
         raise ConfigError(
-            f"{len(missing)} of {count} shards are missing in {folder}: {names}; run them with "
-            f"runner.shard={missing[0]}" + (" and so on" if missing[1:] else "")
+            f"shards are missing in {folder}: {names}; run each, such as runner.shard={missing[0]}"
         )
     return found
 

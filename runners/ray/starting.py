@@ -44,6 +44,8 @@ def _check(job: Job) -> None:
             f"device={device}: each worker has a GPU of its own; write device=cuda, and select "
             "GPUs with CUDA_VISIBLE_DEVICES"
         )
+    if job.address is not None and job.address.startswith("memory:"):
+        problems.append("output: memory:// exists in one process only; use another output")
     if isinstance(job.source, LiveSource):
         problems.append("runner=ray: a stream has no inputs to divide; use runner=batch")
     problems += [

@@ -140,7 +140,8 @@ def _speed(report: Report, counts: str, device: Mapping[str, Any]) -> str:
     if device.get("fake") or device.get("replay"):
         parts.append("no model (replay)" if device.get("replay") else "no model (fake)")
     else:
-        parts.append(f"model {100 * report.busy:.0f} % of the time")
+        share = report.busy / (device.get("workers") or 1)
+        parts.append(f"model {100 * share:.0f} % of the time")
     return ", ".join(parts)
 
 

@@ -56,7 +56,7 @@ def test_the_same_table_and_status(d2run: Run, photos: Path, tmp_path: Path) -> 
     assert [row["status"] for row in read(one)] == ["3", "2", "3", "2"]
     assert read(launched) == read(one)
     assert cells(second.stdout) == cells(first.stdout)
-    assert second.stdout.splitlines()[-1] == f"results of the sweep in {launched}"
+    assert second.stdout.splitlines()[-2] == f"results of the sweep in {launched}"
     pages = [read_page(sweep / "sweep.html") for sweep in (one, launched)]
     assert pages[0][0] == pages[1][0]  # the images and results
     assert [job["message"] for job in pages[1][1]["jobs"]][1] == EXPECTED

@@ -71,7 +71,10 @@ def test_a_sweep_over_thresholds(d2run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     swept = [f"stage.min_score.threshold={each}" for each in (0.3, 0.5)]
     assert done.stderr.splitlines() == [f"job {i}: {each}" for i, each in enumerate(swept)]
-    assert done.stdout.splitlines()[-1] == f"results of the sweep in {tmp_path}/sweep"
+    assert done.stdout.splitlines()[-2:] == [
+        f"results of the sweep in {tmp_path}/sweep",
+        f"look at them in {tmp_path}/sweep/sweep.html",
+    ]
     rows = list(csv.DictReader((tmp_path / "sweep/sweep.csv").read_text().splitlines()))
     assert [row["overrides"] for row in rows] == swept
     assert [(row["status"], row["images"]) for row in rows] == [("0", "8")] * 2

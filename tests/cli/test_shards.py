@@ -53,7 +53,7 @@ def test_shards_and_merge(command: Command, tmp_path: Path) -> None:
     [
         (("runner.shard=1/2",), "runner.shard: the shards share an output directory; add output="),
         (("-m", "runner.shard=1/2,2/2", "output=x"), "runner.shard: the shards share an output d"),
-        (("runner.shard=9/8", "output=x"), "runner.shard: expected k/n, such as 1/8 for the first"),
+        (("runner.shard=9/8", "output=x"), "runner.shard: 9/8 is none of the shards 1/8 to 8/8"),
         (("runner=merge", "output=x"), "there is nothing to merge in "),
     ],
 )

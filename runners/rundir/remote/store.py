@@ -157,7 +157,7 @@ class ObjectStore:
 
     def _tried(self, what: str, call: Callable[[], T], path: Path | None = None) -> T:
         """Call a function until it succeeds, or until its error is final."""
-        for n, pause_s in enumerate((*_PAUSES_S, None)):
+        for pause_s in (*_PAUSES_S, None):
             try:
                 result = call()
                 self._is_waiting = False
@@ -171,8 +171,7 @@ class ObjectStore:
             except Exception as exc:  # each package has its own types
                 if pause_s is None or _is_final(exc):
                     raise self._error(what, exc) from exc
-                if n:
-                    self._say_once(what, exc)
+                self._say_once(what, exc)
                 if self._closed.wait(pause_s):
                     raise self._error(what, exc) from exc
         raise AssertionError  # unreachable: the last pause is None

@@ -26,6 +26,8 @@ from runners.serve.replicas.journal import repeat
 from runners.serve.replicas.wire import Call, Reply
 from runners.serve.traffic import Traffic
 
+_LOST = "a replica was lost; it is started again"
+_NONE = "no replica is running; requests get status 503"
 _MAX_BYTES = 1 << 30  # of the bodies in memory
 _RETRY_S = 1
 
@@ -92,7 +94,7 @@ class Front:
         self.traffic = Traffic(quiet=job.config["quiet"])
         self._deployment = deployment
         self._pace = Pace()
-        self._n_bytes = self._n_running = 0
+        self._n_bytes = self._n_running = self._n_most = 0
         self._calls: set[asyncio.Future[Reply]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None  # of the HTTP server
 
@@ -213,6 +215,8 @@ class Front:
 
     def _update(self, news: News, n_running: int) -> None:
         """Note what replicas have reported, on any thread."""
+        if not self.is_draining:
+            self._report(n_running)
         self._n_running = n_running
         if not n_running and self._loop is not None:
             with suppress(RuntimeError):  # it is closed
@@ -224,6 +228,15 @@ class Front:
             self.metrics.set_devices(devices)
         for failure in news.failures:
             self.traffic.report(f"a replica does not start: {failure.message}")
+
+    def _report(self, n_running: int) -> None:
+        if n_running < self._n_running:
+            self.traffic.report(_LOST if n_running else _NONE)
+        elif n_running > self._n_running:
+            self.traffic.resolve(_NONE)
+            self._n_most = max(self._n_most, n_running)
+            if n_running == self._n_most:
+                self.traffic.resolve(_LOST)
 
     def _fail(self, error: Exception) -> None:
         """End the service, on any thread."""

@@ -100,7 +100,7 @@ def test_workers(nodes: Any, device: str, workers: Any, expected: Sizes) -> None
 @pytest.mark.parametrize(
     ("nodes", "device", "workers", "message"),
     [
-        ([node(4), node(4)], "cuda", "auto", "device=cuda: none of the 2 machines of the cluster"),
+        ([node(4), node(4)], "cuda", "auto", "device=cuda: no machine of the cluster"),
         ([node(8, 4)], "cuda", 5, "runner.workers=5: the cluster has 4 GPUs"),
         ([node(8)], "cpu", 9, "runner.workers=9: the cluster has 8 CPU cores"),
         ([node(0, 1)], "cpu", "auto", "device=cpu: no machine of the cluster has a CPU to spare"),

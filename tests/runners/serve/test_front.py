@@ -246,6 +246,20 @@ def test_requests_do_not_wait_for_new_replicas() -> None:
         assert all(call.is_canceled for call in running.deployed.calls)
 
 
+def test_lost_replicas_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    with fronted() as running:
+        for names in (("a", "b"), ("a",), (), ("a",), ("a", "b")):
+            running.deployed.update(running.deployed.news(*names), len(names))
+        running.service.is_draining = True
+        running.deployed.update(running.deployed.news(), 0)
+    assert capsys.readouterr().err.splitlines() == [
+        "error: a replica was lost; it is started again",
+        "error: no replica is running; requests get status 503",
+        "resolved: no replica is running; requests get status 503",
+        "resolved: a replica was lost; it is started again",
+    ]
+
+
 def test_what_a_replica_reports_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with fronted() as running:
         replica = running.deployed.replicas[0]
