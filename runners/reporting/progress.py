@@ -87,6 +87,7 @@ class Progress:
             try:
                 yield self
             finally:
+                self._bar.live.transient = not self.finished  # a bar at 0 would look like a failure
                 self._bar = None
 
     def advance(

@@ -47,6 +47,17 @@ def test_the_bar(capfd: pytest.CaptureFixture[str]) -> None:
     assert "left" in plain(err)
 
 
+@pytest.mark.usefixtures("on_terminal")
+def test_no_bar_stays_when_there_was_nothing_to_do(capfd: pytest.CaptureFixture[str]) -> None:
+    erased = "\x1b[2K"
+    with Progress(4).shown():
+        pass
+    assert capfd.readouterr().err.rstrip("\r\n").endswith(erased)
+    with Progress(4).shown() as bar:
+        bar.advance("a.jpg")
+    assert not capfd.readouterr().err.rstrip("\r\n").endswith(erased)
+
+
 def test_a_log_has_lines(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
