@@ -279,10 +279,10 @@ def locked_folder(prefix: str, parent: Path) -> tuple[Path, int]:
             lock = _locked(abandoned, fcntl.LOCK_NB)
             shutil.rmtree(abandoned, ignore_errors=True)
             os.close(lock)
-    path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    lock = _locked(path)
-    path.mkdir(mode=0o700, exist_ok=True)  # another process removed it before it was locked
-    return path, lock
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with suppress(FileNotFoundError):  # another process removed it before it was locked
+            return path, _locked(path)
 
 
 def _locked(path: Path, flags: int = 0) -> int:
@@ -292,6 +292,7 @@ def _locked(path: Path, flags: int = 0) -> int:
         if os.fstat(descriptor).st_uid != os.getuid():
             raise PermissionError
         fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
+        path.stat()  # who held the lock may have removed it
     except BaseException:
         os.close(descriptor)
         raise

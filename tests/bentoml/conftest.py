@@ -65,7 +65,9 @@ def expected_of_module(module, pixels):
         return module([{"image": pixels}])
 
 
-@pytest.fixture(scope="module", params=["d2run", "bentoml"])
+@pytest.fixture(
+    scope="module", params=["d2run", pytest.param("bentoml", marks=pytest.mark.nightly)]
+)
 def here(request, tmp_path_factory):
     """What a user has here: ``detectron``, ``models``, and which ``kind`` they are."""
     yield from with_store(request.param, tmp_path_factory.mktemp("home"))

@@ -34,9 +34,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:config is ignored"),
 ]
 REFUSED = (ValueError, TypeError, PipelineError, bentoml.exceptions.BentoMLException)
-BOTH_BY_NIGHT = pytest.mark.parametrize(
-    "here", ["d2run", pytest.param("bentoml", marks=pytest.mark.nightly)], indirect=True
-)
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +358,6 @@ def zoo_cfg():
 
 
 @pytest.mark.slow
-@BOTH_BY_NIGHT
 def test_e1_a_module_of_the_zoo(here, zoo_cfg):
     from detectron2.modeling import build_model
 
@@ -452,7 +448,6 @@ IMPORTS = {
 
 
 @pytest.mark.nightly
-@BOTH_BY_NIGHT
 def test_e4_service(here, theirs, predictor, tmp_path):
     """``bentoml.Service`` accepts no runners in BentoML 1.4; ``bentoml.legacy.Service`` does."""
     text = IMPORTS[here.kind] + SERVICE

@@ -64,7 +64,7 @@ LIGHT = [
     ("options", "heavy"),
     [
         pytest.param([], (*HEAVY, "cv2"), id="default sinks"),
-        pytest.param(["sink=[]"], (*HEAVY, "cv2"), id="no sink"),
+        pytest.param(["sink=[]"], (*HEAVY, "cv2"), id="no sink", marks=pytest.mark.nightly),
     ],
 )
 def test_what_needs_no_model_imports_nothing_heavy(

@@ -109,9 +109,15 @@ def test_only_what_failed(d2run: Run, photos: Path, done: Path) -> None:
     "damage",
     [
         pytest.param(lambda out: (out / "ledger.sqlite").unlink(), id="gone"),
-        pytest.param(lambda out: os.truncate(out / "ledger.sqlite", 0), id="empty"),
+        pytest.param(
+            lambda out: os.truncate(out / "ledger.sqlite", 0), id="empty", marks=pytest.mark.nightly
+        ),
         pytest.param(lambda out: os.truncate(out / "ledger.sqlite", 5000), id="cut off"),
-        pytest.param(lambda out: (out / "ledger.sqlite").write_text("x" * 9000), id="not one"),
+        pytest.param(
+            lambda out: (out / "ledger.sqlite").write_text("x" * 9000),
+            id="not one",
+            marks=pytest.mark.nightly,
+        ),
         pytest.param(lambda out: os.truncate(out / "predictions.jsonl", 500), id="predictions"),
     ],
 )

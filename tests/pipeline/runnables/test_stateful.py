@@ -311,7 +311,9 @@ def by_run(kind: str, levels: list[int], most: int = 99, **options: Any) -> list
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{"forwards": 2}, {"exact": True}])
+@pytest.mark.parametrize(
+    "options", [{"forwards": 2}, pytest.param({"exact": True}, marks=pytest.mark.nightly)]
+)
 def test_images_in_turn(kind: str, options: dict[str, Any]) -> None:
     levels = [3, 1, 4, 1, 5, 9]
     assert by_run(kind, levels, **options) == in_turn(kind, levels)

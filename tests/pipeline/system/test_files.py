@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import OutputError
 from pipeline.system.files import (
     RegularFile,
+    locked_folder,
     output_name,
     read_regular,
     remove_temporaries,
@@ -313,3 +317,35 @@ def test_names_of_a_long_video_are_not_all_remembered(
     (tmp_path / "v/9").unlink()
     with pytest.raises(OutputError, match="moved or deleted"):
         folder.sync()
+
+
+def test_a_locked_folder_that_another_process_removes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be taken for that of a killed process until it is locked."""
+    made: list[Path] = []
+    mkdtemp = tempfile.mkdtemp
+
+    def removed_at_first(**options: Any) -> str:
+        made.append(Path(mkdtemp(**options)))
+        if len(made) == 1:
+            made[0].rmdir()
+        return str(made[-1])
+
+    flock = fcntl.flock
+
+    def removed_while_waiting(descriptor: int, operation: int) -> None:
+        flock(descriptor, operation)
+        if len(made) == 2:
+            made[1].rmdir()
+
+    monkeypatch.setattr(tempfile, "mkdtemp", removed_at_first)
+    monkeypatch.setattr(fcntl, "flock", removed_while_waiting)
+    path, lock = locked_folder("x-", tmp_path)
+    assert path == made[2]
+    assert [*tmp_path.iterdir()] == [path]
+    os.close(lock)
+    monkeypatch.undo()
+    again, lock = locked_folder("x-", tmp_path)
+    assert [*tmp_path.iterdir()] == [again] != [path]
+    os.close(lock)

@@ -48,7 +48,7 @@ def moved(folder: Path, *names: str) -> bool:
     return all((folder / "in/done" / name).exists() for name in names)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # test_workers.py does the same without Ray
 @pytest.mark.timeout(600)
 def test_on_this_machine(tmp_path: Path) -> None:
     names = [f"{i}.png" for i in range(10)]

@@ -122,8 +122,11 @@ def test_on_this_machine(tmp_path: Path) -> None:
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(120) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in below)
-    _, replaced, counts = (tmp_path / "stderr").read_text().splitlines()  # and nothing of Ray's
-    assert replaced == "error: a replica is replaced: the device is lost"
+    _, *said, counts = (tmp_path / "stderr").read_text().splitlines()  # and nothing of Ray's
+    replaced = "error: a replica is replaced: the device is lost"
+    lost = "a replica was lost; it is started again"
+    assert replaced in said
+    assert {*said} == {replaced, f"error: {lost}", f"resolved: {lost}"}
     assert " requests: " in counts
 
 

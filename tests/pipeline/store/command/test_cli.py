@@ -1235,7 +1235,7 @@ def test_many_models_are_listed_without_torch(put, store, number):
 
 
 def test_closed_output_pipe(put, store):
-    many_models(store, put, 200)
+    many_models(store, put, 60)
     for arguments in (
         ["list"],
         ["list", "-o", "json"],
