@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from copy import copy
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipeline.engine import default_decode_threads
 from pipeline.errors import AssetError, DecodeError, DeviceLostError, PoisonError
@@ -25,7 +26,7 @@ from runners.serve.options import ServeOptions
 from runners.serve.pace import Pace
 from runners.serve.record.recorder import Recorder
 from runners.serve.traffic import Traffic
-from runners.serve.uploads import Answer, Upload, upload_folder
+from runners.serve.uploads import Answer, Upload
 
 
 class Service:
@@ -104,7 +105,7 @@ class Service:
             reader = stack.enter_context(file_reader(self.job, isolate_by_default=True))
             self._read = reader or read_image
             stack.enter_context(self.overlay)
-            self.directory = stack.enter_context(upload_folder())
+            self.directory = Path(stack.enter_context(TemporaryDirectory(prefix="d2run-")))
             self._decoders = ThreadPoolExecutor(n_decoders, "decode-request")
             stack.callback(self._decoders.shutdown, wait=False, cancel_futures=True)
             for engine in self._engines:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,18 +11,6 @@ from pipeline.job import Outcome
 from pipeline.protocols import Asset
 from pipeline.records import Frame, Result
 from pipeline.sources.decode.reading import Reading
-from pipeline.system.files import locked_folder
-
-
-@contextmanager
-def upload_folder() -> Iterator[Path]:
-    """Yield a folder for the images of requests; that of a killed service is removed."""
-    folder, lock = locked_folder("d2run-serve-", Path(tempfile.gettempdir()))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
