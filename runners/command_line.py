@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 
 from pipeline.config.arguments import near
-from pipeline.config.outputs import local_directory
+from pipeline.config.outputs import local_directory, refuse_one_slash
 from pipeline.config.schema import GROUPS, JobConfig, ModelConfig, text_keys
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.recorded.run import is_address
@@ -149,6 +149,7 @@ def hydra_arguments(overrides: Sequence[str], *, multirun: bool = False) -> list
         name = key.lstrip("+~")
         if name == "output" and "${" not in value and not (multirun and len(_items(value)) > 1):
             directory, own = os.path.expanduser(value), None  # noqa: PTH111 - keeps ./ and //
+            refuse_one_slash(value)  # before Hydra creates the directory
             if is_address(value):
                 if multirun:
                     raise ConfigError(

@@ -28,7 +28,7 @@ _ONE_SLASH = re.compile(r"(s3|gs|gcs|az|abfs|memory):/(?!/)(.*)")
 def local_directory(address: str) -> Path:
     """Return the directory of the local copy of an output in an object store.
 
-    It is the same for every run with the same address, whatever password the address contains.
+    It depends on the address alone, without the password that the address may contain.
     """
     shown = redacted_text(address).rstrip("/")
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", shown.partition("://")[2])[-_MAX_NAME:].strip("-.")
@@ -67,8 +67,7 @@ def place_output(cfg: DictConfig) -> str | None:
             )
     output = OmegaConf.select(cfg, "output", throw_on_resolution_failure=False)
     if not (isinstance(output, str) and is_address(output)):
-        if isinstance(output, str) and (match := _ONE_SLASH.match(output)):
-            raise ConfigError(f"output: '{output}': did you mean {match[1]}://{match[2]}?")
+        refuse_one_slash(output)
         if own is not None:
             cfg.output = str(own.directory(Path(cfg.output)))
         return None
@@ -78,6 +77,16 @@ def place_output(cfg: DictConfig) -> str | None:
         address = f"{address}/{own.directory(Path())}"
     cfg.output = str(local_directory(address))
     return address
+
+
+def refuse_one_slash(output: object) -> None:
+    """Refuse an address with a slash too few, which would be a directory.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if isinstance(output, str) and (match := _ONE_SLASH.match(output)):
+        raise ConfigError(f"output: '{output}': did you mean {match[1]}://{match[2]}?")
 
 
 def _check_address(address: str) -> None:

@@ -73,7 +73,7 @@ class Service:
         self.is_draining = False
         self.failure: BaseException | None = None
         self.ended: Future[None] = Future()  # when all engines have
-        self.metrics = metrics(self.replicas, lambda: self.in_flight, lambda: self.is_ready)
+        self.metrics = metrics(self.replicas, lambda: self.in_flight, lambda: self.state == "ok")
         max_wait_s = options.max_wait_ms / 1000
         self._engines = [
             Engine(each, max_wait_s, self.metrics, self._fail, self._unavailable)
@@ -132,13 +132,8 @@ class Service:
         return [device_of(each) for each in self.replicas] if len(self.replicas) > 1 else []
 
     @property
-    def is_ready(self) -> bool:
-        """Whether new requests should be sent here."""
-        return self.state == "ok"
-
-    @property
     def state(self) -> str:
-        """``ok``, or why the service is not ready, in one word."""
+        """``ok``, or why no new requests should be sent here, in one word."""
         if self.failure is not None:
             return "failed"
         return "stopping" if self.is_draining else "ok"

@@ -187,6 +187,7 @@ VALUES = [
     (["decode.jpeg=pilow"],
      "decode.jpeg: expected pillow or nvjpeg, got 'pilow'; did you mean 'pillow'?"),
     (["output=README.md"], "output README.md: it is a file; choose another output"),
+    (["output=s3:/bucket/run"], "output: 's3:/bucket/run': did you mean s3://bucket/run?"),
     (["output=README.md/x"],
      "output README.md/x: it is a file; choose another output"),
     (["device=${seed"], "device: '${{seed' is not a valid interpolation; write ${{KEY}}"),

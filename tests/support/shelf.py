@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
+import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 
@@ -72,6 +73,16 @@ def _place(path: str, data: bytes) -> None:
 def register() -> None:
     """Make the protocol known to fsspec."""
     fsspec.register_implementation("shelf", "shelf.Shelf", clobber=True)
+
+
+def set_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder, with an empty store and a home of its own."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("SHELF", str(folder / "shelf"))
+    monkeypatch.setenv("D2RUN_HOME", str(folder / "home"))
+    monkeypatch.setattr(Shelf, "fault", None)
+    register()
+    (folder / "shelf").mkdir()
 
 
 def objects(bucket: Path) -> dict[str, bytes]:

@@ -25,7 +25,9 @@ async def livez() -> Response:
 async def readyz(request: Request) -> Response:
     """Answer 200 while requests are accepted, otherwise 503."""
     service: Serving = request.app.state.service
-    return Response(f"{service.state}\n", 200 if service.is_ready else 503, media_type="text/plain")
+    return Response(
+        f"{service.state}\n", 200 if service.state == "ok" else 503, media_type="text/plain"
+    )
 
 
 @router.get("/info")

@@ -61,12 +61,7 @@ class Serving(Protocol):
 
     @property
     def state(self) -> str:
-        """``ok``, or why the service is not ready."""
-        ...
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether new requests should be sent here."""
+        """``ok``, or why no new requests should be sent here."""
         ...
 
 

@@ -109,7 +109,7 @@ class Front:
             news = deployment.first_news()
             runnable: Any = KnownRunnable(self.job, news.replicas[0].traits)
             self.job = replace(self.job, runnable=runnable)
-            self.metrics = Metrics([self.job], lambda: self.in_flight, lambda: self.is_ready)
+            self.metrics = Metrics([self.job], lambda: self.in_flight, lambda: self.state == "ok")
             self.metrics.add_gauge("d2run_replicas", "Replicas that run.", lambda: self._n_running)
             self._update(news, len(news.replicas))
             deployment.watch(self._update, self._fail)
@@ -128,13 +128,8 @@ class Front:
         return self._pace.in_flight
 
     @property
-    def is_ready(self) -> bool:
-        """Whether new requests should be sent here."""
-        return self.state == "ok"
-
-    @property
     def state(self) -> str:
-        """``ok``, or why the service is not ready."""
+        """``ok``, or why no new requests should be sent here."""
         if self.failure is not None:
             return "failed"
         if self.is_draining:

@@ -69,6 +69,7 @@ def test_ray_is_imported_only_when_used(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["device=cuda:1"], "device=cuda:1: each worker has a GPU of its own; write device=cuda"),
+        (["output=memory://x/y"], "output: memory:// exists in one process only"),
         (["sink=[webhook]", "sink.webhook.url=http://127.0.0.1:9/"], "sink.webhook: it posts from"),
     ],
 )

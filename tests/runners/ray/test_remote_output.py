@@ -13,7 +13,7 @@ import pytest
 import shelf
 from batches import derived, job_of, record, write_images
 from scripted_pool import ScriptedPool
-from shelf import Shelf, objects
+from shelf import objects
 
 from pipeline.config.outputs import local_directory
 from pipeline.job import Report
@@ -54,12 +54,7 @@ class Machines(ScriptedPool):
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SHELF", str(tmp_path / "shelf"))
-    monkeypatch.setenv("D2RUN_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(Shelf, "fault", None)
-    shelf.register()
-    (tmp_path / "shelf").mkdir()
+    shelf.set_up(tmp_path, monkeypatch)
     write_images(tmp_path / "in", *NAMES)
     (tmp_path / "in/5.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     return tmp_path

@@ -31,13 +31,8 @@ INTERNAL = {".d2run/checkpoint.json", ".d2run/owner.json"}
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SHELF", str(tmp_path / "shelf"))
-    monkeypatch.setenv("D2RUN_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(Shelf, "fault", None)
     monkeypatch.setattr(store_module, "_PAUSES_S", (0.0, 0.0))
-    shelf.register()
-    (tmp_path / "shelf").mkdir()
+    shelf.set_up(tmp_path, monkeypatch)
     write_images(tmp_path / "in", *NAMES)
     (tmp_path / "in/5.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
     return tmp_path
@@ -407,7 +402,7 @@ def test_shards(bucket: Path) -> None:
 
 
 def test_flush_waits_for_earlier_notes_only(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or a commit would wait for ever, because other assets are written meanwhile."""
+    """Otherwise a commit would never end, because other assets are written meanwhile."""
     waits, release = threading.Event(), threading.Event()
     uploads = Uploads(ObjectStore(ADDRESS), here)
     first = uploads._first

@@ -82,7 +82,7 @@ async def live() -> dict[str, bool]:
 @router.get("/health/ready")
 async def ready(request: Request) -> Response:
     """Answer 200 while requests are accepted, otherwise 503."""
-    is_ready = _service(request).is_ready
+    is_ready = _service(request).state == "ok"
     return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
 
@@ -130,7 +130,7 @@ async def config(request: Request, name: str, version: str | None = None) -> dic
 @router.get("/models/{name}/versions/{version}/ready", responses=errors(404))
 async def model_ready(request: Request, name: str, version: str | None = None) -> Response:
     """Answer 200 while requests are accepted, otherwise 503."""
-    is_ready = _service(request, name, version).is_ready
+    is_ready = _service(request, name, version).state == "ok"
     return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
 
